@@ -1,0 +1,169 @@
+# Me-LLaMA Recipes: the table of contents. `make` lists the targets; each is one visible command.
+#
+#   make demo                                        the whole chain on invented data, on a CPU
+#   make test                                        set up and run the tests
+#   make pretrain CONFIG=my.yaml ACCEL=accelerate_configs/cpu.yaml ARGS="--learning_rate 1e-5"
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+ACCEL ?= accelerate_configs/cpu.yaml
+LAUNCH = $(VENV)/bin/accelerate launch -q --config_file $(ACCEL)
+DATA ?= data/demo
+OUT ?= outputs/demo
+ARGS ?=
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM ?= true
+export PYTHONPATH := .
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo demo-clean test lint corpus tasks tasks-status instructions pretrain sft merge finetune evaluate report
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# ---------------------------------------------------------------- set up
+setup: $(VENV)/.installed  ## make .venv and install requirements.txt (Python 3.11 or 3.12)
+
+$(VENV)/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.version_info[:2] in ((3, 11), (3, 12)) or sys.exit(f"error: Python 3.11 or 3.12 is needed, {sys.executable} is {sys.version.split()[0]}. Next: make $(MAKECMDGOALS) PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-dev.txt
+	@touch $@
+
+# ---------------------------------------------------------------- stages, for your own files: the same commands as the demo's, with your paths
+corpus: $(VENV)/.installed  ## SOURCES="pubmed=DIR pmc=DIR ..." [MIXTURE= TOKENIZER= DATA=]: raw files -> documents -> packed blocks
+	@test -n "$(SOURCES)" || { echo 'error: no SOURCES. Next: make corpus SOURCES="pubmed=DIR pmc=DIR" DATA=data/mine'; exit 1; }
+	$(PY) -m data_prep.build_documents $(foreach source,$(SOURCES),--source $(source)) --out $(CORPUS)/documents
+	$(PY) -m data_prep.build_blocks --documents $(CORPUS)/documents --tokenizer $(TOKENIZER) --mixture $(MIXTURE) --out $(CORPUS)/blocks
+corpus: CORPUS = $(if $(filter $(DATA),data/demo),data/corpus,$(DATA))
+TOKENIZER ?= outputs/demo/backbone
+MIXTURE ?= data_prep/mixtures/one_pass.yaml
+
+tasks: $(VENV)/.installed  ## RAW=DIR [TASKS=medqa,... DATA=]: raw benchmark files -> task rows
+	$(PY) -m data_prep.build_tasks --raw $(RAW) --tasks $(TASKS) --out $(DATA)/tasks
+TASKS ?= all
+RAW ?=
+
+tasks-status: $(VENV)/.installed  ## RAW=DIR [DATA=]: which of the twelve benchmarks are ready, and what to do for the others
+	$(PY) -m data_prep.tasks_status --raw $(RAW) --rows $(DATA)/tasks
+
+instructions: $(VENV)/.installed  ## RAW=DIR [INSTRUCTIONS=alpaca,... DATA=]: raw instruction files -> instruction rows
+	$(PY) -m data_prep.build_instructions --raw $(RAW) --sources $(INSTRUCTIONS) --out $(DATA)/instructions $(ARGS)
+INSTRUCTIONS ?= alpaca,dolly,sharegpt,flashcards
+
+pretrain: $(VENV)/.installed  ## CONFIG=YAML [ACCEL=YAML ARGS=]: continual pretraining
+	$(LAUNCH) recipes/pretrain.py --config $(CONFIG) $(ARGS)
+
+sft: $(VENV)/.installed  ## CONFIG=YAML [ACCEL=YAML ARGS=]: instruction tuning
+	$(LAUNCH) recipes/sft.py --config $(CONFIG) $(ARGS)
+
+merge: $(VENV)/.installed  ## CONFIG=YAML [ARGS=]: adapter + base -> model
+	$(PY) recipes/merge_adapter.py --config $(CONFIG) $(ARGS)
+
+finetune: $(VENV)/.installed  ## CONFIG=YAML [ACCEL=YAML ARGS=]: fine-tuning for one benchmark task
+	$(LAUNCH) recipes/finetune_task.py --config $(CONFIG) $(ARGS)
+
+evaluate: $(VENV)/.installed  ## TASKS=medqa,... [RAW=DIR MODEL=DIR PRESET=chat|paper]: (raw files ->) rows -> outputs -> scores
+	$(if $(RAW),$(PY) -m data_prep.build_tasks --raw $(RAW) --tasks $(subst _ll,,$(TASKS)) --out $(ROWS))
+	$(PY) -m evaluation.generate --model $(MODEL) --rows $(ROWS) --tasks $(TASKS) --preset $(PRESET) --out $(EVALUATION) $(ARGS)
+	$(PY) -m evaluation.score $(EVALUATION)
+evaluate: ROWS = $(if $(RAW),data/evaluation/tasks,$(DATA)/tasks)
+evaluate: EVALUATION = $(if $(RAW),outputs/evaluation/$(notdir $(MODEL)),$(OUT)/evaluation/$(notdir $(MODEL)))
+MODEL ?= $(OUT)/chat
+PRESET ?= chat
+
+# ---------------------------------------------------------------- tests
+test: $(VENV)/.installed-dev  ## set up and run the tests
+	$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev  ## ruff
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+# ---------------------------------------------------------------- the demo: the same commands on invented data
+# Each rule makes one thing, names what it is made from, and leaves it whole or not at all: a second `make demo` does again only what changed,
+# and an interrupted one goes on where it was (inside a training run, from its last checkpoint).
+D := data/demo
+O := outputs/demo
+DEMO_SOURCES := pubmed pmc mimic_iii mimic_iv_note mimic_cxr redpajama
+DEMO_TASKS := emrqa,i2b2,ddi,mtsamples,mimic_cxr,mednli
+CONTRACTS := data_prep/contracts.py data_prep/files.py data_prep/manifest.py
+EVALUATE := $(addprefix evaluation/,generate.py score.py metrics.py) $(wildcard evaluation/tasks/*)
+DEMO_LAUNCH := $(VENV)/bin/accelerate launch -q --config_file accelerate_configs/cpu.yaml
+CPU := accelerate_configs/cpu.yaml
+GENERATE = $(PY) -m evaluation.generate --model $(O)/$(1) --rows $(D)/tasks --tasks medqa,medqa_ll,$(DEMO_TASKS) --preset $(2) --max_new_tokens 96 --batch_size 64 --out $(O)/evaluation/$(1)
+SCORE = $(PY) -m evaluation.score $(O)/evaluation/$(1)
+
+demo: $(O)/report/report.html  ## the whole chain, raw sources to report, on a CPU with invented data
+	@echo; echo "The demo is complete. Open $(O)/report/report.html"
+
+demo-clean:  ## remove what the demo wrote
+	rm -rf $(D) $(O)
+
+$(D)/raw/README.md: data_prep/make_demo_sources.py data_prep/demo_world.py $(wildcard data_prep/prompts/*.txt) $(VENV)/.installed
+	@echo "[1/15] invented raw sources"
+	$(PY) -m data_prep.make_demo_sources --out $(D)/raw
+
+$(D)/documents/manifest.json: $(D)/raw/README.md data_prep/build_documents.py $(CONTRACTS) $(wildcard data_prep/sources/*.py)
+	@echo "[2/15] documents"
+	$(PY) -m data_prep.build_documents $(foreach s,$(DEMO_SOURCES),--source $(s)=$(D)/raw/$(s)) --out $(D)/documents
+
+$(D)/backbone_config/config.json: $(D)/documents/manifest.json data_prep/make_demo_backbone.py $(wildcard data_prep/prompts/*.txt)
+	@echo "[3/15] tokenizer and shape of the backbone"
+	$(PY) -m data_prep.make_demo_backbone --documents $(D)/documents --out $(D)/backbone_config
+
+$(D)/blocks_general/manifest.json: $(D)/backbone_config/config.json data_prep/build_blocks.py data_prep/mixtures/demo_general.yaml
+	@echo "[4/15] packed blocks of general text, for the backbone"
+	$(PY) -m data_prep.build_blocks --documents $(D)/documents --tokenizer $(D)/backbone_config --mixture data_prep/mixtures/demo_general.yaml --out $(D)/blocks_general
+
+$(D)/blocks/manifest.json: $(D)/backbone_config/config.json data_prep/build_blocks.py data_prep/mixtures/demo.yaml
+	@echo "[5/15] packed blocks in the 15:1:4 mixture, for continual pretraining"
+	$(PY) -m data_prep.build_blocks --documents $(D)/documents --tokenizer $(D)/backbone_config --mixture data_prep/mixtures/demo.yaml --out $(D)/blocks
+
+$(D)/tasks/.built: $(D)/raw/README.md data_prep/build_tasks.py $(CONTRACTS) $(wildcard data_prep/tasks/*.py data_prep/prompts/*.txt)
+	@echo "[6/15] task rows"
+	$(PY) -m data_prep.build_tasks --raw $(D)/raw --tasks medqa,$(DEMO_TASKS) --out $(D)/tasks
+	@touch $@
+
+$(D)/instructions/manifest.json: $(D)/tasks/.built data_prep/build_instructions.py $(wildcard data_prep/instructions/*.py)
+	@echo "[7/15] instruction rows"
+	$(PY) -m data_prep.build_instructions --raw $(D)/raw --sources alpaca,dolly,sharegpt,flashcards --task_rows $(D)/tasks --task_names $(DEMO_TASKS) --size mtsamples=60 emrqa=240 i2b2=240 --out $(D)/instructions
+
+$(O)/backbone/run.json: $(D)/blocks_general/manifest.json recipes/pretrain.py recipes/configs/demo_backbone.yaml $(CPU)
+	@echo "[8/15] backbone: a tiny LLaMA on general text only, which stands for LLaMA-2"
+	$(DEMO_LAUNCH) recipes/pretrain.py --config recipes/configs/demo_backbone.yaml --overwrite true
+
+$(O)/foundation/run.json: $(O)/backbone/run.json $(D)/blocks/manifest.json recipes/pretrain.py recipes/configs/demo_foundation.yaml
+	@echo "[9/15] foundation model: continual pretraining of the backbone"
+	$(DEMO_LAUNCH) recipes/pretrain.py --config recipes/configs/demo_foundation.yaml --overwrite true
+
+$(O)/chat_adapter/run.json: $(O)/foundation/run.json $(D)/instructions/manifest.json recipes/sft.py recipes/chat_template.jinja recipes/configs/demo_chat.yaml
+	@echo "[10/15] chat model: LoRA instruction tuning of the foundation model"
+	$(DEMO_LAUNCH) recipes/sft.py --config recipes/configs/demo_chat.yaml --overwrite true
+
+$(O)/backbone_chat_adapter/run.json: $(O)/backbone/run.json $(D)/instructions/manifest.json recipes/sft.py recipes/chat_template.jinja recipes/configs/demo_backbone_chat.yaml
+	@echo "[11/15] control: the same instruction tuning of the backbone"
+	$(DEMO_LAUNCH) recipes/sft.py --config recipes/configs/demo_backbone_chat.yaml --overwrite true
+
+$(O)/%/run.json: $(O)/%_adapter/run.json recipes/merge_adapter.py
+	@echo "[12/15] merge: $*"
+	$(PY) recipes/merge_adapter.py --config recipes/configs/demo_$*_merge.yaml --overwrite true
+
+$(O)/task/run.json: $(O)/foundation/run.json $(D)/tasks/.built recipes/finetune_task.py recipes/configs/demo_task.yaml
+	@echo "[13/15] task model: the foundation model fine-tuned on one task"
+	$(DEMO_LAUNCH) recipes/finetune_task.py --config recipes/configs/demo_task.yaml --overwrite true
+
+$(O)/evaluation/backbone/scores.json $(O)/evaluation/foundation/scores.json $(O)/evaluation/task/scores.json: PRESET = paper
+$(O)/evaluation/%/scores.json: $(O)/%/run.json $(D)/tasks/.built $(EVALUATE)
+	@echo "[14/15] evaluation: $*"
+	$(call GENERATE,$*,$(PRESET))
+	$(call SCORE,$*)
+
+$(O)/report/report.html: $(foreach m,backbone foundation backbone_chat chat task,$(O)/evaluation/$(m)/scores.json) $(wildcard evaluation/report.*) evaluation/claims/demo.yaml
+	@echo "[15/15] report"
+	$(PY) -m evaluation.report --config evaluation/claims/demo.yaml --evaluation $(O)/evaluation --runs $(O) --out $(O)/report

@@ -1,0 +1,331 @@
+"""Gather the instruction-tuning set: rows of several sources, sampled to size, without duplicates and without evaluation rows.
+
+    python -m data_prep.build_instructions --raw data/demo/raw --sources alpaca,dolly,sharegpt,flashcards \\
+        --task_rows data/demo/tasks --task_names medqa --size alpaca=8000 flashcards=34000 --out data/demo/instructions
+    python -m data_prep.build_instructions --raw RAW --documents data/documents --task_rows data/tasks \\
+        --plan data_prep/instructions/paper.yaml --out data/instructions
+
+Reads   RAW/<source>/... (the docstring of data_prep/instructions/<source>.py is the card of the source), DOCUMENTS/pmc/*.jsonl.gz for
+        the sources made of our own documents, and the plan: sources and the rows wanted of each;
+        with --task_rows, TASKS/<task>/: every test.jsonl and validation.jsonl as what to keep out, and, of the tasks that
+        --task_names names and of no others, train.jsonl as a further source.
+Writes  OUT/{train,validation}.jsonl (rows, contracts.py) and OUT/manifest.json. The folder is written whole or not at all.
+
+Which rows are taken, and their order, hangs on --seed and the ids of the rows alone: a larger size takes the same rows and more.
+A source with fewer rows than wanted gives all it has, and this is printed. The validation share is taken of each source.
+What is kept out, and how a row is recognised, says `HeldOut`; the ids of what was removed are in the manifest.
+"""
+
+import argparse
+import collections
+import hashlib
+import heapq
+import json
+import os.path
+import re
+import sys
+from pathlib import Path
+
+import yaml
+
+from data_prep import instructions
+from data_prep.contracts import BadInput, check_row, strictest
+from data_prep.files import read_jsonl, sha256, whole_folder, write_jsonl
+from data_prep.manifest import Drops, describe, write_manifest
+
+PLAN_KEYS = {"sources": dict, "validation": float, "seed": int}
+PLAN = {"sources": {}, "validation": 0.05, "seed": 0}  # without --plan
+
+
+# ---------------------------------------------------------------- decontamination
+class HeldOut:
+    """The test and validation rows under `task_rows`, and whether a row of a source gives one of them away. It does if
+
+    exact     a text of it (prompt, completion, turn) is the prompt or the bare question of an evaluation row, or its completion of at
+              least 13 words, blind to case and white space; or
+    covered   it holds at least half of the runs of 13 words (64 of them, evenly spaced, if there are more) of such a prompt without the
+              lines that all prompts of the file begin with (the instruction), of such a question, or of such a completion; or
+    article   it was made of the same article of PMC, by the PMCID in both ids.
+    Shorter texts are compared exactly only, and a paraphrase is not found."""
+
+    RULE = (
+        "exact text, or at least 0.5 of the 13-word runs of an evaluation row (at most 64 of them) in prompt and answer, or the same PMCID"
+    )
+    N, GRAMS, COVERAGE = 13, 64, 0.5
+    REASON = "gives an evaluation row away"
+
+    def __init__(self, task_rows: Path | None):
+        self.exact, self.holders, self.items, self.articles, self.files = {}, {}, [], {}, []
+        if task_rows is None:
+            return
+        paths = sorted([*task_rows.glob("*/test.jsonl"), *task_rows.glob("*/validation.jsonl")])
+        if not paths:
+            raise BadInput(f"{task_rows}: no <task>/test.jsonl. Next: python -m data_prep.build_tasks --out {task_rows}")
+        for path in paths:
+            self._read(path)
+            self.files.append({"path": str(path), "sha256": sha256(path)})
+
+    def _read(self, path: Path) -> None:
+        head = None
+        for number, row in read_jsonl(path):
+            check_row(row, f"{path}: line {number}")
+            if "prompt" not in row:
+                raise BadInput(f"{path}: line {number} is a conversation, not a row of an evaluation set")
+            head = row["prompt"] if head is None else os.path.commonprefix([head, row["prompt"]])
+        head = (head or "")[: (head or "").rfind("\n") + 1]
+        for _, row in read_jsonl(path):
+            bare = [row["question"]] if "question" in row else []
+            long_answer = [row["completion"]] if len(row["completion"].split()) >= self.N else []
+            for item in (row["prompt"].removeprefix(head), *bare, *long_answer):
+                grams = list(dict.fromkeys(self._grams(item)))
+                grams = [grams[i * len(grams) // self.GRAMS] for i in range(self.GRAMS)] if len(grams) > self.GRAMS else grams
+                for gram in grams:
+                    self.holders.setdefault(gram, []).append(len(self.items))
+                if grams:
+                    self.items.append((row["id"], len(grams)))
+            self.exact.update((_normal(item), row["id"]) for item in (row["prompt"], *bare, *long_answer))
+            self.articles.update((name, row["id"]) for name in re.findall(r"PMC\d+", row["id"]))
+
+    def _grams(self, text: str):
+        words = re.findall(r"\w+", text.casefold())
+        return (hash(tuple(words[i : i + self.N])) for i in range(len(words) - self.N + 1))
+
+    def find(self, row: dict) -> tuple[str, str] | None:
+        """(id of the evaluation row that `row` gives away, how it was recognised), or None."""
+        for name in re.findall(r"PMC\d+", row["id"]):
+            if name in self.articles:
+                return self.articles[name], "article"
+        texts = [m["content"] for m in row["messages"]] if "messages" in row else [row["prompt"], row["completion"]]
+        for text in texts:
+            if _normal(text) in self.exact:
+                return self.exact[_normal(text)], "exact"
+        counts = collections.Counter()
+        for gram in {gram for text in texts for gram in self._grams(text)}:
+            counts.update(self.holders.get(gram, ()))
+        for item, count in counts.items():
+            if count >= self.COVERAGE * self.items[item][1]:
+                return self.items[item][0], f"covered {count / self.items[item][1]:.2f}"
+        return None
+
+
+# ---------------------------------------------------------------- the set
+def build(raw: Path, documents: Path | None, plan: dict, out: Path, task_rows: Path | None, task_names: list[str], skip: bool) -> dict:
+    """Write OUT and return its manifest. `plan`: "sources" {name: rows wanted, or None for all}, "validation" (a share), "seed".
+
+    `skip`: go on without a source whose raw files are not there."""
+    held_out, drops, seen, inputs, removed = HeldOut(task_rows), Drops(), set(), [], []
+    seed, report, parts, licenses = plan["seed"], {}, {"train": [], "validation": []}, collections.Counter()
+    for name, wanted in plan["sources"].items():
+        try:
+            paths, records, license = read_task(task_rows / name) if name in task_names else read_source(raw, documents, name, drops)
+        except BadInput as error:
+            if not skip:
+                raise
+            report[name] = {
+                "wanted": "all" if wanted is None else wanted,
+                "available": 0,
+                "taken": 0,
+                "validation": 0,
+                "missing": str(error),
+            }
+            print(f"{name}: wanted {report[name]['wanted']}, available 0, taken 0: {error}", flush=True)
+            continue
+        taken, ids, available = [], set(), 0  # taken: a heap with the row of the largest order on top
+        for number, row in enumerate(records, 1):
+            where = f"{name}: {row.get('id', f'row {number}')}"
+            check_row(row, where)
+            if row["id"] in ids:
+                raise BadInput(f"{where}: this id stands twice. Next: look for a file that is there twice")
+            ids.add(row["id"])
+            content = _content(row)
+            if content in seen:
+                drops.add(name, "duplicate of an earlier row", where)
+                continue
+            seen.add(content)
+            available += 1
+            order = _order(seed, row["id"])
+            if wanted is not None and len(taken) == wanted and (not taken or order > -taken[0][0]):
+                continue  # would not be taken anyway, so it need not be compared with the evaluation rows
+            given_away = held_out.find(row)
+            if given_away:
+                drops.add(name, held_out.REASON, where)
+                removed.append({"id": row["id"], "evaluation_row": given_away[0], "how": given_away[1]})
+                available -= 1
+                continue
+            (heapq.heappushpop if len(taken) == wanted else heapq.heappush)(taken, (-order, row["id"], row))
+        rows = [row for _, _, row in sorted(taken, key=lambda entry: -entry[0])]
+        n_validation = round(len(rows) * plan["validation"])
+        parts["validation"] += [row | {"split": "validation"} for row in rows[:n_validation]]
+        parts["train"] += [row | {"split": "train"} for row in rows[n_validation:]]
+        licenses.update(row["license"] for row in rows)
+        report[name] = {
+            "wanted": "all" if wanted is None else wanted,
+            "available": available,
+            "taken": len(rows),
+            "validation": n_validation,
+        }
+        if rows:
+            facts = {"license": license or rows[0]["license"], "access": strictest(row["access"] for row in rows)}
+            inputs += [{"path": str(path), "sha256": sha256(path), **facts} for path in paths]
+        counts = f"wanted {report[name]['wanted']}, available {available}, taken {len(rows)} ({n_validation} for validation)"
+        print(f"{name}: {counts}; dropped: {drops.summary(name)}", flush=True)
+    if not parts["train"]:
+        raise BadInput("no row is left for train.jsonl. Next: look at the counts above, --size and --validation")
+
+    with whole_folder(out) as partial:
+        outputs = []
+        for split, rows in parts.items():
+            if rows:
+                rows.sort(key=lambda row: _order(seed, row["id"]))
+                write_jsonl(partial / f"{split}.jsonl", rows)
+                outputs.append(describe(partial, partial / f"{split}.jsonl", records=len(rows)))
+        manifest = write_manifest(
+            partial,
+            stage="build_instructions",
+            arguments={"raw": str(raw), "documents": str(documents) if documents else None, "plan": plan}
+            | {"task_rows": str(task_rows) if task_rows else None, "task_names": task_names},
+            inputs=inputs,
+            dropped=drops.as_dict(),
+            outputs=outputs,
+            sources=report,
+            row_licenses=dict(sorted(licenses.items())),
+            held_out=held_out.files,
+            decontamination={"rule": held_out.RULE if held_out.files else "none: no --task_rows", "removed": removed},
+        )
+    wanted = [entry["wanted"] for entry in report.values()]
+    total = f", of {sum(wanted):,} wanted" if all(isinstance(number, int) for number in wanted) else ""
+    counts = f"{', '.join(f'{split} {len(rows)}' for split, rows in parts.items())}{total}"
+    print(f"wrote {out}: {counts}; {len(removed)} rows that give an evaluation row away left out; access {manifest['access']}", flush=True)
+    return manifest
+
+
+def read_source(raw: Path, documents: Path | None, name: str, drops):
+    """(raw files, rows, licence) of a source."""
+    module = instructions.load(name)
+    if getattr(module, "FROM_DOCUMENTS", False):
+        if documents is None:
+            raise BadInput(f"{name} is made of our own documents. Next: --documents DOCUMENTS, the folder that build_documents wrote")
+        folder = documents / module.FOLDER
+    else:
+        folder = raw / getattr(module, "FOLDER", name)
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder. Next: put the raw files there, see the card in data_prep/instructions/{name}.py")
+    return module.files(folder), module.read(folder, drops), module.LICENSE
+
+
+def read_task(folder: Path):
+    """([train.jsonl], its rows, None) of a task that build_tasks wrote."""
+    path = folder / "train.jsonl"
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file. Next: python -m data_prep.build_tasks, or leave {folder.name} out of --task_names")
+
+    def rows():
+        for number, row in read_jsonl(path):
+            check_row(row, f"{path}: line {number}")
+            if row["split"] != "train":
+                raise BadInput(f"{path}: line {number} is a row of split '{row['split']}', which must not be trained on")
+            yield row
+
+    return [path], rows(), None
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+def _content(row: dict) -> bytes:
+    content = row["messages"] if "messages" in row else [row["prompt"], row["completion"]]
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).digest()
+
+
+def _order(seed: int, row_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{row_id}".encode()).digest())
+
+
+# ---------------------------------------------------------------- the plan
+def read_plan(path: Path) -> dict:
+    """The plan of a YAML file; BadInput names the key that is unknown or of the wrong kind."""
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file. Next: copy data_prep/instructions/paper.yaml")
+    try:
+        plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(plan, dict) or not isinstance(plan.get("sources"), dict) or not plan["sources"]:
+        raise BadInput(f"{path}: needs 'sources', a mapping of source to rows")
+    for key, value in plan.items():
+        if key not in PLAN_KEYS:
+            raise BadInput(f"{path}: unknown key '{key}' (known: {', '.join(PLAN_KEYS)})")
+        if not isinstance(value, PLAN_KEYS[key]) or isinstance(value, bool):
+            raise BadInput(f"{path}: '{key}' must be {PLAN_KEYS[key].__name__}, found {type(value).__name__}")
+    _names(",".join(map(str, plan["sources"])), instructions.NAMES, str(path))
+    for name, number in plan["sources"].items():
+        if type(number) is not int or number < 0:
+            raise BadInput(f"{path}: '{name}' must be a number of rows, found {number!r}")
+    return PLAN | plan
+
+
+def _names(text: str, known, flag: str) -> list[str]:
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise BadInput(f"{flag}: '{', '.join(unknown)}' is unknown. Known: {', '.join(known)}")
+    return names
+
+
+def _sizes(items: list[str], names: list[str]) -> dict:
+    sizes = {}
+    for item in items:
+        name, _, number = item.partition("=")
+        if name not in names or not number.isdecimal():
+            raise BadInput(f"--size: '{item}' must be NAME=ROWS, with a NAME of {', '.join(names)}")
+        sizes[name] = int(number)
+    return sizes
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--raw", type=Path, required=True, help="folder that holds one folder of raw files for each source")
+    parser.add_argument("--documents", type=Path, help="folder that build_documents wrote; the pmc_* sources are made of it")
+    parser.add_argument("--plan", type=Path, help="YAML with sources and sizes, e.g. data_prep/instructions/paper.yaml; flags win over it")
+    parser.add_argument("--sources", help="names parted by commas; else those of the plan")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--task_rows", type=Path, help="folder that build_tasks wrote; its test and validation rows are kept out")
+    parser.add_argument("--task_names", default="", help="tasks whose train rows are added, parted by commas; needs --task_rows")
+    parser.add_argument(
+        "--size", nargs="*", default=[], metavar="NAME=ROWS", help="rows wanted of a source or task; else the plan's, or all"
+    )
+    parser.add_argument("--validation", type=float, help="share of each source that goes to validation.jsonl, 0 to below 1; else 0.05")
+    parser.add_argument("--seed", type=int, help="else the plan's, or 0")
+    parser.add_argument("--skip_missing", action="store_true", help="go on without a source whose raw files are not there")
+    return parser
+
+
+def main(argv=None) -> None:
+    args = make_parser().parse_args(argv)
+    try:
+        plan = read_plan(args.plan) if args.plan else dict(PLAN)
+        if args.sources is None and not args.plan:
+            raise BadInput(f"neither --sources nor --plan. Known sources: {', '.join(instructions.NAMES)}")
+        sources = list(plan["sources"]) if args.sources is None else _names(args.sources, instructions.NAMES, "--sources")
+        if args.task_rows and not args.task_rows.is_dir():
+            raise BadInput(f"{args.task_rows}: no such folder. Next: python -m data_prep.build_tasks --out {args.task_rows}")
+        if args.task_names and not args.task_rows:
+            raise BadInput("--task_names needs --task_rows, the folder that build_tasks wrote")
+        tasks = sorted(path.name for path in args.task_rows.iterdir() if path.is_dir()) if args.task_rows else []
+        task_names = _names(args.task_names, tasks, "--task_names")
+        if not sources and not task_names:
+            raise BadInput(f"--sources: no source is named. Known: {', '.join(instructions.NAMES)}")
+        sizes = plan["sources"] | _sizes(args.size, sources + task_names)
+        plan["sources"] = {name: sizes.get(name) for name in sources + task_names}
+        plan["validation"] = plan["validation"] if args.validation is None else args.validation
+        plan["seed"] = plan["seed"] if args.seed is None else args.seed
+        if not 0 <= plan["validation"] < 1:
+            raise BadInput(f"--validation: {plan['validation']} must be at least 0 and below 1")
+        build(args.raw, args.documents, plan, args.out, args.task_rows, task_names, args.skip_missing)
+    except BadInput as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Turn the raw files of the evaluation sets into task rows with prompts, a folder for each set.
+
+    python -m data_prep.build_tasks --raw data/demo/raw --tasks all --out data/demo/tasks
+
+Reads   RAW/<task>/..., as the publisher ships it (the docstring of data_prep/tasks/<task>.py is the card of the set), and
+        data_prep/prompts/<task>.txt; or RAW/<task>/hub/*, rows with prompts of their own (data_prep/tasks/_hub.py).
+Writes  OUT/<task>/{train,validation,test}.jsonl (rows, contracts.py; a split without rows is no file) and OUT/<task>/manifest.json.
+        Each folder is written whole or not at all, and the folders of other tasks are left alone.
+
+Rows of train and validation whose prompt stands in the test as well are dropped and counted, so examples for few-shot prompts, which
+are taken from train.jsonl, are never test rows. Texts that merely resemble one of the test are counted and kept (`near_duplicates`
+in the manifest): see `sketch`. Beside the rows of each split the article's Table 3 is printed, and why the numbers differ.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import heapq
+import json
+import os.path
+import re
+import sys
+import zlib
+from pathlib import Path
+
+from data_prep import tasks
+from data_prep.contracts import SPLITS, BadInput, check_row
+from data_prep.files import sha256, whole_folder
+from data_prep.manifest import Drops, describe, write_manifest
+
+FILES_LISTED = 20  # inputs of more files than this are described by one hash
+SHINGLE, SKETCH, SAME_IN_SKETCH, WORDS_READ = 8, 8, 6, 400  # see sketch()
+
+
+def build(name: str, raw: Path, out: Path) -> dict:
+    """Write OUT/name and return its manifest."""
+    module, folder, drops = tasks.load(name), raw / name, Drops()
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder. Next: put the raw files there, see the card in data_prep/tasks/{name}.py")
+
+    # The set is read twice, so that the test is known before train is written and no set must fit into memory.
+    test_prompts, head = set(), None
+    for row in tasks.read(name, folder, Drops()):
+        if row["split"] == "test":
+            test_prompts.add(_digest(row["prompt"]))
+            head = row["prompt"] if head is None else os.path.commonprefix([head, row["prompt"]])
+    head = (head or "")[: (head or "").rfind("\n") + 1]  # the lines that all test prompts begin with: the instruction, no text
+
+    counts, ids, answers, ambiguous = dict.fromkeys(SPLITS, 0), set(), {}, 0
+    test_sketches, other_sketches = [], []
+    with whole_folder(out / name) as partial:
+        with contextlib.ExitStack() as stack:
+            streams = {}
+            for row in tasks.read(name, folder, drops):
+                split, where = row["split"], f"{folder}: {row['id']}"
+                check_row(row, where)
+                if row["id"] in ids:
+                    raise BadInput(f"{where}: this id stands twice. Next: look for a file that is there twice")
+                ids.add(row["id"])
+                if split != "test" and _digest(row["prompt"]) in test_prompts:
+                    drops.add(name, f"{split} prompt is also in the test", where)
+                    continue
+                answer = _digest(row["completion"])
+                ambiguous += answers.setdefault((split, _digest(row["prompt"])), answer) != answer
+                if split == "test":
+                    test_sketches.append(sketch(row["prompt"].removeprefix(head)))
+                else:
+                    other_sketches.append((split, row["id"], sketch(row["prompt"].removeprefix(head))))
+                if split not in streams:
+                    streams[split] = stack.enter_context((partial / f"{split}.jsonl").open("w", encoding="utf-8", newline="\n"))
+                streams[split].write(json.dumps(row, ensure_ascii=False) + "\n")
+                counts[split] += 1
+        if not any(counts.values()):
+            raise BadInput(f"{folder}: no row could be made. Dropped: {drops.summary(name)}")
+        near = near_duplicates(test_sketches, other_sketches)
+        prompt = {"path": f"data_prep/prompts/{name}.txt", "sha256": sha256(tasks.prompt_file(name))}
+        manifest = write_manifest(
+            partial,
+            stage="build_tasks",
+            arguments={"raw": str(raw), "task": name},
+            inputs=[{**_describe_raw(folder, tasks.raw_files(name, folder)), "license": module.LICENSE, "access": module.ACCESS}],
+            dropped=drops.as_dict(),
+            outputs=[describe(partial, partial / f"{split}.jsonl", records=counts[split]) for split in SPLITS if counts[split]],
+            task=name,
+            scoring=module.SCORING,
+            prompt={"path": "hub: the query of each record"} if tasks.from_hub(folder) else prompt,
+            table3=module.EXPECTED,
+            same_prompt_other_completion=ambiguous,
+            near_duplicates=near,
+        )
+
+    cells = [f"{split} {counts[split]:,} of {want:,} ({counts[split] - want:+,})" for split, want in module.EXPECTED.items()]
+    notes = [f"same prompt, other completion: {ambiguous:,}"] if ambiguous else []
+    if near:
+        notes.append("much like a test text: " + ", ".join(f"{split} {entry['count']:,}" for split, entry in near.items()))
+    print("; ".join([f"{name}: {', '.join(cells)}", f"dropped: {drops.summary(name)}", *notes]), flush=True)
+    if counts != module.EXPECTED:
+        print(f"    difference: {module.DIFFERENCE}", flush=True)
+    return manifest
+
+
+def sketch(text: str) -> tuple[int, ...]:
+    """The 8 smallest hashes of all runs of 8 words among the first 400 words of a text; () if it has fewer than 8 such runs.
+
+    Of two texts, as many of these are likely to be the same as the texts share of their runs (Broder 1997)."""
+    words = re.findall(r"\w+", text.casefold())[:WORDS_READ]
+    hashes = {zlib.crc32(" ".join(words[i : i + SHINGLE]).encode()) for i in range(len(words) - SHINGLE + 1)}
+    return tuple(heapq.nsmallest(SKETCH, hashes)) if len(hashes) >= SKETCH else ()
+
+
+def near_duplicates(test: list[tuple], others: list[tuple]) -> dict:
+    """{split: {"count", "first": id}} of the (split, id, sketch) that share 6 of 8 hashes with the sketch of one test text."""
+    holders = {}
+    for number, numbers in enumerate(dict.fromkeys(test)):
+        for value in numbers:
+            holders.setdefault(value, []).append(number)
+    found = {}
+    for split, row_id, numbers in others:
+        shared = {}
+        for value in numbers:
+            for holder in holders.get(value, ()):
+                shared[holder] = shared.get(holder, 0) + 1
+        if shared and max(shared.values()) >= SAME_IN_SKETCH:
+            found.setdefault(split, {"count": 0, "first": row_id})["count"] += 1
+    return found
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _describe_raw(folder: Path, paths: list[Path]) -> dict:
+    """The manifest entry of the raw files: each with its sha256 if they are few, and always `sha256sum FILES | sha256sum`."""
+    entries = [{"path": path.relative_to(folder).as_posix(), "sha256": sha256(path)} for path in paths]
+    lines = "".join(f"{entry['sha256']}  {entry['path']}\n" for entry in entries)
+    entry = {"path": str(folder), "sha256": hashlib.sha256(lines.encode()).hexdigest(), "n_files": len(entries)}
+    return entry | ({"files": entries} if len(entries) <= FILES_LISTED else {})
+
+
+def choose(names: str, raw: Path) -> list[str]:
+    """The tasks of the flag `--tasks`; "all" are those whose raw folder is there."""
+    if not raw.is_dir():
+        raise BadInput(f"{raw}: no such folder. Next: python -m data_prep.make_demo_sources --out {raw}, or your own raw files")
+    if names == "all":
+        chosen = [name for name in tasks.NAMES if (raw / name).is_dir()]
+        if not chosen:
+            raise BadInput(f"{raw}: no folder is named like a task ({', '.join(tasks.NAMES)})")
+        missing = [name for name in tasks.NAMES if name not in chosen]
+        print(f"tasks: {', '.join(chosen)}; no raw folder for: {', '.join(missing) or 'none'}", flush=True)
+        return chosen
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in chosen if name not in tasks.NAMES]
+    if unknown or not chosen:
+        raise BadInput(f"--tasks: '{', '.join(unknown)}' is no task. Known: {', '.join(tasks.NAMES)}, or all")
+    return list(dict.fromkeys(chosen))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--raw", type=Path, required=True, help="folder that holds one folder of raw files for each task")
+    parser.add_argument("--tasks", default="all", help="names parted by commas, or all: those whose raw folder is there")
+    parser.add_argument("--out", type=Path, required=True, help="folder that takes one folder of rows for each task")
+    return parser
+
+
+def main(argv=None) -> None:
+    args = make_parser().parse_args(argv)
+    try:
+        for name in choose(args.tasks, args.raw):
+            build(name, args.raw, args.out)
+    except BadInput as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

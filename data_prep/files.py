@@ -1,0 +1,146 @@
+"""Opening what publishers ship and writing what the next stage reads: compressed or not, whole or not at all."""
+
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import zlib
+from pathlib import Path
+
+import zstandard
+
+from data_prep.contracts import BadInput
+
+LFS_MARK = b"version https://git-lfs.github.com/spec"
+READ_ERRORS = (EOFError, OSError, zlib.error, zstandard.ZstdError)  # what a cut or damaged archive raises while being read
+
+
+@contextlib.contextmanager
+def open_bytes(path: str | Path):
+    """A readable binary stream of `path`, decompressed by its suffix (.gz, .zst). BadInput if it is missing, empty,
+    a Git-LFS pointer, or if decompression fails at any point while the caller reads."""
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise BadInput(f"{path}: the file is empty")
+    with path.open("rb") as raw:
+        if raw.read(len(LFS_MARK)) == LFS_MARK:
+            raise BadInput(f"{path}: this is a Git-LFS pointer, not the data. Next: git lfs pull")
+        raw.seek(0)
+        try:
+            if path.suffix == ".gz":
+                stream = gzip.GzipFile(fileobj=raw)
+            elif path.suffix == ".zst":
+                stream = io.BufferedReader(_WholeZstd(raw))
+            else:
+                stream = raw
+            yield stream
+        except READ_ERRORS as error:
+            raise BadInput(f"{path}: cannot be read to its end ({error or type(error).__name__}). Next: fetch it again") from error
+
+
+class _WholeZstd(io.RawIOBase):
+    """zstandard's reader returns a short stream for a cut file without a word; this one says so."""
+
+    def __init__(self, raw):
+        self._raw, self._frame, self._buffer, self._fed = raw, None, b"", b""
+
+    def readable(self):
+        return True
+
+    def readinto(self, out):
+        while not self._buffer:
+            chunk = self._fed or self._raw.read(1 << 20)
+            if not chunk:
+                if self._frame is not None:
+                    raise EOFError("the zstd frame ends early")
+                return 0
+            self._frame = self._frame or zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+            self._buffer = self._frame.decompress(chunk)
+            self._fed = b""
+            if self._frame.eof:
+                self._fed, self._frame = self._frame.unused_data, None
+        n = min(len(out), len(self._buffer))
+        out[:n], self._buffer = self._buffer[:n], self._buffer[n:]
+        return n
+
+
+@contextlib.contextmanager
+def open_text(path: str | Path, newline: str | None = ""):
+    """As open_bytes, decoded as UTF-8 (a leading byte-order mark is dropped). `newline=""` keeps line ends as they are."""
+    with open_bytes(path) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline=newline) as text:
+        try:
+            yield text
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{path}: not UTF-8 ({error.reason} near byte {error.start} of a block)") from error
+
+
+def read_jsonl(path: str | Path):
+    """Yield (line number from 1, object) for each non-blank line of a JSON-lines file. BadInput names the malformed line."""
+    with open_bytes(path) as stream:
+        for number, line in enumerate(stream, 1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if not line.strip():
+                continue
+            try:
+                yield number, json.loads(line)
+            except ValueError as error:
+                raise BadInput(f"{path}: line {number} is not JSON ({error})") from error
+
+
+def read_json(path: str | Path):
+    """The one JSON value of a file. BadInput names the file and the position."""
+    with open_bytes(path) as stream:
+        try:
+            return json.loads(stream.read().removeprefix(b"\xef\xbb\xbf"))
+        except ValueError as error:
+            raise BadInput(f"{path}: not JSON ({error})") from error
+
+
+def write_jsonl(path: Path, records) -> int:
+    """Write one JSON object a line (gzip if the name ends in .gz, with no time stamp inside: same records, same bytes)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with contextlib.ExitStack() as stack:
+        raw = stack.enter_context(path.open("wb"))
+        out = (
+            stack.enter_context(gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0, compresslevel=6))
+            if path.suffix == ".gz"
+            else raw
+        )
+        for record in records:
+            out.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
+            count += 1
+    return count
+
+
+@contextlib.contextmanager
+def whole_folder(out: str | Path):
+    """Yield a temporary folder beside `out` that takes its name only if the block ends well: an output exists whole or not at all."""
+    out = Path(out)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if out.exists():
+        old = out.with_name(f".{out.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(out, old)
+        os.replace(partial, out)
+        shutil.rmtree(old)
+    else:
+        os.replace(partial, out)
+
+
+def sha256(path: str | Path) -> str:
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

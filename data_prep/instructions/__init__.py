@@ -1,0 +1,56 @@
+"""The instruction-tuning sources of the article (its Table 2), one module per source: from the publisher's file to rows.
+
+To add a source: one file here, one fixture in the tests. The files of this folder are found by their names; one that starts with
+an underscore is no source but what several of them share. A module's docstring is the card of the source, and the module has
+    LICENSE, ACCESS      of the raw files
+    files(folder)        the raw files that are read; BadInput if they are not in `folder`
+    read(folder, drops)  yield rows (contracts.py) of task "instruction" and scoring "none", all of split "train":
+                         build_instructions holds some out. What is left out is counted in `drops` by reason.
+    FOLDER               optional: the folder below RAW that it reads, if that is not its own name ("." is RAW itself)
+    FROM_DOCUMENTS       optional: True if FOLDER is below the folder that build_documents wrote, not below RAW
+The prompt is the instruction, and the input below a blank line if there is one; nothing is wrapped around it, as the chat
+template of the recipe does that. paper.yaml holds the sizes of Table 2.
+"""
+
+import importlib
+import pkgutil
+from pathlib import Path
+
+from data_prep.contracts import BadInput
+from data_prep.files import read_json
+
+NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
+
+
+def load(name: str):
+    """The module of one of NAMES."""
+    return importlib.import_module(f"data_prep.instructions.{name}")
+
+
+def common(name: str, license: str, access: str) -> dict:
+    """The fields that all rows of a source share."""
+    return {"task": "instruction", "split": "train", "scoring": "none", "source": name, "license": license, "access": access}
+
+
+def check_text(record, where: str, *fields: str) -> dict:
+    """Return `record` if it is an object whose `fields` are all text, else raise BadInput."""
+    if not isinstance(record, dict):
+        raise BadInput(f"{where}: expected a JSON object, found {type(record).__name__}")
+    for field in fields:
+        if not isinstance(record.get(field), str):
+            raise BadInput(f"{where}: field '{field}' must be text (found: {', '.join(sorted(record)) or 'none'})")
+    return record
+
+
+def read_array(path: Path):
+    """Yield (where, record) for each element of a JSON array."""
+    records = read_json(path)
+    if not isinstance(records, list) or not records:
+        raise BadInput(f"{path}: expected a JSON array of records, found {type(records).__name__}")
+    for number, record in enumerate(records, 1):
+        yield f"{path}: record {number}", record
+
+
+def join(*parts: str) -> str:
+    """A prompt of an instruction and what comes below it, each after a blank line; a part may be empty."""
+    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"

@@ -1,0 +1,40 @@
+"""WikiDoc patient information of Medical Meadow: questions and answers made from the pages for patients. (Han et al. 2023)
+
+Origin    github.com/kbressem/medAlpaca, which holds it as medical_meadow_small.json. CC BY-SA 4.0 by Table 2. Public.
+Raw       *.json, an array of {instruction, input, output}; instruction is one constant. 5,942 records.
+Article   5,490 (Table 2)
+Oddities  92 exact duplicates: dropped and counted, as are records without question or answer. The same question with another answer
+          is kept (155 questions stand more than once).
+"""
+
+from pathlib import Path
+
+from data_prep.contracts import BadInput
+from data_prep.instructions import check_text, common, join, read_array
+
+LICENSE = "CC-BY-SA-4.0"
+ACCESS = "public"
+COMMON = common("wikidoc_patient", LICENSE, ACCESS)
+
+
+def files(folder: Path) -> list[Path]:
+    found = sorted(folder.glob("*.json"))
+    if not found:
+        raise BadInput(f"{folder}: no *.json. Next: take medical_meadow_small.json from github.com/kbressem/medAlpaca")
+    return found
+
+
+def read(folder: Path, drops):
+    seen = set()
+    for path in files(folder):
+        for number, (where, record) in enumerate(read_array(path), 1):
+            check_text(record, where, "instruction", "input", "output")
+            question, answer = record["input"].strip(), record["output"].strip()
+            if not question or not answer:
+                drops.add("wikidoc_patient", "empty question or answer", where)
+            elif (question, answer) in seen:
+                drops.add("wikidoc_patient", "exact duplicate", where)
+            else:
+                seen.add((question, answer))
+                prompt = join(record["instruction"], question)
+                yield {"id": f"wikidoc_patient:{path.stem}:{number}", **COMMON, "prompt": prompt, "completion": answer}

@@ -1,0 +1,68 @@
+"""manifest.json stands beside every output of data_prep: what came in, what was dropped and why, what went out.
+
+    {"stage", "arguments", "access", "licenses",
+     "inputs":  [{"path", "sha256", "records", "license", "access", ...}],
+     "dropped": {source or task: {reason: {"count", "first": "file: record"}}},
+     "outputs": [{"path" (relative), "sha256", "records", "tokens"?, "domain"?}],
+     "versions": {package: version}, ...}
+
+`access` is the strictest of the inputs'. Nothing here depends on the time or the machine: same inputs and arguments, same bytes.
+"""
+
+import collections
+import importlib.metadata
+import json
+from pathlib import Path
+
+from data_prep.contracts import BadInput, strictest
+from data_prep.files import read_json, sha256
+
+NAME = "manifest.json"
+
+
+class Drops:
+    """Counts what a reader leaves out, by reason, and remembers where each reason was first met."""
+
+    def __init__(self):
+        self._reasons = collections.defaultdict(dict)
+
+    def add(self, group: str, reason: str, where: str) -> None:
+        entry = self._reasons[group].setdefault(reason, {"count": 0, "first": where})
+        entry["count"] += 1
+
+    def as_dict(self) -> dict:
+        return {group: dict(sorted(reasons.items())) for group, reasons in sorted(self._reasons.items())}
+
+    def summary(self, group: str) -> str:
+        return ", ".join(f"{reason} {entry['count']}" for reason, entry in sorted(self._reasons[group].items())) or "none"
+
+
+def describe(folder: Path, path: Path, **facts) -> dict:
+    """The entry of one output file."""
+    return {"path": path.relative_to(folder).as_posix(), "sha256": sha256(path), **facts}
+
+
+def write_manifest(folder: Path, *, stage: str, arguments: dict, inputs: list[dict], dropped: dict, outputs: list[dict], **facts) -> dict:
+    """Write folder/manifest.json and return it. Inputs carry `license` and `access`; the strictest access is the output's."""
+    versions = {name: importlib.metadata.version(name) for name in ("datasets", "tokenizers", "lxml")}
+    manifest = {
+        "stage": stage,
+        "access": strictest(entry["access"] for entry in inputs),
+        "licenses": sorted({entry["license"] for entry in inputs}),
+        "arguments": arguments,
+        "inputs": inputs,
+        "dropped": dropped,
+        "outputs": outputs,
+        **facts,
+        "versions": versions,
+    }
+    (folder / NAME).write_text(json.dumps(manifest, indent=1, ensure_ascii=False, default=str) + "\n")
+    return manifest
+
+
+def read_manifest(folder: str | Path, *, made_by: str) -> dict:
+    """The manifest of `folder`, or BadInput with the command that makes it."""
+    path = Path(folder) / NAME
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file. Next: {made_by}")
+    return read_json(path)

@@ -1,0 +1,195 @@
+"""PubMed Central full texts: title, abstracts and body of the articles of the Open Access subset.
+
+Origin      National Library of Medicine, https://ftp.ncbi.nlm.nih.gov/pub/pmc/oa_bulk/ (unpack the .tar.gz first)
+Licence     per article, written into each document's `license`: CC0, CC BY, CC BY-NC-ND ... or "unknown". Public download.
+Raw schema  One XML file (.nxml, .xml) an article: <article> in JATS 1.x or the older NLM DTD 2.x. Read here: front/article-meta
+            {article-id@pub-id-type, title-group, abstract, kwd-group, pub-date, permissions}, journal-title, body.
+In the article  "over 3 million" full articles, taken from The Pile's PubMed Central.
+
+Oddities    Two DTD generations name the PMCID "pmc" (with or without the letters) or "pmcid". Some articles have two abstracts,
+            some none. Many state their licence in words only, or have no <license> but a copyright statement: both are read,
+            and of several licences named the most restrictive counts. Tables, figures, formulas, references, footnotes and
+            acknowledgements are left out. A citation mark goes with its brackets ("[3,4]", "(Hites 2004; ...)"), but an
+            author's name that is a word of the sentence stays ("Hites (2004) showed").
+"""
+
+import re
+from pathlib import Path
+
+from lxml import etree
+
+from data_prep.contracts import BadInput
+from data_prep.files import open_bytes
+from data_prep.sources.raw_files import files_below
+from data_prep.sources.xml_text import SAFE, bare_text, local_name, spell_out
+
+DOMAIN = "biomedical"
+LICENSE = "per article"
+ACCESS = "public"
+FILES_PER_OUTPUT = 10_000  # one article a file: three million outputs would help nobody
+
+LEFT_OUT = (
+    "table-wrap", "table-wrap-group", "table", "fig", "fig-group", "graphic", "inline-graphic", "media", "supplementary-material",
+    "inline-supplementary-material", "disp-formula", "disp-formula-group", "inline-formula", "tex-math", "math", "chem-struct-wrap",
+    "ref-list", "fn", "fn-group", "ack", "label", "object-id", "related-article", "sec-meta", "kwd-group",
+)  # fmt: skip
+BLOCKS = {
+    "title", "subtitle", "p", "sec", "abstract", "body", "list", "list-item", "disp-quote", "boxed-text", "statement", "def-list",
+    "def-item", "term", "def", "verse-group", "verse-line", "attrib", "code", "preformat", "speech", "speaker",
+}  # fmt: skip
+# Characters that XML forbids, so no article can hold them: between two blocks, and around a citation.
+# Not \x1c to \x1f, which are white space to str.split.
+BLOCK, CITE, CITE_END = "\x01", "\x02", "\x03"
+
+# From free to restricted.
+LICENCES = ("public domain", "CC0", "CC BY", "CC BY-SA", "CC BY-ND", "CC BY-NC", "CC BY-NC-SA", "CC BY-NC-ND")
+
+
+def files(path: str | Path) -> list[Path]:
+    return files_below(path, ("*.nxml", "*.xml", "*.nxml.gz", "*.xml.gz"), "pmc")
+
+
+def read(file: Path, drops):
+    """Yield the article of one file (or the articles, if the root is a set)."""
+    with open_bytes(file) as stream:
+        try:
+            root = etree.parse(stream, etree.XMLParser(**SAFE)).getroot()
+        except etree.XMLSyntaxError as error:
+            raise BadInput(f"{file}: not well-formed XML ({error})") from error
+    articles = list(root.iter("{*}article"))
+    if not articles:
+        raise BadInput(f"{file}: no <article> in it (the root element is '{local_name(root)}')")
+    for number, article in enumerate(articles, 1):
+        front = article.find("{*}front/{*}article-meta")
+        where = f"{file}: record {number}"
+        if front is None:
+            raise BadInput(f"{where}: <article> has no front/article-meta, this is not JATS")
+        ids = {e.get("pub-id-type"): bare_text(e) for e in front.iterfind("{*}article-id")}
+        digits = (ids.get("pmc") or ids.get("pmcid") or ids.get("pmcaid") or "").upper().removeprefix("PMC")
+        body = article.find("{*}body")
+        language = article.get("{http://www.w3.org/XML/1998/namespace}lang") or "en"
+        if not digits:
+            drops.add("pmc", "no PMCID", where)
+            continue
+        if not language.lower().startswith("en"):
+            drops.add("pmc", "not English", where)
+            continue
+        license, license_link = _license(front)
+        meta = {
+            "pmid": ids.get("pmid"),
+            "doi": ids.get("doi"),
+            "year": min((int(y.text) for y in front.iterfind("{*}pub-date/{*}year") if (y.text or "").strip().isdecimal()), default=None),
+            "journal": bare_text(article.find("{*}front/{*}journal-meta//{*}journal-title")),
+            "article_type": article.get("article-type"),
+            "license_link": license_link,
+        }
+        parts = [front.find("{*}title-group/{*}article-title"), *front.iterfind("{*}abstract")]
+        body_blocks = _blocks(body) if body is not None else []
+        if not body_blocks:
+            drops.add("pmc", "no body text", where)
+            continue
+        title, *abstracts = [_blocks(part) if part is not None else [] for part in parts]
+        blocks = [*title, *(block for abstract in abstracts for block in abstract), *body_blocks]
+        first = len(abstracts[0]) if abstracts else 0
+        # how many blocks of the text are which part, in their order: the instruction sources pmc_* take the article apart again
+        meta["blocks"] = {
+            "title": len(title),
+            "abstract": first,
+            "further_abstracts": sum(map(len, abstracts[1:])),
+            "body": len(body_blocks),
+        }
+        meta["keywords"] = list(dict.fromkeys(filter(None, (bare_text(keyword) for keyword in front.iterfind(".//{*}kwd")))))
+        yield {
+            "id": f"pmc:PMC{digits}",
+            "text": "\n\n".join(blocks),
+            "source": "pmc",
+            "domain": DOMAIN,
+            "license": license,
+            "access": ACCESS,
+            "meta": meta,
+        }
+
+
+def _blocks(element) -> list[str]:
+    """The titles and paragraphs below `element`, in order, each on one line. Changes `element`."""
+    etree.strip_elements(element, *(f"{{*}}{name}" for name in LEFT_OUT), with_tail=False)
+    spell_out(element)
+    for section in reversed(list(element.iter("{*}sec"))):
+        words = bare_text(section).removeprefix(bare_text(section.find("{*}title"))).strip()
+        if not words or re.match(r"acknowledge?ments?\b", bare_text(section.find("{*}title")), re.IGNORECASE):
+            section.getparent().remove(section)  # nothing but a heading is left of it, or it is thanks
+    pieces = []
+    _walk(element, pieces)
+    blocks = (_without_citations(" ".join(block.split())) for block in "".join(pieces).split(BLOCK))
+    return [block for block in blocks if block]
+
+
+def _walk(element, pieces: list[str]) -> None:
+    name = local_name(element)
+    if name == "xref" and element.get("ref-type") in ("bibr", "fn", "table-fn"):
+        pieces.append(CITE + bare_text(element) + CITE_END)
+        return
+    if name == "sup" and not re.search(r"\w", "".join(x.tail or "" for x in element) + (element.text or "")) and len(element):
+        inner = "".join(element.itertext())  # raised "1,2-5": the commas between citations are part of the mark
+        pieces.append(CITE + inner + CITE_END if _only_citations(element) else inner)
+        return
+    edge = BLOCK if name in BLOCKS else " " if name == "break" else ""
+    pieces.append(edge + (element.text or ""))
+    for child in element:
+        _walk(child, pieces)
+        pieces.append(child.tail or "")
+    pieces.append(edge)
+
+
+def _only_citations(element) -> bool:
+    return all(local_name(child) == "xref" and child.get("ref-type") in ("bibr", "fn", "table-fn") for child in element)
+
+
+_ONE = f"{CITE}[^{CITE_END}]*{CITE_END}"
+_CITATION = re.compile(_ONE)
+_BRACKETS = re.compile(rf"\s?([\[(])([^\[\]()]*{CITE}[^\[\]()]*)([\])])")
+_RUN = re.compile(rf"\s?{_ONE}(?:[\s,;\u2013\u2014-]*{_ONE})*")
+_CONNECTING = re.compile(r"(?:\W|\b(?:see|also|and|eg?|g|ie?|cf|for|reviews?|reviewed|in|by|refs?|references?|therein)\b)*", re.IGNORECASE)
+
+
+def _without_citations(block: str) -> str:
+    """Take the marked citations out of a block, with the brackets and separators that only served them."""
+    if CITE not in block:
+        return block
+
+    def bracket(match):
+        rest = _RUN.sub("", match[2])
+        return "" if _CONNECTING.fullmatch(rest) else match[0][: match[0].index(match[1])] + match[1] + rest + match[3]
+
+    def name_or_nothing(match):
+        words = _CITATION.findall(match[0])
+        return match[0] if any(re.search(r"[^\W\d_]{2}", word) for word in words) else ""
+
+    # "[1]" may stand inside the mark itself; a mark of digits needs no words, and its brackets would hide those around it.
+    block = _CITATION.sub(lambda match: match[0] if re.search(r"[^\W\d_]{2}", match[0]) else CITE + CITE_END, block)
+    block = _BRACKETS.sub(bracket, block)
+    block = _RUN.sub(name_or_nothing, block).replace(CITE, "").replace(CITE_END, "")
+    block = re.sub(r"\bal\.\.(?!\.)", "al.", block)
+    block = re.sub(r"([\[(])\s*[,;]\s*", r"\1", re.sub(r"\s*[,;]\s*([\])])", r"\1", block))
+    return re.sub(r"\s+([.,;:])(?=\s|$)", r"\1", re.sub(r" {2,}", " ", block)).strip()
+
+
+def _license(front) -> tuple[str, str | None]:
+    """(the licence, one of LICENCES or "unknown"; the first licence link or None) from the attributes and the words of an article."""
+    elements = [e for e in front.iter("{*}license", "{*}copyright-statement") if isinstance(e.tag, str)]
+    words = " ".join(bare_text(e) for e in elements)
+    values = [value for e in elements for below in e.iter() if isinstance(below.tag, str) for value in below.attrib.values()]
+    said = " ".join((words, *values)).lower()
+    found = {"CC " + code.upper() for code in re.findall(r"creativecommons\.org/licen[sc]es/(by(?:-nc)?(?:-nd|-sa)?)\b", said)}
+    if re.search(r"publicdomain/zero|\bcc[ -]?0\b|\bcc[ -]zero\b", said):
+        found.add("CC0")
+    if re.search(r"public[ -]domain(?! dedication)|publicdomain/mark", said):
+        found.add("public domain")
+    if re.search(r"creative commons|\bcc[ -]by", said):
+        terms = [("NC", r"non-?\s?commercial|\bby-nc"), ("ND", r"no-?\s?deriv|\b(?:by|nc)-nd"), ("SA", r"share-?\s?alike|\b(?:by|nc)-sa")]
+        terms = [term for term, pattern in terms if re.search(pattern, said)]
+        if terms or re.search(r"creative commons attribution|\bcc[ -]by|attribution licen[sc]e", said):
+            found.add("-".join(["CC BY", *terms[:2]]))
+    links = [value for value in values if "creativecommons.org" in value] or re.findall(r"https?://creativecommons\.org/[^\s)\],;]+", words)
+    known = [licence for licence in LICENCES if licence in found]
+    return (known[-1] if known else "unknown"), (links[0] if links else None)

@@ -1,0 +1,154 @@
+"""PubMed abstracts: the title and abstract of each English article in the NLM baseline and update files.
+
+Origin      National Library of Medicine, https://ftp.ncbi.nlm.nih.gov/pubmed/baseline/ and ../updatefiles/
+Licence     NLM terms and conditions; an abstract may be under its publisher's copyright. Public download.
+Raw schema  XML, gzip or plain. Root PubmedArticleSet > PubmedArticle > MedlineCitation, or MedlineCitationSet (to 2016), or one
+            bare PubmedArticle or MedlineCitation. Read here: PMID@Version, Article/{ArticleTitle, Abstract/AbstractText@Label,
+            Language, PublicationTypeList, Journal}, DeleteCitation/PMID.
+In the article  "over 15 million" abstracts, taken from The Pile's PubMed Abstracts.
+
+Oddities    Titles and abstracts carry inline markup and MathML, so all text below the element is taken, not its first piece.
+            OtherAbstract (a translation, a lay summary) is never merged. A bracketed title marks a translation: such records
+            are told by <Language> and dropped. Retracted articles and their notices are dropped. A PMID comes again in a later
+            file when its record was revised, and DeleteCitation withdraws PMIDs from earlier files, so the files are read
+            twice: `first_pass` finds the deleted PMIDs and the newest record of each, `read` leaves out the others.
+            The first pass keeps every PMID in memory: about 150 bytes each, some 6 GB for all of PubMed.
+"""
+
+import re
+from pathlib import Path
+
+from lxml import etree
+
+from data_prep.contracts import BadInput
+from data_prep.files import open_bytes
+from data_prep.sources.raw_files import files_below
+from data_prep.sources.xml_text import SAFE, bare_text, spell_out
+
+DOMAIN = "biomedical"
+LICENSE = "NLM terms and conditions; abstracts may be under copyright"
+ACCESS = "public"
+FILES_PER_OUTPUT = 1
+
+ROOTS = ("PubmedArticleSet", "MedlineCitationSet", "PubmedArticle", "MedlineCitation")
+RETRACTION_TYPES = {"Retracted Publication", "Retraction of Publication", "Retraction Notice"}
+
+
+def files(path: str | Path) -> list[Path]:
+    return files_below(path, ("*.xml", "*.xml.gz"), "pubmed")
+
+
+def first_pass(raw_files: list[Path]) -> tuple[set, dict]:
+    """Over all files of the source: the deleted PMIDs, and for each PMID the (version, place of its file) of its newest record."""
+    deleted, newest = set(), {}
+    for place, file in enumerate(raw_files):
+        ranks = {}  # one tuple for all records of a file and version: 30 million PMIDs share a few thousand
+        for _, element in _records(file):
+            if element.tag == "DeleteCitation":
+                deleted.update(int(pmid.text) for pmid in element.iter("PMID") if _is_number(pmid.text))
+                continue
+            pmid, version = _pmid(element)
+            if pmid is not None:
+                rank = ranks.setdefault(version, (version, place, file))
+                newest[pmid] = max(newest.get(pmid, rank), rank)
+    return deleted, newest
+
+
+def read(file: Path, drops, seen: tuple[set, dict] | None = None):
+    """Yield the documents of one file. `seen` is what first_pass returned for all files; without it, of this file alone."""
+    deleted, newest = seen or first_pass([file])
+    for number, element in _records(file):
+        if element.tag == "DeleteCitation":
+            continue
+        pmid, version = _pmid(element)
+        where = f"{file}: record {number}" + (f" (PMID {pmid})" if pmid is not None else "")
+        article = element.find("Article")
+        if element.tag == "PubmedBookArticle" or article is None:
+            drops.add("pubmed", "not a journal article", where)
+            continue
+        if pmid is None:
+            drops.add("pubmed", "no PMID", where)
+            continue
+        if pmid in deleted:
+            drops.add("pubmed", "deleted by NLM", where)
+            continue
+        if (version, file) != (newest[pmid][0], newest[pmid][2]):
+            drops.add("pubmed", "replaced by a newer record", where)
+            continue
+        if "eng" not in [language.text for language in article.iterfind("Language")]:
+            drops.add("pubmed", "not English", where)
+            continue
+        kinds = [bare_text(kind) for kind in article.iterfind("PublicationTypeList/PublicationType")]
+        relations = [link.get("RefType") for link in element.iterfind("CommentsCorrectionsList/CommentsCorrections")]
+        if RETRACTION_TYPES.intersection(kinds) or "RetractionIn" in relations:
+            drops.add("pubmed", "retracted, or a retraction notice", where)
+            continue
+        spell_out(article)
+        abstract = "\n".join(_paragraphs(article))
+        if not abstract:
+            drops.add("pubmed", "no abstract", where)
+            continue
+        title = bare_text(article.find("ArticleTitle"))
+        yield {
+            "id": f"pubmed:{pmid}",
+            "text": f"{title}\n\n{abstract}" if title else abstract,
+            "source": "pubmed",
+            "domain": DOMAIN,
+            "license": LICENSE,
+            "access": ACCESS,
+            "meta": {
+                "version": version,
+                "year": _year(article),
+                "journal": bare_text(article.find("Journal/Title")),
+                "publication_types": kinds,
+            },
+        }
+
+
+def _records(file: Path):
+    """Yield (record number from 1, element) for each citation and each DeleteCitation, freeing each as soon as it was used."""
+    with open_bytes(file) as stream:
+        try:
+            walk = etree.iterparse(stream, events=("end",), tag=("MedlineCitation", "PubmedBookArticle", "DeleteCitation"), **SAFE)
+            number = 0
+            for _, element in walk:
+                number += element.tag != "DeleteCitation"
+                yield number, element
+                element.clear()
+                while element.getparent() is not None:
+                    while element.getprevious() is not None:
+                        del element.getparent()[0]
+                    element = element.getparent()
+        except etree.XMLSyntaxError as error:
+            raise BadInput(f"{file}: not well-formed XML ({error})") from error
+        if walk.root.tag not in ROOTS:
+            raise BadInput(f"{file}: the root element is '{walk.root.tag}', expected one of {', '.join(ROOTS)}")
+
+
+def _is_number(text: str | None) -> bool:
+    return bool(text) and text.strip().isdecimal()
+
+
+def _pmid(citation) -> tuple[int | None, int]:
+    """(PMID or None, version). A record without a version attribute is the first."""
+    element = citation.find("PMID")
+    if element is None or not _is_number(element.text):
+        return None, 1
+    version = element.get("Version")
+    return int(element.text), int(version) if _is_number(version) else 1
+
+
+def _paragraphs(article):
+    """The parts of the article's own abstract, each with its label ("METHODS: ...") where it has one."""
+    for part in article.iterfind("Abstract/AbstractText"):
+        text, label = bare_text(part), (part.get("Label") or "").strip()
+        if text:
+            yield text if label in ("", "UNLABELLED") else f"{label}: {text}"
+
+
+def _year(article) -> int | None:
+    """The year of publication: PubDate/Year, or the first year in PubDate/MedlineDate ("1998 Dec-1999 Jan")."""
+    date = article.find("Journal/JournalIssue/PubDate")
+    stated = "" if date is None else date.findtext("Year") or date.findtext("MedlineDate") or ""
+    year = re.search(r"\b(1[6-9]|20)\d\d\b", stated)
+    return int(year.group()) if year else None

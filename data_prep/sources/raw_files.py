@@ -1,0 +1,46 @@
+"""Finding the raw files of a source, and reading the publishers' CSV tables row by row."""
+
+import csv
+from pathlib import Path
+
+from data_prep.contracts import BadInput
+from data_prep.files import open_text
+
+csv.field_size_limit(1 << 30)  # Python's 131,072 characters are fewer than a long clinical note has
+
+
+def files_below(path: str | Path, patterns: tuple[str, ...], source: str) -> list[Path]:
+    """The files below a folder whose names match a pattern, sorted by path; a path to one file is that file.
+
+    Hidden files (`.DS_Store`, `._*.xml`) are no data. BadInput if nothing matches."""
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise BadInput(f"{path}: no such file or folder (source '{source}')")
+    found = {file for pattern in patterns for file in path.rglob(pattern) if file.is_file() and not file.name.startswith(".")}
+    if not found:
+        raise BadInput(f"{path}: no file of source '{source}' here; looked for {', '.join(patterns)} in it and its subfolders")
+    return sorted(found, key=Path.as_posix)
+
+
+def csv_rows(file: Path, columns: tuple[str, ...]):
+    """Yield (record number from 1, {column in lower case: value}) for each row of a CSV file, plain or .gz.
+
+    `columns` (lower case) must all be in the header; other columns are passed on. BadInput names a missing column, a row of
+    another width and a quote that never closes: after any of these, no later row can be trusted."""
+    with open_text(file) as text:
+        reader = csv.reader(text, strict=True)
+        number = 0
+        try:
+            header = [name.strip().lower() for name in next(reader, [])]
+            for column in columns:
+                if column not in header:
+                    raise BadInput(f"{file}: column '{column.upper()}' is missing (found: {', '.join(header)})")
+            for number, values in enumerate(reader, 1):
+                if len(values) != len(header):
+                    where = f"{file}: record {number} (line {reader.line_num})"
+                    raise BadInput(f"{where} has {len(values)} columns, the header has {len(header)}")
+                yield number, dict(zip(header, values, strict=True))
+        except csv.Error as error:
+            raise BadInput(f"{file}: record {number + 1} (line {reader.line_num}) is not valid CSV ({error})") from error

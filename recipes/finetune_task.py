@@ -1,0 +1,172 @@
+"""Fine-tuning for one benchmark task (article: Methods, "Supervised Learning"): 5 epochs below 10,000 training rows, else 3; the best checkpoint by validation.
+
+Reads   the folder of `model_name_or_path` (a foundation model), and `rows`: a folder of one task with train.jsonl, validation.jsonl and manifest.json
+        (data_prep/build_tasks.py). Prompts are trained as they stand, without a chat template, loss on the completion only.
+Writes  output_dir: the model (or the adapter) in safetensors with its tokenizer, checkpoint-*/, run.json, trainer_state.json.
+
+One core, one GPU and the article's machine differ by the accelerate file and the YAML alone:
+    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/finetune_task.py --config recipes/configs/demo_task.yaml
+Killed? The same command goes on from the last checkpoint.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer
+from transformers.trainer_utils import get_last_checkpoint
+from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, get_quantization_config
+
+
+@dataclass
+class RunArguments:
+    rows: str = field(metadata={"help": "Folder with train.jsonl, validation.jsonl and manifest.json."})
+    article_epochs: bool = field(
+        default=False, metadata={"help": "Set num_train_epochs by the article's rule: 5 below 10,000 rows, else 3."}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace output_dir if it holds a different run."})
+
+
+def main(run_args, training_args, model_args):
+    # Data
+    with training_args.main_process_first():
+        run = open_run(
+            [Path(run_args.rows, "manifest.json")], model_args.model_name_or_path, run_args.overwrite, run_args, model_args, training_args
+        )
+    if run["status"] == "complete":
+        return print(f"{training_args.output_dir}: already complete, nothing to do")
+    data = {split: Dataset.from_list(read_rows(run_args.rows, split)) for split in ("train", "validation")}
+    if run_args.article_epochs:
+        training_args.num_train_epochs = 5 if len(data["train"]) < 10_000 else 3
+
+    # Model
+    tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path)
+    if tokenizer.pad_token in (
+        None,
+        tokenizer.eos_token,
+    ):  # LLaMA-2 has no pad token; padding with EOS would hide the EOS that ends an answer
+        tokenizer.pad_token = tokenizer.unk_token
+    training_args.model_init_kwargs = {
+        "revision": model_args.model_revision, "dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation,
+        "quantization_config": get_quantization_config(model_args),
+    }  # fmt: skip
+
+    # Train
+    trainer = SFTTrainer(
+        model=model_args.model_name_or_path, args=training_args, train_dataset=data["train"], eval_dataset=data["validation"],
+        processing_class=tokenizer, peft_config=get_peft_config(model_args),
+    )  # fmt: skip
+    result = trainer.train(resume_from_checkpoint=get_last_checkpoint(training_args.output_dir))
+    metrics = {**result.metrics, **trainer.evaluate()}
+
+    # Save
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        best = {"best_checkpoint": trainer.state.best_model_checkpoint, "best_metric": trainer.state.best_metric}
+        close_run(run, steps=trainer.state.global_step, tokens_seen=trainer.state.num_input_tokens_seen, metrics=metrics, **best)
+
+
+# ---------------------------------------------------------------- rows
+def read_rows(folder, split):
+    """Prompt and completion of the rows of FOLDER/SPLIT.jsonl; Refused names the line that is no row (the contract: data_prep/contracts.py)."""
+    path, rows = Path(folder, f"{split}.jsonl"), []
+    if not path.is_file():
+        raise Refused(f"{path}: no such file. Next: python -m data_prep.build_tasks --out {folder} --help")
+    for number, line in enumerate(path.open(encoding="utf-8"), 1):
+        try:
+            row = json.loads(line)
+            rows.append({"prompt": row["prompt"], "completion": row["completion"]})
+        except (ValueError, KeyError, TypeError) as error:
+            raise Refused(f"{path}: line {number} is no row: {error!r}") from error
+    return rows
+
+
+# ---------------------------------------------------------------- run record: locked copy, the same in every recipe (a test compares them)
+class Refused(Exception):
+    """An input or setting that this recipe will not work with; the message says what to do next."""
+
+
+def open_run(reads, model, overwrite, *parts):
+    """Begin OUTPUT_DIR/run.json, or return the record of this same run found there: "running", to be resumed, or "complete". The run is known by
+    its arguments (`parts`, dataclasses), the files in `reads`, the run.json or config.json of a local `model`, and this script."""
+    reads = [*reads, *[path for path in (Path(model, "run.json"), Path(model, "config.json")) if path.is_file()][:1], Path(__file__)]
+    if missing := [path for path in reads if not path.is_file()]:
+        raise Refused(f"{missing[0]}: no such file. Next: check the paths of the YAML; they start at the current folder")
+    given = {key: value for part in parts for key, value in (part.to_dict() if hasattr(part, "to_dict") else vars(part)).items()}
+    arguments = {k: v for k, v in json.loads(json.dumps(given, default=str)).items() if k not in ("overwrite", "local_rank")}
+    inputs = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in reads}
+    folder = Path(arguments["output_dir"])
+    if (folder / "run.json").is_file():
+        old = json.loads((folder / "run.json").read_text())
+        changed = [k for k in arguments if arguments[k] != old["arguments"].get(k)] + [
+            k for k in inputs if inputs[k] != old["inputs"].get(k)
+        ]
+        if not changed:
+            return old
+        if not overwrite:
+            raise Refused(f"{folder} holds another run (differs in {', '.join(changed)}). Next: another output_dir, or --overwrite true")
+        shutil.rmtree(folder)
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise Refused(f"{folder} holds files and no run.json: not a run of these recipes. Next: another output_dir")
+    access = [json.loads(path.read_text()).get("access", "public") for path in reads if path.suffix == ".json"]
+    git = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
+    record = {
+        "status": "running", "stage": Path(__file__).stem, "access": max(access, key=("public", "gated", "credentialed").index, default="public"),
+        "started": time.time(), "ranks": int(os.environ.get("WORLD_SIZE", 1)),
+        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else "",
+        "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU, {os.cpu_count()} cores",
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "trl", "peft", "accelerate", "datasets")},
+        "arguments": arguments, "inputs": inputs,
+    }  # fmt: skip
+    return write_run(record)
+
+
+def close_run(record, **facts):
+    """Add what the run took and what it gave; only now is it complete. A resumed run's seconds count the time it was down."""
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return write_run(
+        {**record, "status": "complete", "seconds": round(time.time() - record["started"], 1), "peak_memory_bytes": peak, **facts}
+    )
+
+
+def write_run(record):
+    folder = Path(record["arguments"]["output_dir"])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ".run.json.partial").write_text(json.dumps(record, indent=1) + "\n")
+    os.replace(folder / ".run.json.partial", folder / "run.json")
+    return record
+
+
+def start(main, parser):
+    """Parse the YAML and the command line and run `main`; what is wrong with them is one sentence, not a traceback."""
+    try:
+        parsed = parser.parse_args_and_config()
+    except (ValueError, TypeError, OSError) as error:
+        sys.exit(f"error: {' '.join(sys.argv[1:])}: {error}")
+    try:
+        main(*parsed)
+    except Refused as error:
+        sys.exit(f"error: {error}")
+
+
+# ---------------------------------------------------------------- end of locked copy
+
+
+def make_parser():
+    return TrlParser((RunArguments, SFTConfig, ModelConfig), allow_abbrev=False)
+
+
+if __name__ == "__main__":
+    start(main, make_parser())

@@ -1,0 +1,94 @@
+"""Every YAML parses with its own recipe, and every command we print names files and flags that exist."""
+
+import importlib
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = sorted((ROOT / "recipes/configs").glob("*.yaml"))
+TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(p for d in ("recipes", "data_prep", "evaluation", "accelerate_configs") for p in (ROOT / d).rglob("*")
+         if p.suffix in (".py", ".yaml", ".md"))]  # fmt: skip
+
+
+def commands():
+    """(file, command) for each command line in prose, docstrings, YAML headers and the Makefile."""
+    for path in [*TEXTS, ROOT / "Makefile"]:
+        text = re.sub(r"\\\n\s*", " ", path.read_text())
+        for line in text.splitlines():
+            line = line.strip().lstrip("#").strip().strip("`")
+            for found in re.findall(
+                r"(?:^|`|Next: |\s)((?:python -m (?:data_prep|evaluation)\.|python recipes/|accelerate launch ).*)", line
+            ):
+                yield path.relative_to(ROOT).as_posix(), re.split(r"`|\"|, |; | \.\.\.$", found)[0]
+
+
+COMMANDS = sorted(set(commands()))
+
+
+def recipe_parser(name):
+    sys.path.insert(0, str(ROOT / "recipes"))
+    try:
+        return importlib.import_module(name).make_parser()
+    finally:
+        sys.path.pop(0)
+
+
+def flags(script):
+    """The flags that a script of this repository accepts."""
+    if script.startswith("recipes/"):
+        return set(recipe_parser(Path(script).stem)._option_string_actions) | {"--config"}
+    return set(re.findall(r"add_argument\(\s*[\"'](--\w+)", (ROOT / script).read_text())) | {"--help"}
+
+
+def test_there_are_commands_to_check():
+    assert len(COMMANDS) > 20 and {f for f, _ in COMMANDS} >= {"README.md", "recipes/sft.py", "recipes/configs/demo_chat.yaml"}
+
+
+@pytest.mark.parametrize(("where", "command"), COMMANDS)
+def test_printed_commands_name_existing_files_and_flags(where, command):
+    words = shlex.split(command.replace("'", "").replace("\\", ""), comments=True)
+    if "-m" in words:
+        script = words[words.index("-m") + 1].replace(".", "/") + ".py"
+    else:
+        script = next(word for word in words if word.startswith("recipes/"))
+    assert (ROOT / script).is_file(), f"{where}: {script}"
+    rest = words[words.index(script) + 1 :] if script in words else words[3:]
+    for word in words:
+        if word.startswith(("recipes/", "accelerate_configs/", "data_prep/", "evaluation/")) and re.search(r"\.(yaml|py|jinja)$", word):
+            assert (ROOT / word).is_file(), f"{where}: {word}"
+    for flag in re.findall(r"(?<!\S)(--\w+)", " ".join(rest)):
+        assert flag in flags(script), f"{where}: {script} has no {flag}"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_recipe_yaml_parses_with_its_own_recipe(path):
+    header = path.read_text().splitlines()[1]
+    recipe = re.search(r"recipes/(\w+)\.py", header).group(1)
+    assert f"recipes/configs/{path.name}" in header, "the launch command stands on top"
+    parsed = recipe_parser(recipe).parse_args_and_config(["--config", str(path)])
+    written = yaml.safe_load(path.read_text())
+    fields = {key: value for part in parsed for key, value in vars(part).items()}
+    assert {key: fields[key] for key in ("output_dir",)} == {key: written[key] for key in ("output_dir",)}
+    assert "trust_remote_code" not in written and written.get("push_to_hub", False) is False
+    assert written.get("report_to", "none") == "none"
+
+
+def test_mixtures_parse():
+    from data_prep.build_blocks import read_mixture
+
+    for path in sorted((ROOT / "data_prep/mixtures").glob("*.yaml")):
+        assert read_mixture(path)["block_length"] > 0
+    paper = read_mixture(ROOT / "data_prep/mixtures/paper.yaml")
+    assert paper["ratio"] == {"biomedical": 15, "clinical": 1, "general": 4} and paper["tokens"] == 129_000_000_000
+
+
+def test_make_targets_of_the_documents_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
+        for target in re.findall(r"\bmake ([a-z-]+)", re.sub(r"^(?!.*`?make ).*$", "", path.read_text(), flags=re.M)):
+            assert target in targets or target in ("alone",), f"{path.name}: make {target}"
