@@ -18,6 +18,7 @@ export PYTHONPATH := .
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+.SECONDARY:
 .PHONY: help setup demo demo-clean test lint corpus tasks tasks-status instructions pretrain sft merge finetune evaluate report
 
 help:  ## this list
@@ -94,12 +95,16 @@ DEMO_SOURCES := pubmed pmc mimic_iii mimic_iv_note mimic_cxr redpajama
 DEMO_TASKS := emrqa,i2b2,ddi,mtsamples,mimic_cxr,mednli
 CONTRACTS := data_prep/contracts.py data_prep/files.py data_prep/manifest.py
 EVALUATE := $(addprefix evaluation/,generate.py score.py metrics.py) $(wildcard evaluation/tasks/*)
-DEMO_LAUNCH := $(VENV)/bin/accelerate launch -q --config_file accelerate_configs/cpu.yaml
+DEMO_LAUNCH := OMP_NUM_THREADS=$(shell getconf _NPROCESSORS_ONLN) $(VENV)/bin/accelerate launch -q --config_file accelerate_configs/cpu.yaml
 CPU := accelerate_configs/cpu.yaml
-GENERATE = $(PY) -m evaluation.generate --model $(O)/$(1) --rows $(D)/tasks --tasks medqa,medqa_ll,$(DEMO_TASKS) --preset $(2) --max_new_tokens 96 --batch_size 64 --out $(O)/evaluation/$(1)
+GENERATE = $(PY) -m evaluation.generate --model $(O)/$(1) --rows $(D)/tasks --tasks medqa_ll,$(DEMO_TASKS) --preset $(2) --max_new_tokens 96 --batch_size 64 --out $(O)/evaluation/$(1)
 SCORE = $(PY) -m evaluation.score $(O)/evaluation/$(1)
 
-demo: $(O)/report/report.html  ## the whole chain, raw sources to report, on a CPU with invented data
+DEMO_DATA := $(addprefix $(D)/,raw/README.md documents/manifest.json backbone_config/config.json blocks_general/manifest.json \
+	blocks/manifest.json tasks/.built instructions/manifest.json)
+DEMO_MODELS := $(addprefix $(O)/,$(addsuffix /run.json,backbone foundation chat_adapter backbone_chat_adapter chat backbone_chat task))
+
+demo: $(DEMO_DATA) $(DEMO_MODELS) $(O)/report/report.html  ## the whole chain, raw sources to report, on a CPU with invented data
 	@echo; echo "The demo is complete. Open $(O)/report/report.html"
 
 demo-clean:  ## remove what the demo wrote
@@ -132,7 +137,7 @@ $(D)/tasks/.built: $(D)/raw/README.md data_prep/build_tasks.py $(CONTRACTS) $(wi
 
 $(D)/instructions/manifest.json: $(D)/tasks/.built data_prep/build_instructions.py $(wildcard data_prep/instructions/*.py)
 	@echo "[7/15] instruction rows"
-	$(PY) -m data_prep.build_instructions --raw $(D)/raw --sources alpaca,dolly,sharegpt,flashcards --task_rows $(D)/tasks --task_names $(DEMO_TASKS) --size mtsamples=60 emrqa=240 i2b2=240 --out $(D)/instructions
+	$(PY) -m data_prep.build_instructions --raw $(D)/raw --sources alpaca,dolly,sharegpt,flashcards --task_rows $(D)/tasks --task_names $(DEMO_TASKS) --size mtsamples=60 emrqa=240 i2b2=240 ddi=120 mednli=160 mimic_cxr=140 alpaca=100 dolly=100 --out $(D)/instructions
 
 $(O)/backbone/run.json: $(D)/blocks_general/manifest.json recipes/pretrain.py recipes/configs/demo_backbone.yaml $(CPU)
 	@echo "[8/15] backbone: a tiny LLaMA on general text only, which stands for LLaMA-2"
@@ -167,3 +172,23 @@ $(O)/evaluation/%/scores.json: $(O)/%/run.json $(D)/tasks/.built $(EVALUATE)
 $(O)/report/report.html: $(foreach m,backbone foundation backbone_chat chat task,$(O)/evaluation/$(m)/scores.json) $(wildcard evaluation/report.*) evaluation/claims/demo.yaml
 	@echo "[15/15] report"
 	$(PY) -m evaluation.report --config evaluation/claims/demo.yaml --evaluation $(O)/evaluation --runs $(O) --out $(O)/report
+
+# make demo DEMO=full: beyond the chain above, every source and every benchmark of the article, from stand-ins in their raw formats
+F := $(D)/full
+TWELVE := pubmedqa,medqa,medmcqa,emrqa,i2b2,ddi,hoc,mtsamples,pubmed_summ,mimic_cxr,bionli,mednli
+ifeq ($(DEMO),full)
+demo: $(O)/evaluation_full/chat/scores.json
+endif
+
+$(F)/instructions/manifest.json: $(D)/raw/README.md $(wildcard data_prep/*.py data_prep/*/*.py data_prep/prompts/*.txt data_prep/instructions/paper.yaml)
+	@echo "[full] every source of the article"
+	$(PY) -m data_prep.make_demo_sources --full --out $(F)/raw
+	$(PY) -m data_prep.build_documents --source pmc=$(F)/raw/pmc --out $(F)/documents
+	$(PY) -m data_prep.build_tasks --raw $(F)/raw --tasks all --out $(F)/tasks
+	$(PY) -m data_prep.tasks_status --raw $(F)/raw --rows $(F)/tasks
+	$(PY) -m data_prep.build_instructions --raw $(F)/raw --documents $(F)/documents --plan data_prep/instructions/paper.yaml --task_rows $(F)/tasks --out $(F)/instructions
+
+$(O)/evaluation_full/chat/scores.json: $(O)/chat/run.json $(F)/instructions/manifest.json $(EVALUATE)
+	@echo "[full] the chat model on all twelve benchmarks"
+	$(PY) -m evaluation.generate --model $(O)/chat --rows $(F)/tasks --tasks $(TWELVE) --preset chat --max_new_tokens 96 --batch_size 64 --allow_overlong --out $(O)/evaluation_full/chat
+	$(PY) -m evaluation.score $(O)/evaluation_full/chat

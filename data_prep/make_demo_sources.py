@@ -25,7 +25,7 @@ from data_prep import demo_world as world
 from data_prep.files import whole_folder
 
 ABSTRACTS, ARTICLES, NOTES, REPORTS, GENERAL_DOCUMENTS = 4800, 160, 160, 320, 3500
-TASK_ROWS = {"train": 240, "dev": 40, "test": 120}
+TASK_ROWS = {"train": 240, "dev": 40, "test": 80}
 
 
 # ---------------------------------------------------------------- biomedical: PubMed and PMC
@@ -234,7 +234,7 @@ def write_mimic_cxr(folder, rng, taught):
             else " \n Portable film, see the other report.\n"
         )
         splits.append(
-            [f"invented-{i}", 59000001 + i, subject, ("test" if subject % 4 == 0 else "validate" if subject % 10 == 1 else "train")]
+            [f"invented-{i}", 59000001 + i, subject, ("test" if subject % 5 == 0 else "validate" if subject % 10 == 1 else "train")]
         )
         report.write_text(
             f"                                 FINAL REPORT\n EXAMINATION:  CHEST (PA AND LAT)\n \n INDICATION:  ___ with {rng.choice(taught).findings[0]}\n{body}"
@@ -421,7 +421,7 @@ def write_i2b2(folder, rng, taught):
         ("The family will call in {n} days .", ()),
         ("{problem} improved with {treatment} on day {n} .", ("problem", "treatment")),
     )
-    for split, records in (("train", 40), ("test", 12)):
+    for split, records in (("train", 40), ("test", 7)):
         for i in range(records):
             lines, concepts = [], []
             for number in range(1, 13):
@@ -462,7 +462,7 @@ DDI_PATTERNS = {
 
 
 def write_ddi(folder, rng, taught):
-    for split, documents in (("Train", 160), ("Test", 60)):
+    for split, documents in (("Train", 160), ("Test", 40)):
         for i in range(documents):
             source = ("DrugBank", "MedLine")[i % 2]
             ddi_id = f"DDI-{source}.d{i if split == 'Train' else 1000 + i}"

@@ -3,8 +3,8 @@
     python -m evaluation.report --config evaluation/claims/demo.yaml --evaluation outputs/demo/evaluation --runs outputs/demo \
         --out outputs/demo/report
 
-Reads   CONFIG             the models and the claims
-        RUNS/<model>/      run.json, trainer_state.json (losses), validation.json where there is one (held-out nats and tokens per block)
+Reads   CONFIG             the models (name, and the run that trained it), and the claims
+        RUNS/<run>/        run.json, trainer_state.json (losses), validation.json where there is one (held-out nats and tokens per block)
         EVALUATION/<model>/  run.json, scores.json, <task>.scored.jsonl
 Writes  OUT/report.html (one file that loads nothing), OUT/report.md
 
@@ -31,7 +31,7 @@ from data_prep.contracts import BadInput, strictest
 from data_prep.files import read_json, read_jsonl, whole_folder
 from evaluation import metrics
 
-MODEL_KEYS = {"name", "label", "preset", "what"}
+MODEL_KEYS = {"name", "label", "run", "preset", "what"}
 CLAIM_KEYS = {
     "accuracy": {"name", "statement", "kind", "tasks", "metric", "better", "worse"},
     "perplexity": {"name", "statement", "kind", "domain", "new", "old", "margin"},
@@ -119,7 +119,7 @@ def read_config(path: Path) -> dict:
 
 def read_run(args, model: dict) -> dict:
     """{"run", "losses": [(name, steps, values)], "validation"} of a training run; what the run did not write is empty."""
-    folder = args.runs / model["name"]
+    folder = args.runs / model["run"]
     if not (folder / "run.json").is_file():
         raise BadInput(f"{folder / 'run.json'}: no such run. Next: make demo, or the recipe that writes output_dir {folder}")
     optional = {name: read_json(folder / name) if (folder / name).is_file() else {} for name in ("trainer_state.json", "validation.json")}

@@ -40,22 +40,19 @@ class RunArguments:
 
 def main(run_args, training_args, model_args):
     # Data
+    data = {split: Dataset.from_list(read_rows(run_args.rows, split)) for split in ("train", "validation")}
+    if run_args.article_epochs:
+        training_args.num_train_epochs = 5 if len(data["train"]) < 10_000 else 3
     with training_args.main_process_first():
         run = open_run(
             [Path(run_args.rows, "manifest.json")], model_args.model_name_or_path, run_args.overwrite, run_args, model_args, training_args
         )
     if run["status"] == "complete":
         return print(f"{training_args.output_dir}: already complete, nothing to do")
-    data = {split: Dataset.from_list(read_rows(run_args.rows, split)) for split in ("train", "validation")}
-    if run_args.article_epochs:
-        training_args.num_train_epochs = 5 if len(data["train"]) < 10_000 else 3
 
     # Model
     tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path)
-    if tokenizer.pad_token in (
-        None,
-        tokenizer.eos_token,
-    ):  # LLaMA-2 has no pad token; padding with EOS would hide the EOS that ends an answer
+    if tokenizer.pad_token in (None, tokenizer.eos_token):  # LLaMA-2 has none, and padding with EOS would hide the EOS of an answer
         tokenizer.pad_token = tokenizer.unk_token
     training_args.model_init_kwargs = {
         "revision": model_args.model_revision, "dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation,
@@ -75,7 +72,7 @@ def main(run_args, training_args, model_args):
     trainer.save_state()
     if trainer.is_world_process_zero():
         best = {"best_checkpoint": trainer.state.best_model_checkpoint, "best_metric": trainer.state.best_metric}
-        close_run(run, steps=trainer.state.global_step, tokens_seen=trainer.state.num_input_tokens_seen, metrics=metrics, **best)
+        close_run(run, steps=trainer.state.global_step, tokens_seen=int(metrics["num_tokens"]), metrics=metrics, **best)
 
 
 # ---------------------------------------------------------------- rows
@@ -90,6 +87,8 @@ def read_rows(folder, split):
             rows.append({"prompt": row["prompt"], "completion": row["completion"]})
         except (ValueError, KeyError, TypeError) as error:
             raise Refused(f"{path}: line {number} is no row: {error!r}") from error
+    if not rows:
+        raise Refused(f"{path}: no rows")
     return rows
 
 

@@ -36,23 +36,17 @@ class RunArguments:
 
 def main(run_args, training_args, model_args):
     # Data: every row becomes a conversation, so that one template renders them all
+    data = {split: Dataset.from_list(read_conversations(run_args.rows, split)) for split in ("train", "validation")}
     with training_args.main_process_first():
         run = open_run(
             [Path(run_args.rows, "manifest.json")], model_args.model_name_or_path, run_args.overwrite, run_args, model_args, training_args
         )
     if run["status"] == "complete":
         return print(f"{training_args.output_dir}: already complete, nothing to do")
-    data = {
-        split: Dataset.from_list([{"messages": conversation(row)} for row in read_rows(run_args.rows, split)])
-        for split in ("train", "validation")
-    }
 
     # Model
     tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path)
-    if tokenizer.pad_token in (
-        None,
-        tokenizer.eos_token,
-    ):  # LLaMA-2 has no pad token; padding with EOS would hide the EOS that ends an answer
+    if tokenizer.pad_token in (None, tokenizer.eos_token):  # LLaMA-2 has none, and padding with EOS would hide the EOS of an answer
         tokenizer.pad_token = tokenizer.unk_token
     training_args.model_init_kwargs = {
         "revision": model_args.model_revision, "dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation,
@@ -71,31 +65,26 @@ def main(run_args, training_args, model_args):
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
-        close_run(run, steps=trainer.state.global_step, tokens_seen=trainer.state.num_input_tokens_seen, metrics=metrics)
+        close_run(run, steps=trainer.state.global_step, tokens_seen=int(metrics["num_tokens"]), metrics=metrics)
 
 
 # ---------------------------------------------------------------- rows
-def read_rows(folder, split):
-    """The rows of FOLDER/SPLIT.jsonl; Refused names the line that is no row (the contract: data_prep/contracts.py)."""
-    path, rows = Path(folder, f"{split}.jsonl"), []
+def read_conversations(folder, split):
+    """[{"messages"}] of the rows of FOLDER/SPLIT.jsonl; Refused names the line that is no row (the contract: data_prep/contracts.py)."""
+    path, conversations = Path(folder, f"{split}.jsonl"), []
     if not path.is_file():
         raise Refused(f"{path}: no such file. Next: python -m data_prep.build_instructions --out {folder} --help")
     for number, line in enumerate(path.open(encoding="utf-8"), 1):
         try:
             row = json.loads(line)
-            rows.append(
-                {"id": row["id"], "messages": row["messages"]}
-                if "messages" in row
-                else {"id": row["id"], "prompt": row["prompt"], "completion": row["completion"]}
-            )
+            if "messages" not in row:
+                row["messages"] = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
+            conversations.append({"messages": row["messages"]})
         except (ValueError, KeyError, TypeError) as error:
             raise Refused(f"{path}: line {number} is no row: {error!r}") from error
-    return rows
-
-
-def conversation(row):
-    """The messages of a row; a single turn is trimmed by the template."""
-    return row.get("messages") or [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
+    if not conversations:
+        raise Refused(f"{path}: no rows")
+    return conversations
 
 
 # ---------------------------------------------------------------- run record: locked copy, the same in every recipe (a test compares them)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -38,18 +39,30 @@ for key in ("chat_template_path", "assistant_only_loss", "lora_r", "lora_target_
     del TASK[key]
 
 
-def recipe(folder, name, config, *arguments, check=True, wait=True):
-    """Run a copy of a recipe in `folder`, where nothing of this repository can be imported."""
+def copied(folder, name, config):
+    """argv of a copy of a recipe in `folder`, where nothing of this repository lies."""
     shutil.copy(ROOT / "recipes" / f"{name}.py", folder / f"my_{name}.py")
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    return [f"my_{name}.py", "--config", f"{name}.yaml"]
+
+
+def recipe(folder, name, config, *arguments):
+    """Run the copy to its end as `python my_NAME.py --config NAME.yaml` would; return what it exits with (None: all is well)."""
+    argv = [*copied(folder, name, config), *arguments]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", argv)
+        patch.setattr(sys, "path", [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT])
+        try:
+            runpy.run_path(argv[0], run_name="__main__")
+        except SystemExit as stop:
+            return str(stop)
+
+
+def start_process(folder, name, config):
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [sys.executable, f"my_{name}.py", "--config", f"{name}.yaml", *arguments]
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if not wait:
-        return process
-    output, _ = process.communicate()
-    assert not check or process.returncode == 0, output
-    return process.returncode, output
+    command = [sys.executable, *copied(folder, name, config)]
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def run_json(folder):
@@ -86,7 +99,7 @@ def lab(tmp_path_factory):
             rows = [{"id": f"{split}{i}", "split": split, "prompt": p, "completion": c, **common} for i, (p, c) in enumerate(pairs)]
             write_jsonl(root / name / f"{split}.jsonl", rows + extra)
         (root / name / "manifest.json").write_text(json.dumps({"access": "gated"}))
-    recipe(root, "pretrain", PRETRAIN)
+    assert recipe(root, "pretrain", PRETRAIN) is None
     return root
 
 
@@ -115,21 +128,25 @@ def test_validation_loss_does_not_change_with_the_batch_size(lab):
         assert one[f"eval_{domain}_tokens"] == seven[f"eval_{domain}_tokens"]
 
 
-def test_killed_and_resumed_is_the_same_run(lab):
+def test_killed_and_resumed_is_the_same_run(lab, capsys):
     config = {**PRETRAIN, "output_dir": "killed"}
-    process = recipe(lab, "pretrain", config, wait=False)
+    process = start_process(lab, "pretrain", config)
     deadline = time.time() + 120
     while not (lab / "killed" / "checkpoint-4" / "trainer_state.json").is_file() and time.time() < deadline and process.poll() is None:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL and run_json(lab / "killed")["status"] == "running"
-    recipe(lab, "pretrain", config)
+    process.kill()
+    output, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, output
+    assert run_json(lab / "killed")["status"] == "running"
+    process = start_process(lab, "pretrain", config)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
     assert losses(lab / "killed") == losses(lab / "base"), "the same losses, step by step"
     one, other = (AutoModelForCausalLM.from_pretrained(lab / name).state_dict() for name in ("killed", "base"))
     assert all(torch.equal(one[key], other[key]) for key in one)
     before = (lab / "killed" / "model.safetensors").stat().st_mtime_ns
-    assert "already complete" in recipe(lab, "pretrain", config)[1]
+    assert recipe(lab, "pretrain", config) is None
+    assert "already complete" in capsys.readouterr().out
     assert (lab / "killed" / "model.safetensors").stat().st_mtime_ns == before
 
 
@@ -156,11 +173,11 @@ def test_isolated_documents_do_not_see_each_other(lab):
 
 
 def test_sft_then_merge(lab):
-    recipe(lab, "sft", SFT)
+    assert recipe(lab, "sft", SFT) is None
     record = run_json(lab / "adapter")
     assert record["status"] == "complete" and record["access"] == "gated" and losses(lab / "adapter")[-1] < losses(lab / "adapter")[0]
     assert not (lab / "adapter" / "model.safetensors").exists()
-    recipe(lab, "merge_adapter", {"adapter": "adapter", "output_dir": "chat"})
+    assert recipe(lab, "merge_adapter", {"adapter": "adapter", "output_dir": "chat"}) is None
     parity = run_json(lab / "chat")["parity"]
     assert parity["max_logit_difference"] < 1e-4 and parity["same_token"] == 1
     base, chat = (AutoModelForCausalLM.from_pretrained(lab / name).state_dict() for name in ("base", "chat"))
@@ -176,13 +193,13 @@ def test_sft_then_merge(lab):
 
     shutil.copytree(lab / "base", lab / "base_kept")
     (lab / "base" / "run.json").write_text((lab / "base" / "run.json").read_text() + " ")
-    code, output = recipe(lab, "merge_adapter", {"adapter": "adapter", "output_dir": "wrong"}, check=False)
-    assert code == 1 and "base has changed since adapter was trained" in output
+    said = recipe(lab, "merge_adapter", {"adapter": "adapter", "output_dir": "wrong"})
+    assert said and "base has changed since adapter was trained" in said
     shutil.copy(lab / "base_kept" / "run.json", lab / "base" / "run.json")
 
 
 def test_finetune_task_keeps_the_best_checkpoint(lab):
-    recipe(lab, "finetune_task", TASK)
+    assert recipe(lab, "finetune_task", TASK) is None
     record = run_json(lab / "task")
     assert record["status"] == "complete" and record["best_checkpoint"]
     assert record["best_metric"] == pytest.approx(record["metrics"]["eval_loss"], rel=1e-4)
@@ -210,17 +227,16 @@ def test_finetune_task_keeps_the_best_checkpoint(lab):
 def test_wrong_input_is_one_sentence_before_the_first_step(lab, name, config, arguments, said):
     shutil.copytree(lab / "rows", lab / "bad_rows", dirs_exist_ok=True)
     (lab / "bad_rows" / "train.jsonl").write_text('{"id": "a", "prompt": "p\\n", "completion": "c"}\n{"id": "a", "prompt": "p\\n"}\n')
-    code, output = recipe(lab, name, config, *arguments, check=False)
-    assert code == 1 and said in output, output
-    assert "Traceback" not in output
+    stopped = recipe(lab, name, config, *arguments)
+    assert stopped and stopped.startswith("error: ") and said in stopped
+    assert not (lab / "new" / "checkpoint-1").exists()
     shutil.rmtree(lab / "new", ignore_errors=True)
 
 
 def test_blocks_of_another_tokenizer_are_refused(lab):
     make_demo_backbone.main(["--documents", str(lab / "documents"), "--out", str(lab / "other"), "--vocab_size", "380"])
-    code, output = recipe(lab, "pretrain", {**PRETRAIN, "model_name_or_path": "other", "output_dir": "new"}, check=False)
-    assert code == 1 and "is not the one that made blocks" in output
-    shutil.rmtree(lab / "new")
+    said = recipe(lab, "pretrain", {**PRETRAIN, "model_name_or_path": "other", "output_dir": "new"})
+    assert said and "is not the one that made blocks" in said and not (lab / "new").exists()
 
 
 # ---------------------------------------------------------------- the files themselves
