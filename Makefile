@@ -17,9 +17,10 @@ export TOKENIZERS_PARALLELISM ?= true
 export PYTHONPATH := .
 
 .DEFAULT_GOAL := help
-.DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: help setup demo demo-clean test lint corpus tasks tasks-status instructions pretrain sft merge finetune evaluate report
+
+need = @test -n "$($(1))" || { echo 'error: $(1) is not given. Next: make $@ $(1)=$(2)'; exit 1; }
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,7 +40,7 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 
 # ---------------------------------------------------------------- stages, for your own files: the same commands as the demo's, with your paths
 corpus: $(VENV)/.installed  ## SOURCES="pubmed=DIR pmc=DIR ..." [MIXTURE= TOKENIZER= DATA=]: raw files -> documents -> packed blocks
-	@test -n "$(SOURCES)" || { echo 'error: no SOURCES. Next: make corpus SOURCES="pubmed=DIR pmc=DIR" DATA=data/mine'; exit 1; }
+	$(call need,SOURCES,"pubmed=DIR pmc=DIR")
 	$(PY) -m data_prep.build_documents $(foreach source,$(SOURCES),--source $(source)) --out $(CORPUS)/documents
 	$(PY) -m data_prep.build_blocks --documents $(CORPUS)/documents --tokenizer $(TOKENIZER) --mixture $(MIXTURE) --out $(CORPUS)/blocks
 corpus: CORPUS = $(if $(filter $(DATA),data/demo),data/corpus,$(DATA))
@@ -47,30 +48,37 @@ TOKENIZER ?= outputs/demo/backbone
 MIXTURE ?= data_prep/mixtures/one_pass.yaml
 
 tasks: $(VENV)/.installed  ## RAW=DIR [TASKS=medqa,... DATA=]: raw benchmark files -> task rows
-	$(PY) -m data_prep.build_tasks --raw $(RAW) --tasks $(TASKS) --out $(DATA)/tasks
-TASKS ?= all
+	$(call need,RAW,DIR)
+	$(PY) -m data_prep.build_tasks --raw $(RAW) --tasks $(or $(TASKS),all) --out $(DATA)/tasks
+TASKS ?=
 RAW ?=
 
-tasks-status: $(VENV)/.installed  ## RAW=DIR [DATA=]: which of the twelve benchmarks are ready, and what to do for the others
-	$(PY) -m data_prep.tasks_status --raw $(RAW) --rows $(DATA)/tasks
+tasks-status: $(VENV)/.installed  ## [RAW=data/raw DATA=]: which of the twelve benchmarks are ready, and what to do for the others
+	$(PY) -m data_prep.tasks_status --raw $(or $(RAW),data/raw) --rows $(DATA)/tasks
 
 instructions: $(VENV)/.installed  ## RAW=DIR [INSTRUCTIONS=alpaca,... DATA=]: raw instruction files -> instruction rows
+	$(call need,RAW,DIR)
 	$(PY) -m data_prep.build_instructions --raw $(RAW) --sources $(INSTRUCTIONS) --out $(DATA)/instructions $(ARGS)
 INSTRUCTIONS ?= alpaca,dolly,sharegpt,flashcards
 
 pretrain: $(VENV)/.installed  ## CONFIG=YAML [ACCEL=YAML ARGS=]: continual pretraining
+	$(call need,CONFIG,recipes/configs/demo_foundation.yaml)
 	$(LAUNCH) recipes/pretrain.py --config $(CONFIG) $(ARGS)
 
 sft: $(VENV)/.installed  ## CONFIG=YAML [ACCEL=YAML ARGS=]: instruction tuning
+	$(call need,CONFIG,recipes/configs/demo_chat.yaml)
 	$(LAUNCH) recipes/sft.py --config $(CONFIG) $(ARGS)
 
 merge: $(VENV)/.installed  ## CONFIG=YAML [ARGS=]: adapter + base -> model
+	$(call need,CONFIG,recipes/configs/demo_chat_merge.yaml)
 	$(PY) recipes/merge_adapter.py --config $(CONFIG) $(ARGS)
 
 finetune: $(VENV)/.installed  ## CONFIG=YAML [ACCEL=YAML ARGS=]: fine-tuning for one benchmark task
+	$(call need,CONFIG,recipes/configs/demo_task.yaml)
 	$(LAUNCH) recipes/finetune_task.py --config $(CONFIG) $(ARGS)
 
 evaluate: $(VENV)/.installed  ## TASKS=medqa,... [RAW=DIR MODEL=DIR PRESET=chat|paper]: (raw files ->) rows -> outputs -> scores
+	$(call need,TASKS,medqa)
 	$(if $(RAW),$(PY) -m data_prep.build_tasks --raw $(RAW) --tasks $(subst _ll,,$(TASKS)) --out $(ROWS))
 	$(PY) -m evaluation.generate --model $(MODEL) --rows $(ROWS) --tasks $(TASKS) --preset $(PRESET) --out $(EVALUATION) $(ARGS)
 	$(PY) -m evaluation.score $(EVALUATION)
@@ -88,21 +96,24 @@ lint: $(VENV)/.installed-dev  ## ruff
 
 # ---------------------------------------------------------------- the demo: the same commands on invented data
 # Each rule makes one thing, names what it is made from, and leaves it whole or not at all: a second `make demo` does again only what changed,
-# and an interrupted one goes on where it was (inside a training run, from its last checkpoint).
+# and an interrupted one goes on where it was (inside a training run, from its last checkpoint: its folder stays, only .complete is missing).
 D := data/demo
 O := outputs/demo
 DEMO_SOURCES := pubmed pmc mimic_iii mimic_iv_note mimic_cxr redpajama
 DEMO_TASKS := emrqa,i2b2,ddi,mtsamples,mimic_cxr,mednli
 CONTRACTS := data_prep/contracts.py data_prep/files.py data_prep/manifest.py
-EVALUATE := $(addprefix evaluation/,generate.py score.py metrics.py) $(wildcard evaluation/tasks/*)
+EVALUATE := $(CONTRACTS) $(addprefix evaluation/,generate.py score.py metrics.py) $(wildcard evaluation/tasks/*)
 DEMO_LAUNCH := OMP_NUM_THREADS=$(shell getconf _NPROCESSORS_ONLN) $(VENV)/bin/accelerate launch -q --config_file accelerate_configs/cpu.yaml
 CPU := accelerate_configs/cpu.yaml
+DEMO_PRESET = chat
 GENERATE = $(PY) -m evaluation.generate --model $(O)/$(1) --rows $(D)/tasks --tasks medqa_ll,$(DEMO_TASKS) --preset $(2) --max_new_tokens 96 --batch_size 64 --out $(O)/evaluation/$(1)
 SCORE = $(PY) -m evaluation.score $(O)/evaluation/$(1)
 
 DEMO_DATA := $(addprefix $(D)/,raw/README.md documents/manifest.json backbone_config/config.json blocks_general/manifest.json \
 	blocks/manifest.json tasks/.built instructions/manifest.json)
-DEMO_MODELS := $(addprefix $(O)/,$(addsuffix /run.json,backbone foundation chat_adapter backbone_chat_adapter chat backbone_chat task))
+DEMO_MODELS := $(addprefix $(O)/,$(addsuffix /.complete,backbone foundation chat_adapter backbone_chat_adapter chat backbone_chat task))
+
+.PRECIOUS: $(DEMO_DATA) $(DEMO_MODELS) $(O)/evaluation/%/scores.json $(O)/report/report.html  # each is whole when it is there
 
 demo: $(DEMO_DATA) $(DEMO_MODELS) $(O)/report/report.html  ## the whole chain, raw sources to report, on a CPU with invented data
 	@echo; echo "The demo is complete. Open $(O)/report/report.html"
@@ -122,11 +133,11 @@ $(D)/backbone_config/config.json: $(D)/documents/manifest.json data_prep/make_de
 	@echo "[3/15] tokenizer and shape of the backbone"
 	$(PY) -m data_prep.make_demo_backbone --documents $(D)/documents --out $(D)/backbone_config
 
-$(D)/blocks_general/manifest.json: $(D)/backbone_config/config.json data_prep/build_blocks.py data_prep/mixtures/demo_general.yaml
+$(D)/blocks_general/manifest.json: $(D)/backbone_config/config.json data_prep/build_blocks.py data_prep/mixtures/demo_general.yaml $(CONTRACTS)
 	@echo "[4/15] packed blocks of general text, for the backbone"
 	$(PY) -m data_prep.build_blocks --documents $(D)/documents --tokenizer $(D)/backbone_config --mixture data_prep/mixtures/demo_general.yaml --out $(D)/blocks_general
 
-$(D)/blocks/manifest.json: $(D)/backbone_config/config.json data_prep/build_blocks.py data_prep/mixtures/demo.yaml
+$(D)/blocks/manifest.json: $(D)/backbone_config/config.json data_prep/build_blocks.py data_prep/mixtures/demo.yaml $(CONTRACTS)
 	@echo "[5/15] packed blocks in the 15:1:4 mixture, for continual pretraining"
 	$(PY) -m data_prep.build_blocks --documents $(D)/documents --tokenizer $(D)/backbone_config --mixture data_prep/mixtures/demo.yaml --out $(D)/blocks
 
@@ -135,43 +146,49 @@ $(D)/tasks/.built: $(D)/raw/README.md data_prep/build_tasks.py $(CONTRACTS) $(wi
 	$(PY) -m data_prep.build_tasks --raw $(D)/raw --tasks medqa,$(DEMO_TASKS) --out $(D)/tasks
 	@touch $@
 
-$(D)/instructions/manifest.json: $(D)/tasks/.built data_prep/build_instructions.py $(wildcard data_prep/instructions/*.py)
+$(D)/instructions/manifest.json: $(D)/tasks/.built data_prep/build_instructions.py $(wildcard data_prep/instructions/*.py) $(CONTRACTS)
 	@echo "[7/15] instruction rows"
 	$(PY) -m data_prep.build_instructions --raw $(D)/raw --sources alpaca,dolly,sharegpt,flashcards --task_rows $(D)/tasks --task_names $(DEMO_TASKS) --size mtsamples=60 emrqa=240 i2b2=240 ddi=120 mednli=160 mimic_cxr=140 alpaca=100 dolly=100 --out $(D)/instructions
 
-$(O)/backbone/run.json: $(D)/blocks_general/manifest.json recipes/pretrain.py recipes/configs/demo_backbone.yaml $(CPU)
+$(O)/backbone/.complete: $(D)/blocks_general/manifest.json recipes/pretrain.py recipes/configs/demo_backbone.yaml $(CPU)
 	@echo "[8/15] backbone: a tiny LLaMA on general text only, which stands for LLaMA-2"
 	$(DEMO_LAUNCH) recipes/pretrain.py --config recipes/configs/demo_backbone.yaml --overwrite true
+	@touch $@
 
-$(O)/foundation/run.json: $(O)/backbone/run.json $(D)/blocks/manifest.json recipes/pretrain.py recipes/configs/demo_foundation.yaml
+$(O)/foundation/.complete: $(O)/backbone/.complete $(D)/blocks/manifest.json recipes/pretrain.py recipes/configs/demo_foundation.yaml $(CPU)
 	@echo "[9/15] foundation model: continual pretraining of the backbone"
 	$(DEMO_LAUNCH) recipes/pretrain.py --config recipes/configs/demo_foundation.yaml --overwrite true
+	@touch $@
 
-$(O)/chat_adapter/run.json: $(O)/foundation/run.json $(D)/instructions/manifest.json recipes/sft.py recipes/chat_template.jinja recipes/configs/demo_chat.yaml
+$(O)/chat_adapter/.complete: $(O)/foundation/.complete $(D)/instructions/manifest.json recipes/sft.py recipes/chat_template.jinja recipes/configs/demo_chat.yaml $(CPU)
 	@echo "[10/15] chat model: LoRA instruction tuning of the foundation model"
 	$(DEMO_LAUNCH) recipes/sft.py --config recipes/configs/demo_chat.yaml --overwrite true
+	@touch $@
 
-$(O)/backbone_chat_adapter/run.json: $(O)/backbone/run.json $(D)/instructions/manifest.json recipes/sft.py recipes/chat_template.jinja recipes/configs/demo_backbone_chat.yaml
+$(O)/backbone_chat_adapter/.complete: $(O)/backbone/.complete $(D)/instructions/manifest.json recipes/sft.py recipes/chat_template.jinja recipes/configs/demo_backbone_chat.yaml $(CPU)
 	@echo "[11/15] control: the same instruction tuning of the backbone"
 	$(DEMO_LAUNCH) recipes/sft.py --config recipes/configs/demo_backbone_chat.yaml --overwrite true
+	@touch $@
 
-$(O)/%/run.json: $(O)/%_adapter/run.json recipes/merge_adapter.py
+$(O)/%/.complete: $(O)/%_adapter/.complete recipes/merge_adapter.py recipes/configs/demo_%_merge.yaml
 	@echo "[12/15] merge: $*"
 	$(PY) recipes/merge_adapter.py --config recipes/configs/demo_$*_merge.yaml --overwrite true
+	@touch $@
 
-$(O)/task/run.json: $(O)/foundation/run.json $(D)/tasks/.built recipes/finetune_task.py recipes/configs/demo_task.yaml
+$(O)/task/.complete: $(O)/foundation/.complete $(D)/tasks/.built recipes/finetune_task.py recipes/configs/demo_task.yaml $(CPU)
 	@echo "[13/15] task model: the foundation model fine-tuned on one task"
 	$(DEMO_LAUNCH) recipes/finetune_task.py --config recipes/configs/demo_task.yaml --overwrite true
+	@touch $@
 
-$(O)/evaluation/backbone/scores.json $(O)/evaluation/foundation/scores.json $(O)/evaluation/task/scores.json: PRESET = paper
-$(O)/evaluation/%/scores.json: $(O)/%/run.json $(D)/tasks/.built $(EVALUATE)
+$(O)/evaluation/backbone/scores.json $(O)/evaluation/foundation/scores.json $(O)/evaluation/task/scores.json: DEMO_PRESET = paper
+$(O)/evaluation/%/scores.json: $(O)/%/.complete $(D)/tasks/.built $(EVALUATE)
 	@echo "[14/15] evaluation: $*"
-	$(call GENERATE,$*,$(PRESET))
+	$(call GENERATE,$*,$(DEMO_PRESET))
 	$(call SCORE,$*)
 
-$(O)/report/report.html: $(foreach m,backbone foundation backbone_chat chat task,$(O)/evaluation/$(m)/scores.json) $(wildcard evaluation/report.*) evaluation/claims/demo.yaml
+$(O)/report/report.html: $(foreach m,backbone foundation backbone_chat chat task,$(O)/evaluation/$(m)/scores.json) $(wildcard evaluation/report.*) evaluation/claims/demo.yaml $(CONTRACTS)
 	@echo "[15/15] report"
-	$(PY) -m evaluation.report --config evaluation/claims/demo.yaml --evaluation $(O)/evaluation --runs $(O) --out $(O)/report
+	$(PY) -m evaluation.report --config evaluation/claims/demo.yaml --evaluation $(O)/evaluation --runs $(O) --show_texts --out $(O)/report
 
 # make demo DEMO=full: beyond the chain above, every source and every benchmark of the article, from stand-ins in their raw formats
 F := $(D)/full
@@ -188,7 +205,7 @@ $(F)/instructions/manifest.json: $(D)/raw/README.md $(wildcard data_prep/*.py da
 	$(PY) -m data_prep.tasks_status --raw $(F)/raw --rows $(F)/tasks
 	$(PY) -m data_prep.build_instructions --raw $(F)/raw --documents $(F)/documents --plan data_prep/instructions/paper.yaml --task_rows $(F)/tasks --out $(F)/instructions
 
-$(O)/evaluation_full/chat/scores.json: $(O)/chat/run.json $(F)/instructions/manifest.json $(EVALUATE)
+$(O)/evaluation_full/chat/scores.json: $(O)/chat/.complete $(F)/instructions/manifest.json $(EVALUATE)
 	@echo "[full] the chat model on all twelve benchmarks"
 	$(PY) -m evaluation.generate --model $(O)/chat --rows $(F)/tasks --tasks $(TWELVE) --preset chat --max_new_tokens 96 --batch_size 64 --allow_overlong --out $(O)/evaluation_full/chat
 	$(PY) -m evaluation.score $(O)/evaluation_full/chat

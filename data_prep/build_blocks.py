@@ -1,6 +1,6 @@
 """Tokenise documents, pack them into fixed-length blocks, and lay down the training order of the mixture.
 
-    python -m data_prep.build_blocks --documents data/demo/documents --tokenizer data/demo/backbone \\
+    python -m data_prep.build_blocks --documents data/demo/documents --tokenizer data/demo/backbone_config \\
         --mixture data_prep/mixtures/demo.yaml --out data/demo/blocks
 
 Reads   DOCUMENTS/manifest.json and the files it names, the tokenizer of the model to be trained, and the mixture:
@@ -36,32 +36,44 @@ from data_prep.contracts import DOMAINS, BadInput
 from data_prep.files import read_jsonl, sha256, whole_folder
 from data_prep.manifest import describe, read_manifest, write_manifest
 
-MIXTURE_KEYS = {"block_length": int, "tokens": int | str, "ratio": dict | str, "fill": str, "validation_share": float, "seed": int}
+
+def _whole(least):
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _weights(value):
+    return isinstance(value, dict) and value and all(d in DOMAINS and isinstance(w, int | float) and w > 0 for d, w in value.items())
+
+
+MIXTURE_KEYS = {  # what each key must be, in words and as a check
+    "block_length": ("a whole number of at least 2", _whole(2)),
+    "tokens": ("a whole number, or one_pass", lambda value: value == "one_pass" or _whole(1)(value)),
+    "ratio": (f"as_found, or weights above 0 for some of {', '.join(DOMAINS)}", lambda value: value == "as_found" or _weights(value)),
+    "fill": ("best_fit or concat", lambda value: value in ("best_fit", "concat")),
+    "validation_share": ("a share from 0 to below 1", lambda value: isinstance(value, int | float) and 0 <= value < 1),
+    "seed": ("a whole number", _whole(0)),
+}
 BATCH_CHARACTERS = 4_000_000  # tokenised at once: bounds the memory by text, not by number of documents
 ROWS_PER_WRITE = 512
 
 
 # ---------------------------------------------------------------- the mixture
 def read_mixture(path: Path) -> dict:
-    """The mixture of a YAML file; BadInput names the key that is missing, unknown or of the wrong kind."""
+    """The mixture of a YAML file; BadInput names the key that is missing, unknown or out of range."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file. Next: copy data_prep/mixtures/demo.yaml")
-    mixture = yaml.safe_load(path.read_text()) or {}
-    for key in MIXTURE_KEYS.keys() | mixture.keys():
+    try:
+        mixture = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(mixture, dict):
+        raise BadInput(f"{path}: must be keys and values, found {type(mixture).__name__}")
+    for key in [*MIXTURE_KEYS, *mixture]:
         if key not in MIXTURE_KEYS:
             raise BadInput(f"{path}: unknown key '{key}' (known: {', '.join(MIXTURE_KEYS)})")
-        if not isinstance(mixture.get(key), MIXTURE_KEYS[key]):
-            raise BadInput(
-                f"{path}: key '{key}' must be {getattr(MIXTURE_KEYS[key], '__name__', MIXTURE_KEYS[key])}, found {mixture.get(key)!r}"
-            )
-    if mixture["fill"] not in ("best_fit", "concat"):
-        raise BadInput(f"{path}: key 'fill' is '{mixture['fill']}', must be best_fit or concat")
-    for key, word in (("tokens", "one_pass"), ("ratio", "as_found")):
-        if isinstance(mixture[key], str) and mixture[key] != word:
-            raise BadInput(f"{path}: key '{key}' is '{mixture[key]}', must be {word} or in numbers")
-    for domain, weight in mixture["ratio"].items() if isinstance(mixture["ratio"], dict) else ():
-        if domain not in DOMAINS or not isinstance(weight, int | float) or weight <= 0:
-            raise BadInput(f"{path}: key 'ratio' must map {', '.join(DOMAINS)} to weights above 0, found {domain}: {weight!r}")
+        wanted, right = MIXTURE_KEYS[key]
+        if key not in mixture or not right(mixture[key]):
+            raise BadInput(f"{path}: key '{key}' must be {wanted}, found {mixture.get(key)!r}")
     return mixture
 
 
@@ -89,6 +101,7 @@ def tokenise(files: list[Path], tokenizer, share: float, work: Path, dtype) -> d
     engine = tokenizer.backend_tokenizer
     engine.no_truncation()  # a tokenizer.json may carry truncation from its last use, and would obey it without a word
     engine.no_padding()
+    engine.encode_special_tokens = True  # "<s>" in a web page is three characters, not the beginning of a document
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     ends, written = {"train": [], "validation": []}, {"train": 0, "validation": 0}
     with (work / "train.bin").open("wb") as train, (work / "validation.bin").open("wb") as validation:
@@ -200,7 +213,12 @@ def mix(
 
 def build(documents: Path, tokenizer_path: str, mixture: dict, out: Path) -> dict:
     manifest = read_manifest(documents, made_by=f"python -m data_prep.build_documents --source NAME=PATH --out {documents}")
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"{tokenizer_path}: no tokenizer here ({str(error).splitlines()[0]}). Next: --tokenizer with a model's folder"
+        ) from error
     if tokenizer.eos_token_id is None:
         raise BadInput(f"{tokenizer_path}: the tokenizer has no EOS token, so no model could learn where a document ends")
     dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32

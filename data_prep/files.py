@@ -114,15 +114,21 @@ def write_jsonl(path: Path, records) -> int:
             else raw
         )
         for record in records:
-            out.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
+            try:
+                out.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
+            except UnicodeEncodeError as error:
+                raise BadInput(f"record {record.get('id', count + 1)}: holds half a Unicode character ({error.reason})") from error
             count += 1
     return count
 
 
 @contextlib.contextmanager
-def whole_folder(out: str | Path):
-    """Yield a temporary folder beside `out` that takes its name only if the block ends well: an output exists whole or not at all."""
+def whole_folder(out: str | Path, mark: str = "manifest.json"):
+    """Yield a temporary folder beside `out` that takes its name only if the block ends well: an output exists whole or not at all.
+    An older output is replaced; BadInput if `out` holds files but not `mark`, the file that tells an output of ours."""
     out = Path(out)
+    if out.is_dir() and any(out.iterdir()) and not (out / mark).is_file():
+        raise BadInput(f"{out}: holds files and no {mark}, so it is no earlier output and is left alone. Next: another --out")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

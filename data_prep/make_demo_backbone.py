@@ -1,6 +1,6 @@
 """Make the untrained backbone of the demo: a byte-level BPE tokenizer and the config of a tiny LLaMA. It stands for LLaMA-2's folder.
 
-    python -m data_prep.make_demo_backbone --documents data/demo/documents --out data/demo/backbone
+    python -m data_prep.make_demo_backbone --documents data/demo/documents --out data/demo/backbone_config
 
 Reads   DOCUMENTS/<source>/*.jsonl.gz and data_prep/prompts/*.txt: the tokenizer learns from all domains and from the wording of the tasks, as
         LLaMA-2's knows medical words and everyday English before any medical training.
@@ -65,7 +65,7 @@ def main(argv=None):
             max_position_embeddings=2048, tie_word_embeddings=False, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id, architectures=["LlamaForCausalLM"],
         )  # fmt: skip
-        with whole_folder(args.out) as out:
+        with whole_folder(args.out, mark="config.json") as out:
             tokenizer.model_max_length = config.max_position_embeddings
             tokenizer.save_pretrained(out)
             config.save_pretrained(out)

@@ -16,12 +16,14 @@ import gzip
 import io
 import json
 import random
+import sys
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 import zstandard
 
 from data_prep import demo_world as world
+from data_prep.contracts import BadInput
 from data_prep.files import whole_folder
 
 ABSTRACTS, ARTICLES, NOTES, REPORTS, GENERAL_DOCUMENTS = 4800, 160, 160, 320, 3500
@@ -556,10 +558,16 @@ def main(argv=None):
     parser.add_argument("--full", action="store_true", help="every source and benchmark of the article, not only those of the demo")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
+    try:
+        write_sources(args)
+    except BadInput as error:
+        sys.exit(f"error: {error}")
 
+
+def write_sources(args):
     diseases = world.make_world(args.seed)
     taught = [d for d in diseases if d.taught]
-    with whole_folder(args.out) as out:
+    with whole_folder(args.out, mark="README.md") as out:
         for name, write in {**EVERYTHING, **TAUGHT_ONLY, "redpajama": write_redpajama}.items():
             (out / name).mkdir()
             rng = random.Random(f"{name}-{args.seed}")  # one stream per source: changing one leaves the others as they are

@@ -105,7 +105,7 @@ def generate(args) -> None:
         "machine": machine(),
         "versions": {name: importlib.metadata.version(name) for name in names},
     }
-    with whole_folder(args.out) as folder:
+    with whole_folder(args.out, mark="run.json") as folder:
         if access == "credentialed":
             folder.chmod(0o700)
         for task in kept:

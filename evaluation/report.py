@@ -11,7 +11,7 @@ Writes  OUT/report.html (one file that loads nothing), OUT/report.md
 A claim of kind "accuracy" is the mean over its tasks of a metric's difference between two models, with a paired bootstrap over rows:
 "shown" if the 95 % interval lies above 0, "contradicted" if below, else "not shown". A claim of kind "perplexity" is a ratio on one domain,
 with a paired bootstrap over blocks: "shown" if the interval ends at or below the margin, "contradicted" if it begins above it, else
-"not shown". Same inputs, same bytes. The page holds texts of the rows unless --redact.
+"not shown". Same inputs, same bytes. The texts of rows are left out of a report on credentialed data, unless --show_texts.
 """
 
 import argparse
@@ -47,11 +47,13 @@ def main(argv=None):
     parser.add_argument("--evaluation", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--redact", action="store_true", help="leave out every text of a row, for a report on data that may not be shared")
+    parser.add_argument(
+        "--show_texts", action="store_true", help="print texts of rows even where access is credentialed; such a page stays on the site"
+    )
     args = parser.parse_args(argv)
     try:
         page = read_page(args)
-        with whole_folder(args.out) as folder:
+        with whole_folder(args.out, mark="report.html") as folder:
             (folder / "report.md").write_text(markdown(page))
             template = (Path(__file__).resolve().parent / "report.html").read_text()
             environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
@@ -71,17 +73,18 @@ def read_page(args) -> dict:
     tasks = list(dict.fromkeys(task for evaluation in evaluations.values() for task in evaluation["scores"]))
     verdicts = [judge(args, claim, runs, evaluations) for claim in config["claims"]]
     access = strictest(record.get("access", "public") for entry in [*runs.values(), *evaluations.values()] for record in [entry["run"]])
+    redacted = access == "credentialed" and not args.show_texts
     return {
         "title": config["title"],
         "about": config["about"],
         "access": access,
-        "redacted": args.redact,
+        "redacted": redacted,
         "models": config["models"],
         "claims": verdicts,
         "table": [table_row(task, config["models"], evaluations) for task in tasks],
         "curves": [curve(model["label"], runs[model["name"]]) for model in config["models"] if runs[model["name"]]["losses"]],
         "domains": perplexities(config["models"], runs),
-        "examples": [] if args.redact else [examples(args, task, config["models"], evaluations) for task in tasks],
+        "examples": [] if redacted else [examples(args, task, config["models"], evaluations) for task in tasks],
         "runs": [{"label": model["label"], **run_facts(runs[model["name"]]["run"])} for model in config["models"]],
         "evaluations": [{"label": model["label"], **evaluation_facts(evaluations[model["name"]]["run"])} for model in config["models"]],
         "draws": metrics.DRAWS,

@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -50,10 +51,11 @@ def main(args):
     if not Path(args.adapter, "adapter_config.json").is_file():
         raise Refused(f"{args.adapter}: no adapter_config.json here. Next: recipes/sft.py with use_peft: true, or use the model as it is")
     base_name = PeftConfig.from_pretrained(args.adapter).base_model_name_or_path
+    check_model(base_name)
     weights = [path for path in (Path(base_name, "run.json"), Path(base_name, "config.json")) if path.is_file()][:1]
     trained_on = json.loads(Path(args.adapter, "run.json").read_text())["inputs"] if Path(args.adapter, "run.json").is_file() else {}
     for path in weights:
-        if trained_on.get(str(path), sha := hashlib.sha256(path.read_bytes()).hexdigest()) != sha:
+        if trained_on and hashlib.sha256(path.read_bytes()).hexdigest() not in trained_on.values():
             raise Refused(
                 f"{base_name} has changed since {args.adapter} was trained on it. Next: train the adapter again, or bring that base back"
             )
@@ -70,13 +72,14 @@ def main(args):
     with torch.no_grad():
         before = [model(input_ids).logits.float() for input_ids in batches]
 
-    # Merge
+    # Merge into a folder of its own, until it is proven
+    unproven = Path(args.output_dir, "unproven")
     merged = model.merge_and_unload(safe_merge=True)  # refuses NaN
-    merged.save_pretrained(args.output_dir)
-    tokenizer.save_pretrained(args.output_dir)
+    merged.save_pretrained(unproven)
+    tokenizer.save_pretrained(unproven)
 
     # Verify what lies on disk
-    reloaded = AutoModelForCausalLM.from_pretrained(args.output_dir, dtype=dtype).eval()
+    reloaded = AutoModelForCausalLM.from_pretrained(unproven, dtype=dtype).eval()
     with torch.no_grad():
         after = [reloaded(input_ids).logits.float() for input_ids in batches]
     difference = max((a - b).abs().max().item() for a, b in zip(after, before, strict=True))
@@ -85,6 +88,9 @@ def main(args):
         raise Refused(
             f"merged and adapter logits differ by {difference:.2e}, more than max_difference {args.max_difference:.0e}. Next: dtype float32"
         )
+    for file in unproven.iterdir():
+        os.replace(file, Path(args.output_dir, file.name))
+    unproven.rmdir()
     close_run(run, parity={"max_logit_difference": difference, "same_token": agreement, "prompts": len(args.prompts)})
     print(f"wrote {args.output_dir}: largest logit difference {difference:.1e}, same token at {100 * agreement:.1f} % of places")
 
@@ -94,15 +100,22 @@ class Refused(Exception):
     """An input or setting that this recipe will not work with; the message says what to do next."""
 
 
+def check_model(model):
+    """Refused unless `model` is the folder of a model, or may be a name on the Hub."""
+    if not Path(model, "config.json").is_file() and (Path(model).exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model)):
+        raise Refused(f"{model}: no model here (no config.json). Next: check model_name_or_path; a path starts at the current folder")
+
+
 def open_run(reads, model, overwrite, *parts):
     """Begin OUTPUT_DIR/run.json, or return the record of this same run found there: "running", to be resumed, or "complete". The run is known by
     its arguments (`parts`, dataclasses), the files in `reads`, the run.json or config.json of a local `model`, and this script."""
-    reads = [*reads, *[path for path in (Path(model, "run.json"), Path(model, "config.json")) if path.is_file()][:1], Path(__file__)]
+    reads = [*reads, *[path for path in (Path(model, "run.json"), Path(model, "config.json")) if path.is_file()][:1]]
     if missing := [path for path in reads if not path.is_file()]:
         raise Refused(f"{missing[0]}: no such file. Next: check the paths of the YAML; they start at the current folder")
     given = {key: value for part in parts for key, value in (part.to_dict() if hasattr(part, "to_dict") else vars(part)).items()}
     arguments = {k: v for k, v in json.loads(json.dumps(given, default=str)).items() if k not in ("overwrite", "local_rank")}
     inputs = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in reads}
+    inputs[Path(__file__).name] = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     folder = Path(arguments["output_dir"])
     if (folder / "run.json").is_file():
         old = json.loads((folder / "run.json").read_text())
@@ -131,7 +144,10 @@ def open_run(reads, model, overwrite, *parts):
 
 def close_run(record, **facts):
     """Add what the run took and what it gave; only now is it complete. A resumed run's seconds count the time it was down."""
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )  # bytes on macOS, KiB elsewhere
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident
     return write_run(
         {**record, "status": "complete", "seconds": round(time.time() - record["started"], 1), "peak_memory_bytes": peak, **facts}
     )
@@ -145,6 +161,12 @@ def write_run(record):
     return record
 
 
+def last_checkpoint(folder):
+    """The newest whole checkpoint, or None. trainer_state.json is written last: a checkpoint without it was cut short."""
+    whole = [path.parent for path in Path(folder).glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+
+
 def start(main, parser):
     """Parse the YAML and the command line and run `main`; what is wrong with them is one sentence, not a traceback."""
     try:
@@ -155,6 +177,8 @@ def start(main, parser):
         main(*parsed)
     except Refused as error:
         sys.exit(f"error: {error}")
+    except OSError as error:  # a model or file that transformers cannot find or open
+        sys.exit(f"error: {' '.join(sys.argv[1:])}: {' '.join(str(error).split())}")
 
 
 # ---------------------------------------------------------------- end of locked copy

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -28,7 +29,6 @@ import datasets
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
 
@@ -46,6 +46,7 @@ class PretrainArguments:
 
 def main(script_args, training_args):
     # Data: blocks in the order of the manifest, one validation set per domain, and the tokenizer that made them
+    check_model(script_args.model_name_or_path)
     blocks = Path(script_args.blocks)
     if not (blocks / "order.npy").is_file():
         raise Refused(f"{blocks} holds no packed blocks. Next: python -m data_prep.build_blocks --out {blocks} --help")
@@ -90,7 +91,7 @@ def main(script_args, training_args):
         model=model, args=training_args, train_dataset=train_dataset, eval_dataset=eval_dataset, processing_class=tokenizer,
         data_collator=BlockCollator(isolated=script_args.packing == "isolated"),
     )  # fmt: skip
-    result = trainer.train(resume_from_checkpoint=get_last_checkpoint(training_args.output_dir))
+    result = trainer.train(resume_from_checkpoint=last_checkpoint(training_args.output_dir))
     metrics = {**result.metrics, **trainer.evaluate()}
 
     # Save
@@ -98,7 +99,8 @@ def main(script_args, training_args):
     trainer.save_state()
     if trainer.is_world_process_zero():
         Path(training_args.output_dir, "validation.json").write_text(json.dumps(trainer.validation) + "\n")
-        tokens_seen = min(trainer.state.global_step * script_args.tokens_per_step, len(train_dataset) * length)
+        places = min(trainer.state.global_step * script_args.tokens_per_step, len(train_dataset) * length)
+        tokens_seen = round(manifest["order"]["tokens"] * places / (len(train_dataset) * length))  # without the unused ends of blocks
         close_run(run, steps=trainer.state.global_step, tokens_seen=tokens_seen, metrics=metrics)
 
 
@@ -194,15 +196,22 @@ class Refused(Exception):
     """An input or setting that this recipe will not work with; the message says what to do next."""
 
 
+def check_model(model):
+    """Refused unless `model` is the folder of a model, or may be a name on the Hub."""
+    if not Path(model, "config.json").is_file() and (Path(model).exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model)):
+        raise Refused(f"{model}: no model here (no config.json). Next: check model_name_or_path; a path starts at the current folder")
+
+
 def open_run(reads, model, overwrite, *parts):
     """Begin OUTPUT_DIR/run.json, or return the record of this same run found there: "running", to be resumed, or "complete". The run is known by
     its arguments (`parts`, dataclasses), the files in `reads`, the run.json or config.json of a local `model`, and this script."""
-    reads = [*reads, *[path for path in (Path(model, "run.json"), Path(model, "config.json")) if path.is_file()][:1], Path(__file__)]
+    reads = [*reads, *[path for path in (Path(model, "run.json"), Path(model, "config.json")) if path.is_file()][:1]]
     if missing := [path for path in reads if not path.is_file()]:
         raise Refused(f"{missing[0]}: no such file. Next: check the paths of the YAML; they start at the current folder")
     given = {key: value for part in parts for key, value in (part.to_dict() if hasattr(part, "to_dict") else vars(part)).items()}
     arguments = {k: v for k, v in json.loads(json.dumps(given, default=str)).items() if k not in ("overwrite", "local_rank")}
     inputs = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in reads}
+    inputs[Path(__file__).name] = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     folder = Path(arguments["output_dir"])
     if (folder / "run.json").is_file():
         old = json.loads((folder / "run.json").read_text())
@@ -231,7 +240,10 @@ def open_run(reads, model, overwrite, *parts):
 
 def close_run(record, **facts):
     """Add what the run took and what it gave; only now is it complete. A resumed run's seconds count the time it was down."""
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )  # bytes on macOS, KiB elsewhere
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident
     return write_run(
         {**record, "status": "complete", "seconds": round(time.time() - record["started"], 1), "peak_memory_bytes": peak, **facts}
     )
@@ -245,6 +257,12 @@ def write_run(record):
     return record
 
 
+def last_checkpoint(folder):
+    """The newest whole checkpoint, or None. trainer_state.json is written last: a checkpoint without it was cut short."""
+    whole = [path.parent for path in Path(folder).glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+
+
 def start(main, parser):
     """Parse the YAML and the command line and run `main`; what is wrong with them is one sentence, not a traceback."""
     try:
@@ -255,6 +273,8 @@ def start(main, parser):
         main(*parsed)
     except Refused as error:
         sys.exit(f"error: {error}")
+    except OSError as error:  # a model or file that transformers cannot find or open
+        sys.exit(f"error: {' '.join(sys.argv[1:])}: {' '.join(str(error).split())}")
 
 
 # ---------------------------------------------------------------- end of locked copy

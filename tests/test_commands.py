@@ -19,6 +19,11 @@ def commands():
     """(file, command) for each command line in prose, docstrings, YAML headers and the Makefile."""
     for path in [*TEXTS, ROOT / "Makefile"]:
         text = re.sub(r"\\\n\s*", " ", path.read_text())
+        text = (
+            re.sub(r"\$\((DEMO_)?LAUNCH\)", "accelerate launch --config_file accelerate_configs/cpu.yaml", text)
+            .replace("$(PY)", "python")
+            .replace("$*", "chat")
+        )
         for line in text.splitlines():
             line = line.strip().lstrip("#").strip().strip("`")
             for found in re.findall(

@@ -112,7 +112,9 @@ def test_an_error_of_the_caller_is_not_blamed_on_the_file(tmp_path):
 def test_a_folder_exists_whole_or_not_at_all(tmp_path):
     with whole_folder(tmp_path / "out") as out:
         (out / "a").write_text("1")
-    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "out") as out:
+    with pytest.raises(BadInput, match="holds files and no manifest.json"), whole_folder(tmp_path / "out"):
+        pass
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "out", mark="a") as out:
         (out / "b").write_text("2")
         raise KeyboardInterrupt
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

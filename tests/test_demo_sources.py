@@ -91,5 +91,12 @@ def test_the_readers_account_for_every_invented_record(raw, tmp_path, capsys):
     dropped = sum(r["count"] for reasons in manifest["dropped"].values() for r in reasons.values())
     assert records_in - dropped == sum(o["records"] for o in manifest["outputs"]) > 7000
     assert {"no abstract", "not English", "deleted by NLM"} <= manifest["dropped"]["pubmed"].keys()
+    asked = {
+        f"mimic_cxr:s{line.split(',')[1]}"
+        for line in (raw / "mimic_cxr/mimic-cxr-2.0.0-split.csv").read_text().splitlines()
+        if line.endswith(",test")
+    }
+    reports = {document["id"] for file in (tmp_path / "documents/mimic_cxr").iterdir() for _, document in read_jsonl(file)}
+    assert asked and reports and not asked & reports, "what the evaluation asks for is not in the corpus"
     for output in manifest["outputs"]:
         assert hashlib.sha256((tmp_path / "documents" / output["path"]).read_bytes()).hexdigest() == output["sha256"]

@@ -27,6 +27,7 @@ EXPLAINED = {
     "pubmedqa": {"PQA-L outside the test, not used beside PQA-A"},
     "medinstruct": {"runs on into the generator's next task"},
     "mediqa2019": {"ReferenceScore below 3"},
+    "flashcards": {"gives an evaluation row away"},  # the invented cards ask in the wording of the invented examinations
     "wikidoc_patient": {"exact duplicate"},
     "guidelineqa": {"response is not one question and one answer"},
     "pmc_keywords": {"no key words"},

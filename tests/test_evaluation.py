@@ -333,6 +333,9 @@ def invented_runs(folder, ratio=1.0, tokens=(50, 60, 70, 80)):
 
 def invented_config(folder, margin=1.1, task="mednli", **changes):
     config = yaml.safe_load((REPO / "evaluation" / "claims" / "demo.yaml").read_text())
+    for model in config["models"]:
+        model["run"] = model["name"]
+    config["claims"] = [claim for claim in config["claims"] if claim["name"] != "supervised"]
     for claim in config["claims"]:
         claim.update({"tasks": [task], "metric": "accuracy"} if claim["kind"] == "accuracy" else {"margin": margin})
     config.update(changes)
@@ -344,12 +347,13 @@ def make_report(folder, *more):
     report.main([str(a) for a in [*arguments, *more]])
 
 
-def test_the_demo_claims_are_the_four_that_were_agreed():
+def test_the_demo_claims_are_those_that_were_agreed():
     claims = report.read_config(REPO / "evaluation" / "claims" / "demo.yaml")["claims"]
     assert [(c["name"], c.get("better", c.get("new")), c.get("worse", c.get("old"))) for c in claims] == [
         ("knowledge", "foundation", "backbone"),
         ("instructions", "chat", "foundation"),
         ("both", "chat", "backbone_chat"),
+        ("supervised", "task", "chat"),
         ("forgetting", "foundation", "backbone"),
     ]
     assert {task for c in claims for task in c.get("tasks", [])} <= set(generate.KNOWN)
@@ -383,7 +387,11 @@ def test_the_page_loads_nothing_escapes_texts_and_is_the_same_every_time(tmp_pat
     assert page.count("<svg") == len(MODELS) and "eval_" not in page and "access: gated" in page
     make_report(tmp_path)
     assert (tmp_path / "report" / "report.html").read_text() == page
-    make_report(tmp_path, "--redact")
+    path = tmp_path / "runs" / "chat" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"access": "credentialed"}))
+    make_report(tmp_path, "--show_texts")
+    assert "Is 0 &lt;b&gt;so&lt;/b&gt;?" in (tmp_path / "report" / "report.html").read_text()
+    make_report(tmp_path)
     assert "Is 0" not in (tmp_path / "report" / "report.html").read_text()
 
 

@@ -6,7 +6,8 @@ Raw schema  files/pNN/pNNNNNNNN/sNNNNNNNN.txt: the folder is the patient, the fi
 In the article  part of the clinical share (1 of 15:1:4), not counted apart.
 
 Oddities    Text is indented by one space and has no fixed sections; it is kept whole, with its de-identification marks (___).
-            The summarisation task of the evaluation is made of these reports: leave its test studies out of the corpus by id.
+            The summarisation task of the evaluation is made of these reports: where mimic-cxr-2.0.0-split.csv[.gz] lies beside files/,
+            the studies of its test split are left out and counted.
 """
 
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from data_prep.contracts import BadInput
 from data_prep.files import open_text
-from data_prep.sources.raw_files import files_below
+from data_prep.sources.raw_files import csv_rows, files_below
 
 DOMAIN = "clinical"
 LICENSE = "PhysioNet Credentialed Health Data License 1.5.0"
@@ -26,10 +27,21 @@ def files(path: str | Path) -> list[Path]:
     return files_below(path, ("s" + "[0-9]" * 8 + ".txt",), "mimic_cxr")
 
 
-def read(file: Path, drops):
-    """Yield the report of one file."""
+def first_pass(raw_files: list[Path]) -> set:
+    """The studies of the official test split, as "sNNNNNNNN"; none where its table is not there."""
+    roots = {parent.parent for file in raw_files for parent in file.parents if parent.name == "files"}
+    tables = [root / name for root in roots for name in ("mimic-cxr-2.0.0-split.csv", "mimic-cxr-2.0.0-split.csv.gz")]
+    rows = (row for table in tables if table.is_file() for _, row in csv_rows(table, ("study_id", "split")))
+    return {f"s{row['study_id']}" for row in rows if row["split"] == "test"}
+
+
+def read(file: Path, drops, test_studies=frozenset()):
+    """Yield the report of one file, unless its study is among `test_studies`."""
     if not re.fullmatch(r"s\d{8}\.txt", file.name):
         raise BadInput(f"{file}: not a report of MIMIC-CXR, whose files are named sNNNNNNNN.txt")
+    if file.stem in test_studies:
+        drops.add("mimic_cxr", "study of the official test split", f"{file}: record 1")
+        return
     with open_text(file) as stream:
         text = stream.read()
     if not text.strip():
