@@ -2,7 +2,7 @@
 
     {"stage", "arguments", "access", "licenses",
      "inputs":  [{"path", "sha256", "records", "license", "access", ...}],
-     "dropped": {source or task: {reason: {"count", "first": "file: record"}}},
+     "dropped": {source or task: {reason: {"count", "first": "file: record", "where": the first 100 of them}}},
      "outputs": [{"path" (relative), "sha256", "records", "tokens"?, "domain"?}],
      "versions": {package: version}, ...}
 
@@ -20,15 +20,20 @@ from data_prep.files import read_json, sha256
 NAME = "manifest.json"
 
 
+PLACES_KEPT = 100  # of each reason: enough to look at, and no list of millions for a corpus
+
+
 class Drops:
-    """Counts what a reader leaves out, by reason, and remembers where each reason was first met."""
+    """Counts what a reader leaves out, by reason, and remembers where it stood (the first PLACES_KEPT of each reason)."""
 
     def __init__(self):
         self._reasons = collections.defaultdict(dict)
 
     def add(self, group: str, reason: str, where: str) -> None:
-        entry = self._reasons[group].setdefault(reason, {"count": 0, "first": where})
+        entry = self._reasons[group].setdefault(reason, {"count": 0, "first": where, "where": []})
         entry["count"] += 1
+        if len(entry["where"]) < PLACES_KEPT:
+            entry["where"].append(where)
 
     def as_dict(self) -> dict:
         return {group: dict(sorted(reasons.items())) for group, reasons in sorted(self._reasons.items())}

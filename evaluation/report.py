@@ -71,6 +71,11 @@ def read_page(args) -> dict:
     runs = {model["name"]: read_run(args, model) for model in config["models"]}
     evaluations = {model["name"]: read_evaluation(args, config, model) for model in config["models"]}
     tasks = list(dict.fromkeys(task for evaluation in evaluations.values() for task in evaluation["scores"]))
+    for task in tasks:  # one line of the table compares like with like
+        asked = {name: e["scores"][task]["n"] for name, e in evaluations.items() if task in e["scores"]}
+        if len(set(asked.values())) > 1:
+            counts = ", ".join(f"{name} {n}" for name, n in asked.items())
+            raise BadInput(f"{task}: the models answered different rows ({counts}). Next: python -m evaluation.generate without --limit")
     verdicts = [judge(args, claim, runs, evaluations) for claim in config["claims"]]
     access = strictest(record.get("access", "public") for entry in [*runs.values(), *evaluations.values()] for record in [entry["run"]])
     redacted = access == "credentialed" and not args.show_texts
@@ -150,7 +155,12 @@ def read_evaluation(args, config: dict, model: dict) -> dict:
         )
     if not (folder / "scores.json").is_file():
         raise BadInput(f"{folder / 'scores.json'}: no such file. Next: python -m evaluation.score {folder}")
-    return {"run": read_json(folder / "run.json"), "scores": read_json(folder / "scores.json"), "folder": folder}
+    run = read_json(folder / "run.json")
+    if run.get("settings", {}).get("preset", model["preset"]) != model["preset"]:
+        raise BadInput(
+            f"{folder}: was asked with preset {run['settings']['preset']}, {args.config} says {model['preset']}. Next: make them equal"
+        )
+    return {"run": run, "scores": read_json(folder / "scores.json"), "folder": folder}
 
 
 def scored_rows(args, evaluation: dict, task: str) -> list[dict]:

@@ -200,6 +200,21 @@ def test_hub_copy_with_the_test_in_every_split_trains_on_nothing(tmp_path):
     assert manifest(tmp_path / "out/medqa")["dropped"]["medqa"]["train prompt is also in the test"]["count"] == 2
 
 
+def test_hub_copy_of_mtsamples_loses_the_train_rows_of_the_test(tmp_path, capsys):
+    def record(number, specialty):
+        return {"id": f"m{number}", "query": f"INPUT: Transcription {number}.\nOUTPUT:", "answer": specialty}
+
+    # Table 3's counts (4,999 of 4,999 public rows in train, 999 in test) say that the test is in the train; once under another specialty
+    train = [record(1, "Surgery"), record(2, "Urology"), record(3, "Letters"), record(3, "Letters")]
+    write_lines(tmp_path / "raw/mtsamples/hub/train.jsonl", train)
+    write_lines(tmp_path / "raw/mtsamples/hub/test.jsonl", [record(1, "Surgery"), record(2, "Surgery")])
+    run(tmp_path / "raw", tmp_path / "out")
+    out = tmp_path / "out/mtsamples"
+    assert [row["prompt"] for row in lines(out / "train.jsonl")] == ["INPUT: Transcription 3.\nOUTPUT:\n"] * 2
+    drops = manifest(out)["dropped"]["mtsamples"]["train prompt is also in the test"]
+    assert drops["count"] == 2 and "train prompt is also in the test" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", tasks.NAMES)
 def test_hub_rows_of_every_set(tmp_path, name):
     module = tasks.load(name)

@@ -135,6 +135,6 @@ def test_same_records_same_bytes_and_a_manifest_that_says_so(tmp_path):
     manifest = read_manifest(tmp_path / "out", made_by="python -m this")
     assert manifest["access"] == "gated" and manifest["licenses"] == ["CC0", "MIT"]
     assert manifest["outputs"][0]["sha256"] == manifest["outputs"][1]["sha256"]
-    assert manifest["dropped"] == {"s": {"empty": {"count": 2, "first": "f: record 1"}}}
+    assert manifest["dropped"] == {"s": {"empty": {"count": 2, "first": "f: record 1", "where": ["f: record 1", "f: record 2"]}}}
     with pytest.raises(BadInput, match="Next: python -m this"):
         read_manifest(tmp_path / "none", made_by="python -m this")

@@ -334,7 +334,7 @@ def invented_runs(folder, ratio=1.0, tokens=(50, 60, 70, 80)):
 def invented_config(folder, margin=1.1, task="mednli", **changes):
     config = yaml.safe_load((REPO / "evaluation" / "claims" / "demo.yaml").read_text())
     for model in config["models"]:
-        model["run"] = model["name"]
+        model |= {"run": model["name"], "preset": "chat"}
     config["claims"] = [claim for claim in config["claims"] if claim["name"] != "supervised"]
     for claim in config["claims"]:
         claim.update({"tasks": [task], "metric": "accuracy"} if claim["kind"] == "accuracy" else {"margin": margin})
@@ -393,6 +393,23 @@ def test_the_page_loads_nothing_escapes_texts_and_is_the_same_every_time(tmp_pat
     assert "Is 0 &lt;b&gt;so&lt;/b&gt;?" in (tmp_path / "report" / "report.html").read_text()
     make_report(tmp_path)
     assert "Is 0" not in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_models_that_were_asked_differently_are_not_put_in_one_table(tmp_path):
+    invented_runs(tmp_path)
+    invented_config(tmp_path)
+    config = yaml.safe_load((tmp_path / "claims.yaml").read_text())
+    config["models"][0]["preset"] = "paper"
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(config))
+    paths = ["--evaluation", tmp_path / "eval", "--runs", tmp_path / "runs", "--out", tmp_path / "report"]
+    with pytest.raises(SystemExit, match="was asked with preset chat, .*other.yaml says paper"):
+        report.main([str(a) for a in ["--config", tmp_path / "other.yaml", *paths]])
+    scores = tmp_path / "eval" / "chat" / "scores.json"
+    fewer = json.loads(scores.read_text())
+    fewer["mednli"]["n"] = 39
+    scores.write_text(json.dumps(fewer))
+    with pytest.raises(SystemExit, match="mednli: the models answered different rows .*chat 39"):
+        make_report(tmp_path)
 
 
 def test_what_is_missing_is_named_with_the_command(tmp_path):

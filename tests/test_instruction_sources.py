@@ -79,6 +79,13 @@ def test_question_and_answer_arrays(tmp_path, name):
         read(name, tmp_path)
 
 
+def test_healthcaremagic_keeps_what_it_cannot_mend(tmp_path):
+    damaged = "I\u00e2\u20ac\u2122m 30 \ufffd"  # decoded wrongly by the publisher: what it was is not guessed
+    write(tmp_path / "file.json", json.dumps([qa(damaged, "Rest."), qa(damaged, "Drink.")], ensure_ascii=False))
+    rows, dropped = read("healthcaremagic", tmp_path)
+    assert pairs(rows) == [(f"Answer as a doctor.\n\n{damaged}\n", answer) for answer in ("Rest.", "Drink.")] and not dropped
+
+
 def test_icliniq_takes_the_answer_of_the_doctor(tmp_path):
     record = {"input": "My knee hurts.", "answer_icliniq": "Rest it.", "answer_chatgpt": "As a model", "answer_chatdoctor": "Hello"}
     write(tmp_path / "a.json", json.dumps([record, record, record | {"answer_icliniq": " "}]))
@@ -177,6 +184,14 @@ def test_liveqa_both_training_files(tmp_path):
     assert dropped == {"empty answer": 1, "empty question": 1}
 
 
+def test_liveqa_reads_every_answer_of_a_sub_question(tmp_path):
+    text = liveqa('questionid="Q1"', "", "What helps?", "Rest.</ANSWER><ANSWER>Tea.", "Sleep.")
+    write(tmp_path / "TREC-2017-LiveQA-Medical-Train-1.xml", f"<x>{text}</x>")
+    write(tmp_path / "TREC-2017-LiveQA-Medical-Test-Questions-w-summaries.xml", "<ReferenceAnswers><RefAnswer/></ReferenceAnswers>")
+    rows, _ = read("liveqa", tmp_path)
+    assert pairs(rows) == [("What helps?\n", answer) for answer in ("Rest.", "Tea.", "Sleep.")]
+
+
 def test_guidelineqa(tmp_path):
     responses = [
         "Question: What helps?\nAnswer: Rest.\nAnd tea.",
@@ -209,6 +224,45 @@ def test_umls_relation_gives_all_labels_of_a_question(tmp_path):
     rows, dropped = read("umls_relation", tmp_path)
     assert [(row["id"], row["completion"]) for row in rows] == [("umls_relation:1", "affects; location_of"), ("umls_relation:2", "isa")]
     assert dropped == {"joined to the row of the same question": 1, "exact duplicate": 1, "empty question or label": 1}
+
+
+def test_umls_relation_in_the_shape_of_pmc_llama_is_refused(tmp_path):
+    write(tmp_path / "UMLS_train.jsonl", json.dumps(qa("rodex", "A palsy.") | {"source": "umls_relation"}) + "\n")
+    with pytest.raises(BadInput, match="UMLS_train.jsonl: line 1: field 'text' must be text"):
+        read("umls_relation", tmp_path)
+
+
+FILE = {
+    "alpaca": "alpaca_data.json",
+    "dolly": "databricks-dolly-15k.jsonl",
+    "flashcards": "medical_meadow_wikidoc_medical_flashcards.json",
+    "guidelineqa": "a.jsonl",
+    "healthcaremagic": "a.json",
+    "icliniq": "a.json",
+    "liveqa": "TREC-2017-LiveQA-Medical-Train-1.xml",
+    "medicationqa": "MedInfo2019-QA-Medications.xlsx",
+    "medinstruct": "MedInstruct-52k.json",
+    "mediqa2019": "MEDIQA2019-Task3-QA-ValidationSet.xml",
+    "mimic_classification": "mimic_iii/NOTEEVENTS.csv",
+    "mimic_mortality": "ADMISSIONS.csv",
+    "mimic_qa": "mimic_iv_note/discharge.csv",
+    "mimic_summarization": "mimic_iii/NOTEEVENTS.csv",
+    "pmc_keywords": "a.jsonl",
+    "pmc_next_sentence": "a.jsonl",
+    "pmc_summarization": "a.jsonl",
+    "pubmed_causal": "pubmed_causal_language_use.csv",
+    "sharegpt": "a.json",
+    "umls_relation": "UMLS_train.jsonl",
+    "wikidoc_patient": "medical_meadow_small.json",
+}
+
+
+@pytest.mark.parametrize("name", FILE)
+def test_pointer_of_git_lfs_is_refused(tmp_path, name):
+    for file in (FILE[name], *(("PATIENTS.csv", "D_LABITEMS.csv") if name == "mimic_mortality" else ())):
+        write(tmp_path / file, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 13085339\n")
+    with pytest.raises(BadInput, match="this is a Git-LFS pointer, not the data. Next: git lfs pull"):
+        read(name, tmp_path)
 
 
 # ---------------------------------------------------------------- from our own documents

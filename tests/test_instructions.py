@@ -54,6 +54,12 @@ def test_alpaca_reads_pseudo_empty_inputs_as_none(tmp_path):
     assert dropped == {"empty output": 1}
 
 
+def test_alpaca_decodes_escapes(tmp_path):
+    write(tmp_path / ALPACA, r'[{"instruction": "Caf\u00e9 \u2192 \ud83d\ude00?", "input": "", "output": "\u00bd"}]')
+    [row], _ = read("alpaca", tmp_path)
+    assert (row["prompt"], row["completion"]) == ("Caf\u00e9 \u2192 \U0001f600?\n", "\u00bd")
+
+
 def test_dolly_removes_citation_marks(tmp_path):
     record = {
         "instruction": "When was it built?",

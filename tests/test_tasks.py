@@ -70,6 +70,35 @@ def test_prompt_without_its_placeholder_is_refused(tmp_path, monkeypatch):
         tasks.read_prompt("medqa", "question")
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 13085339\n"
+FILE = {
+    "bionli": "test.csv",
+    "ddi": "DDICorpus/Test/DrugBank/d1.xml",
+    "emrqa": "data.json",
+    "hoc": "test.tsv",
+    "i2b2": "test/txt/r.txt",
+    "medmcqa": "dev.json",
+    "medqa": "US/test.jsonl",
+    "mednli": "mli_test_v1.jsonl",
+    "mimic_cxr": "files/p10/p10000001/s50000001.txt",
+    "mtsamples": "mtsamples.csv",
+    "pubmed_summ": "test.txt",
+    "pubmedqa": "ori_pqal.json",
+}
+
+
+@pytest.mark.parametrize("path", [*FILE.items(), *((name, "hub/test.parquet") for name in ("medqa", "pubmed_summ"))], ids="-".join)
+def test_pointer_of_git_lfs_is_refused(tmp_path, path):
+    name, file = path
+    write(tmp_path / name / file, POINTER)
+    if name == "pubmedqa":
+        write(tmp_path / name / "test_ground_truth.json", POINTER)
+    if name == "i2b2":
+        write(tmp_path / name / "test/concept/r.con", POINTER)
+    with pytest.raises(BadInput, match=f"{Path(file).name}: this is a Git-LFS pointer"):
+        list(tasks.read(name, tmp_path / name, Drops()))
+
+
 # ---------------------------------------------------------------- question answering
 def medqa(question="Which organ pumps blood?", letter="B", **changes):
     options = {"A": "Liver", "B": "Heart", "C": "Spleen", "D": "Skin", "E": "Lung"}
@@ -105,6 +134,21 @@ def test_medqa_with_four_options_is_refused(tmp_path):
         read("medqa", tmp_path)
 
 
+def test_medqa_keeps_characters_that_look_alike_and_quotes(tmp_path):
+    odd = 'Dose in \u00b5g or \u03bcg at 37\u2103, 98\u2109, said "now"'  # two signs for micro: neither is made the other
+    write_lines(tmp_path / "medqa/US/test.jsonl", [medqa(question=odd), medqa(question='Ends in a quote"')])
+    rows, _ = read("medqa", tmp_path)
+    assert [row["question"] for row in rows] == [odd, 'Ends in a quote"']  # no "?" is added
+    assert f"Question: {odd}\nOptions: A. Liver\n" in rows[0]["prompt"]
+
+
+def test_medqa_in_the_shape_of_bigbio_is_refused(tmp_path):
+    options = [{"key": letter, "value": letter.lower()} for letter in "ABCDE"]
+    write_lines(tmp_path / "medqa/US/test.jsonl", [medqa(), medqa(options=options)])
+    with pytest.raises(BadInput, match="test.jsonl: line 2: field 'options' must be dict, found list"):
+        read("medqa", tmp_path)
+
+
 def medmcqa(number, cop, **changes):
     record = {"id": f"item-{number}", "question": f"Question {number}:", "cop": cop, "choice_type": "single", "exp": None}
     return record | {"opa": "one", "opb": "two", "opc": "three", "opd": "four"} | changes
@@ -123,9 +167,12 @@ def test_medmcqa_counts_cop_from_one(tmp_path):
 
 
 def test_medmcqa_keeps_odd_texts(tmp_path):
-    write_lines(tmp_path / "medmcqa/dev.json", [medmcqa(1, 3, question="Which\nof\tthese \u2013", opa="four")])
-    [row], _ = read("medmcqa", tmp_path)
+    multi = medmcqa(2, 2, choice_type="multi", topic_name=None, exp="Ans. b")
+    write_lines(tmp_path / "medmcqa/dev.json", [medmcqa(1, 3, question="Which\nof\tthese \u2013", opa="four"), multi])
+    [row, other], dropped = read("medmcqa", tmp_path)
     assert row["question"] == "Which\nof\tthese \u2013" and row["options"] == ["four", "two", "three", "four"]  # no "?" is added
+    assert other["question"] == "Question 2:" and "Question: Question 2:\nOptions: A. one\n" in other["prompt"]  # and no ":?" made
+    assert other["completion"] == "B" and "Ans. b" not in other["prompt"] and not dropped  # "multi" has one answer; exp tells it
 
 
 def test_medmcqa_export_that_counts_from_zero_is_refused(tmp_path):
@@ -176,6 +223,23 @@ def test_pubmedqa_with_two_opinions_on_a_label_is_refused(tmp_path):
         read("pubmedqa", tmp_path)
 
 
+def test_pubmedqa_label_is_the_final_decision_and_all_contexts_are_read(tmp_path):
+    guesses = {"reasoning_required_pred": "no", "reasoning_free_pred": "maybe", "LONG_ANSWER": "It surely helps.", "YEAR": "2011"}
+    record = pubmedqa("yes", [f"Part {n} of nine." for n in range(9)]) | guesses
+    write(tmp_path / "pubmedqa/ori_pqal.json", json.dumps({"12": record}))
+    write(tmp_path / "pubmedqa/test_ground_truth.json", json.dumps({"12": "yes"}))
+    [row], _ = read("pubmedqa", tmp_path)
+    assert row["completion"] == "yes" and "surely" not in row["prompt"]
+    assert "\n".join(f"Part {n} of nine." for n in range(9)) in row["prompt"]
+
+
+def test_pubmedqa_contexts_as_python_text_are_refused(tmp_path):
+    write(tmp_path / "pubmedqa/ori_pqal.json", json.dumps({"12": pubmedqa("yes") | {"CONTEXTS": "['Background.', 'Results.']"}}))
+    write(tmp_path / "pubmedqa/test_ground_truth.json", json.dumps({"12": "yes"}))
+    with pytest.raises(BadInput, match="PMID 12: field 'CONTEXTS' must be list, found str"):
+        read("pubmedqa", tmp_path)
+
+
 def emrqa_answer(text, kind="single"):
     return {"text": text, "evidence": text, "answer_start": [1, 2], "evidence_start": 1, "answer_entity_type": kind}
 
@@ -203,6 +267,14 @@ def test_emrqa_rows_and_drops(tmp_path):
     assert "Context: Takes plarazor 20 mg\ndaily for rodex .\nQuestion: How much?\nAnswer:\n" in rows[1]["prompt"]
     reasons = {"further answer of the same question": 1, "empty answer": 1, "complex answer": 2, "answer is not in the note": 1}
     assert dropped == reasons
+
+
+def test_emrqa_answer_without_evidence_and_id_of_templates(tmp_path):
+    question = {"id": [[["Is he a smoker?", "Is he a |status|?"]], "Status(x)"], "question": ["Is he a smoker?"]}
+    note = {"note_id": 7, "context": "Never smoked .", "qas": [question | {"answers": [{"text": "Never smoked"}]}]}
+    write(tmp_path / "emrqa/data.json", json.dumps({"data": [{"title": "smoking", "paragraphs": [note]}]}))
+    [row], dropped = read("emrqa", tmp_path)
+    assert row["completion"] == "Never smoked" and row["id"] == "emrqa:smoking:1:7:1:1" and not dropped
 
 
 def test_emrqa_keeps_a_note_in_one_split(tmp_path):
@@ -292,6 +364,14 @@ def test_i2b2_broken_concept_file(tmp_path, con, message):
         read("i2b2", tmp_path)
 
 
+def test_i2b2_reads_concepts_alone(tmp_path):
+    i2b2_record(tmp_path, "fever today\n", concept("fever", 1, 0, 0, "problem"))
+    write(tmp_path / "i2b2/test/ast/record-1.ast", 'c="fever" 1:0 1:0||t="problem"||a="absent"\n')
+    write(tmp_path / "i2b2/test/rel/record-1.rel", 'c="x" 1:0 1:0||r="TrAP"||c="fever" 1:0 1:0\n')
+    [row], _ = read("i2b2", tmp_path)
+    assert row["completion"] == '<span class="problem">fever</span> today'
+
+
 def test_i2b2_text_without_concept_file(tmp_path):
     write(tmp_path / "i2b2/train/txt/record-1.txt", "fever\n")
     with pytest.raises(BadInput, match="record-1.con: no such file"):
@@ -319,7 +399,8 @@ DDI = """<document id="D.d1">
 def test_ddi_pairs(tmp_path):
     write(tmp_path / "ddi/DDICorpus/Test/Test for DDI Extraction task/DrugBank/d1.xml", DDI)
     write(tmp_path / "ddi/DDICorpus/Test/Test for DrugNER task/DrugBank/d1.xml", DDI)
-    write(tmp_path / "ddi/DDICorpus/Test/.DS_Store", "x")
+    for hidden in (".DS_Store", "Test for DDI Extraction task/DrugBank/.DS_Store", "Test for DDI Extraction task/DrugBank/._d1.xml"):
+        write(tmp_path / "ddi/DDICorpus/Test" / hidden, "x")
     rows, dropped = read("ddi", tmp_path)
     texts = [re.search(r"INPUT: (.*)\nOUTPUT:\n\Z", row["prompt"])[1] for row in rows]
     assert [(row["id"], row["split"], row["completion"], text) for row, text in zip(rows, texts, strict=True)] == [
@@ -343,6 +424,18 @@ def test_ddi_tables_of_blue(tmp_path):
     assert [(row["id"], row["split"], row["completion"]) for row in rows] == [("ddi:i1", "validation", "DDI-int")]
     assert 'INPUT: She said "no @DRUG$ with\u0085@DRUG$\n' in rows[0]["prompt"]
     assert dropped == {"interaction without a type": 1}
+
+
+def test_ddi_table_keeps_rows_that_stand_twice_and_drugs_in_one(tmp_path):
+    rows = ["DrugDDI.d1.s0.p0\t@DRUG$ and @DRUG$\tDDI-false", "DDI.d2.s0.p0\t@DRUG$ and @DRUG$\tDDI-false"]
+    write(tmp_path / "ddi/test.tsv", "\r\n".join(["index\tsentence\tlabel", *rows, "DDI.d3.s0.p0\tUse @DRUG-DRUG$.\tDDI-int"]) + "\r\n")
+    rows, dropped = read("ddi", tmp_path)
+    assert [(row["id"], row["completion"]) for row in rows] == [
+        ("ddi:DrugDDI.d1.s0.p0", "DDI-false"),
+        ("ddi:DDI.d2.s0.p0", "DDI-false"),
+        ("ddi:DDI.d3.s0.p0", "DDI-int"),
+    ]
+    assert rows[0]["prompt"] == rows[1]["prompt"] and "INPUT: Use @DRUG-DRUG$.\n" in rows[2]["prompt"] and not dropped
 
 
 def test_ddi_cut_xml(tmp_path):
@@ -369,6 +462,7 @@ def test_mtsamples_with_and_without_header(tmp_path):
     headed, _ = read("mtsamples", tmp_path)
     assert [(row["id"], row["completion"]) for row in bare] == [("mtsamples:0", "Urology"), ("mtsamples:1", "Letters")]
     assert [row["completion"] for row in headed] == ["Urology", "Letters"] and headed[1] == bare[1]
+    assert 'SUBJECTIVE:, He said "fine".\nNext line,PLAN:, Rest.\n' in bare[0]["prompt"]  # the sections run together: left as they are
     assert len(mtsamples.SPECIALTIES) == len(set(mtsamples.SPECIALTIES)) == 40
     assert all(specialty in bare[0]["prompt"] for specialty in mtsamples.SPECIALTIES)
 
@@ -442,9 +536,11 @@ def test_hoc_tables_of_blue(tmp_path):
         ("hoc:12", "test", "inducing angiogenesis"),
     ]
     assert 'INPUT: He said "p &lt; 0.05" twice\n' in rows[0]["prompt"] and dropped == {"no hallmark": 1}
-    write(tmp_path / "hoc/test.tsv", "index\tsentence\tlabel\n")
-    with pytest.raises(BadInput, match="test.tsv: the columns are"):
-        read("hoc", tmp_path)
+    assert "INPUT: With a control\nOUTPUT:" in rows[1]["prompt"]  # U+0085 is white space, not the end of the row
+    for other in ("index\tsentence\tlabel\n", "A sentence .\tempty\n\nAnother .\tresisting cell death\n\n"):  # the latter is BioGPT's
+        write(tmp_path / "hoc/test.tsv", other)
+        with pytest.raises(BadInput, match="test.tsv: the columns are"):
+            read("hoc", tmp_path)
 
 
 # ---------------------------------------------------------------- summaries
@@ -517,6 +613,14 @@ def test_pubmed_summ(tmp_path):
     assert dropped == {"no article text": 1, "no abstract": 1}
 
 
+def test_pubmed_summ_reads_the_text_not_its_sections_and_every_sentence(tmp_path):
+    record = article(1, ["the text ."], [f"<S> sentence {n} . </S>" for n in range(8)]) | {"sections": [["another text ."]]}
+    write_lines(tmp_path / "pubmed_summ/test.txt", [record])
+    [row], _ = read("pubmed_summ", tmp_path)
+    assert row["prompt"].endswith("INPUT: the text .\nOUTPUT:\n") and "another" not in row["prompt"]
+    assert row["completion"] == " ".join(f"sentence {n} ." for n in range(8))  # eight, though the template asks for six
+
+
 def test_pubmed_summ_other_shape(tmp_path):
     write_lines(tmp_path / "pubmed_summ/test.txt", [{"article_id": "PMC1", "article_text": "text", "abstract_text": []}])
     with pytest.raises(BadInput, match="test.txt: line 1: field 'article_text' must be list"):
@@ -585,3 +689,62 @@ def test_real_files_read_whole(name):
     assert collections.Counter(row["completion"] for row in test) == want
     assert len(test) == tasks.load(name).EXPECTED["test"] == len({row["id"] for row in test})
     assert not dropped
+
+
+def real(path):
+    """A file of shared/data, or the test is skipped."""
+    if not (SHARED / "data" / path).is_file():
+        pytest.skip(f"no {path} here")
+    return SHARED / "data" / path
+
+
+def real_lines(path):
+    return [json.loads(line) for line in real(path).read_text(encoding="utf-8").split("\n") if line]
+
+
+def test_real_medmcqa_counts_from_one_and_keeps_its_oddities():
+    raw = real_lines("medmcqa/dev.json")
+    rows, _ = read("medmcqa", SHARED / "data")
+    told = [re.match(r"Ans(?:wer)?\s*[-:.]?\s*(?:is)?\s*\W*([a-d])\b", record["exp"] or "", re.IGNORECASE) for record in raw]
+    told = [(match[1].upper(), row["completion"]) for match, row in zip(told, rows, strict=True) if match]
+    assert len(told) == 1076 and all(said == label for said, label in told)
+    assert collections.Counter(record["choice_type"] for record in raw) == {"single": 2816, "multi": 1367}
+    assert [sum(record[field] is None for record in raw) for field in ("exp", "topic_name")] == [1977, 3760]
+    questions = [row["question"] for row in rows]
+    assert [sum(mark in text for text in questions) for mark in "\n\t"] == [124, 14]
+    assert [sum(text.endswith(mark) for text in questions) for mark in "\u2013:"] == [119, 1657]
+    assert sum(len(set(row["options"])) < 4 for row in rows) == 21
+
+
+def test_real_medqa_keeps_its_oddities_and_refuses_four_options(tmp_path):
+    raw, four = real_lines("medqa/US/test.jsonl"), real_lines("medqa/US/4_options/phrases_no_exclude_test.jsonl")
+    rows, _ = read("medqa", SHARED / "data")
+    assert [row["question"] for row in rows] == [record["question"].strip() for record in raw]
+    asked = [record["question"] for record in raw]
+    assert (sum("\n" in text for text in asked), sum(text.count("\n") for text in asked), sum(text.endswith(" ") for text in asked)) == (
+        206,
+        2082,
+        4,
+    )
+    questions = [row["question"] for row in rows]
+    assert (sum(not text.isascii() for text in questions), sum(text.endswith('"') for text in questions)) == (645, 69)
+    assert all(any(mark in text for text in questions) for mark in "\u00b5\u03bc\u2103\u2109")
+    assert collections.Counter(record["meta_info"] for record in raw) == {"step1": 679, "step2&3": 594}
+    assert all((one["question"], one["answer"]) == (other["question"], other["answer"]) for one, other in zip(raw, four, strict=True))
+    assert collections.Counter(record["answer_idx"] for record in four) == {"A": 353, "B": 309, "C": 346, "D": 265}
+    write_lines(tmp_path / "medqa/US/test.jsonl", four)
+    with pytest.raises(BadInput, match="line 1.*4_options"):
+        read("medqa", tmp_path)
+
+
+def test_real_pubmedqa_labels_and_contexts():
+    raw = json.loads(real("pubmedqa/ori_pqal.json").read_text(encoding="utf-8"))
+    rows, _ = read("pubmedqa", SHARED / "data")
+    assert collections.Counter(row["completion"] for row in rows) == {"yes": 552, "no": 338, "maybe": 110}
+    assert collections.Counter(row["split"] for row in rows) == {"test": 500, "train": 500}
+    sizes = collections.Counter(len(record["CONTEXTS"]) for record in raw.values())
+    assert (sum(record["YEAR"] is None for record in raw.values()), sizes[3], max(sizes)) == (58, 720, 9)
+    for row in rows:
+        record = raw[row["id"].removeprefix("pubmedqa:")]
+        context = "\n".join(text.strip() for text in record["CONTEXTS"])
+        assert row["prompt"].endswith(f"CONTEXT: {context}\nOUTPUT:\n") and row["completion"] == record["final_decision"]
