@@ -9,8 +9,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 ACCEL ?= accelerate_configs/cpu.yaml
 LAUNCH = $(VENV)/bin/accelerate launch -q --config_file $(ACCEL)
-DATA ?= data/demo
-OUT ?= outputs/demo
+DATA ?= data
 ARGS ?=
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM ?= true
@@ -43,7 +42,7 @@ corpus: $(VENV)/.installed  ## SOURCES="pubmed=DIR pmc=DIR ..." [MIXTURE= TOKENI
 	$(call need,SOURCES,"pubmed=DIR pmc=DIR")
 	$(PY) -m data_prep.build_documents $(foreach source,$(SOURCES),--source $(source)) --out $(CORPUS)/documents
 	$(PY) -m data_prep.build_blocks --documents $(CORPUS)/documents --tokenizer $(TOKENIZER) --mixture $(MIXTURE) --out $(CORPUS)/blocks
-corpus: CORPUS = $(if $(filter $(DATA),data/demo),data/corpus,$(DATA))
+corpus: CORPUS = $(DATA)/corpus
 TOKENIZER ?= outputs/demo/backbone
 MIXTURE ?= data_prep/mixtures/one_pass.yaml
 
@@ -77,14 +76,14 @@ finetune: $(VENV)/.installed  ## CONFIG=YAML [ACCEL=YAML ARGS=]: fine-tuning for
 	$(call need,CONFIG,recipes/configs/demo_task.yaml)
 	$(LAUNCH) recipes/finetune_task.py --config $(CONFIG) $(ARGS)
 
-evaluate: $(VENV)/.installed  ## TASKS=medqa,... [RAW=DIR MODEL=DIR PRESET=chat|paper]: (raw files ->) rows -> outputs -> scores
+evaluate: $(VENV)/.installed  ## TASKS=medqa,... [RAW=DIR or ROWS=DIR, MODEL=DIR PRESET=chat|paper]: rows -> outputs -> scores
 	$(call need,TASKS,medqa)
 	$(if $(RAW),$(PY) -m data_prep.build_tasks --raw $(RAW) --tasks $(subst _ll,,$(TASKS)) --out $(ROWS))
 	$(PY) -m evaluation.generate --model $(MODEL) --rows $(ROWS) --tasks $(TASKS) --preset $(PRESET) --out $(EVALUATION) $(ARGS)
 	$(PY) -m evaluation.score $(EVALUATION)
-evaluate: ROWS = $(if $(RAW),data/evaluation/tasks,$(DATA)/tasks)
-evaluate: EVALUATION = $(if $(RAW),outputs/evaluation/$(notdir $(MODEL)),$(OUT)/evaluation/$(notdir $(MODEL)))
-MODEL ?= $(OUT)/chat
+evaluate: ROWS ?= $(if $(RAW),$(DATA)/tasks,data/demo/tasks)
+evaluate: EVALUATION = outputs/evaluation/$(notdir $(MODEL))
+MODEL ?= outputs/demo/chat
 PRESET ?= chat
 
 # ---------------------------------------------------------------- tests
