@@ -44,11 +44,10 @@ def main(run_args, training_args, model_args):
     data = {split: Dataset.from_list(read_rows(run_args.rows, split)) for split in ("train", "validation")}
     if run_args.article_epochs:
         training_args.num_train_epochs = 5 if len(data["train"]) < 10_000 else 3
+    reads = [Path(run_args.rows, name) for name in ("manifest.json", "train.jsonl", "validation.jsonl")]
     training_args.include_num_input_tokens_seen = "non_padding"
     with training_args.main_process_first():
-        run = open_run(
-            [Path(run_args.rows, "manifest.json")], model_args.model_name_or_path, run_args.overwrite, run_args, model_args, training_args
-        )
+        run = open_run(reads, model_args.model_name_or_path, run_args.overwrite, run_args, model_args, training_args)
     if run["status"] == "complete":
         return print(f"{training_args.output_dir}: already complete, nothing to do")
 

@@ -38,11 +38,12 @@ def main(run_args, training_args, model_args):
     # Data: every row becomes a conversation, so that one template renders them all
     check_model(model_args.model_name_or_path)
     data = {split: Dataset.from_list(read_conversations(run_args.rows, split)) for split in ("train", "validation")}
+    reads = [Path(run_args.rows, name) for name in ("manifest.json", "train.jsonl", "validation.jsonl")]
+    if training_args.chat_template_path and Path(training_args.chat_template_path).is_file():
+        reads.append(Path(training_args.chat_template_path))
     training_args.include_num_input_tokens_seen = "non_padding"
     with training_args.main_process_first():
-        run = open_run(
-            [Path(run_args.rows, "manifest.json")], model_args.model_name_or_path, run_args.overwrite, run_args, model_args, training_args
-        )
+        run = open_run(reads, model_args.model_name_or_path, run_args.overwrite, run_args, model_args, training_args)
     if run["status"] == "complete":
         return print(f"{training_args.output_dir}: already complete, nothing to do")
 

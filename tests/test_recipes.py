@@ -211,6 +211,21 @@ def test_sft_then_merge(lab):
     shutil.copy(lab / "base_kept" / "run.json", lab / "base" / "run.json")
 
 
+def test_a_changed_row_or_template_is_another_run(lab):
+    shutil.copytree(lab / "rows", lab / "rows_copy")
+    shutil.copy(ROOT / "recipes/chat_template.jinja", lab / "template.jinja")
+    config = {**SFT, "rows": "rows_copy", "chat_template_path": "template.jinja", "output_dir": "templated", "max_steps": 1}
+    assert recipe(lab, "sft", config) is None and recipe(lab, "sft", config) is None
+    for name in ("template.jinja", "rows_copy/train.jsonl"):
+        before = (lab / name).read_text()
+        (lab / name).write_text(
+            before + "\n" if name.endswith("jinja") else before + before.splitlines()[0].replace("train0", "more") + "\n"
+        )
+        said = recipe(lab, "sft", config)
+        assert said and f"differs in {name}" in said
+        (lab / name).write_text(before)
+
+
 def test_finetune_task_keeps_the_best_checkpoint(lab):
     assert recipe(lab, "finetune_task", TASK) is None
     record = run_json(lab / "task")
