@@ -4,97 +4,217 @@ Reads   NAME=PATH for each source: the publisher's files, as downloaded (formats
 Writes  OUT/<source>/<raw file's name>.jsonl.gz, one for each raw file (for pmc and mimic_cxr, whose files hold one document each,
         OUT/<source>/<source>_00000.jsonl.gz for 10,000 files), and OUT/manifest.json
 
-    python -m data_prep.build_documents --source pubmed=data/raw/pubmed --source redpajama=data/raw/redpajama --out data/documents
+    python -m data_prep.build_documents --source pubmed=data/raw/pubmed --source redpajama=data/raw/redpajama --out data/documents --executor local:8
 
-Documents stream through; what is kept in memory is the ids of one source (about 0.1 GB for a million), to drop an id met before.
+A record that should not be there (not JSON, no text, an empty file) is counted with its place; a share of them above --max_bad stops the build.
+Killed? The same command goes on with the files that were not finished.
 """
 
 import argparse
 import collections
 import hashlib
+import json
+import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
+
+from data_prep import engine
 from data_prep.contracts import BadInput, check_document
-from data_prep.files import sha256, whole_folder, write_jsonl
+from data_prep.files import WORK, keep_only, read_jsonl, resumable_folder, sha256, write_jsonl
 from data_prep.manifest import Drops, describe, write_manifest
-from data_prep.sources import SOURCES
+from data_prep.sources import ARCHIVES, SOURCES, card
+
+MAX_BAD = 0.001
 
 
-def build(source_paths: list[tuple[str, str]], out: str | Path) -> dict:
+def build(source_paths: list[tuple[str, str]], out: str | Path, executor: str = "local", max_bad: float = MAX_BAD) -> dict:
     """Write the documents of each (source name, path) below `out` and return the manifest. A name may come more than once.
 
-    BadInput, and no output, for an unknown name, a path without files of that source, or a file that cannot be read to its end."""
-    raw_files = collections.defaultdict(list)
+    BadInput, and no output, for an unknown name, a path without files of that source, a file that cannot be read to its end, or too many bad records."""
+    raw_files, arguments = collections.defaultdict(list), {"source": [f"{name}={path}" for name, path in source_paths]}
     for name, path in source_paths:
         if name not in SOURCES:
             raise BadInput(f"--source {name}={path}: unknown source '{name}' (known: {', '.join(SOURCES)})")
         raw_files[name] += SOURCES[name].files(path)
+    raw_files = {name: list(dict.fromkeys(files)) for name, files in raw_files.items()}  # a file given twice is read once
+    identity = engine.fingerprint(arguments, max_bad, [engine.stamp(file) for files in raw_files.values() for file in files])
 
-    drops, inputs, outputs, licenses = Drops(), [], [], {}
-    with whole_folder(out) as folder:
+    with resumable_folder(out, identity) as folder:
+        if folder is None:
+            print(f"{out}: already complete, nothing to do")
+            return json.loads((Path(out) / "manifest.json").read_text())
+        work = folder / WORK
+        units = [unit for name, files in raw_files.items() for unit in plan(name, files, work, executor)]
+        facts = engine.run("data_prep.build_documents:read_files", units, work, executor)
+        drops, inputs, outputs, licenses, bad = Drops(), [], [], {}, []
         for name, files in raw_files.items():
-            files = list(dict.fromkeys(files))  # a file given twice is read once
-            module = SOURCES[name]
-            first_pass = (module.first_pass(files),) if hasattr(module, "first_pass") else ()
-            ids, licenses[name], names_taken = set(), collections.Counter(), set()
-            records_in = records_out = 0
-
-            for start in range(0, len(files), module.FILES_PER_OUTPUT):
-                group = files[start : start + module.FILES_PER_OUTPUT]
-                dropped_before = _dropped(drops, name)
-                stem = _stem(group[0]) if module.FILES_PER_OUTPUT == 1 else f"{name}_{start // module.FILES_PER_OUTPUT:05d}"
-                output = folder / name / f"{_not_taken(stem, names_taken)}.jsonl.gz"
-                written = write_jsonl(output, _documents(module, name, group, drops, first_pass, ids, licenses[name]))
-                if written:
-                    outputs.append(describe(folder, output, records=written, domain=module.DOMAIN, source=name))
-                else:
-                    output.unlink()
-                records = written + _dropped(drops, name) - dropped_before
-                inputs.append({"source": name, **_identity(group), "records": records, "license": module.LICENSE, "access": module.ACCESS})
-                records_in, records_out = records_in + records, records_out + written
-
-            line = f"{name}: {len(files)} files, {records_in} records, {records_out} documents; dropped: {drops.summary(name)}"
-            if not records_out:
+            mine = [(unit, fact) for unit, fact in zip(units, facts, strict=True) if unit["source"] == name]
+            for (unit, fact), repeated in zip(mine, repeated_ids(mine), strict=True):
+                final = folder / name / Path(unit["output"]).name
+                fact = without_repeated(unit, fact, repeated, final)
+                drops.merge(fact["dropped"])
+                drops.repairs.merge(fact["repaired"])
+                licenses.setdefault(name, collections.Counter()).update(fact["licenses"])
+                inputs.append({"source": name, **fact["identity"], "records": fact["records"], **fact["card"]})
+                if fact["documents"]:
+                    domain = fact["card"]["domain"]
+                    outputs.append(describe(folder, final, records=fact["documents"], characters=fact["characters"], domain=domain, source=name))
+            records, kept = sum(e["records"] for e in inputs if e["source"] == name), sum(licenses[name].values())
+            line = f"{name}: {len(files)} files, {records} records, {kept} documents; dropped: {drops.summary(name)}"
+            line += f"; repaired: {drops.repairs.summary(name)}" * bool(drops.repairs.count(name))
+            bad += too_many(drops, name, records, max_bad)
+            if not kept and not bad:
                 raise BadInput(f"{files[0].parent}: not one document came out of it ({line})")
             print(line, flush=True)
+        if bad:
+            raise BadInput("; ".join(bad))
 
+        keep_only(folder, [entry["path"] for entry in outputs])
         return write_manifest(
-            folder,
-            stage="build_documents",
-            arguments={"source": [f"{name}={path}" for name, path in source_paths]},
-            inputs=inputs,
-            dropped=drops.as_dict(),
-            outputs=outputs,
-            document_licenses={name: dict(sorted(counts.items())) for name, counts in licenses.items()},
-        )
+            folder, stage="build_documents", arguments=arguments, inputs=inputs, dropped=drops.as_dict(), outputs=outputs,
+            repaired=drops.repairs.as_dict(), document_licenses={name: dict(sorted(counts.items())) for name, counts in licenses.items()},
+        )  # fmt: skip
 
 
-def _documents(module, name, group, drops, first_pass, ids, licenses):
-    """The checked documents of some raw files, each id once."""
-    for file in group:
-        for document in module.read(file, drops, *first_pass):
-            where = f"{file}: document {document.get('id')}"
-            check_document(document, where)
-            if document["id"] in ids:
-                drops.add(name, "duplicate id", where)
+def plan(name: str, files: list[Path], work: Path, executor: str) -> list[dict]:
+    """The units of one source: which raw files make which output, and what `read` must know of the other files."""
+    module, units, names_taken = SOURCES[name], [], set()
+    known = [None] * len(files)
+    if hasattr(module, "first_pass"):
+        scans = None
+        if hasattr(module, "scan"):
+            scan_units = [{"name": f"{name}/{i}", "source": name, "file": engine.stamp(file)} for i, file in enumerate(files)]
+            scans = engine.run("data_prep.build_documents:scan_file", scan_units, work, executor)
+        known = module.first_pass(files, scans)
+
+    for start, stop in groups(files, module.FILES_PER_OUTPUT):
+        loose = module.FILES_PER_OUTPUT > 1 and not files[start].name.endswith(ARCHIVES)
+        stem = not_taken(f"{name}_{len(units):05d}" if loose else stem_of(files[start]), names_taken)
+        unit = {
+            "name": f"{name}/{stem}", "source": name, "files": [engine.stamp(file) for file in files[start:stop]],
+            "output": str(work / "documents" / name / f"{stem}.jsonl.gz"), "known": None, "known_sha256": None,
+        }  # fmt: skip
+        if any(entry is not None for entry in known[start:stop]):
+            path = work / "known" / name / f"{stem}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(known[start:stop]))
+            unit |= {"known": str(path), "known_sha256": sha256(path)}
+        units.append(unit)
+    return units
+
+
+def groups(files: list[Path], size: int):
+    """(start, stop) of the files that share an output: at most `size` one after the other, an archive alone."""
+    start = 0
+    for i, file in enumerate(files):
+        archive = file.name.endswith(ARCHIVES)
+        if i > start and (archive or i - start == size or files[i - 1].name.endswith(ARCHIVES)):
+            yield start, i
+            start = i
+    yield start, len(files)
+
+
+# ---------------------------------------------------------------- what a worker does
+def scan_file(source: str, file: list) -> dict:
+    """What other files of the source must know of this one."""
+    return SOURCES[source].scan(Path(file[0]))
+
+
+def read_files(source: str, files: list, output: str, known: str | None, known_sha256: str | None) -> dict:
+    """Write the checked documents of some raw files, each id once; return what is to be known of them. The ids are kept beside, as 8-byte hashes."""
+    module, drops, output, paths = SOURCES[source], Drops(), Path(output), [Path(file[0]) for file in files]
+    told = json.loads(Path(known).read_text()) if known else [None] * len(paths)
+    licenses, ids, digests = collections.Counter(), set(), []
+    characters = 0
+
+    def documents():
+        nonlocal characters
+        for file, knowledge in zip(paths, told, strict=True):
+            if file.is_file() and file.stat().st_size == 0:
+                drops.add(source, "the file is empty", str(file), bad=True)
                 continue
-            ids.add(document["id"])
-            licenses[document["license"]] += 1
-            yield document
+            for document in module.read(file, drops, *([] if knowledge is None else [knowledge])):
+                where = f"{file}: document {document.get('id')}"
+                check_document(document, where)
+                if document["id"] in ids:
+                    drops.add(source, "duplicate id", where)
+                    continue
+                ids.add(document["id"])
+                digests.append(int.from_bytes(hashlib.blake2b(document["id"].encode(), digest_size=8).digest()))
+                licenses[document["license"]] += 1
+                characters += len(document["text"])
+                yield document
+
+    partial = output.with_name(f"{output.name}.partial.gz")
+    count = write_jsonl(partial, documents())
+    np.save(output.with_suffix(".npy"), np.array(digests, np.uint64))
+    os.replace(partial, output)
+    return {
+        "documents": count, "characters": characters, "records": count + drops.count(source), "licenses": licenses, "dropped": drops.as_dict(),
+        "repaired": drops.repairs.as_dict(), "identity": identity_of(paths), "card": card(source, paths[0]),
+    }  # fmt: skip
 
 
-def _dropped(drops: Drops, name: str) -> int:
-    return sum(entry["count"] for entry in drops.as_dict().get(name, {}).values())
+# ---------------------------------------------------------------- ids that come again in another file
+def repeated_ids(mine: list[tuple[dict, dict]]) -> list[list[int]]:
+    """For each unit of a source, the lines (from 0) whose id stands in an earlier unit or line."""
+    digests = [np.load(Path(unit["output"]).with_suffix(".npy")) for unit, _ in mine]
+    everything = np.concatenate(digests)
+    order = np.argsort(everything, kind="stable")
+    again = np.sort(order[1:][everything[order[1:]] == everything[order[:-1]]])
+    starts = np.cumsum([0, *map(len, digests)])
+    return [(again[(again >= a) & (again < b)] - a).tolist() for a, b in zip(starts[:-1], starts[1:], strict=True)]
 
 
-def _stem(file: Path) -> str:
+def without_repeated(unit: dict, fact: dict, lines: list[int], final: Path) -> dict:
+    """Give the unit's output its final name, without `lines`; return its facts as they then are."""
+    final.parent.mkdir(exist_ok=True)
+    final.unlink(missing_ok=True)  # it may be a link to the unit's output of an earlier try
+    source, written = unit["source"], Path(unit["output"])
+    if not lines:
+        try:
+            os.link(written, final)  # not moved: the unit's result must stay true until the whole build is
+        except OSError:  # a file system without hard links
+            shutil.copyfile(written, final)
+        return fact
+    skip, drops, licenses = set(lines), Drops(), collections.Counter(fact["licenses"])
+    characters = fact["characters"]
+
+    def kept():
+        nonlocal characters
+        for number, (_, document) in enumerate(read_jsonl(written)):
+            if number not in skip:
+                yield document
+                continue
+            drops.add(source, "duplicate id", f"{unit['files'][0][0]}: document {document['id']}")
+            licenses[document["license"]] -= 1
+            characters -= len(document["text"])
+
+    drops.merge(fact["dropped"])
+    count = write_jsonl(final, kept())
+    return {**fact, "documents": count, "characters": characters, "licenses": +licenses, "dropped": drops.as_dict()}
+
+
+def too_many(drops: Drops, source: str, records: int, max_bad: float) -> list[str]:
+    """One sentence if more than a share `max_bad` of the records of a source are bad."""
+    bad = drops.count(source, bad=True)
+    if bad <= max_bad * records:
+        return []
+    first = next(f"{e['first']}: {reason}" for reason, e in drops.as_dict()[source].items() if e.get("bad"))
+    return [f"{source}: {bad} of {records} records are bad, more than --max_bad {max_bad}; the first is {first}. Next: mend them, or a larger --max_bad"]
+
+
+# ---------------------------------------------------------------- names
+def stem_of(file: Path) -> str:
     """The name of a raw file without the endings that say its format: discharge.csv.gz -> discharge."""
-    return re.sub(r"(\.(xml|nxml|csv|jsonl|json|txt))?(\.(gz|zst))?$", "", file.name)
+    return re.sub(r"(\.(xml|nxml|csv|jsonl|json|txt|parquet|tar|zip|tgz))?(\.(gz|zst))?$", "", file.name)
 
 
-def _not_taken(stem: str, taken: set[str]) -> str:
+def not_taken(stem: str, taken: set[str]) -> str:
     """`stem`, or stem_2, stem_3 ... where a file of another folder has that name already (letter case aside)."""
     name, number = stem, 1
     while name.lower() in taken:
@@ -104,7 +224,7 @@ def _not_taken(stem: str, taken: set[str]) -> str:
     return name
 
 
-def _identity(group: list[Path]) -> dict:
+def identity_of(group: list[Path]) -> dict:
     """Path and sha256 of a raw file; for several, of the list "sha256  name" they make, as sha256sum prints it."""
     if len(group) == 1:
         return {"path": group[0].as_posix(), "sha256": sha256(group[0])}
@@ -117,6 +237,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", action="append", required=True, metavar="NAME=PATH", help=f"repeatable; names: {', '.join(SOURCES)}")
     parser.add_argument("--out", required=True, help="folder to write; replaced whole when everything was read")
+    parser.add_argument("--executor", default="local", help="local:N, slurm:YAML or ray:N (data_prep/engine.py)")
+    parser.add_argument("--max_bad", type=float, default=MAX_BAD, help="share of bad records of a source above which the build stops")
     return parser
 
 
@@ -129,8 +251,8 @@ def main(argv=None):
             if not equals or not path:
                 raise BadInput(f"--source {given}: expected NAME=PATH (names: {', '.join(SOURCES)})")
             pairs.append((name, path))
-        build(pairs, arguments.out)
-    except BadInput as error:
+        build(pairs, arguments.out, arguments.executor, arguments.max_bad)
+    except (BadInput, OSError) as error:
         sys.exit(f"error: {error}")
 
 

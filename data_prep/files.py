@@ -15,6 +15,9 @@ import zstandard
 from data_prep.contracts import BadInput
 
 LFS_MARK = b"version https://git-lfs.github.com/spec"
+LEVEL = 3  # of gzip: more than twice the speed of 6, for an eighth more bytes
+WORK = ".work"  # inside an unfinished output: what is not part of it
+NOT_UTF8 = "bytes that are not UTF-8, replaced by U+FFFD"
 READ_ERRORS = (EOFError, OSError, zlib.error, zstandard.ZstdError)  # what a cut or damaged archive raises while being read
 
 
@@ -70,17 +73,19 @@ class _WholeZstd(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def open_text(path: str | Path, newline: str | None = ""):
-    """As open_bytes, decoded as UTF-8 (a leading byte-order mark is dropped). `newline=""` keeps line ends as they are."""
-    with open_bytes(path) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline=newline) as text:
+def open_text(path: str | Path, newline: str | None = "", errors: str = "strict"):
+    """As open_bytes, decoded as UTF-8 (a leading byte-order mark is dropped). `newline=""` keeps line ends as they are; with errors="replace"
+    a byte that is not UTF-8 becomes U+FFFD."""
+    with open_bytes(path) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline=newline, errors=errors) as text:
         try:
             yield text
         except UnicodeDecodeError as error:
             raise BadInput(f"{path}: not UTF-8 ({error.reason} near byte {error.start} of a block)") from error
 
 
-def read_jsonl(path: str | Path):
-    """Yield (line number from 1, object) for each non-blank line of a JSON-lines file. BadInput names the malformed line."""
+def read_jsonl(path: str | Path, drops=None, source: str | None = None):
+    """Yield (line number from 1, object) for each non-blank line of a JSON-lines file. BadInput names a line that is not JSON; with `drops` (manifest.Drops)
+    such a line of `source` is counted as bad and left out, and one with bytes that are not UTF-8 is kept with U+FFFD in their place, and counted."""
     with open_bytes(path) as stream:
         for number, line in enumerate(stream, 1):
             if number == 1:
@@ -89,8 +94,19 @@ def read_jsonl(path: str | Path):
                 continue
             try:
                 yield number, json.loads(line)
-            except ValueError as error:
-                raise BadInput(f"{path}: line {number} is not JSON ({error})") from error
+                continue
+            except UnicodeDecodeError as error:
+                wrong, line = error, line.decode(errors="replace")
+            except (ValueError, RecursionError) as error:
+                wrong, line = error, ""
+            if drops is None:
+                raise BadInput(f"{path}: line {number} is not JSON ({wrong})") from wrong
+            try:
+                record = json.loads(line)
+                drops.repair(source, NOT_UTF8, f"{path}: line {number}")
+                yield number, record
+            except (ValueError, RecursionError):
+                drops.add(source, "not JSON", f"{path}: line {number}", bad=True)
 
 
 def read_json(path: str | Path):
@@ -109,7 +125,7 @@ def write_jsonl(path: Path, records) -> int:
     with contextlib.ExitStack() as stack:
         raw = stack.enter_context(path.open("wb"))
         out = (
-            stack.enter_context(gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0, compresslevel=6))
+            stack.enter_context(gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0, compresslevel=LEVEL))
             if path.suffix == ".gz"
             else raw
         )
@@ -145,6 +161,46 @@ def whole_folder(out: str | Path, mark: str = "manifest.json"):
         shutil.rmtree(old)
     else:
         os.replace(partial, out)
+
+
+@contextlib.contextmanager
+def resumable_folder(out: str | Path, identity: str, mark: str = "manifest.json"):
+    """As whole_folder, for builds of hours: what a killed or failed build has finished stays in the temporary folder (.NAME.partial) for the next one, which
+    decides what of it is still true. Yields None where `out` is the complete output of this very build (`identity`: a hash of all it depends on)."""
+    out = Path(out)
+    known = out / ".identity"
+    if (out / mark).is_file() and known.is_file() and known.read_text() == identity:
+        yield None
+        return
+    if out.is_dir() and any(out.iterdir()) and not (out / mark).is_file():
+        raise BadInput(f"{out}: holds files and no {mark}, so it is no earlier output and is left alone. Next: another --out")
+    partial = out.with_name(f".{out.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    yield partial
+    shutil.rmtree(partial / WORK, ignore_errors=True)
+    (partial / ".identity").write_text(identity)
+    if out.exists():
+        old = out.with_name(f".{out.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(out, old)
+        os.replace(partial, out)
+        shutil.rmtree(old)
+    else:
+        os.replace(partial, out)
+
+
+def keep_only(folder: Path, paths) -> None:
+    """Remove from `folder` every file but those (relative paths) and WORK: what an earlier build with other inputs has left there."""
+    wanted = {str(path) for path in paths}
+    for path in sorted(folder.rglob("*"), reverse=True):
+        relative = path.relative_to(folder)
+        if relative.parts[0] == WORK:
+            continue
+        if path.is_dir():
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        elif relative.as_posix() not in wanted:
+            path.unlink()
 
 
 def sha256(path: str | Path) -> str:

@@ -24,22 +24,51 @@ PLACES_KEPT = 100  # of each reason: enough to look at, and no list of millions 
 
 
 class Drops:
-    """Counts what a reader leaves out, by reason, and remembers where it stood (the first PLACES_KEPT of each reason)."""
+    """Counts what a reader leaves out, by reason, and remembers where it stood (the first PLACES_KEPT of each reason).
+
+    `bad` marks a record that should not have been there (not JSON, no text): a share of those above a threshold stops a build."""
 
     def __init__(self):
         self._reasons = collections.defaultdict(dict)
+        self._repairs = None
 
-    def add(self, group: str, reason: str, where: str) -> None:
-        entry = self._reasons[group].setdefault(reason, {"count": 0, "first": where, "where": []})
-        entry["count"] += 1
-        if len(entry["where"]) < PLACES_KEPT:
-            entry["where"].append(where)
+    @property
+    def repairs(self) -> "Drops":
+        """The same account of the records that were kept, but changed."""
+        self._repairs = self._repairs or Drops()
+        return self._repairs
+
+    def repair(self, group: str, reason: str, where: str) -> None:
+        self.repairs.add(group, reason, where)
+
+    def add(self, group: str, reason: str, where: str, *, bad: bool = False) -> None:
+        self._merge(group, reason, {"count": 1, "first": where, "where": [where], **({"bad": True} if bad else {})})
+
+    def merge(self, dropped: dict) -> None:
+        """Add what another Drops has counted (its as_dict)."""
+        for group, reasons in dropped.items():
+            for reason, entry in reasons.items():
+                self._merge(group, reason, entry)
+
+    def _merge(self, group: str, reason: str, more: dict) -> None:
+        entry = self._reasons[group].setdefault(reason, {**more, "count": 0, "where": []})
+        entry["count"] += more["count"]
+        entry["where"] += more["where"][: PLACES_KEPT - len(entry["where"])]
+
+    def count(self, group: str, *, bad: bool = False) -> int:
+        """How many records of a group were left out; with `bad`, of those that should not have been there."""
+        return sum(entry["count"] for entry in self._reasons[group].values() if entry.get("bad") or not bad)
 
     def as_dict(self) -> dict:
         return {group: dict(sorted(reasons.items())) for group, reasons in sorted(self._reasons.items())}
 
     def summary(self, group: str) -> str:
         return ", ".join(f"{reason} {entry['count']}" for reason, entry in sorted(self._reasons[group].items())) or "none"
+
+
+def versions() -> dict[str, str]:
+    """The packages whose behaviour is in the bytes of an output."""
+    return {name: importlib.metadata.version(name) for name in ("datasets", "datatrove", "tokenizers", "lxml", "ftfy")}
 
 
 def describe(folder: Path, path: Path, **facts) -> dict:
@@ -49,7 +78,6 @@ def describe(folder: Path, path: Path, **facts) -> dict:
 
 def write_manifest(folder: Path, *, stage: str, arguments: dict, inputs: list[dict], dropped: dict, outputs: list[dict], **facts) -> dict:
     """Write folder/manifest.json and return it. Inputs carry `license` and `access`; the strictest access is the output's."""
-    versions = {name: importlib.metadata.version(name) for name in ("datasets", "tokenizers", "lxml")}
     manifest = {
         "stage": stage,
         "access": strictest(entry["access"] for entry in inputs),
@@ -59,7 +87,7 @@ def write_manifest(folder: Path, *, stage: str, arguments: dict, inputs: list[di
         "dropped": dropped,
         "outputs": outputs,
         **facts,
-        "versions": versions,
+        "versions": versions(),
     }
     (folder / NAME).write_text(json.dumps(manifest, indent=1, ensure_ascii=False, default=str) + "\n")
     return manifest

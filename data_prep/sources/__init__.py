@@ -2,8 +2,12 @@
 
 A module has DOMAIN, LICENSE, ACCESS; FILES_PER_OUTPUT (raw files that share one output: more than 1 where a file is one document);
     files(path) -> list[Path]         the raw files below a folder (or that one file), in the order they are to be read
-    read(file, drops) -> documents    a generator; what it leaves out it counts with drops.add(source, reason, "FILE: record N")
-and, where a record's fate depends on other files, first_pass(files), whose result is handed to read as a third argument.
+    read(file, drops) -> documents    a generator; what it leaves out it counts with drops.add(source, reason, "FILE: record N"),
+                                      with bad=True where the record should not have been there at all
+Where a record's fate depends on other files:
+    scan(file) -> JSON                what the others must know of this file; run for each file, in parallel
+    first_pass(files, scans) -> list  what `read` is told of each file as its third argument (None: nothing); scans is None without `scan`
+Where domain, licence and access are the user's to say, card(path) -> {"domain", "license", "access"} takes the place of the constants.
 """
 
 from data_prep.sources import mimic_cxr, mimic_iii, mimic_iv_note, pmc, pubmed, redpajama
@@ -16,3 +20,10 @@ SOURCES = {
     "mimic_cxr": mimic_cxr,
     "redpajama": redpajama,
 }
+ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")  # files of many documents: each has an output of its own
+
+
+def card(name: str, path) -> dict[str, str]:
+    """Domain, licence and access of a source, of which `path` is a file."""
+    module = SOURCES[name]
+    return module.card(path) if hasattr(module, "card") else {"domain": module.DOMAIN, "license": module.LICENSE, "access": module.ACCESS}

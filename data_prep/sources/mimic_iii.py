@@ -27,16 +27,16 @@ def files(path: str | Path) -> list[Path]:
 
 def read(file: Path, drops):
     """Yield the notes of NOTEEVENTS that were not withdrawn."""
-    for number, row in csv_rows(file, ("row_id", "subject_id", "hadm_id", "chartdate", "category", "description", "iserror", "text")):
+    for number, row in csv_rows(file, ("row_id", "subject_id", "hadm_id", "chartdate", "category", "description", "iserror", "text"), drops, "mimic_iii"):
         where = f"{file}: record {number}"
         if row["iserror"].strip() == "1":
             drops.add("mimic_iii", "marked as an error (ISERROR)", where)
             continue
         if not row["row_id"].strip():
-            drops.add("mimic_iii", "no ROW_ID", where)
+            drops.add("mimic_iii", "no ROW_ID", where, bad=True)
             continue
         if not row["text"].strip():
-            drops.add("mimic_iii", "empty text", where)
+            drops.add("mimic_iii", "empty text", where, bad=True)
             continue
         yield {
             "id": f"mimic_iii:{row['row_id'].strip()}",

@@ -26,13 +26,13 @@ def files(path: str | Path) -> list[Path]:
 
 def read(file: Path, drops):
     """Yield the notes of one table."""
-    for number, row in csv_rows(file, ("note_id", "subject_id", "hadm_id", "note_type", "charttime", "text")):
+    for number, row in csv_rows(file, ("note_id", "subject_id", "hadm_id", "note_type", "charttime", "text"), drops, "mimic_iv_note"):
         where = f"{file}: record {number}"
         if not row["note_id"].strip():
-            drops.add("mimic_iv_note", "no note_id", where)
+            drops.add("mimic_iv_note", "no note_id", where, bad=True)
             continue
         if not row["text"].strip():
-            drops.add("mimic_iv_note", "empty text", where)
+            drops.add("mimic_iv_note", "empty text", where, bad=True)
             continue
         yield {
             "id": f"mimic_iv_note:{row['note_id'].strip()}",

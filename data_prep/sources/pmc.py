@@ -1,6 +1,6 @@
 """PubMed Central full texts: title, abstracts and body of the articles of the Open Access subset.
 
-Origin      National Library of Medicine, https://ftp.ncbi.nlm.nih.gov/pub/pmc/oa_bulk/ (unpack the .tar.gz first)
+Origin      National Library of Medicine, https://ftp.ncbi.nlm.nih.gov/pub/pmc/oa_bulk/ (the .tar.gz as they are, or unpacked)
 Licence     per article, written into each document's `license`: CC0, CC BY, CC BY-NC-ND ... or "unknown". Public download.
 Raw schema  One XML file (.nxml, .xml) an article: <article> in JATS 1.x or the older NLM DTD 2.x. Read here: front/article-meta
             {article-id@pub-id-type, title-group, abstract, kwd-group, pub-date, permissions}, journal-title, body.
@@ -14,6 +14,7 @@ Oddities    Two DTD generations name the PMCID "pmc" (with or without the letter
 """
 
 import re
+import tarfile
 from pathlib import Path
 
 from lxml import etree
@@ -46,24 +47,40 @@ LICENCES = ("public domain", "CC0", "CC BY", "CC BY-SA", "CC BY-ND", "CC BY-NC",
 
 
 def files(path: str | Path) -> list[Path]:
-    return files_below(path, ("*.nxml", "*.xml", "*.nxml.gz", "*.xml.gz"), "pmc")
+    return files_below(path, ("*.nxml", "*.xml", "*.nxml.gz", "*.xml.gz", "*.tar.gz", "*.tar"), "pmc")
 
 
 def read(file: Path, drops):
-    """Yield the article of one file (or the articles, if the root is a set)."""
+    """Yield the article of one file (or the articles, if the root is a set), or those of an archive."""
     with open_bytes(file) as stream:
+        if not file.name.endswith((".tar.gz", ".tar")):
+            yield from _articles(str(file), stream.read(), drops)
+            return
         try:
-            root = etree.parse(stream, etree.XMLParser(**SAFE)).getroot()
-        except etree.XMLSyntaxError as error:
-            raise BadInput(f"{file}: not well-formed XML ({error})") from error
+            with tarfile.open(fileobj=stream, mode="r|") as archive:  # one after the other: no seeking back in a compressed stream
+                for member in archive:
+                    if member.isfile() and member.name.endswith((".nxml", ".xml")):
+                        yield from _articles(f"{file}: {member.name}", archive.extractfile(member).read(), drops)
+        except tarfile.TarError as error:
+            raise BadInput(f"{file}: cannot be read to its end ({error}). Next: fetch it again") from error
+
+
+def _articles(name: str, content: bytes, drops):
+    """The documents of one XML file; `name` says where it stands."""
+    try:
+        root = etree.fromstring(content, etree.XMLParser(**SAFE))
+    except etree.XMLSyntaxError as error:
+        drops.add("pmc", f"not well-formed XML ({error.msg.split(',')[0]})" if error.msg else "not well-formed XML", name, bad=True)
+        return
     articles = list(root.iter("{*}article"))
     if not articles:
-        raise BadInput(f"{file}: no <article> in it (the root element is '{local_name(root)}')")
+        drops.add("pmc", f"no <article> in it (the root element is '{local_name(root)}')", name, bad=True)
     for number, article in enumerate(articles, 1):
         front = article.find("{*}front/{*}article-meta")
-        where = f"{file}: record {number}"
+        where = f"{name}: record {number}"
         if front is None:
-            raise BadInput(f"{where}: <article> has no front/article-meta, this is not JATS")
+            drops.add("pmc", "<article> has no front/article-meta, this is not JATS", where, bad=True)
+            continue
         ids = {e.get("pub-id-type"): bare_text(e) for e in front.iterfind("{*}article-id")}
         digits = (ids.get("pmc") or ids.get("pmcid") or ids.get("pmcaid") or "").upper().removeprefix("PMC")
         body = article.find("{*}body")

@@ -11,13 +11,13 @@ Oddities    Titles and abstracts carry inline markup and MathML, so all text bel
             OtherAbstract (a translation, a lay summary) is never merged. A bracketed title marks a translation: such records
             are told by <Language> and dropped. Retracted articles and their notices are dropped. A PMID comes again in a later
             file when its record was revised, and DeleteCitation withdraws PMIDs from earlier files, so the files are read
-            twice: `first_pass` finds the deleted PMIDs and the newest record of each, `read` leaves out the others.
-            The first pass keeps every PMID in memory: about 150 bytes each, some 6 GB for all of PubMed.
+            twice: `scan` lists the PMIDs of each, `first_pass` finds the deleted ones and the newest record of each, `read` leaves out the others.
 """
 
 import re
 from pathlib import Path
 
+import numpy as np
 from lxml import etree
 
 from data_prep.contracts import BadInput
@@ -38,25 +38,45 @@ def files(path: str | Path) -> list[Path]:
     return files_below(path, ("*.xml", "*.xml.gz"), "pubmed")
 
 
-def first_pass(raw_files: list[Path]) -> tuple[set, dict]:
-    """Over all files of the source: the deleted PMIDs, and for each PMID the (version, place of its file) of its newest record."""
-    deleted, newest = set(), {}
-    for place, file in enumerate(raw_files):
-        ranks = {}  # one tuple for all records of a file and version: 30 million PMIDs share a few thousand
-        for _, element in _records(file):
-            if element.tag == "DeleteCitation":
-                deleted.update(int(pmid.text) for pmid in element.iter("PMID") if _is_number(pmid.text))
-                continue
-            pmid, version = _pmid(element)
-            if pmid is not None:
-                rank = ranks.setdefault(version, (version, place, file))
-                newest[pmid] = max(newest.get(pmid, rank), rank)
-    return deleted, newest
+def scan(file: Path) -> dict:
+    """{"deleted": PMIDs, "records": {PMID: its newest version in this file}, "again": PMIDs that stand in it more than once}."""
+    deleted, records, again = [], {}, set()
+    for _, element in _records(file):
+        if element.tag == "DeleteCitation":
+            deleted += [int(pmid.text) for pmid in element.iter("PMID") if _is_number(pmid.text)]
+            continue
+        pmid, version = _pmid(element)
+        if pmid is not None:
+            again |= {pmid} & records.keys()
+            records[pmid] = max(records.get(pmid, 0), version)
+    return {"deleted": deleted, "records": records, "again": sorted(again)}
 
 
-def read(file: Path, drops, seen: tuple[set, dict] | None = None):
-    """Yield the documents of one file. `seen` is what first_pass returned for all files; without it, of this file alone."""
-    deleted, newest = seen or first_pass([file])
+def first_pass(raw_files: list[Path], scans: list[dict]) -> list[dict]:
+    """For each file, the PMIDs of it that NLM deleted, those of which a newer record stands in another file (a higher version, or the same one in a later
+    file), and the newest version of those that stand in it more than once."""
+    pmids = np.concatenate([np.fromiter(map(int, scan["records"]), np.int64, len(scan["records"])) for scan in scans])
+    versions = np.concatenate([np.fromiter(scan["records"].values(), np.int32, len(scan["records"])) for scan in scans])
+    places = np.repeat(np.arange(len(scans), dtype=np.int32), [len(scan["records"]) for scan in scans])
+    order = np.lexsort((places, versions, pmids))
+    replaced = order[:-1][pmids[order[:-1]] == pmids[order[1:]]]  # all but the last of each PMID
+    deleted = np.isin(pmids, np.array(sorted({pmid for scan in scans for pmid in scan["deleted"]}), np.int64))
+    told = [{"deleted": [], "replaced": [], "newest": {pmid: _newest(scan, pmid) for pmid in scan["again"]}} for scan in scans]
+    for verdict, rows in (("deleted", np.flatnonzero(deleted)), ("replaced", np.sort(replaced))):
+        for place, pmid in zip(places[rows].tolist(), pmids[rows].tolist(), strict=True):
+            told[place][verdict].append(pmid)
+    return told
+
+
+def _newest(scan: dict, pmid: int) -> int:
+    return scan["records"].get(pmid) or scan["records"][str(pmid)]  # JSON made the keys strings
+
+
+def read(file: Path, drops, told: dict | None = None):
+    """Yield the documents of one file. `told` is what first_pass says of it; without it, this file is taken to be the only one."""
+    told = told or first_pass([file], [scan(file)])[0]
+    deleted, replaced = set(told["deleted"]), set(told["replaced"])
+    newest = {int(pmid): version for pmid, version in told["newest"].items()}
     for number, element in _records(file):
         if element.tag == "DeleteCitation":
             continue
@@ -72,7 +92,7 @@ def read(file: Path, drops, seen: tuple[set, dict] | None = None):
         if pmid in deleted:
             drops.add("pubmed", "deleted by NLM", where)
             continue
-        if (version, file) != (newest[pmid][0], newest[pmid][2]):
+        if pmid in replaced or version != newest.get(pmid, version):
             drops.add("pubmed", "replaced by a newer record", where)
             continue
         if "eng" not in [language.text for language in article.iterfind("Language")]:

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 from data_prep.contracts import BadInput
-from data_prep.files import open_text
+from data_prep.files import NOT_UTF8, open_text
 
 csv.field_size_limit(1 << 30)  # Python's 131,072 characters are fewer than a long clinical note has
 
@@ -24,12 +24,13 @@ def files_below(path: str | Path, patterns: tuple[str, ...], source: str) -> lis
     return sorted(found, key=Path.as_posix)
 
 
-def csv_rows(file: Path, columns: tuple[str, ...]):
+def csv_rows(file: Path, columns: tuple[str, ...], drops=None, source: str | None = None):
     """Yield (record number from 1, {column in lower case: value}) for each row of a CSV file, plain or .gz.
 
     `columns` (lower case) must all be in the header; other columns are passed on. BadInput names a missing column, a row of
-    another width and a quote that never closes: after any of these, no later row can be trusted."""
-    with open_text(file) as text:
+    another width and a quote that never closes: after any of these, no later row can be trusted. With `drops`, bytes that are not UTF-8 become U+FFFD and
+    are counted as a repair of `source`; without, they are a BadInput."""
+    with open_text(file, errors="strict" if drops is None else "replace") as text:
         reader = csv.reader(text, strict=True)
         number = 0
         try:
@@ -41,6 +42,8 @@ def csv_rows(file: Path, columns: tuple[str, ...]):
                 if len(values) != len(header):
                     where = f"{file}: record {number} (line {reader.line_num})"
                     raise BadInput(f"{where} has {len(values)} columns, the header has {len(header)}")
+                if drops is not None and any("\ufffd" in value for value in values):
+                    drops.repair(source, NOT_UTF8, f"{file}: record {number}")
                 yield number, dict(zip(header, values, strict=True))
         except csv.Error as error:
             raise BadInput(f"{file}: record {number + 1} (line {reader.line_num}) is not valid CSV ({error})") from error

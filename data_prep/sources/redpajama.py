@@ -16,7 +16,6 @@ import hashlib
 import json
 from pathlib import Path
 
-from data_prep.contracts import BadInput
 from data_prep.files import read_jsonl
 from data_prep.sources.raw_files import files_below
 
@@ -35,23 +34,23 @@ def files(path: str | Path) -> list[Path]:
 def read(file: Path, drops):
     """Yield the documents of one file."""
     slice_of_path = next((name for part in (*file.parts[-2::-1], file.name) for name in SLICES if _names(part.lower(), name)), "unknown")
-    for number, record in read_jsonl(file):
-        where = f"{file}: record {number}"
+    for number, record in read_jsonl(file, drops, "redpajama"):
+        where, text = f"{file}: line {number}", record.get("text") if isinstance(record, dict) else None
         if not isinstance(record, dict) or "text" not in record:
-            found = ", ".join(record) if isinstance(record, dict) else type(record).__name__
-            raise BadInput(f"{where}: expected an object with 'text' (found: {found})")
-        text = record["text"]
+            drops.add("redpajama", "no object with 'text'", where, bad=True)
+            continue
         if text is not None and not isinstance(text, str):
-            raise BadInput(f"{where}: 'text' must be a string, found {type(text).__name__}")
+            drops.add("redpajama", "'text' is no string", where, bad=True)
+            continue
         if not text or not text.strip():
-            drops.add("redpajama", "empty text", where)
+            drops.add("redpajama", "empty text", where, bad=True)
             continue
         meta = _meta(record)
         try:
             digest = hashlib.sha256(text.encode()).hexdigest()[:20]
             json.dumps(meta, ensure_ascii=False).encode()
         except UnicodeEncodeError:  # JSON can spell half a character, UTF-8 cannot
-            drops.add("redpajama", "not valid Unicode", where)
+            drops.add("redpajama", "not valid Unicode", where, bad=True)
             continue
         slice_name = str(record.get("red_pajama_subset") or meta.pop("red_pajama_subset", None) or slice_of_path)
         yield {
