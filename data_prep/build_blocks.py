@@ -1,7 +1,7 @@
 """Tokenise documents, pack them into fixed-length blocks, and lay down the training order of the mixture.
 
     python -m data_prep.build_blocks --documents data/demo/documents --tokenizer data/demo/backbone_config \\
-        --mixture data_prep/mixtures/demo.yaml --out data/demo/blocks
+        --mixture data_prep/mixtures/demo.yaml --out data/demo/blocks --executor local:2
 
 Reads   DOCUMENTS/manifest.json and the files it names, the tokenizer of the model to be trained, and the mixture:
             block_length  tokens per block
@@ -10,31 +10,37 @@ Reads   DOCUMENTS/manifest.json and the files it names, the tokenizer of the mod
             fill          best_fit: whole documents where they fit, the rest split over blocks; concat: one endless text, cut every block_length
             validation_share   share of the documents (by a hash of their id) that is held out, per domain
             seed
-Writes  OUT/train/<domain>/<source>.arrow and OUT/validation/<domain>/<source>.arrow: memory-mapped `datasets` files, one row per block:
+Writes  OUT/{train,validation}/<domain>/<source>_NNNNN.arrow: memory-mapped `datasets` files, one row per block:
             input_ids     [block_length] uint16, or uint32 where the vocabulary needs it; unused places at the end hold the EOS id
             seq_lengths   tokens of each document (or piece of one) in the block, in order; their sum is the used length
+            documents     which document each piece is of: a line (from 0) of the file's .ids.txt.gz
         OUT/order.npy: uint32 [blocks of the run], the row (of all training files, one after the other as in the manifest) that is trained at each place.
-        OUT/manifest.json: tokens and passes per source, the realised ratio, hashes, drops, access and licences.
+        OUT/manifest.json: tokens and passes per source, the realised ratio, hashes, drops, access and licences. OUT/README.md: a dataset card.
 
-The order is a function of (files, ratio, tokens, seed) alone. Domains are interleaved by systematic sampling, so every prefix of the run holds each
-domain's share to within one block; inside a domain the blocks are shuffled, anew for each pass. Resuming needs one integer: the place in `order.npy`.
+The order is a function of (files, ratio, tokens, seed) alone. Domains are interleaved by systematic sampling in tokens, so every prefix of the run holds each
+domain's share to about one block; inside a domain the blocks are shuffled, anew for each pass. Resuming needs one integer: the place in `order.npy`.
 """
 
 import argparse
+import contextlib
+import gzip
 import hashlib
 import itertools
-import shutil
+import json
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import yaml
-from transformers import AutoTokenizer
 
+from data_prep import engine
 from data_prep.contracts import DOMAINS, BadInput
-from data_prep.files import read_jsonl, sha256, whole_folder
+from data_prep.dataset_card import write_card
+from data_prep.files import WORK, keep_only, read_jsonl, resumable_folder, sha256
 from data_prep.manifest import describe, read_manifest, write_manifest
+from data_prep.tokenise import DocumentTokenizer
 
 
 def _whole(least):
@@ -53,6 +59,7 @@ MIXTURE_KEYS = {  # what each key must be, in words and as a check
     "validation_share": ("a share from 0 to below 1", lambda value: isinstance(value, int | float) and 0 <= value < 1),
     "seed": ("a whole number", _whole(0)),
 }
+SHARD_CHARACTERS = 250_000_000  # of documents in one training file, the unit of parallel work: about 60 million tokens
 BATCH_CHARACTERS = 4_000_000  # tokenised at once: bounds the memory by text, not by number of documents
 ROWS_PER_WRITE = 512
 
@@ -96,23 +103,21 @@ def batches(documents, characters: int):
         yield batch
 
 
-def tokenise(files: list[Path], tokenizer, share: float, work: Path, dtype) -> dict[str, np.ndarray]:
-    """Append BOS + tokens + EOS of each document to work/{train,validation}.bin; return the end of each document per split, in tokens."""
-    engine = tokenizer.backend_tokenizer
-    engine.no_truncation()  # a tokenizer.json may carry truncation from its last use, and would obey it without a word
-    engine.no_padding()
-    engine.encode_special_tokens = True  # "<s>" in a web page is three characters, not the beginning of a document
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+def tokenise(files: list[Path], tokenizer: DocumentTokenizer, share: float, stem: Path) -> dict[str, np.ndarray]:
+    """Write the tokens of each split one after the other to STEM.{train,validation}.bin and the ids of its documents to STEM.{...}.ids.txt.gz;
+    return the end of each document per split, in tokens."""
     ends, written = {"train": [], "validation": []}, {"train": 0, "validation": 0}
-    with (work / "train.bin").open("wb") as train, (work / "validation.bin").open("wb") as validation:
-        out = {"train": train, "validation": validation}
+    with contextlib.ExitStack() as stack:
+        tokens = {split: stack.enter_context(open(f"{stem}.{split}.bin", "wb")) for split in ends}
+        names = {}
+        for split in ends:
+            raw = stack.enter_context(open(f"{stem}.{split}.ids.txt.gz", "wb"))
+            names[split] = stack.enter_context(gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0))
         for batch in batches((document for file in files for _, document in read_jsonl(file)), BATCH_CHARACTERS):
-            for document, encoding in zip(
-                batch, engine.encode_batch_fast([d["text"] for d in batch], add_special_tokens=False), strict=True
-            ):
+            for document, ids in zip(batch, tokenizer.encode([d["text"] for d in batch]), strict=True):
                 split = "validation" if held_out(document["source"], document["id"], share) else "train"
-                ids = np.array([*bos, *encoding.ids, tokenizer.eos_token_id], dtype)
-                ids.tofile(out[split])
+                ids.tofile(tokens[split])
+                names[split].write(f"{document['id']}\n".encode())
                 written[split] += len(ids)
                 ends[split].append(written[split])
     return {split: np.array(values, np.int64) for split, values in ends.items()}
@@ -155,23 +160,61 @@ def fill_best_fit(ends: np.ndarray, length: int) -> list[list[tuple[int, int]]]:
     return blocks
 
 
-def write_blocks(path: Path, tokens: np.ndarray, blocks: list, length: int, filler: int) -> int:
-    """Write blocks as an Arrow stream that `datasets.Dataset.from_file` memory-maps; return the number of tokens in them."""
+def write_blocks(path: Path, tokens: np.ndarray, ends: np.ndarray, blocks: list, length: int, filler: int) -> np.ndarray:
+    """Write blocks as an Arrow stream that `datasets.Dataset.from_file` memory-maps; return the number of tokens in each."""
     value = pa.from_numpy_dtype(tokens.dtype)
-    schema = pa.schema({"input_ids": pa.list_(value, length), "seq_lengths": pa.list_(pa.uint32())})
+    columns = {"input_ids": pa.list_(value, length), "seq_lengths": pa.list_(pa.uint32()), "documents": pa.list_(pa.uint32())}
     path.parent.mkdir(parents=True, exist_ok=True)
-    count = 0
-    with pa.ipc.new_stream(path, schema) as stream:
+    used = np.zeros(len(blocks), np.uint32)
+    with pa.ipc.new_stream(path, pa.schema(columns)) as stream:
         for first in range(0, len(blocks), ROWS_PER_WRITE):
             part = blocks[first : first + ROWS_PER_WRITE]
             ids = np.full((len(part), length), filler, tokens.dtype)
-            for row, spans in zip(ids, part, strict=True):
-                used = np.concatenate([tokens[start:stop] for start, stop in spans])
-                row[: len(used)] = used
-                count += len(used)
-            lengths = pa.array([[stop - start for start, stop in spans] for spans in part], pa.list_(pa.uint32()))
-            stream.write_batch(pa.record_batch([pa.FixedSizeListArray.from_arrays(pa.array(ids.ravel()), length), lengths], schema))
-    return count
+            for number, (row, spans) in enumerate(zip(ids, part, strict=True), first):
+                content = np.concatenate([tokens[start:stop] for start, stop in spans])
+                row[: len(content)] = content
+                used[number] = len(content)
+            lengths = pa.array([[stop - start for start, stop in spans] for spans in part], columns["seq_lengths"])
+            documents = [np.searchsorted(ends, [start for start, _ in spans], "right").tolist() for spans in part]
+            arrays = [pa.FixedSizeListArray.from_arrays(pa.array(ids.ravel()), length), lengths, pa.array(documents, columns["documents"])]
+            stream.write_batch(pa.record_batch(arrays, pa.schema(columns)))
+    return used
+
+
+FILLS = {"best_fit": fill_best_fit, "concat": fill_concat}
+
+
+def pack_shard(
+    documents: str, files: list, tokenizer: str, tokenizer_sha256: str, mixture: dict, domain: str, source: str, stem: str, folder: str
+) -> dict:
+    """One training file and one validation file of some document files: what a worker does. Returns the outputs as the manifest lists them, and `used`:
+    for each split the file with the number of tokens in each block."""
+    tokenizer, folder, outputs, used = DocumentTokenizer(tokenizer), Path(folder), [], {}
+    work = folder / WORK / "shards" / domain / stem
+    work.parent.mkdir(parents=True, exist_ok=True)
+    ends = tokenise([Path(documents, path) for path, _ in files], tokenizer, mixture["validation_share"], work)
+    for split in [split for split in ends if len(ends[split])]:
+        path = folder / split / domain / f"{stem}.arrow"
+        partial = path.with_name(f".{path.name}.partial")
+        blocks = FILLS[mixture["fill"]](ends[split], mixture["block_length"])
+        tokens = np.memmap(f"{work}.{split}.bin", tokenizer.dtype, "r")
+        counts = write_blocks(partial, tokens, ends[split], blocks, mixture["block_length"], tokenizer.eos)
+        used[split] = f"{work}.{split}.used.npy"
+        np.save(used[split], counts)
+        os.replace(f"{work}.{split}.ids.txt.gz", path.with_suffix(".ids.txt.gz"))
+        os.replace(partial, path)
+        facts = {
+            "split": split,
+            "domain": domain,
+            "source": source,
+            "documents": len(ends[split]),
+            "records": len(blocks),
+            "tokens": int(counts.sum()),
+        }
+        outputs.append(describe(folder, path, **facts) | {"ids_sha256": sha256(path.with_suffix(".ids.txt.gz"))})
+    for split in ends:
+        os.unlink(f"{work}.{split}.bin")
+    return {"outputs": outputs, "used": used}
 
 
 # ---------------------------------------------------------------- mix
@@ -190,98 +233,116 @@ def shuffled(count: int, key: str) -> np.ndarray:
     return np.argsort(splitmix64(np.arange(count, dtype=np.uint64) ^ salt), kind="stable")
 
 
-def mix(
-    rows: dict[str, int], tokens: dict[str, int], ratio: dict[str, float], total_tokens: int, seed: int
-) -> tuple[np.ndarray, dict[str, int]]:
-    """The training order over rows numbered domain after domain (dict order), and how many blocks each domain gives to it.
+def mix(used: dict[str, np.ndarray], ratio: dict[str, float], total_tokens: int, seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The training order over rows numbered domain after domain (dict order), and for each domain the rows it gives to it, in their order.
 
-    rows, tokens: blocks and tokens of each domain. ratio: weight of each domain in tokens. A domain smaller than its share is passed again,
-    reshuffled; the k-th block of domain d stands at (k + 1/2) / share(d), so that every prefix is within one block of the ratio.
+    used: tokens of each row of each domain. ratio: weight of each domain in tokens. A domain smaller than its share is passed again, reshuffled. A block of
+    domain d stands at (tokens of d before its middle) / (tokens of d in the run), so that every prefix is within about one block of the ratio.
     """
-    weight = sum(ratio.values())
-    wanted = {
-        d: max(1, round(total_tokens * ratio[d] / weight / (tokens[d] / rows[d]))) for d in rows
-    }  # blocks, by the mean fill of the domain's
-    places, order, first = [], [], 0
-    for domain, count in wanted.items():
-        passes = [shuffled(rows[domain], f"{seed} {domain} {p}") for p in range(-(-count // rows[domain]))]
-        order.append(first + np.concatenate(passes)[:count])
-        places.append((np.arange(count) + 0.5) / count)
-        first += rows[domain]
-    return np.concatenate(order)[np.argsort(np.concatenate(places), kind="stable")].astype(np.uint32), wanted
+    weight, places, rows, first = sum(ratio.values()), [], {}, 0
+    for domain, tokens in used.items():
+        wanted = total_tokens * ratio[domain] / weight
+        passes = int(wanted // tokens.sum()) + 1
+        row = np.concatenate([shuffled(len(tokens), f"{seed} {domain} {p}") for p in range(passes)])
+        ends = np.cumsum(tokens[row], dtype=np.int64)
+        count = max(1, int(np.searchsorted(ends - tokens[row] / 2, wanted)))  # the last block is in if its middle is
+        rows[domain] = first + row[:count]
+        places.append((ends - tokens[row] / 2)[:count] / wanted)
+        first += len(tokens)
+    order = np.concatenate(list(rows.values()))[np.argsort(np.concatenate(places), kind="stable")].astype(np.uint32)
+    return order, rows
 
 
-def build(documents: Path, tokenizer_path: str, mixture: dict, out: Path) -> dict:
-    manifest = read_manifest(documents, made_by=f"python -m data_prep.build_documents --source NAME=PATH --out {documents}")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
-    except (OSError, ValueError) as error:
-        raise BadInput(
-            f"{tokenizer_path}: no tokenizer here ({str(error).splitlines()[0]}). Next: --tokenizer with a model's folder"
-        ) from error
-    if tokenizer.eos_token_id is None:
-        raise BadInput(f"{tokenizer_path}: the tokenizer has no EOS token, so no model could learn where a document ends")
-    dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
-    length = mixture["block_length"]
-    fill = {"best_fit": fill_best_fit, "concat": fill_concat}[mixture["fill"]]
-
-    sources = {}  # domain -> source -> files
+# ---------------------------------------------------------------- build
+def shards(manifest: dict, domains: list[str]):
+    """(domain, source, stem, files) of each unit: the document files of a source in their order, up to SHARD_CHARACTERS together."""
+    files = {}
     for output in manifest["outputs"]:
-        sources.setdefault(output["domain"], {}).setdefault(output["source"], []).append(documents / output["path"])
-    domains = [d for d in DOMAINS if d in (sources if mixture["ratio"] == "as_found" else mixture["ratio"])]
+        if output["domain"] in domains:
+            files.setdefault((DOMAINS.index(output["domain"]), output["source"]), []).append(output)
+    for (domain, source), outputs in sorted(files.items(), key=lambda item: item[0]):
+        parts, size = [[]], 0
+        for output in outputs:
+            if parts[-1] and size + output.get("characters", 0) > SHARD_CHARACTERS:
+                parts.append([])
+                size = 0
+            parts[-1].append([output["path"], output["sha256"]])
+            size += output.get("characters", 0)
+        for number, part in enumerate(parts):
+            yield DOMAINS[domain], source, f"{source}_{number:05d}", part
+
+
+def build(documents: Path, tokenizer_path: str, mixture: dict, out: Path, executor: str = "local") -> dict:
+    manifest = read_manifest(documents, made_by=f"python -m data_prep.build_documents --source NAME=PATH --out {documents}")
+    tokenizer = DocumentTokenizer(tokenizer_path)
+    present = {output["domain"] for output in manifest["outputs"]}
+    domains = [d for d in DOMAINS if d in (present if mixture["ratio"] == "as_found" else mixture["ratio"])]
     for domain in domains:
-        if domain not in sources:
+        if domain not in present:
             raise BadInput(
                 f"{documents}: the mixture wants {domain} text, and no document is. Next: build_documents with more, or another --mixture"
             )
+    identity = engine.fingerprint(sha256(documents / "manifest.json"), str(documents), tokenizer.sha256, str(tokenizer_path), mixture)
+    with resumable_folder(out, identity) as folder:
+        if folder is None:
+            print(f"{out}: already complete, nothing to do")
+            return json.loads((out / "manifest.json").read_text())
 
-    # Tokenise and pack, source by source
-    outputs, totals = [], {d: {"rows": 0, "tokens": 0, "validation_tokens": 0} for d in domains}
-    work = out / "work"
-    work.mkdir()
-    for domain, source, files in [(d, s, sources[d][s]) for d in domains for s in sorted(sources[d])]:
-        ends = tokenise(files, tokenizer, mixture["validation_share"], work, dtype)
-        for split in [split for split in ends if len(ends[split])]:
-            path = out / split / domain / f"{source}.arrow"
-            blocks = fill(ends[split], length)
-            count = write_blocks(path, np.memmap(work / f"{split}.bin", dtype, "r"), blocks, length, tokenizer.eos_token_id)
-            facts = {
-                "split": split,
-                "domain": domain,
-                "source": source,
-                "documents": len(ends[split]),
-                "records": len(blocks),
-                "tokens": count,
-            }
-            outputs.append(describe(out, path, **facts))
-            totals[domain]["rows"] += len(blocks) if split == "train" else 0
-            totals[domain]["tokens" if split == "train" else "validation_tokens"] += count
-            print(f"{source}: {split} {len(ends[split]):,} documents, {count:,} tokens, {len(blocks):,} blocks", flush=True)
-    shutil.rmtree(work)
+        # Tokenise and pack, a training file at a time
+        packing = {key: mixture[key] for key in ("block_length", "fill", "validation_share")}
+        units = [
+            {"name": f"{domain}/{stem}", "documents": str(documents.absolute()), "files": files, "tokenizer": str(tokenizer_path),
+             "tokenizer_sha256": tokenizer.sha256, "mixture": packing, "domain": domain, "source": source, "stem": stem, "folder": str(folder.absolute())}
+            for domain, source, stem, files in shards(manifest, domains)
+        ]  # fmt: skip
+        facts = engine.run("data_prep.build_blocks:pack_shard", units, folder / WORK, executor)
+        outputs = [output for fact in facts for output in fact["outputs"]]
+        for domain, source in dict.fromkeys((o["domain"], o["source"]) for o in outputs):
+            for split in ("train", "validation"):
+                mine = [o for o in outputs if (o["domain"], o["source"], o["split"]) == (domain, source, split)]
+                if mine:
+                    counts = [sum(o[key] for o in mine) for key in ("documents", "tokens", "records")]
+                    print(f"{source}: {split} {counts[0]:,} documents, {counts[1]:,} tokens, {counts[2]:,} blocks", flush=True)
 
-    # Mix
-    for domain in domains:
-        if not totals[domain]["rows"]:
-            raise BadInput(f"{documents}: every {domain} document was held out. Next: a smaller validation_share, or more documents")
-    rows, tokens = {d: totals[d]["rows"] for d in domains}, {d: totals[d]["tokens"] for d in domains}
-    ratio = tokens if mixture["ratio"] == "as_found" else mixture["ratio"]
-    order, taken = mix(rows, tokens, ratio, sum(tokens.values()) if mixture["tokens"] == "one_pass" else mixture["tokens"], mixture["seed"])
-    np.save(out / "order.npy", order)
-    run_tokens = {d: taken[d] * tokens[d] / rows[d] for d in domains}
-    for domain in domains:
-        passes, share = taken[domain] / rows[domain], run_tokens[domain] / sum(run_tokens.values())
-        totals[domain] |= {"blocks_in_run": taken[domain], "passes": round(passes, 3), "share": round(share, 5)}
-        again = ": repeated more than four times, more documents would teach more" if passes > 4 else ""
-        print(f"{domain}: {tokens[domain]:,} tokens, {passes:.2f} passes, {100 * share:.2f} % of the run{again}", flush=True)
+        # Mix
+        used = {d: [] for d in domains}
+        for unit, fact in zip(units, facts, strict=True):
+            if "train" in fact["used"]:
+                used[unit["domain"]].append(np.load(fact["used"]["train"]))
+        for domain in domains:
+            if not used[domain]:
+                raise BadInput(f"{documents}: every {domain} document was held out. Next: a smaller validation_share, or more documents")
+        used = {domain: np.concatenate(parts).astype(np.int64) for domain, parts in used.items()}
+        found = {domain: int(tokens.sum()) for domain, tokens in used.items()}
+        ratio = found if mixture["ratio"] == "as_found" else mixture["ratio"]
+        order, rows = mix(used, ratio, sum(found.values()) if mixture["tokens"] == "one_pass" else mixture["tokens"], mixture["seed"])
+        np.save(folder / "order.npy", order)
+        everything = np.concatenate(list(used.values()))
+        run_tokens = {domain: int(everything[row].sum()) for domain, row in rows.items()}
+        totals = {}
+        for domain in domains:
+            passes, share = len(rows[domain]) / len(used[domain]), run_tokens[domain] / sum(run_tokens.values())
+            held = sum(o["tokens"] for o in outputs if o["domain"] == domain and o["split"] == "validation")
+            totals[domain] = {
+                "rows": len(used[domain]), "tokens": found[domain], "validation_tokens": held, "blocks_in_run": len(rows[domain]),
+                "tokens_in_run": run_tokens[domain], "passes": round(passes, 3), "share": round(share, 5),
+            }  # fmt: skip
+            again = ": repeated more than four times, more documents would teach more" if passes > 4 else ""
+            print(f"{domain}: {found[domain]:,} tokens, {passes:.2f} passes, {100 * share:.2f} % of the run{again}", flush=True)
 
-    return write_manifest(
-        out, stage="build_blocks", arguments={"documents": str(documents), "tokenizer": str(tokenizer_path), "mixture": mixture},
-        inputs=[entry for entry in manifest["inputs"] if any(entry["source"] in sources[d] for d in domains)], dropped={}, outputs=outputs,
-        order={"path": "order.npy", "sha256": sha256(out / "order.npy"), "blocks": len(order), "tokens": round(sum(run_tokens.values()))},
-        domains=totals, block_length=length, dtype=np.dtype(dtype).name, documents_sha256=sha256(documents / "manifest.json"),
-        tokenizer={"sha256": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(), "vocabulary": len(tokenizer),
-                   "bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id},
-    )  # fmt: skip
+        keep_only(folder, ["order.npy", *itertools.chain(*((o["path"], o["path"].replace(".arrow", ".ids.txt.gz")) for o in outputs))])
+        sources = {output["source"] for output in outputs}
+        manifest = write_manifest(
+            folder, stage="build_blocks", arguments={"documents": str(documents), "tokenizer": str(tokenizer_path), "mixture": mixture},
+            inputs=[entry for entry in manifest["inputs"] if entry["source"] in sources], dropped=manifest["dropped"], outputs=outputs,
+            order={"path": "order.npy", "sha256": sha256(folder / "order.npy"), "blocks": len(order), "tokens": sum(run_tokens.values())},
+            domains=totals, block_length=mixture["block_length"], dtype=tokenizer.dtype.name, documents_sha256=sha256(documents / "manifest.json"),
+            document_licenses={s: counts for s, counts in manifest.get("document_licenses", {}).items() if s in sources},
+            tokenizer={"sha256": tokenizer.sha256, "vocabulary": len(tokenizer.hf), "bos": tokenizer.hf.bos_token_id, "eos": tokenizer.eos,
+                       "word_cache": tokenizer.words is not None},
+        )  # fmt: skip
+        write_card(folder, manifest)
+        return manifest
 
 
 def main(argv=None):
@@ -290,16 +351,15 @@ def main(argv=None):
     parser.add_argument("--tokenizer", required=True, help="folder or Hub name of the model to be trained")
     parser.add_argument("--mixture", type=Path, required=True, help="YAML, see data_prep/mixtures")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--executor", default="local", help="local:N, slurm:YAML or ray:N (data_prep/engine.py)")
     args = parser.parse_args(argv)
     try:
         mixture = read_mixture(args.mixture)
-        with whole_folder(args.out) as out:
-            manifest = build(args.documents, args.tokenizer, mixture, out)
-    except BadInput as error:
+        manifest = build(args.documents, args.tokenizer, mixture, args.out, args.executor)
+    except (BadInput, OSError) as error:
         sys.exit(f"error: {error}")
-    print(
-        f"wrote {args.out}: {manifest['order']['blocks']:,} blocks of {mixture['block_length']}, about {manifest['order']['tokens']:,} tokens, access {manifest['access']}"
-    )
+    blocks, tokens = manifest["order"]["blocks"], manifest["order"]["tokens"]
+    print(f"wrote {args.out}: {blocks:,} blocks of {mixture['block_length']}, {tokens:,} tokens, access {manifest['access']}")
 
 
 if __name__ == "__main__":

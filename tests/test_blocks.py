@@ -80,15 +80,11 @@ def test_best_fit_keeps_short_documents_whole_and_wastes_little():
 
 
 def test_every_prefix_of_the_order_holds_the_ratio():
-    rows, tokens, ratio = (
-        {"biomedical": 3000, "clinical": 90, "general": 2500},
-        {"biomedical": 3000, "clinical": 90, "general": 2500},
-        MIXTURE["ratio"],
-    )
-    order, taken = mix(rows, tokens, ratio, 8000, seed=1)
-    assert taken == {"biomedical": 6000, "clinical": 400, "general": 1600}
-    domain = np.digitize(order, np.cumsum(list(rows.values())))
-    for d, weight in enumerate(ratio.values()):
+    sizes = {"biomedical": 3000, "clinical": 90, "general": 2500}
+    order, rows = mix({domain: np.ones(size, np.int64) for domain, size in sizes.items()}, MIXTURE["ratio"], 8000, seed=1)
+    assert {domain: len(taken) for domain, taken in rows.items()} == {"biomedical": 6000, "clinical": 400, "general": 1600}
+    domain = np.digitize(order, np.cumsum(list(sizes.values())))
+    for d, weight in enumerate(MIXTURE["ratio"].values()):
         error = np.abs(np.cumsum(domain == d) - np.arange(1, len(order) + 1) * weight / 20)
         assert error.max() <= 1, "never more than one block away from 15:1:4"
     counts = np.bincount(order, minlength=5590)
@@ -96,8 +92,22 @@ def test_every_prefix_of_the_order_holds_the_ratio():
     assert set(counts[3000:3090]) == {4, 5}
 
 
+@pytest.mark.parametrize("ratio", [(15, 1, 4), (99, 0.5, 0.5), (1, 1, 1)])
+def test_every_prefix_of_1000_blocks_holds_the_ratio_in_tokens(ratio):
+    rng = np.random.default_rng(0)  # blocks of best_fit: nearly full; blocks that are far from it in one domain
+    used = {"biomedical": rng.integers(4000, 4097, 9000), "clinical": rng.integers(2000, 4097, 900), "general": rng.integers(3900, 4097, 3000)}
+    ratio = dict(zip(used, ratio, strict=True))
+    order, _ = mix(used, ratio, 80_000_000, seed=3)
+    tokens, domain = np.concatenate(list(used.values()))[order], np.digitize(order, np.cumsum([len(u) for u in used.values()]))
+    total = np.cumsum(tokens)[999:]
+    assert len(total) > 10_000
+    for d, weight in enumerate(ratio.values()):
+        share = np.cumsum(np.where(domain == d, tokens, 0))[999:] / total
+        assert np.abs(share - weight / sum(ratio.values())).max() < 0.001
+
+
 def test_the_order_is_a_function_of_the_seed_alone():
-    arguments = ({"general": 500}, {"general": 500}, {"general": 1}, 1000)
+    arguments = ({"general": np.ones(500, np.int64)}, {"general": 1}, 1000)
     first, again, other = (mix(*arguments, seed=seed)[0] for seed in (0, 0, 1))
     assert (first == again).all() and (first != other).any()
     assert hashlib.sha256(first.tobytes()).hexdigest()[:12] == ORDER_HASH, (
