@@ -62,7 +62,9 @@ def build(source_paths: list[tuple[str, str]], out: str | Path, executor: str = 
                 inputs.append({"source": name, **fact["identity"], "records": fact["records"], **fact["card"]})
                 if fact["documents"]:
                     domain = fact["card"]["domain"]
-                    outputs.append(describe(folder, final, records=fact["documents"], characters=fact["characters"], domain=domain, source=name))
+                    outputs.append(
+                        describe(folder, final, records=fact["documents"], characters=fact["characters"], domain=domain, source=name)
+                    )
             records, kept = sum(e["records"] for e in inputs if e["source"] == name), sum(licenses[name].values())
             line = f"{name}: {len(files)} files, {records} records, {kept} documents; dropped: {drops.summary(name)}"
             line += f"; repaired: {drops.repairs.summary(name)}" * bool(drops.repairs.count(name))
@@ -205,7 +207,9 @@ def too_many(drops: Drops, source: str, records: int, max_bad: float) -> list[st
     if bad <= max_bad * records:
         return []
     first = next(f"{e['first']}: {reason}" for reason, e in drops.as_dict()[source].items() if e.get("bad"))
-    return [f"{source}: {bad} of {records} records are bad, more than --max_bad {max_bad}; the first is {first}. Next: mend them, or a larger --max_bad"]
+    return [
+        f"{source}: {bad} of {records} records are bad, more than --max_bad {max_bad}; the first is {first}. Next: mend them, or a larger --max_bad"
+    ]
 
 
 # ---------------------------------------------------------------- names

@@ -190,7 +190,11 @@ class Local(LocalPipelineExecutor):
                         future.result()
                     return
                 except concurrent.futures.process.BrokenProcessPool:
-                    print(f"{self.logging_dir.path}: a worker was killed (out of memory?); its share is done once more", file=sys.stderr, flush=True)
+                    print(
+                        f"{self.logging_dir.path}: a worker was killed (out of memory?); its share is done once more",
+                        file=sys.stderr,
+                        flush=True,
+                    )
 
 
 class Slurm(SlurmPipelineExecutor):

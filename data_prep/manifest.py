@@ -60,7 +60,7 @@ class Drops:
         return sum(entry["count"] for entry in self._reasons[group].values() if entry.get("bad") or not bad)
 
     def as_dict(self) -> dict:
-        return {group: dict(sorted(reasons.items())) for group, reasons in sorted(self._reasons.items())}
+        return {group: dict(sorted(reasons.items())) for group, reasons in sorted(self._reasons.items()) if reasons}
 
     def summary(self, group: str) -> str:
         return ", ".join(f"{reason} {entry['count']}" for reason, entry in sorted(self._reasons[group].items())) or "none"

@@ -1,0 +1,135 @@
+"""What the evaluation rows hold that no training document may hold: the texts of each item, and the ids of the records they were made of.
+
+Reads   ROWS/<task>/<split>.jsonl, the rows of build_tasks, and files of further cases, JSON lines of {id, text}.
+
+Several rows can be of one text: the lines of an i2b2 note, the questions on an emrQA note, the sentences of a DDI document. Such rows are one item,
+since a single line of a note ("was discharged home in stable condition") stands in a thousand others. The wording of the prompt, which all rows of
+a task share, is taken off by its template in data_prep/prompts, or, where rows have prompts of their own, by the lines that most of them share.
+"""
+
+import collections
+import re
+import string
+from pathlib import Path
+from typing import NamedTuple
+
+from data_prep import tasks
+from data_prep.contracts import BadInput
+from data_prep.files import read_jsonl
+from data_prep.sources.raw_files import csv_rows
+
+LONG = 26  # words: a text of as many stands for its row alone; shorter ones (options, a question on a long context) are looked at where there is no other
+# What the row ids of a task say of the raw record (see data_prep/tasks): group 1 of the id that a corpus document has too.
+SOURCE_IDS = {
+    "pubmedqa": ("pmid", r"pubmedqa:(\d+)"),
+    "hoc": ("pmid", r"hoc:(\d+)"),
+    "bionli": ("pmid", r"bionli:\w+:\d+:(\d+)"),
+    "pubmed_summ": ("pmcid", r"pubmed_summ:\w+:\d+:(?:PMC)?(\d+)"),
+    "mimic_cxr": ("cxr_study", r"mimic_cxr:(s\d+)"),
+}
+# The part of a row id that is the same for all rows of one text.
+UNITS = {
+    "i2b2": r"(i2b2:.+):\d+",
+    "emrqa": r"(emrqa:.+):\d+:\d+",
+    "ddi": r"(ddi:.+)\.s\d+\.p\d+",
+    "bionli": r"(bionli:\w+):\d+:(\d+)",
+}
+LABELS = ("labels", "specialties", "options")  # placeholders of prompts that hold no text of a record
+SEAM = re.compile(r"@DRUG(?:-DRUG)?\$")  # written by the task over the text: a run of words across it stands in no document
+MARKS = re.compile(r"<(?:re|er|el|le)>|</?S>")  # written by the task between two words
+
+
+class Item(NamedTuple):
+    task: str
+    id: str  # of its first row
+    texts: tuple[str, ...]  # runs of words are never taken across two of them
+
+
+def row_files(rows: str | Path, splits) -> list[Path]:
+    """ROWS/<task>/<split>.jsonl of all tasks. BadInput if there is none."""
+    found = [path for path in sorted(Path(rows).glob("*/*.jsonl")) if path.stem in splits]
+    if not found:
+        raise BadInput(f"{rows}: no <task>/{{{','.join(splits)}}}.jsonl. Next: python -m data_prep.build_tasks --out {rows}")
+    return found
+
+
+def id_blocklist(
+    rows: str | Path, splits=("validation", "test"), pmc_ids: str | Path | None = None
+) -> dict[tuple[str, str], tuple[str, str]]:
+    """{(kind, id): (task, row id)} of the records behind the rows, as `document_ids` names them; kinds are pmid, pmcid and cxr_study.
+
+    `pmc_ids`: NLM's PMC-ids.csv[.gz] (ftp.ncbi.nlm.nih.gov/pub/pmc); with it the abstract of a blocked article is blocked too, and the other way round."""
+    blocked = {}
+    for path in row_files(rows, splits):
+        kind, pattern = SOURCE_IDS.get(path.parent.name, (None, None))
+        for _, row in read_jsonl(path) if kind else ():
+            if found := re.fullmatch(pattern, row["id"]):
+                blocked.setdefault((kind, found[1]), (row["task"], row["id"]))
+    if pmc_ids:
+        for _, row in csv_rows(Path(pmc_ids), ("pmcid", "pmid")):
+            pair = ("pmcid", row["pmcid"].removeprefix("PMC")), ("pmid", row["pmid"])
+            for known, other in (pair, pair[::-1]):
+                if known in blocked and other[1]:
+                    blocked.setdefault(other, blocked[known])
+    return blocked
+
+
+def document_ids(document: dict) -> list[tuple[str, str]]:
+    """The (kind, id) by which a document can be known, its own first."""
+    source, _, name = document["id"].partition(":")
+    kind = {"pubmed": "pmid", "pmc": "pmcid", "mimic_cxr": "cxr_study"}.get(source)
+    found = [(kind, name.removeprefix("PMC"))] if kind else []
+    for kind in ("pmid", "pmcid"):
+        if value := document["meta"].get(kind):
+            found.append((kind, str(value).removeprefix("PMC")))
+    return found
+
+
+def read_items(rows: str | Path, splits=("validation", "test"), cases=()) -> list[Item]:
+    """The items of all tasks in ROWS, and of files of cases. BadInput names a case without id or text."""
+    items = []
+    for path in row_files(rows, splits):
+        units = collections.defaultdict(list)
+        for row, texts in _row_texts(path):
+            found = re.fullmatch(UNITS.get(row["task"], "(.*)"), row["id"])
+            units[found.groups() if found else row["id"]].append((row, texts))
+        for parts in units.values():
+            first = parts[0][0]
+            items.append(Item(first["task"], first["id"], tuple(dict.fromkeys(text for _, texts in parts for text in texts))))
+    for path in map(Path, cases):
+        for number, case in read_jsonl(path):
+            if not isinstance(case, dict) or not isinstance(case.get("text"), str) or not isinstance(case.get("id"), str):
+                raise BadInput(f"{path}: line {number} must be an object with the texts 'id' and 'text'")
+            items.append(Item(path.stem, case["id"], (case["text"],)))
+    return items
+
+
+def _row_texts(path: Path):
+    """Yield (row, its texts) for the rows of one file."""
+    prompt = tasks.prompt_file(path.parent.name)
+    template = _pattern(prompt.read_text(encoding="utf-8")) if prompt.is_file() else None
+    others = []
+    for _, row in read_jsonl(path):
+        found = template.fullmatch(row["prompt"]) if template else None
+        if "question" in row:
+            yield row, _texts([row["question"], *row.get("options", ())])
+        elif found:
+            summary = [row["completion"]] if row["scoring"] == "summary" else []
+            yield row, _texts([value for name, value in found.groupdict().items() if name not in LABELS] + summary)
+        else:
+            others.append(row)
+    lines = collections.Counter(line for row in others for line in set(row["prompt"].split("\n")))
+    for row in others:
+        own = [line for line in row["prompt"].split("\n") if lines[line] <= max(1, len(others) / 2)]
+        yield row, _texts(["\n".join(own)] + ([row["completion"]] if row["scoring"] == "summary" else []))
+
+
+def _pattern(template: str) -> re.Pattern:
+    """The prompts that a template makes: each placeholder a group of its name."""
+    parts = string.Formatter().parse(template)
+    return re.compile("".join(re.escape(text) + (f"(?P<{name}>.*)" if name else "") for text, name, _, _ in parts), re.DOTALL)
+
+
+def _texts(fields: list[str]) -> list[str]:
+    pieces = [piece for field in fields for piece in SEAM.split(MARKS.sub(" ", field)) if piece.strip()]
+    return [piece for piece in pieces if len(piece.split()) >= LONG] or pieces
