@@ -56,14 +56,15 @@ def run(function: str, units: list[dict], work: str | Path, executor: str = "loc
     work.mkdir(parents=True, exist_ok=True)
     for error in work.glob("*.error"):
         error.unlink()
-    step = Units(function, [unit for unit in units if _facts(work, function, unit) is None], str(work))
+    known = [fingerprint(function, unit) for unit in units]
+    step = Units(function, [(unit, mark) for unit, mark in zip(units, known, strict=True) if _facts(work, unit, mark) is None], str(work))
     if step.units:
         _execute(step, executor, work)
     errors = [error.read_text() for error in sorted(work.glob("*.error"))]
     if errors:
         more = f" (and {len(errors) - 1} more like it: {work}/*.error)" if len(errors) > 1 else ""
         raise BadInput(f"{errors[0]}{more}. What is finished is kept for the next run")
-    facts = [_facts(work, function, unit) for unit in units]
+    facts = [_facts(work, unit, mark) for unit, mark in zip(units, known, strict=True)]
     if None in facts:
         missing = [unit["name"] for unit, fact in zip(units, facts, strict=True) if fact is None]
         raise BadInput(
@@ -77,13 +78,13 @@ def _result(work: Path, unit: dict, ending: str = "json") -> Path:
     return work / f"{urllib.parse.quote(unit['name'], safe='')}.{ending}"
 
 
-def _facts(work: Path, function: str, unit: dict) -> dict | None:
-    """What the unit gave when it was done by this code with these arguments, or None."""
+def _facts(work: Path, unit: dict, known: str) -> dict | None:
+    """What the unit gave when it was done under the fingerprint `known`, or None."""
     path = _result(work, unit)
     if not path.is_file():
         return None
     result = json.loads(path.read_text())
-    return result["facts"] if result["fingerprint"] == fingerprint(function, unit) else None
+    return result["facts"] if result["fingerprint"] == known else None
 
 
 class Units(PipelineStep):
@@ -91,20 +92,20 @@ class Units(PipelineStep):
 
     type, name = "Units", "me-llama-recipes"
 
-    def __init__(self, function: str, units: list[dict], work: str):
+    def __init__(self, function: str, units: list[tuple[dict, str]], work: str):
         super().__init__()
         self.function, self.units, self.work = function, units, work
 
     def run(self, data=None, rank: int = 0, world_size: int = 1):
         module, _, name = self.function.partition(":")
         function, work = getattr(importlib.import_module(module), name), Path(self.work)
-        for unit in self.units[rank::world_size]:
+        for unit, known in self.units[rank::world_size]:
             path = _result(work, unit)
             path.unlink(missing_ok=True)  # an older result describes files that are about to be replaced
             try:
                 with self.track_time():
                     facts = function(**{key: value for key, value in unit.items() if key != "name"})
-                _write(path, json.dumps({"fingerprint": fingerprint(self.function, unit), "facts": facts}))
+                _write(path, json.dumps({"fingerprint": known, "facts": facts}))
                 self.stat_update("done")
             except (BadInput, OSError, MemoryError) as error:
                 _write(_result(work, unit, "error"), str(error) if isinstance(error, BadInput) else f"{unit['name']}: {error!r}")
