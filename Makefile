@@ -17,7 +17,7 @@ export PYTHONPATH := .
 
 .DEFAULT_GOAL := help
 .SECONDARY:
-.PHONY: help setup demo demo-clean test lint corpus tasks tasks-status instructions pretrain sft merge finetune evaluate report
+.PHONY: help setup demo demo-clean test lint corpus corpus-plan corpus-audit tasks tasks-status instructions pretrain sft merge finetune evaluate report
 
 need = @test -n "$($(1))" || { echo 'error: $(1) is not given. Next: make $@ $(1)=$(2)'; exit 1; }
 
@@ -38,11 +38,20 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@touch $@
 
 # ---------------------------------------------------------------- stages, for your own files: the same commands as the demo's, with your paths
-corpus: $(VENV)/.installed  ## SOURCES="pubmed=DIR pmc=DIR ..." [MIXTURE= TOKENIZER= DATA=]: raw files -> documents -> packed blocks
+corpus: $(VENV)/.installed  ## SOURCES="pubmed=DIR pmc=DIR ..." [PLAN= ROWS= MIXTURE= TOKENIZER= EXECUTOR= DATA=]: raw files -> documents -> clean -> packed blocks
 	$(call need,SOURCES,"pubmed=DIR pmc=DIR")
-	$(PY) -m data_prep.build_documents $(foreach source,$(SOURCES),--source $(source)) --out $(CORPUS)/documents
-	$(PY) -m data_prep.build_blocks --documents $(CORPUS)/documents --tokenizer $(TOKENIZER) --mixture $(MIXTURE) --out $(CORPUS)/blocks
-corpus: CORPUS = $(DATA)/corpus
+	$(PY) -m data_prep.build_documents $(foreach source,$(SOURCES),--source $(source)) --out $(CORPUS)/documents --executor $(EXECUTOR)
+	$(if $(PLAN),$(PY) -m data_prep.clean_documents --documents $(CORPUS)/documents $(if $(ROWS),--rows $(ROWS)) --plan $(PLAN) --out $(CORPUS)/clean --executor $(EXECUTOR))
+	$(PY) -m data_prep.build_blocks --documents $(CORPUS)/$(if $(PLAN),clean,documents) --tokenizer $(TOKENIZER) --mixture $(MIXTURE) --out $(CORPUS)/blocks --executor $(EXECUTOR)
+
+corpus-plan: $(VENV)/.installed  ## MIXTURE=YAML [SOURCES= TOKENIZER=]: tokens, passes, disk and core-hours, before anything runs
+	$(PY) -m data_prep.corpus_plan $(foreach source,$(SOURCES),--source $(source)) $(if $(SOURCES),--tokenizer $(TOKENIZER)) --mixture $(MIXTURE)
+
+corpus-audit: $(VENV)/.installed  ## [BLOCKS=data/corpus/blocks]: prove packed blocks against their manifest
+	$(PY) -m data_prep.corpus_audit $(or $(BLOCKS),$(CORPUS)/blocks) $(ARGS)
+corpus corpus-audit: CORPUS = $(DATA)/corpus
+EXECUTOR ?= local
+PLAN ?=
 TOKENIZER ?= outputs/demo/backbone
 MIXTURE ?= data_prep/mixtures/one_pass.yaml
 
@@ -101,6 +110,9 @@ O := outputs/demo
 DEMO_SOURCES := pubmed pmc mimic_iii mimic_iv_note mimic_cxr redpajama
 DEMO_TASKS := emrqa,i2b2,ddi,mtsamples,mimic_cxr,mednli
 CONTRACTS := data_prep/contracts.py data_prep/files.py data_prep/manifest.py
+ENGINE := $(CONTRACTS) data_prep/engine.py data_prep/documents.py
+CLEAN := $(addprefix data_prep/,clean_documents.py cleaning.py decontamination.py evaluation_items.py near_duplicates.py words.py)
+BLOCKS_CODE := data_prep/build_blocks.py data_prep/tokenise.py data_prep/dataset_card.py
 EVALUATE := $(CONTRACTS) $(addprefix evaluation/,generate.py score.py metrics.py) $(wildcard evaluation/tasks/*)
 DEMO_LAUNCH := OMP_NUM_THREADS=$(shell getconf _NPROCESSORS_ONLN) $(VENV)/bin/accelerate launch -q --config_file accelerate_configs/cpu.yaml
 CPU := accelerate_configs/cpu.yaml
@@ -108,7 +120,7 @@ DEMO_PRESET = chat
 GENERATE = $(PY) -m evaluation.generate --model $(O)/$(1) --rows $(D)/tasks --tasks medqa_ll,$(DEMO_TASKS) --preset $(2) --max_new_tokens 96 --batch_size 64 --out $(O)/evaluation/$(1)
 SCORE = $(PY) -m evaluation.score $(O)/evaluation/$(1)
 
-DEMO_DATA := $(addprefix $(D)/,raw/README.md documents/manifest.json backbone_config/config.json blocks_general/manifest.json \
+DEMO_DATA := $(addprefix $(D)/,raw/README.md documents/manifest.json clean/manifest.json backbone_config/config.json blocks_general/manifest.json \
 	blocks/manifest.json tasks/.built instructions/manifest.json)
 DEMO_MODELS := $(addprefix $(O)/,$(addsuffix /.complete,backbone foundation chat_adapter backbone_chat_adapter chat backbone_chat task))
 
@@ -121,72 +133,77 @@ demo-clean:  ## remove what the demo wrote
 	rm -rf $(D) $(O)
 
 $(D)/raw/README.md: data_prep/make_demo_sources.py data_prep/demo_world.py $(wildcard data_prep/prompts/*.txt) $(VENV)/.installed
-	@echo "[1/15] invented raw sources"
+	@echo "[1/16] invented raw sources"
 	$(PY) -m data_prep.make_demo_sources --out $(D)/raw
 
-$(D)/documents/manifest.json: $(D)/raw/README.md data_prep/build_documents.py $(CONTRACTS) $(wildcard data_prep/sources/*.py)
-	@echo "[2/15] documents"
+$(D)/documents/manifest.json: $(D)/raw/README.md data_prep/build_documents.py $(ENGINE) $(wildcard data_prep/sources/*.py)
+	@echo "[2/16] documents"
 	$(PY) -m data_prep.build_documents $(foreach s,$(DEMO_SOURCES),--source $(s)=$(D)/raw/$(s)) --out $(D)/documents
 
-$(D)/backbone_config/config.json: $(D)/documents/manifest.json data_prep/make_demo_backbone.py $(wildcard data_prep/prompts/*.txt)
-	@echo "[3/15] tokenizer and shape of the backbone"
-	$(PY) -m data_prep.make_demo_backbone --documents $(D)/documents --out $(D)/backbone_config
-
-$(D)/blocks_general/manifest.json: $(D)/backbone_config/config.json data_prep/build_blocks.py data_prep/mixtures/demo_general.yaml $(CONTRACTS)
-	@echo "[4/15] packed blocks of general text, for the backbone"
-	$(PY) -m data_prep.build_blocks --documents $(D)/documents --tokenizer $(D)/backbone_config --mixture data_prep/mixtures/demo_general.yaml --out $(D)/blocks_general
-
-$(D)/blocks/manifest.json: $(D)/backbone_config/config.json data_prep/build_blocks.py data_prep/mixtures/demo.yaml $(CONTRACTS)
-	@echo "[5/15] packed blocks in the 15:1:4 mixture, for continual pretraining"
-	$(PY) -m data_prep.build_blocks --documents $(D)/documents --tokenizer $(D)/backbone_config --mixture data_prep/mixtures/demo.yaml --out $(D)/blocks
-
 $(D)/tasks/.built: $(D)/raw/README.md data_prep/build_tasks.py $(CONTRACTS) $(wildcard data_prep/tasks/*.py data_prep/prompts/*.txt)
-	@echo "[6/15] task rows"
+	@echo "[3/16] task rows"
 	$(PY) -m data_prep.build_tasks --raw $(D)/raw --tasks medqa,$(DEMO_TASKS) --out $(D)/tasks
 	@touch $@
 
+$(D)/clean/manifest.json: $(D)/documents/manifest.json $(D)/tasks/.built $(CLEAN) data_prep/cleaning_plans/demo.yaml $(ENGINE)
+	@echo "[4/16] clean documents: repaired, without the evaluation rows, without duplicates"
+	$(PY) -m data_prep.clean_documents --documents $(D)/documents --rows $(D)/tasks --plan data_prep/cleaning_plans/demo.yaml --out $(D)/clean
+
+$(D)/backbone_config/config.json: $(D)/clean/manifest.json data_prep/make_demo_backbone.py $(wildcard data_prep/prompts/*.txt)
+	@echo "[5/16] tokenizer and shape of the backbone"
+	$(PY) -m data_prep.make_demo_backbone --documents $(D)/clean --out $(D)/backbone_config
+
+$(D)/blocks_general/manifest.json: $(D)/backbone_config/config.json $(BLOCKS_CODE) data_prep/mixtures/demo_general.yaml $(ENGINE)
+	@echo "[6/16] packed blocks of general text, for the backbone"
+	$(PY) -m data_prep.build_blocks --documents $(D)/clean --tokenizer $(D)/backbone_config --mixture data_prep/mixtures/demo_general.yaml --out $(D)/blocks_general
+
+$(D)/blocks/manifest.json: $(D)/backbone_config/config.json $(BLOCKS_CODE) data_prep/mixtures/demo.yaml $(ENGINE)
+	@echo "[7/16] packed blocks in the 15:1:4 mixture, for continual pretraining"
+	$(PY) -m data_prep.build_blocks --documents $(D)/clean --tokenizer $(D)/backbone_config --mixture data_prep/mixtures/demo.yaml --out $(D)/blocks
+	$(PY) -m data_prep.corpus_audit $(D)/blocks
+
 $(D)/instructions/manifest.json: $(D)/tasks/.built data_prep/build_instructions.py $(wildcard data_prep/instructions/*.py) $(CONTRACTS)
-	@echo "[7/15] instruction rows"
+	@echo "[8/16] instruction rows"
 	$(PY) -m data_prep.build_instructions --raw $(D)/raw --sources alpaca,dolly,sharegpt,flashcards --task_rows $(D)/tasks --task_names $(DEMO_TASKS) --size mtsamples=60 emrqa=240 i2b2=240 ddi=120 mednli=160 mimic_cxr=140 alpaca=100 dolly=100 --out $(D)/instructions
 
 $(O)/backbone/.complete: $(D)/blocks_general/manifest.json recipes/pretrain.py recipes/configs/demo_backbone.yaml $(CPU)
-	@echo "[8/15] backbone: a tiny LLaMA on general text only, which stands for LLaMA-2"
+	@echo "[9/16] backbone: a tiny LLaMA on general text only, which stands for LLaMA-2"
 	$(DEMO_LAUNCH) recipes/pretrain.py --config recipes/configs/demo_backbone.yaml --overwrite true
 	@touch $@
 
 $(O)/foundation/.complete: $(O)/backbone/.complete $(D)/blocks/manifest.json recipes/pretrain.py recipes/configs/demo_foundation.yaml $(CPU)
-	@echo "[9/15] foundation model: continual pretraining of the backbone"
+	@echo "[10/16] foundation model: continual pretraining of the backbone"
 	$(DEMO_LAUNCH) recipes/pretrain.py --config recipes/configs/demo_foundation.yaml --overwrite true
 	@touch $@
 
 $(O)/chat_adapter/.complete: $(O)/foundation/.complete $(D)/instructions/manifest.json recipes/sft.py recipes/chat_template.jinja recipes/configs/demo_chat.yaml $(CPU)
-	@echo "[10/15] chat model: LoRA instruction tuning of the foundation model"
+	@echo "[11/16] chat model: LoRA instruction tuning of the foundation model"
 	$(DEMO_LAUNCH) recipes/sft.py --config recipes/configs/demo_chat.yaml --overwrite true
 	@touch $@
 
 $(O)/backbone_chat_adapter/.complete: $(O)/backbone/.complete $(D)/instructions/manifest.json recipes/sft.py recipes/chat_template.jinja recipes/configs/demo_backbone_chat.yaml $(CPU)
-	@echo "[11/15] control: the same instruction tuning of the backbone"
+	@echo "[12/16] control: the same instruction tuning of the backbone"
 	$(DEMO_LAUNCH) recipes/sft.py --config recipes/configs/demo_backbone_chat.yaml --overwrite true
 	@touch $@
 
 $(O)/%/.complete: $(O)/%_adapter/.complete recipes/merge_adapter.py recipes/configs/demo_%_merge.yaml
-	@echo "[12/15] merge: $*"
+	@echo "[13/16] merge: $*"
 	$(PY) recipes/merge_adapter.py --config recipes/configs/demo_$*_merge.yaml --overwrite true
 	@touch $@
 
 $(O)/task/.complete: $(O)/foundation/.complete $(D)/tasks/.built recipes/finetune_task.py recipes/configs/demo_task.yaml $(CPU)
-	@echo "[13/15] task model: the foundation model fine-tuned on one task"
+	@echo "[14/16] task model: the foundation model fine-tuned on one task"
 	$(DEMO_LAUNCH) recipes/finetune_task.py --config recipes/configs/demo_task.yaml --overwrite true
 	@touch $@
 
 $(O)/evaluation/backbone/scores.json $(O)/evaluation/foundation/scores.json $(O)/evaluation/task/scores.json: DEMO_PRESET = paper
 $(O)/evaluation/%/scores.json: $(O)/%/.complete $(D)/tasks/.built $(EVALUATE)
-	@echo "[14/15] evaluation: $*"
+	@echo "[15/16] evaluation: $*"
 	$(call GENERATE,$*,$(DEMO_PRESET))
 	$(call SCORE,$*)
 
 $(O)/report/report.html: $(foreach m,backbone foundation backbone_chat chat task,$(O)/evaluation/$(m)/scores.json) $(wildcard evaluation/report.*) evaluation/claims/demo.yaml $(CONTRACTS)
-	@echo "[15/15] report"
+	@echo "[16/16] report"
 	$(PY) -m evaluation.report --config evaluation/claims/demo.yaml --evaluation $(O)/evaluation --runs $(O) --show_texts --out $(O)/report
 
 # make demo DEMO=full: beyond the chain above, every source and every benchmark of the article, from stand-ins in their raw formats

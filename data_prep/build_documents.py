@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -24,8 +23,9 @@ import numpy as np
 
 from data_prep import engine
 from data_prep.contracts import BadInput, check_document
-from data_prep.files import WORK, keep_only, read_jsonl, resumable_folder, sha256, write_jsonl
-from data_prep.manifest import Drops, describe, write_manifest
+from data_prep.documents import put_in_place
+from data_prep.files import WORK, keep_only, resumable_folder, sha256, write_jsonl
+from data_prep.manifest import Drops, write_manifest
 from data_prep.sources import ARCHIVES, SOURCES, card
 
 MAX_BAD = 0.001
@@ -53,18 +53,20 @@ def build(source_paths: list[tuple[str, str]], out: str | Path, executor: str = 
         drops, inputs, outputs, licenses, bad = Drops(), [], [], {}, []
         for name, files in raw_files.items():
             mine = [(unit, fact) for unit, fact in zip(units, facts, strict=True) if unit["source"] == name]
-            for (unit, fact), repeated in zip(mine, repeated_ids(mine), strict=True):
-                final = folder / name / Path(unit["output"]).name
-                fact = without_repeated(unit, fact, repeated, final)
+            paths = [f"{name}/{Path(unit['output']).name}" for unit, _ in mine]
+            again = [(unit["output"], path, lines) for (unit, _), path, lines in zip(mine, paths, repeated_ids(mine), strict=True)]
+            licenses[name] = collections.Counter()
+            for (unit, fact), path, repeated in zip(mine, paths, put_in_place(folder, again, executor), strict=True):
                 drops.merge(fact["dropped"])
                 drops.repairs.merge(fact["repaired"])
-                licenses.setdefault(name, collections.Counter()).update(fact["licenses"])
+                for identifier in repeated["ids"]:
+                    drops.add(name, "duplicate id", f"{unit['files'][0][0]}: document {identifier}")
+                licenses[name] += collections.Counter(fact["licenses"]) - collections.Counter(repeated["licenses"])
                 inputs.append({"source": name, **fact["identity"], "records": fact["records"], **fact["card"]})
-                if fact["documents"]:
-                    domain = fact["card"]["domain"]
-                    outputs.append(
-                        describe(folder, final, records=fact["documents"], characters=fact["characters"], domain=domain, source=name)
-                    )
+                counts = {"records": fact["documents"] - len(repeated["ids"]), "characters": fact["characters"] - repeated["characters"]}
+                if counts["records"]:
+                    digest = repeated["sha256"] or fact["sha256"]
+                    outputs.append({"path": path, "sha256": digest, **counts, "domain": fact["card"]["domain"], "source": name})
             records, kept = sum(e["records"] for e in inputs if e["source"] == name), sum(licenses[name].values())
             line = f"{name}: {len(files)} files, {records} records, {kept} documents; dropped: {drops.summary(name)}"
             line += f"; repaired: {drops.repairs.summary(name)}" * bool(drops.repairs.count(name))
@@ -156,49 +158,20 @@ def read_files(source: str, files: list, output: str, known: str | None, known_s
     np.save(output.with_suffix(".npy"), np.array(digests, np.uint64))
     os.replace(partial, output)
     return {
-        "documents": count, "characters": characters, "records": count + drops.count(source), "licenses": licenses, "dropped": drops.as_dict(),
+        "sha256": sha256(output), "documents": count, "characters": characters, "records": count + drops.count(source), "licenses": licenses, "dropped": drops.as_dict(),
         "repaired": drops.repairs.as_dict(), "identity": identity_of(paths), "card": card(source, paths[0]),
     }  # fmt: skip
 
 
 # ---------------------------------------------------------------- ids that come again in another file
-def repeated_ids(mine: list[tuple[dict, dict]]) -> list[list[int]]:
+def repeated_ids(mine: list[tuple[dict, dict]]) -> list[np.ndarray]:
     """For each unit of a source, the lines (from 0) whose id stands in an earlier unit or line."""
     digests = [np.load(Path(unit["output"]).with_suffix(".npy")) for unit, _ in mine]
     everything = np.concatenate(digests)
     order = np.argsort(everything, kind="stable")
     again = np.sort(order[1:][everything[order[1:]] == everything[order[:-1]]])
     starts = np.cumsum([0, *map(len, digests)])
-    return [(again[(again >= a) & (again < b)] - a).tolist() for a, b in zip(starts[:-1], starts[1:], strict=True)]
-
-
-def without_repeated(unit: dict, fact: dict, lines: list[int], final: Path) -> dict:
-    """Give the unit's output its final name, without `lines`; return its facts as they then are."""
-    final.parent.mkdir(exist_ok=True)
-    final.unlink(missing_ok=True)  # it may be a link to the unit's output of an earlier try
-    source, written = unit["source"], Path(unit["output"])
-    if not lines:
-        try:
-            os.link(written, final)  # not moved: the unit's result must stay true until the whole build is
-        except OSError:  # a file system without hard links
-            shutil.copyfile(written, final)
-        return fact
-    skip, drops, licenses = set(lines), Drops(), collections.Counter(fact["licenses"])
-    characters = fact["characters"]
-
-    def kept():
-        nonlocal characters
-        for number, (_, document) in enumerate(read_jsonl(written)):
-            if number not in skip:
-                yield document
-                continue
-            drops.add(source, "duplicate id", f"{unit['files'][0][0]}: document {document['id']}")
-            licenses[document["license"]] -= 1
-            characters -= len(document["text"])
-
-    drops.merge(fact["dropped"])
-    count = write_jsonl(final, kept())
-    return {**fact, "documents": count, "characters": characters, "licenses": +licenses, "dropped": drops.as_dict()}
+    return [again[(again >= a) & (again < b)] - a for a, b in zip(starts[:-1], starts[1:], strict=True)]
 
 
 def too_many(drops: Drops, source: str, records: int, max_bad: float) -> list[str]:

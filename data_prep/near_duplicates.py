@@ -101,7 +101,16 @@ def _permutations(settings: Settings) -> tuple[np.ndarray, np.ndarray]:
 
 def jaccard(text: str, other: str, settings: Settings = Settings()) -> float:  # noqa: B008
     """The share of the runs of both texts that is in both: 1.0 for the same words, 0.0 where neither has a run."""
-    runs, others = (np.unique(hash_runs(hash_words(t)[0], settings.n_grams)) for t in (text, other))
+    return overlap(distinct_runs(text, settings), distinct_runs(other, settings))
+
+
+def distinct_runs(text: str, settings: Settings) -> np.ndarray:
+    """[distinct runs] uint64, ascending."""
+    return np.unique(hash_runs(hash_words(text)[0], settings.n_grams))
+
+
+def overlap(runs: np.ndarray, others: np.ndarray) -> float:
+    """The Jaccard similarity of two texts by their `distinct_runs`."""
     both = len(np.intersect1d(runs, others, assume_unique=True))
     return both / max(1, len(runs) + len(others) - both)
 

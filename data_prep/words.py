@@ -44,10 +44,22 @@ def hash_words(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def hash_runs(words: np.ndarray, n: int) -> np.ndarray:
     """[words - n + 1] uint64: one hash for each run of n words, in their order; of fewer than n words, none."""
-    runs = np.zeros(max(0, len(words) - n + 1), np.uint64)
-    for k in range(n if len(runs) else 0):
-        runs = runs * np.uint64(BASE) + words[k : k + len(runs)]
-    return mix(runs)
+    if len(words) < n:
+        return np.empty(0, np.uint64)
+    runs, length, part, width = None, 0, words, 1  # runs of `length` words, made of parts of 1, 2, 4 ... words
+    while True:
+        if n & 1:
+            runs = part if runs is None else _join(runs, length, part, width)
+            length += width
+        n >>= 1
+        if not n:
+            return mix(runs)
+        part, width = _join(part, width, part, width), 2 * width
+
+
+def _join(left: np.ndarray, length: int, right: np.ndarray, width: int) -> np.ndarray:
+    """The polynomials of runs of length + width words, of those of `length` and of `width` words."""
+    return left[: len(right) - length] * np.uint64(pow(BASE, width, 1 << 64)) + right[length:][: len(left) - width]
 
 
 def mix(values: np.ndarray) -> np.ndarray:

@@ -1,0 +1,295 @@
+"""Clean documents: normalise and filter their text, take the evaluation sets out, and remove duplicates; every removal is counted or listed.
+
+    python -m data_prep.clean_documents --documents data/documents --rows data/tasks --plan data_prep/cleaning_plans/clean.yaml --out data/clean --executor local:8
+
+Reads   DOCUMENTS (build_documents); ROWS, the task rows of build_tasks, which no training text may hold; and a plan, whose sections can each be left out:
+            cleaning          data_prep/cleaning.py: de-identification marks, encoding, short texts, quality filters
+            decontamination   data_prep/decontamination.py: by id, then by runs of words
+            near_duplicates   data_prep/near_duplicates.py: exact and near, within and across sources
+Writes  OUT/<source>/*.jsonl.gz, documents as they were read but for their text; OUT/manifest.json; and
+        OUT/removed.jsonl.gz: {source, id, stage, ...} of every document that went for an evaluation row or another document, and of every passage cut.
+
+clean.yaml gives the mix to train on, paper_like.yaml the article's, which tells of no decontamination: it reports what it would remove, and keeps it.
+"""
+
+import argparse
+import collections
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from data_prep import cleaning, decontamination, engine, near_duplicates
+from data_prep.contracts import BadInput
+from data_prep.documents import put_in_place
+from data_prep.files import WORK, keep_only, read_jsonl, resumable_folder, sha256, write_jsonl
+from data_prep.manifest import Drops, read_manifest, write_manifest
+
+SECTIONS = ("cleaning", "decontamination", "near_duplicates")
+
+
+def read_plan(path: Path) -> dict:
+    """The sections of a plan, each a mapping or None. BadInput names an unknown section."""
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file. Next: copy data_prep/cleaning_plans/clean.yaml")
+    try:
+        plan = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(plan, dict) or not plan:
+        raise BadInput(f"{path}: must have some of the sections {', '.join(SECTIONS)}")
+    for key, value in plan.items():
+        if key not in SECTIONS or not isinstance(value, dict | None):
+            raise BadInput(f"{path}: section '{key}' must be a mapping, one of {', '.join(SECTIONS)}")
+    return {section: plan.get(section) for section in SECTIONS}
+
+
+def build(documents: Path, rows: Path | None, plan: dict, out: Path, executor: str = "local") -> dict:
+    """Write the clean documents below `out` and return the manifest. BadInput for a plan, documents or rows that cannot be used."""
+    manifest = read_manifest(documents, made_by=f"python -m data_prep.build_documents --source NAME=PATH --out {documents}")
+    cleaning.make_cleaner(plan["cleaning"])  # a wrong plan is named before anything runs
+    settings = None if plan["near_duplicates"] is None else near_duplicates.make_settings(plan["near_duplicates"])
+    if plan["decontamination"] is not None and rows is None:
+        raise BadInput(
+            "the plan decontaminates, and needs the evaluation rows. Next: --rows FOLDER, made by python -m data_prep.build_tasks"
+        )
+    row_files = [] if rows is None else sorted(rows.glob("*/*.jsonl"))
+    identity = engine.fingerprint(sha256(documents / "manifest.json"), str(documents), plan, [engine.stamp(file) for file in row_files])
+
+    with resumable_folder(out, identity) as folder:
+        if folder is None:
+            print(f"{out}: already complete, nothing to do")
+            return json.loads((out / "manifest.json").read_text())
+        work, found = folder / WORK, {}
+
+        # Text by text: clean, decontaminate, and take the keys that duplicates are found by
+        index = None
+        if plan["decontamination"] is not None:
+            decontaminator = decontamination.make_decontaminator(plan["decontamination"], rows)
+            index = {"folder": str(work / "decontamination"), "rows": [engine.stamp(file) for file in row_files]}
+            decontaminator.save(Path(index["folder"]))
+            found = decontaminator.facts()
+        units = [
+            {"name": output["path"], "file": [str((documents / output["path"]).absolute()), output["sha256"]], "source": output["source"],
+             "output": str((work / "cleaned" / output["path"]).absolute()), "cleaning": plan["cleaning"], "decontamination": index,
+             "near_duplicates": plan["near_duplicates"]}
+            for output in manifest["outputs"]
+        ]  # fmt: skip
+        facts = engine.run("data_prep.clean_documents:clean_file", units, work, executor)
+
+        # All texts together: duplicates
+        removed = [] if settings is None else duplicates(units, facts, settings, work, executor)
+        lines = {}  # output -> lines to leave out
+        for entry in removed:
+            lines.setdefault(entry["unit"], []).append(entry["line"])
+        files = [(unit["output"], unit["name"], np.array(sorted(lines.get(unit["name"], [])), np.int64)) for unit in units]
+        placed = put_in_place(folder, files, executor)
+
+        # Account for all of it
+        drops, outputs, changed, licenses = Drops(), [], collections.Counter(), {}
+        drops.merge(manifest["dropped"])
+        for output, fact, gone in zip(manifest["outputs"], facts, placed, strict=True):
+            source = output["source"]
+            drops.merge(fact["dropped"])
+            changed.update({(source, step): count for step, count in fact["changed"].items()})
+            licenses.setdefault(source, collections.Counter()).update(
+                collections.Counter(fact["licenses"]) - collections.Counter(gone["licenses"])
+            )
+            counts = {"records": fact["documents"] - len(gone["ids"]), "characters": fact["characters"] - gone["characters"]}
+            if counts["records"]:
+                outputs.append(output | counts | {"sha256": gone["sha256"] or fact["sha256"]})
+        for entry in removed:
+            drops.add(entry["source"], f"duplicate ({entry['kind'].split()[0]})", f"document {entry['id']}")
+        count = write_jsonl(folder / "removed.jsonl.gz", listing(units, removed))
+        for source in dict.fromkeys(output["source"] for output in manifest["outputs"]):
+            before, after = (sum(o["records"] for o in part if o["source"] == source) for part in (manifest["outputs"], outputs))
+            steps = ", ".join(f"{step} {n:,}" for (name, step), n in sorted(changed.items()) if name == source) or "none"
+            print(
+                f"{source}: {before:,} documents, {after:,} kept; dropped in all: {drops.summary(source)}; changed by: {steps}", flush=True
+            )
+        if not outputs:
+            raise BadInput(f"{documents}: not one document is left. Next: look at the drops above, and at the plan")
+
+        keep_only(folder, ["removed.jsonl.gz", *(output["path"] for output in outputs)])
+        return write_manifest(
+            folder, stage="clean_documents", arguments={"documents": str(documents), "rows": str(rows), "plan": plan}, inputs=manifest["inputs"],
+            dropped=drops.as_dict(), outputs=outputs, repaired=manifest.get("repaired", {}), changed={f"{s}: {step}": n for (s, step), n in sorted(changed.items())},
+            document_licenses={source: dict(sorted(counts.items())) for source, counts in licenses.items()}, decontamination=found,
+            removed={"path": "removed.jsonl.gz", "sha256": sha256(folder / "removed.jsonl.gz"), "records": count},
+            documents_sha256=sha256(documents / "manifest.json"),
+        )  # fmt: skip
+
+
+def listing(units: list[dict], removed: list[dict]):
+    """The lines of removed.jsonl.gz: what met an evaluation row, file by file, and then the duplicates."""
+    for unit in units:
+        for _, record in read_jsonl(Path(f"{unit['output']}.met.jsonl")) if Path(f"{unit['output']}.met.jsonl").stat().st_size else ():
+            yield {"stage": "decontamination", **record}
+    for entry in removed:
+        yield {"stage": "near_duplicates", **{key: entry[key] for key in ("source", "id", "kept_source", "kept_id", "kind")}}
+
+
+# ---------------------------------------------------------------- what a worker does
+def clean_file(
+    file: list, source: str, output: str, cleaning: dict | None, decontamination: dict | None, near_duplicates: dict | None
+) -> dict:
+    """Clean the documents of one file. Beside the output: the records of what met an evaluation row (.met.jsonl), the ids (.ids), and for duplicates one hash
+    of each text, its MinHash keys and its PMID (.npz)."""
+    from data_prep import cleaning as steps
+    from data_prep import decontamination as rows
+    from data_prep import near_duplicates as near
+
+    cleaner = steps.make_cleaner(cleaning)
+    decontaminate = None if decontamination is None else rows.load(Path(decontamination["folder"]))
+    settings = None if near_duplicates is None else near.make_settings(near_duplicates)
+    drops, licenses, met, ids, characters = Drops(), collections.Counter(), [], [], 0
+    hashes, keys, keyed, pmids = [], [], [], []
+
+    def documents():
+        nonlocal characters
+        for number, document in read_jsonl(file[0]):
+            where = f"{file[0]}: line {number}"
+            document, reason = cleaner(document)
+            if document is None:
+                drops.add(source, reason, where)
+                continue
+            if decontaminate:
+                left, records = decontaminate(document)
+                met.extend(records)
+                if left is None:
+                    drops.add(source, f"evaluation row ({records[0]['task']}, by {records[0]['by']})", where)
+                    continue
+                document = left
+            if settings:
+                hashes.append(int.from_bytes(near.text_hash(document["text"])[:8]))
+                signature = near.signature(document["text"], settings)
+                keyed.append(len(signature) > 0)
+                keys.append(signature if keyed[-1] else np.zeros(settings.buckets, np.uint64))
+                pmids.append(near.pmid(document) or 0)
+            ids.append(document["id"])
+            licenses[document["license"]] += 1
+            characters += len(document["text"])
+            yield document
+
+    output = Path(output)
+    partial = output.with_name(f".{output.name}.partial.gz")
+    count = write_jsonl(partial, documents())
+    Path(f"{output}.ids").write_text("\n".join(ids))
+    write_jsonl(Path(f"{output}.met.jsonl"), met)
+    if settings:
+        arrays = {"hashes": np.array(hashes, np.uint64), "keys": np.array(keys, np.uint64).reshape(count, settings.buckets)}
+        np.savez(f"{output}.npz", **arrays, keyed=np.array(keyed, bool), pmids=np.array(pmids, np.int64))
+    os.replace(partial, output)
+    changed = {step: n for (_, step), n in cleaner.changed.items()}
+    return {
+        "sha256": sha256(output),
+        "documents": count,
+        "characters": characters,
+        "licenses": licenses,
+        "dropped": drops.as_dict(),
+        "changed": changed,
+    }
+
+
+def runs_of(file: list, lines: str, lines_sha256: str, output: str, near_duplicates: dict) -> dict:
+    """Write the distinct runs of words of some documents of a file one after the other to OUTPUT.npy; return where each ends."""
+    from data_prep import near_duplicates as near
+
+    settings, wanted, runs = near.make_settings(near_duplicates), set(np.load(lines).tolist()), []
+    for number, (_, document) in enumerate(read_jsonl(file[0])):
+        if number in wanted:
+            runs.append(near.distinct_runs(document["text"], settings))
+    np.save(output, np.concatenate(runs))
+    return {"ends": np.cumsum([len(part) for part in runs]).tolist()}
+
+
+# ---------------------------------------------------------------- duplicates
+def duplicates(units: list[dict], facts: list[dict], settings: near_duplicates.Settings, work: Path, executor: str) -> list[dict]:
+    """{unit, line, source, id, kept_source, kept_id, kind} of each document that goes for another one that stays."""
+    filled = [unit for unit, fact in zip(units, facts, strict=True) if fact["documents"]]
+    present = {unit["source"] for unit in filled}
+    others = sorted(present - {source for run in settings.runs for source in run})
+    found = []
+    for run in [*settings.runs, *([source] for source in others)]:  # a source of no run is compared with itself
+        if sources := [source for source in run if source in present]:
+            same = None if settings.jaccard is None else compare(filled, sources, settings, work, executor)
+            found += near_duplicates.find_duplicates((record[:4] for record in records(filled, sources)), sources, same)
+    if settings.abstracts_of_full_texts:
+        gone = {entry[:2] for entry in found}
+        left = [
+            [(*record[:2], record[4]) for record in records(filled, [source]) if record[:2] not in gone] for source in ("pubmed", "pmc")
+        ]
+        found += near_duplicates.find_abstracts(*left)
+    places, keys = locate(filled, {entry[:2] for entry in found}), ("source", "id", "kept_source", "kept_id", "kind")
+    return [dict(zip(keys, entry, strict=True), unit=places[entry[:2]][0]["name"], line=places[entry[:2]][1]) for entry in found]
+
+
+def records(units: list[dict], sources: list[str]):
+    """Yield (source, id, hash of the text, MinHash keys or none, PMID or 0) of every clean document of some sources."""
+    for unit in units:
+        if unit["source"] in sources:
+            with np.load(f"{unit['output']}.npz") as arrays:
+                columns = [arrays[key] for key in ("hashes", "keys", "keyed", "pmids")]
+            for name, text, keys, has_keys, pmid in zip(Path(f"{unit['output']}.ids").read_text().split("\n"), *columns, strict=True):
+                yield unit["source"], name, int(text).to_bytes(8), keys if has_keys else keys[:0], int(pmid)
+
+
+def locate(units: list[dict], names: set) -> dict:
+    """{(source, id): (unit, line)} of some documents."""
+    places = {}
+    for unit in units:
+        for line, name in enumerate(Path(f"{unit['output']}.ids").read_text().split("\n")):
+            if (unit["source"], name) in names:
+                places[unit["source"], name] = (unit, line)
+    return places
+
+
+def compare(units: list[dict], sources: list[str], settings: near_duplicates.Settings, work: Path, executor: str):
+    """A function that says whether two documents share enough of their runs of words. Those of all candidates are taken from the texts first."""
+    candidates = set()
+
+    def note(one, other):  # says no to every pair, and so sees every pair
+        candidates.update((one, other))
+
+    collections.deque(near_duplicates.find_duplicates((record[:4] for record in records(units, sources)), sources, note), maxlen=0)
+    wanted = {}  # name of the unit -> (unit, [(line, document)])
+    for document, (unit, line) in locate(units, candidates).items():
+        wanted.setdefault(unit["name"], (unit, []))[1].append((line, document))
+    tasks = []
+    for name, (unit, lines) in wanted.items():
+        listing = work / "candidates" / f"{name}.npy"
+        listing.parent.mkdir(parents=True, exist_ok=True)
+        np.save(listing, np.array(sorted(line for line, _ in lines)))
+        tasks.append(
+            {"name": name, "file": [unit["output"], unit["file"][1]], "lines": str(listing), "lines_sha256": sha256(listing),
+             "output": f"{unit['output']}.runs.npy", "near_duplicates": unit["near_duplicates"]}
+        )  # fmt: skip
+    spans = {}
+    for task, fact in zip(tasks, engine.run("data_prep.clean_documents:runs_of", tasks, work, executor), strict=True):
+        runs = np.load(task["output"], mmap_mode="r")
+        for (_, document), start, end in zip(sorted(wanted[task["name"]][1]), [0, *fact["ends"][:-1]], fact["ends"], strict=True):
+            spans[document] = runs[start:end]
+    return lambda one, other: near_duplicates.overlap(spans[one], spans[other]) >= settings.jaccard
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=Path, required=True, help="folder made by build_documents")
+    parser.add_argument("--rows", type=Path, help="task rows made by build_tasks; needed where the plan decontaminates")
+    parser.add_argument("--plan", type=Path, required=True, help="YAML, see data_prep/cleaning_plans")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--executor", default="local", help="local:N, slurm:YAML or ray:N (data_prep/engine.py)")
+    args = parser.parse_args(argv)
+    try:
+        manifest = build(args.documents, args.rows, read_plan(args.plan), args.out, args.executor)
+    except (BadInput, OSError) as error:
+        sys.exit(f"error: {error}")
+    kept, met = sum(output["records"] for output in manifest["outputs"]), manifest["removed"]["records"]
+    print(f"wrote {args.out}: {kept:,} documents; {met:,} lines in removed.jsonl.gz, access {manifest['access']}")
+
+
+if __name__ == "__main__":
+    main()
