@@ -188,7 +188,7 @@ def too_many(drops: Drops, source: str, records: int, max_bad: float) -> list[st
 # ---------------------------------------------------------------- names
 def stem_of(file: Path) -> str:
     """The name of a raw file without the endings that say its format: discharge.csv.gz -> discharge."""
-    return re.sub(r"(\.(xml|nxml|csv|jsonl|json|txt|parquet|tar|zip|tgz))?(\.(gz|zst))?$", "", file.name)
+    return re.sub(r"(\.(xml|nxml|csv|jsonl|json|txt|parquet|yaml|tar|zip|tgz))?(\.(gz|zst))?$", "", file.name)
 
 
 def not_taken(stem: str, taken: set[str]) -> str:

@@ -8,6 +8,7 @@ Reads   DOCUMENTS (build_documents); ROWS, the task rows of build_tasks, which n
             near_duplicates   data_prep/near_duplicates.py: exact and near, within and across sources
 Writes  OUT/<source>/*.jsonl.gz, documents as they were read but for their text; OUT/manifest.json; and
         OUT/removed.jsonl.gz: {source, id, stage, ...} of every document that went for an evaluation row or another document, and of every passage cut.
+        OUT/unmatched.jsonl.gz: {task, item, reason} of the evaluation rows that have too few words of their own to be looked for.
 
 clean.yaml gives the mix to train on, paper_like.yaml the article's, which tells of no decontamination: it reports what it would remove, and keeps it.
 """
@@ -72,6 +73,8 @@ def build(documents: Path, rows: Path | None, plan: dict, out: Path, executor: s
             index = {"folder": str(work / "decontamination"), "rows": [engine.stamp(file) for file in row_files]}
             decontaminator.save(Path(index["folder"]))
             found = decontaminator.facts()
+            if found["missing"]:
+                print(f"decontamination: no rows of {', '.join(found['missing'])} in {rows}: nothing is taken out for them", flush=True)
         units = [
             {"name": output["path"], "file": [str((documents / output["path"]).absolute()), output["sha256"]], "source": output["source"],
              "output": str((work / "cleaned" / output["path"]).absolute()), "cleaning": plan["cleaning"], "decontamination": index,
@@ -104,6 +107,9 @@ def build(documents: Path, rows: Path | None, plan: dict, out: Path, executor: s
         for entry in removed:
             drops.add(entry["source"], f"duplicate ({entry['kind'].split()[0]})", f"document {entry['id']}")
         count = write_jsonl(folder / "removed.jsonl.gz", listing(units, removed))
+        if index and decontaminator.index:
+            keys = ("task", "item", "reason")
+            write_jsonl(folder / "unmatched.jsonl.gz", (dict(zip(keys, entry, strict=True)) for entry in decontaminator.index.unmatched))
         for source in dict.fromkeys(output["source"] for output in manifest["outputs"]):
             before, after = (sum(o["records"] for o in part if o["source"] == source) for part in (manifest["outputs"], outputs))
             steps = ", ".join(f"{step} {n:,}" for (name, step), n in sorted(changed.items()) if name == source) or "none"
@@ -113,7 +119,7 @@ def build(documents: Path, rows: Path | None, plan: dict, out: Path, executor: s
         if not outputs:
             raise BadInput(f"{documents}: not one document is left. Next: look at the drops above, and at the plan")
 
-        keep_only(folder, ["removed.jsonl.gz", *(output["path"] for output in outputs)])
+        keep_only(folder, ["removed.jsonl.gz", "unmatched.jsonl.gz", *(output["path"] for output in outputs)])
         return write_manifest(
             folder, stage="clean_documents", arguments={"documents": str(documents), "rows": str(rows), "plan": plan}, inputs=manifest["inputs"],
             dropped=drops.as_dict(), outputs=outputs, repaired=manifest.get("repaired", {}), changed={f"{s}: {step}": n for (s, step), n in sorted(changed.items())},

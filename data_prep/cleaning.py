@@ -8,7 +8,7 @@
         - {characters: 100, words: 15}
       quality: {gopher_repetition: {}, gopher_quality: {min_doc_words: 50}, c4: null, fineweb: {}}
 
-Any step takes `domains`, `sources` and `slices` (RedPajama's; a document without meta.slice is in all of them), and then runs on those documents only.
+Any step takes `domains`, `sources` and `slices` (RedPajama's; a document without meta.slice is in all), and then runs on no others.
 """
 
 import collections
@@ -38,7 +38,7 @@ class Drop(str):
 
 # ---------------------------------------------------------------- the steps
 def encoding(text: str, *, unescape_html: bool | str = "auto") -> str | Drop:
-    """Repair text that was decoded wrongly ("cafÃ©"), take control characters out, compose accents (NFC), end lines in \\n without blanks before it.
+    """Repair text that was decoded wrongly ("cafÃ©"), take control characters out, compose accents (NFC), no blanks at line ends.
 
     ftfy with datatrove's settings; `unescape_html`: whether &lt; is written <; "auto": unless the text holds a < already."""
     text = _ftfy(unescape_html).format(text.replace("\r\n", "\n").replace("\r", "\n"))
@@ -50,7 +50,7 @@ def _ftfy(unescape_html) -> FTFYFormatter:
     return FTFYFormatter(unescape_html=unescape_html, normalization="NFC")
 
 
-# MIMIC-III writes [**Known lastname 123**], which may run over a line end; MIMIC-IV-Note and MIMIC-CXR write ___ (a longer line of _ is a ruler).
+# MIMIC-III writes [**Known lastname 123**], which may run over a line end; MIMIC-IV-Note and MIMIC-CXR ___ (a longer line of _ is a ruler).
 MARK = re.compile(r"\[\*\*(?:(?!\[\*\*|\*\*\]).){0,120}\*\*\]|(?<!_)___(?!_)", re.DOTALL)
 HERE = "\x00"
 
@@ -58,7 +58,7 @@ HERE = "\x00"
 def deidentification(text: str, *, marks: str = "token", token: str = "___") -> str | Drop:
     """Write each de-identification mark as `token`, the same for all sources, or delete it, or keep it.
 
-    Lines that hold nothing but marks go; a header before a mark ("Name: [**Name**]") stays. The default is what MIMIC-IV and MIMIC-CXR have."""
+    Lines that hold nothing but marks go; a header before a mark ("Name: [**Name**]") stays. MIMIC-IV and MIMIC-CXR have the default."""
     if marks not in ("token", "delete", "keep"):
         raise BadInput(f"cleaning: deidentification: marks is '{marks}', must be token, delete or keep")
     if marks == "keep" or not MARK.search(text):
@@ -89,10 +89,10 @@ AS_IT_IS = types.MappingProxyType({})
 
 
 def quality(text: str, *, gopher_repetition=AS_IT_IS, gopher_quality=AS_IT_IS, c4=AS_IT_IS, fineweb=AS_IT_IS) -> str | Drop:
-    """datatrove's filters for web pages, in the order and with the settings of FineWeb: each a mapping of its parameters, or null to leave it out.
+    """datatrove's filters for web pages, in the order and with the settings of FineWeb: each a mapping of its parameters, or null for none.
 
-    The reason of a drop is datatrove's. C4 also takes single lines out (cookies, javascript). These rules drop program code, formulas, and abstracts
-    and notes full of numbers: by default they see the general domain only, and of RedPajama its web pages."""
+    The reason of a drop is datatrove's. C4 also takes single lines out (cookies, javascript). These rules drop program code, formulas, and
+    abstracts and notes full of numbers: by default they see the general domain only, and of RedPajama its web pages."""
     given = zip(FILTERS, (gopher_repetition, gopher_quality, c4, fineweb), strict=True)
     for rules in [_filter(name, json.dumps(dict(parameters))) for name, parameters in given if parameters is not None]:
         document = Document(text=text, id="")
@@ -109,8 +109,8 @@ def _filter(name: str, parameters: str):
 
 
 class RegexWordTokenizer(WordTokenizer):
-    """English words and sentences by two patterns, for datatrove's filters in place of spaCy, which costs them most of their time. The words matter:
-    punctuation counted as words of its own, or "3.5" as three, would drop texts that spaCy's words keep."""
+    """English words and sentences by two patterns, for datatrove's filters in place of spaCy, which costs them most of their time. The
+    words matter: punctuation counted as words of its own, or "3.5" as three, would drop texts that spaCy's words keep."""
 
     WORD = re.compile(r"\d+(?:[.,:/-]\d+)*|\w+(?:[-'’./]\w+)*|[^\w\s]+")
     END = re.compile(r"[.!?]+[\"'”’)\]]*\s+")
@@ -205,7 +205,12 @@ class Cleaner:
             if result != text:
                 self.changed[document["source"], name] += 1
                 text = result
-        return (document if text == document["text"] else {**document, "text": text}), None
+        if text == document["text"]:
+            return document, None
+        meta = document["meta"]
+        if "blocks" in meta and text.count("\n\n") != document["text"].count("\n\n"):
+            meta = {key: value for key, value in meta.items() if key != "blocks"}  # what they count (see pmc.py) is no longer there
+        return {**document, "text": text, "meta": meta}, None
 
 
 def _is_for(step: Step, document: dict) -> bool:

@@ -1,11 +1,11 @@
 """Take the evaluation rows out of the corpus: first by the id of the record they were made of, then by runs of words.
 
-Most of the twelve sets are pieces of the corpus: PubMedQA, HoC, BioNLI and the PubMed summaries are PubMed and PMC texts, known by PMID or PMCID;
-the MIMIC-CXR summaries are reports, known by study. What carries no such id (The Pile, web pages, notes of MIMIC in i2b2, emrQA and MedNLI) is found by
-its words: an item is matched where a document holds at least the share `coverage` of its runs of `n` words, and at least `min_hits` of them.
-Items whose longest text is under 2 n words are matched by runs of `n_short`. A run that stands in more than `max_df` items is wording and does not count.
-Items with fewer than `min_hits` runs left cannot be matched: they are listed in `Index.unmatched`, not passed over in silence. Paraphrases are out
-of reach. Measured recall: tests/test_decontamination.py prints it.
+Most of the twelve sets are pieces of the corpus: PubMedQA, HoC, BioNLI and the PubMed summaries are PubMed and PMC texts, known by PMID or
+PMCID; the MIMIC-CXR summaries are reports, known by study. What carries no such id (The Pile, web pages, notes of MIMIC in i2b2, emrQA and
+MedNLI) is found by its words: an item is matched where a document holds at least the share `coverage` of its runs of `n` words, and at
+least `min_hits` of them. Items whose longest text is under 2 n words are matched by runs of `n_short`. A run that stands in more than
+`max_df` items is wording and does not count. Items with fewer than `min_hits` runs left cannot be matched: they are listed in
+`Index.unmatched`, not passed over in silence. Paraphrases are out of reach. Measured recall: tests/test_decontamination.py prints it.
 
     decontamination:                 # the defaults
       splits: [validation, test]     # of the rows; the training rows may be in the corpus
@@ -25,14 +25,16 @@ of reach. Measured recall: tests/test_decontamination.py prints it.
 
 import collections
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from data_prep import tasks
 from data_prep.contracts import BadInput
-from data_prep.evaluation_items import Item, document_ids, id_blocklist, read_items
+from data_prep.evaluation_items import Item, document_ids, id_blocklist, read_items, row_files
 from data_prep.words import hash_runs, hash_words
 
 MOST = 512  # runs kept of an item, by their hash: of a whole article a sample is as good as all
@@ -73,13 +75,13 @@ class Index:
         seen = set()
         for item in items:
             words = [hash_words(text)[0] for text in item.texts]
-            length = n if max(map(len, words)) >= 2 * n else n_short
+            length = n if max(map(len, words), default=0) >= 2 * n else n_short
             texts = [_sample(np.unique(hash_runs(w, length))) for w in words]
             for w, runs in zip(words, texts, strict=True):
-                if (key := (length, w.tobytes())) not in seen:
+                if (key := (length, hashlib.blake2b(w, digest_size=16).digest())) not in seen:
                     seen.add(key)
                     spread[length].append(runs)
-            owned[length].append((len(self.items), _sample(np.unique(np.concatenate(texts)))))
+            owned[length].append((len(self.items), _sample(np.unique(np.concatenate([np.empty(0, np.uint64), *texts])))))
             self.items.append((item.task, item.id, sum(map(len, words))))
         self.sizes = np.zeros(len(self.items), np.int64)
         self.tables = [self._table(length, owned[length], spread[length], max_df) for length in owned if owned[length]]
@@ -125,7 +127,7 @@ class Index:
 
 
 class Table:
-    """Sorted runs [entries] of `length` words and the item that each belongs to, behind a bit for each run that says at once what is not there."""
+    """Sorted runs [entries] of `length` words and the item that each belongs to, behind bits that say at once what is not there."""
 
     def __init__(self, length: int, runs: np.ndarray, owners: np.ndarray):
         self.length, self.runs, self.owners = length, runs, owners
@@ -155,8 +157,8 @@ class Decontaminator:
     """decontaminator(document) -> (document, what is left of it, or None; records), with a record for each item that it met:
     {source, id, task, item, by: "pmid" | "pmcid" | "cxr_study" | "words", coverage (with "words"), action: "drop" | "cut" | "report"}."""
 
-    def __init__(self, settings: Settings, blocked: dict, index: Index | None):
-        self.settings, self.blocked, self.index = settings, blocked, index
+    def __init__(self, settings: Settings, blocked: dict, index: Index | None, missing: list[str]):
+        self.settings, self.blocked, self.index, self.missing = settings, blocked, index, missing
 
     def __call__(self, document: dict) -> tuple[dict | None, list[dict]]:
         known = next((key for key in document_ids(document) if key in self.blocked), None)
@@ -174,19 +176,21 @@ class Decontaminator:
         return left, [{"source": document["source"], "id": document["id"], **one, "action": action} for one in met]
 
     def facts(self) -> dict:
-        """For the manifest: how many items and ids are looked for, and how many items cannot be matched, by task."""
+        """For the manifest: how many items and ids are looked for, how many items cannot be matched, and the sets without rows."""
         items, unmatched = (self.index.items, self.index.unmatched) if self.index else ([], [])
         return {
             "settings": dataclasses.asdict(self.settings),
             "items": dict(sorted(collections.Counter(task for task, *_ in items).items())),
             "ids": dict(sorted(collections.Counter(task for task, _ in self.blocked.values()).items())),
             "unmatched": dict(sorted(collections.Counter(f"{task}: {why}" for task, _, why in unmatched).items())),
+            "missing": self.missing,
         }
 
     def save(self, folder: Path) -> None:
         """Write what `load` reads: arrays that all processes of a machine map from the same files."""
         folder.mkdir(parents=True, exist_ok=True)
-        facts = {"settings": dataclasses.asdict(self.settings), "blocked": [[*key, *row] for key, row in self.blocked.items()]}
+        blocked = [[*key, *row] for key, row in self.blocked.items()]
+        facts = {"settings": dataclasses.asdict(self.settings), "blocked": blocked, "missing": self.missing}
         if self.index:
             facts["index"] = {
                 "items": self.index.items,
@@ -202,18 +206,27 @@ class Decontaminator:
 
 
 def make_decontaminator(config: dict | None, rows: str | Path) -> Decontaminator:
-    """The decontaminator of a YAML's `decontamination` and a folder of task rows. BadInput names an unknown key, or rows that are not there."""
+    """The decontaminator of a YAML's `decontamination` and a folder of task rows. BadInput names what is wrong in either."""
     known = [field.name for field in dataclasses.fields(Settings)]
     for key in config or {}:
         if key not in known:
             raise BadInput(f"decontamination: unknown key '{key}' (known: {', '.join(known)})")
     settings = Settings(**(config or {}))
+    if not isinstance(settings.coverage, dict):
+        settings.coverage = {"default": settings.coverage}
+    names = ["default", *tasks.NAMES, *(Path(case).stem for case in settings.cases)]
+    for name, share in settings.coverage.items():
+        if name not in names or not isinstance(share, int | float) or not 0 < share <= 1:
+            raise BadInput(
+                f"decontamination: coverage of '{name}' is {share}: must be a share from 0 to 1 of default or a task ({', '.join(names)})"
+            )
     blocked = id_blocklist(rows, settings.splits, settings.pmc_ids) if settings.ids else {}
     index = None
     if settings.ngrams:
         items = read_items(rows, settings.splits, settings.cases)
         index = Index(items, settings.n, settings.n_short, settings.max_df, settings.min_hits, settings.coverage)
-    return Decontaminator(settings, blocked, index)
+    present = {path.parent.name for path in row_files(rows, settings.splits)}
+    return Decontaminator(settings, blocked, index, [name for name in tasks.NAMES if name not in present])
 
 
 def load(folder: Path) -> Decontaminator:
@@ -226,26 +239,25 @@ def load(folder: Path) -> Decontaminator:
         index.sizes = np.load(folder / "sizes.npy")
         arrays = lambda name: np.load(folder / f"{name}.npy", mmap_mode="r")  # noqa: E731
         index.tables = [Table(n, arrays(f"runs_{n}"), arrays(f"owners_{n}")) for n in facts["index"]["lengths"]]
-    return Decontaminator(settings, {(kind, name): (task, row) for kind, name, task, row in facts["blocked"]}, index)
+    return Decontaminator(settings, {(kind, name): (task, row) for kind, name, task, row in facts["blocked"]}, index, facts["missing"])
 
 
 def cut(document: dict, passages: list[tuple[int, int]], margin: int) -> dict | None:
-    """The document without the passages [(start, end)] and `margin` characters before and after each; None if less than half of it would be left.
+    """The document without the passages [(start, end)] and `margin` characters around each; None if less than half of it is left.
 
     Of a document whose meta counts its `blocks` (PMC) whole blocks go, and the counts are those of what is left."""
     text, meta = document["text"], document["meta"]
     spans = [(max(0, start - margin), end + margin) for start, end in sorted(passages)]
+    left, start = [], 0
     if "blocks" in meta:
-        parts = [part for part, count in meta["blocks"].items() for _ in range(count)]
-        left, counts, start = [], dict.fromkeys(meta["blocks"], 0), 0
+        meta = {**meta, "blocks": dict.fromkeys(meta["blocks"], 0)}
+        parts = [part for part, count in document["meta"]["blocks"].items() for _ in range(count)]
         for part, block in zip(parts, text.split("\n\n"), strict=True):
             if not any(first < start + len(block) and start < last for first, last in spans):
                 left.append(block)
-                counts[part] += 1
+                meta["blocks"][part] += 1
             start += len(block) + 2
-        meta = {**meta, "blocks": counts}
     else:
-        left, start = [], 0
         for first, last in [*spans, (len(text), len(text))]:
             left.append(text[start:first].strip())  # nothing where two spans overlap
             start = max(start, last)

@@ -2,9 +2,10 @@
 
 Reads   ROWS/<task>/<split>.jsonl, the rows of build_tasks, and files of further cases, JSON lines of {id, text}.
 
-Several rows can be of one text: the lines of an i2b2 note, the questions on an emrQA note, the sentences of a DDI document. Such rows are one item,
-since a single line of a note ("was discharged home in stable condition") stands in a thousand others. The wording of the prompt, which all rows of
-a task share, is taken off by its template in data_prep/prompts, or, where rows have prompts of their own, by the lines that most of them share.
+Several rows can be of one text: the lines of an i2b2 note, the questions on an emrQA note, the sentences of a DDI document. Such rows are
+one item, since a single line of a note ("was discharged home in stable condition") stands in a thousand others. The wording of the prompt,
+which all rows of a task share, is taken off by its template in data_prep/prompts, or, where rows have prompts of their own, by the lines
+that most of them share.
 """
 
 import collections
@@ -18,7 +19,8 @@ from data_prep.contracts import BadInput
 from data_prep.files import read_jsonl
 from data_prep.sources.raw_files import csv_rows
 
-LONG = 26  # words: a text of as many stands for its row alone; shorter ones (options, a question on a long context) are looked at where there is no other
+# Words: texts of as many stand for their row alone; shorter ones (options, a question on a long context) where there is no other.
+LONG = 26
 # What the row ids of a task say of the raw record (see data_prep/tasks): group 1 of the id that a corpus document has too.
 SOURCE_IDS = {
     "pubmedqa": ("pmid", r"pubmedqa:(\d+)"),
@@ -58,7 +60,7 @@ def id_blocklist(
 ) -> dict[tuple[str, str], tuple[str, str]]:
     """{(kind, id): (task, row id)} of the records behind the rows, as `document_ids` names them; kinds are pmid, pmcid and cxr_study.
 
-    `pmc_ids`: NLM's PMC-ids.csv[.gz] (ftp.ncbi.nlm.nih.gov/pub/pmc); with it the abstract of a blocked article is blocked too, and the other way round."""
+    `pmc_ids`: NLM's PMC-ids.csv[.gz] (ftp.ncbi.nlm.nih.gov/pub/pmc); with it PMIDs and PMCIDs block each other."""
     blocked = {}
     for path in row_files(rows, splits):
         kind, pattern = SOURCE_IDS.get(path.parent.name, (None, None))

@@ -170,6 +170,7 @@ def resumable_folder(out: str | Path, identity: str, mark: str = "manifest.json"
     out = Path(out)
     known = out / ".identity"
     if (out / mark).is_file() and known.is_file() and known.read_text() == identity:
+        os.utime(out / mark)  # for make: as new as what it was made of
         yield None
         return
     if out.is_dir() and any(out.iterdir()) and not (out / mark).is_file():

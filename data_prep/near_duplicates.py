@@ -1,20 +1,21 @@
 """Duplicates and near-duplicates within and across sources, by document id, with a say in which copy stays.
 
-A text becomes `buckets` keys by MinHash (Broder 1997): two texts have the same key in a bucket with the probability J ** hashes_per_bucket, where J is
-the share of their runs of `n_grams` words that they have in common (Jaccard). With the default sizes, which are FineWeb's, one of 14 keys agrees in
+A text becomes `buckets` keys by MinHash (Broder 1997): two texts have the same key in a bucket with the probability
+J ** hashes_per_bucket, where J is the share of their runs of `n_grams` words that they have in common (Jaccard). With the default sizes,
+which are FineWeb's, one of 14 keys agrees in
 
     J             0.5   0.6    0.7    0.75   0.8    0.9     0.95
     of the pairs  5 %   21 %   56 %   77 %   92 %   99.9 %  all            1 - (1 - J ** 8) ** 14
 
-so of texts that share half of their runs 1 pair in 20 would pass for duplicates, unless `find_duplicates` is given `same` to look at the two texts
-(with `jaccard`, which is exact). Numbers count as words: two radiology reports that differ in every number are not the same.
+so of texts that share half of their runs 1 pair in 20 would pass for duplicates, unless `find_duplicates` is given `same` to look at the
+two texts (with `jaccard`, which is exact). Numbers count as words: two radiology reports that differ in every number are not the same.
 
-Not datatrove's MinHash: its last stage addresses documents by (rank, place in the file), so that a changed input removes the wrong ones without a word;
-it keeps any member of a cluster; and its hashing fails with xxhash 4. Clusters there are chains, too: of texts each like the next only one stays. Here a
-document goes only if it is a candidate of the very document that stays. As YAML, with the defaults:
+Not datatrove's MinHash: its last stage addresses documents by (rank, place in the file), so that a changed input removes the wrong ones
+without a word; it keeps any member of a cluster; and its hashing fails with xxhash 4. Clusters there are chains, too: of texts each like
+the next only one stays. Here a document goes only if it is a candidate of the very document that stays. As YAML, with the defaults:
 
     near_duplicates:
-      runs:                           # the sources of a list are compared with each other and with no others; the first have priority, then the lower id
+      runs:                           # a list of sources is compared within itself only; the first source has priority, then the lower id
         - [pmc, guidelines, pubmed, pile_pubmed]
         - [mimic_iv_note, mimic_iii, mimic_cxr]      # a note never goes because of a text that is none
         - [redpajama]
@@ -119,9 +120,10 @@ def overlap(runs: np.ndarray, others: np.ndarray) -> float:
 def find_duplicates(records, priority, same=None):
     """Yield (source, id, kept source, kept id, kind) for each document of a run that goes; kind is "exact" or "near".
 
-    `records`: (source, id, text_hash, keys), in any order: the result does not depend on it. `priority`: the sources, first the one whose copies stay;
-    within a source the lower id stays. `same((source, id), (kept source, kept id))`, if given, confirms a near-duplicate.
-    BadInput for a source without priority, or an id that stands twice. In memory: the ids and some 60 bytes a document; the keys wait in a temporary folder."""
+    `records`: (source, id, text_hash, keys), in any order: the result does not depend on it. `priority`: the sources, first the one whose
+    copies stay; within a source the lower id stays. `same((source, id), (kept source, kept id))`, if given, confirms a near-duplicate.
+    BadInput for a source without priority, or an id that stands twice. In memory: the ids and some 60 bytes a document; the keys wait in a
+    temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         documents = _Documents(priority)
         keyed = documents.read(records, Path(folder))
@@ -162,7 +164,7 @@ class _Documents:
         self._source, self._ids, self._ends = array.array("H"), bytearray(), array.array("Q", [0])
 
     def read(self, records, folder: Path) -> np.ndarray:
-        """Take the records in; write the text hashes to folder/exact and column b of the keys to folder/b. The numbers of the documents with keys."""
+        """Take the records in: text hashes go to folder/exact, column b of the keys to folder/b. Returns the documents with keys."""
         keyed, rows, exact = array.array("Q"), [], []
         for number, (source, name, text, keys) in enumerate(records):
             if source not in self.sources:
@@ -189,14 +191,16 @@ class _Documents:
 
 
 def _write(folder: Path, exact: list, rows: list) -> None:
-    columns = ({"exact": np.array(exact, np.uint64)} if exact else {}) | {str(b): column for b, column in enumerate(np.array(rows).T if rows else [])}
+    columns = ({"exact": np.array(exact, np.uint64)} if exact else {}) | {
+        str(b): column for b, column in enumerate(np.array(rows).T if rows else [])
+    }
     for name, column in columns.items():
         with (folder / name).open("ab") as file:
             file.write(np.ascontiguousarray(column, np.uint64).tobytes())
 
 
 def _groups(folder: Path, keyed: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """(document, group) for each document of each key that several have, a group for each such key, and the number below which groups are exact ones."""
+    """(document, group) for each document of each key that several have, a group a key; and how many groups, the first, are exact."""
     members, groups, count, exact_groups = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0, 0
     for path in sorted(folder.iterdir(), key=lambda path: (path.name != "exact", path.name)):
         keys = np.fromfile(path, np.uint64)
@@ -220,17 +224,18 @@ def pmid(document: dict) -> int | None:
     if document["source"] == "pubmed":
         found = document["id"].rpartition(":")[2]
     else:
-        found = meta.get("pmid") if document["source"] == "pmc" and meta["blocks"]["abstract"] else None
+        found = meta.get("pmid") if document["source"] == "pmc" and meta.get("blocks", {}).get("abstract") else None
     return int(found) if found and found.isdecimal() else None
 
 
 def find_abstracts(abstracts, full_texts):
     """Yield (source, id, kept source, kept id, "abstract of <kept id>") for each abstract whose article is there in full.
 
-    Both are (source, id, pmid) of documents that are still there: an abstract must not go for an article that goes too. About 0.2 GB for a million articles."""
+    Both are (source, id, pmid, or 0 or None) of documents that are still there: an abstract must not go for an article that goes too.
+    In memory: about 0.2 GB for a million articles."""
     articles = {}
     for source, name, number in full_texts:
-        if number is not None:
+        if number:
             articles[number] = min(articles.get(number, (source, name)), (source, name))
     for source, name, number in abstracts:
         if number in articles:

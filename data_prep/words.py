@@ -1,7 +1,8 @@
 """Words as numbers: what near_duplicates.py and decontamination.py compare texts by.
 
-A word is a run of letters and digits, blind to case, accents and punctuation: "Café," is "cafe", and "3.5" is two words. Each word, and each run of n
-words, becomes 64 bits, in numpy over many characters at once, with no Python object for a word. The hash is plain arithmetic: the same on every machine.
+A word is a run of letters and digits, blind to case, accents and punctuation: "Café," is "cafe", and "3.5" is two words. Each word, and
+each run of n words, becomes 64 bits, in numpy over many characters at once, with no Python object for a word. The hash is plain
+arithmetic: the same on every machine.
 """
 
 import unicodedata

@@ -5,6 +5,8 @@ import gzip
 import io
 import json
 import re
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import zstandard
 
 from data_prep import build_documents
 from data_prep.contracts import BadInput, check_document
+from data_prep.files import NOT_UTF8
 from data_prep.manifest import Drops
 from data_prep.sources import SOURCES, mimic_cxr, mimic_iii, mimic_iv_note, pmc, pubmed, redpajama
 
@@ -357,29 +360,36 @@ def test_build_documents_of_every_source(tmp_path, capsys):
     put(raw / "mimic_cxr" / "p10" / "p10000001" / "s50000001.txt", "report")
     put(raw / "redpajama" / "arxiv" / "part.jsonl", '{"text": "a"}\n')
     put(raw / "redpajama" / "c4" / "part.jsonl.gz", '{"text": "b"}\n{"text": "a"}\n')
-    arguments = [argument for name in SOURCES for argument in ("--source", f"{name}={raw / name}")]
+    put(raw / "pile_pubmed" / "00.jsonl", '{"text": "c", "meta": {"pile_set_name": "PubMed Central"}}\n')
+    put(raw / "guidelines" / "who.jsonl", '{"id": "g", "source": "who", "title": "T", "clean_text": "d"}\n')
+    put(raw / "plain" / "notes.jsonl", '{"text": "e"}\n')
+    put(raw / "plain" / "source.yaml", "domain: clinical\nlicense: our own\naccess: gated\n")
+    names = [name for name in SOURCES if name != "hub"]  # a dataset of the Hub: tests/test_more_sources.py
+    arguments = [argument for name in names for argument in ("--source", f"{name}={raw / name}")]
 
     build_documents.main([*arguments, "--out", str(tmp_path / "one")])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == list(SOURCES)
+    assert [line.split(":")[0] for line in lines] == names
     assert "2 records, 1 documents; dropped: duplicate id 1" in lines[2]
 
     manifest = json.loads((tmp_path / "one" / "manifest.json").read_text())
     assert manifest["access"] == "credentialed" and "PhysioNet Credentialed Health Data License 1.5.0" in manifest["licenses"]
     assert manifest["document_licenses"]["pmc"] == {"CC BY-NC": 1, "unknown": 1}
     assert sorted(file.relative_to(tmp_path / "one").as_posix() for file in (tmp_path / "one").rglob("*.jsonl.gz")) == [
-        "mimic_cxr/mimic_cxr_00000.jsonl.gz", "mimic_iii/NOTEEVENTS.jsonl.gz", "mimic_iv_note/discharge.jsonl.gz",
-        "pmc/pmc_00000.jsonl.gz", "pubmed/a.jsonl.gz", "redpajama/part.jsonl.gz", "redpajama/part_2.jsonl.gz",
+        "guidelines/who.jsonl.gz", "mimic_cxr/mimic_cxr_00000.jsonl.gz", "mimic_iii/NOTEEVENTS.jsonl.gz", "mimic_iv_note/discharge.jsonl.gz",
+        "pile_pubmed/00.jsonl.gz", "plain/notes.jsonl.gz", "pmc/pmc_00000.jsonl.gz", "pubmed/a.jsonl.gz", "redpajama/part.jsonl.gz",
+        "redpajama/part_2.jsonl.gz",
     ]  # fmt: skip
     for entry in manifest["outputs"]:
         lines_in_file = gzip.decompress((tmp_path / "one" / entry["path"]).read_bytes()).splitlines()
         assert len(lines_in_file) == entry["records"] and json.loads(lines_in_file[0])["source"] == entry["source"]
-    assert sum(entry["records"] for entry in manifest["outputs"]) == len(written(tmp_path / "one")) == 8
-    assert sum(entry["records"] for entry in manifest["inputs"]) == 8 + 2
+    assert sum(entry["records"] for entry in manifest["outputs"]) == len(written(tmp_path / "one")) == 11
+    assert sum(entry["records"] for entry in manifest["inputs"]) == 11 + 2
+    assert {e["source"]: e["access"] for e in manifest["inputs"]}["plain"] == "gated"
     assert all(re.fullmatch("[0-9a-f]{64}", entry["sha256"]) for entry in manifest["inputs"])
 
     build_documents.main([*arguments, "--out", str(tmp_path / "two")])
-    for file in (tmp_path / "one").rglob("*.*"):
+    for file in (tmp_path / "one").rglob("[!.]*.*"):
         assert file.read_bytes() == (tmp_path / "two" / file.relative_to(tmp_path / "one")).read_bytes(), "same inputs, other bytes"
 
 
@@ -421,7 +431,7 @@ def test_bad_input_names_the_file_and_gives_no_output(tmp_path, capsys, source, 
 @pytest.mark.parametrize(
     "given, message",
     [
-        ("pubmd=x", "unknown source 'pubmd' \\(known: pubmed, pmc, mimic_iii, mimic_iv_note, mimic_cxr, redpajama\\)"),
+        ("pubmd=x", "unknown source 'pubmd' \\(known: pubmed, pmc, mimic_iii, "),
         ("pubmed", "expected NAME=PATH"),
         ("pubmed=.", "no file of source 'pubmed' here; looked for \\*.xml, \\*.xml.gz"),
     ],
@@ -446,6 +456,86 @@ def test_a_failed_build_keeps_the_earlier_output(tmp_path):
     with pytest.raises(BadInput):
         build_documents.build([("redpajama", good), ("redpajama", bad)], tmp_path / "out")
     assert len(written(tmp_path / "out")) == 1
+
+
+def test_archives_are_read_as_they_are_shipped(tmp_path):
+    raw = tmp_path / "raw"
+    (raw / "pmc").mkdir(parents=True)
+    with tarfile.open(raw / "pmc" / "oa_comm_xml.PMC000.tar.gz", "w:gz") as archive:
+        for name, content in (
+            ("PMC000/a.xml", jats()),
+            ("PMC000/b.xml", "<html>"),
+            ("PMC000/c.xml", jats(pmcid='<article-id pub-id-type="pmc">124</article-id>')),
+        ):
+            member = tarfile.TarInfo(name)
+            member.size = len(content.encode())
+            archive.addfile(member, io.BytesIO(content.encode()))
+    (raw / "mimic_cxr").mkdir()
+    with zipfile.ZipFile(raw / "mimic_cxr" / "mimic-cxr-reports.zip", "w") as archive:
+        for number in range(4):
+            archive.writestr(f"files/p10/p10000001/s5000000{number}.txt", f" report {number}")
+    put(
+        raw / "mimic_cxr" / "mimic-cxr-2.0.0-split.csv.gz",
+        "dicom_id,study_id,subject_id,split\nd,50000002,10000001,test\nd,50000001,1,train\n",
+    )
+    manifest = build_documents.build([(name, raw / name) for name in ("pmc", "mimic_cxr")], tmp_path / "out", max_bad=0.5)
+    assert {d["id"] for d in written(tmp_path / "out")} == {"pmc:PMC123", "pmc:PMC124", *(f"mimic_cxr:s5000000{n}" for n in (0, 1, 3))}
+    assert {d["meta"]["subject_id"] for d in written(tmp_path / "out") if d["source"] == "mimic_cxr"} == {"10000001"}
+    (broken,) = manifest["dropped"]["pmc"].values()
+    assert broken["count"] == 1 and broken["bad"] and broken["first"].endswith("PMC000.tar.gz: PMC000/b.xml")
+    with (raw / "pmc" / "oa_comm_xml.PMC000.tar.gz").open("r+b") as file:
+        file.truncate(300)
+    with pytest.raises(BadInput, match="PMC000.tar.gz: cannot be read to its end"):
+        build_documents.build([("pmc", raw / "pmc")], tmp_path / "out")
+
+
+def test_bad_records_are_counted_with_their_place_and_too_many_stop_the_build(tmp_path):
+    lines = [b'{"text": "good %d"}' % i for i in range(40)]
+    lines[3:3] = [
+        b"{broken",
+        b'{"text": null}',
+        b'["a list"]',
+        b'{"text": 7}',
+        b'{"text": "caf\xe9"}',
+        b'{"text": "\\ud800"}',
+        b"",
+        b'{"text": " "}',
+        b"null",
+    ]
+    file = put(tmp_path / "raw" / "a.jsonl", b"\xef\xbb\xbf" + b"\n".join(lines))
+    put(tmp_path / "raw" / "empty.jsonl", b"")
+    manifest = build_documents.build([("redpajama", tmp_path / "raw")], tmp_path / "out", max_bad=0.2)
+    dropped = manifest["dropped"]["redpajama"]
+    assert {reason: entry["count"] for reason, entry in dropped.items()} == {
+        "not JSON": 1, "empty text": 2, "no object with 'text'": 2, "'text' is no string": 1, "not valid Unicode": 1, "the file is empty": 1,
+    }  # fmt: skip
+    assert all(entry["bad"] for entry in dropped.values()) and dropped["not JSON"]["first"] == f"{file}: line 4"
+    repaired = manifest["repaired"]["redpajama"]
+    assert [(reason, entry["count"], entry["where"]) for reason, entry in repaired.items()] == [(NOT_UTF8, 1, [f"{file}: line 8"])]
+    documents = written(tmp_path / "out")
+    assert len(documents) == 41 and "caf\ufffd" in {d["text"] for d in documents} and "good 0" in {d["text"] for d in documents}
+    assert sum(e["records"] for e in manifest["inputs"]) == 41 + 8
+    with pytest.raises(
+        BadInput,
+        match=r"redpajama: 8 of 49 records are bad, more than --max_bad 0.1; the first is .*a.jsonl: line 7: 'text' is no string. Next: mend",
+    ):
+        build_documents.build([("redpajama", tmp_path / "raw")], tmp_path / "two", max_bad=0.1)
+
+
+def test_bytes_that_are_not_utf8_in_a_table_are_replaced_and_counted(tmp_path):
+    content = table(NOTE_COLUMNS, [NOTE]).encode().replace(b"\r\n", b"\n") + table(
+        NOTE_COLUMNS, [NOTE | {"ROW_ID": "9", "TEXT": "caf@"}]
+    ).encode().split(b"\n", 1)[1].replace(b"@", b"\xe9")
+    drops = Drops()
+    documents = list(mimic_iii.read(put(tmp_path / "NOTEEVENTS.csv", content), drops))
+    assert documents[-1]["text"] == "caf\ufffd" and drops.repairs.count("mimic_iii") == 1
+
+
+def test_a_document_of_50_mb_goes_through(tmp_path):
+    put(tmp_path / "raw" / "book" / "a.jsonl", json.dumps({"text": "one two three. " * 3_500_000}) + "\n")
+    build_documents.build([("redpajama", tmp_path / "raw")], tmp_path / "out")
+    (document,) = written(tmp_path / "out")
+    assert len(document["text"]) > 50_000_000
 
 
 # --- the real samples, where they are at hand ---

@@ -10,7 +10,7 @@ Where a record's fate depends on other files:
 Where domain, licence and access are the user's to say, card(path) -> {"domain", "license", "access"} takes the place of the constants.
 """
 
-from data_prep.sources import mimic_cxr, mimic_iii, mimic_iv_note, pmc, pubmed, redpajama
+from data_prep.sources import guidelines, hub, mimic_cxr, mimic_iii, mimic_iv_note, pile_pubmed, plain, pmc, pubmed, redpajama
 
 SOURCES = {
     "pubmed": pubmed,
@@ -19,6 +19,10 @@ SOURCES = {
     "mimic_iv_note": mimic_iv_note,
     "mimic_cxr": mimic_cxr,
     "redpajama": redpajama,
+    "pile_pubmed": pile_pubmed,
+    "guidelines": guidelines,
+    "plain": plain,
+    "hub": hub,
 }
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")  # files of many documents: each has an output of its own
 

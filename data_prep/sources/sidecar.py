@@ -37,6 +37,8 @@ def read_sidecar(path: Path, hub: bool = False) -> dict:
     for key in given:
         if key not in known:
             raise BadInput(f"{path}: unknown key '{key}' (known: {', '.join(known)})")
+    if not isinstance(settings["meta"], list):
+        raise BadInput(f"{path}: 'meta' must be a list of columns")
     for key, allowed in (("domain", DOMAINS), ("access", ACCESS)):
         if settings[key] not in allowed:
             raise BadInput(f"{path}: {key} is '{settings[key]}', must be one of {', '.join(allowed)}")
