@@ -65,12 +65,12 @@ def write_card(folder: Path, manifest: dict) -> None:
 
 
 def _sources(manifest: dict):
-    for source in dict.fromkeys(output["source"] for output in manifest["outputs"]):
-        mine = [output for output in manifest["outputs"] if output["source"] == source]
-        inputs = [entry for entry in manifest["inputs"] if entry["source"] == source]
+    for domain, source in dict.fromkeys((output["domain"], output["source"]) for output in manifest["outputs"]):
+        mine = [output for output in manifest["outputs"] if (output["domain"], output["source"]) == (domain, source)]
+        inputs = [entry for entry in manifest["inputs"] if (entry.get("domain", domain), entry["source"]) == (domain, source)]
         licences, access = (" / ".join(sorted({entry[key] for entry in inputs})) for key in ("license", "access"))
         documents, tokens = (sum(output[key] for output in mine) for key in ("documents", "tokens"))
-        yield f"| {source} | {mine[0]['domain']} | {documents:,} | {tokens:,} | {licences} | {access} |"
+        yield f"| {source} | {domain} | {documents:,} | {tokens:,} | {licences} | {access} |"
 
 
 def _dropped(dropped: dict):
