@@ -94,9 +94,10 @@ class Units(PipelineStep):
 
     def __init__(self, function: str, units: list[tuple[dict, str]], work: str):
         super().__init__()
-        self.function, self.units, self.work = function, units, work
+        self.function, self.units, self.work, self.folder = function, units, work, os.getcwd()
 
     def run(self, data=None, rank: int = 0, world_size: int = 1):
+        os.chdir(self.folder)  # a worker elsewhere starts elsewhere, and paths are given from here
         module, _, name = self.function.partition(":")
         function, work = getattr(importlib.import_module(module), name), Path(self.work)
         for unit, known in self.units[rank::world_size]:
@@ -137,9 +138,8 @@ def _execute(step: Units, given: str, work: Path) -> None:
         if "SLURM_ARRAY_TASK_ID" in os.environ:
             raise BadInput("this command starts Slurm arrays and cannot run inside one. Next: start it on a login node, or in a plain job")
         settings = read_cluster(value)
-        settings["env_command"] = "\n".join(
-            [f"cd {ROOT}", *(f"export {k}={v}" for k, v in _environment().items()), settings.get("env_command", "")]
-        )
+        exports = [f"export {name}={value}" for name, value in _environment().items()]
+        settings["env_command"] = "\n".join([*exports, settings.get("env_command", "")])
         settings["sbatch_args"] = {**settings.get("sbatch_args", {}), "wait": ""}
         try:
             Slurm(**common, **settings, max_array_size=MOST_TASKS, job_name=f"data_prep.{work.name}").run()
