@@ -17,7 +17,7 @@ export PYTHONPATH := .
 
 .DEFAULT_GOAL := help
 .SECONDARY:
-.PHONY: help setup demo demo-clean test lint corpus corpus-plan corpus-audit tasks tasks-status instructions pretrain sft merge finetune evaluate report
+.PHONY: help setup demo demo-clean test lint corpus corpus-plan corpus-audit tasks tasks-status instructions pretrain sft merge finetune evaluate bertscore report
 
 need = @test -n "$($(1))" || { echo 'error: $(1) is not given. Next: make $@ $(1)=$(2)'; exit 1; }
 
@@ -92,6 +92,16 @@ evaluate: $(VENV)/.installed  ## TASKS=medqa,... [RAW=DIR or ROWS=DIR, MODEL=DIR
 	$(PY) -m evaluation.score $(EVALUATION)
 evaluate: ROWS ?= $(if $(RAW),$(DATA)/tasks,data/demo/tasks)
 evaluate: EVALUATION = outputs/evaluation/$(notdir $(MODEL))
+
+bertscore: $(VENV)/.installed  ## ENCODER=DIR [LAYER=9 MODEL= EVALUATION=]: BERTScore of generated summaries, then their scores
+	$(call need,ENCODER,models/bert-base-multilingual-cased)
+	$(PY) -m evaluation.bertscore $(EVALUATION) --model $(ENCODER) $(if $(LAYER),--layer $(LAYER))
+	$(PY) -m evaluation.score $(EVALUATION)
+
+report: $(VENV)/.installed  ## [EVALUATED=outputs/evaluation CONFIG=YAML RUNS=DIR ARGS=]: scores -> the article's tables beside yours, one page
+	$(PY) -m evaluation.report --evaluation $(EVALUATED) $(if $(CONFIG),--config $(CONFIG)) $(if $(RUNS),--runs $(RUNS)) --out outputs/report $(ARGS)
+EVALUATED ?= outputs/evaluation
+bertscore: EVALUATION = outputs/evaluation/$(notdir $(MODEL))
 MODEL ?= outputs/demo/chat
 PRESET ?= chat
 
@@ -113,7 +123,7 @@ CONTRACTS := data_prep/contracts.py data_prep/files.py data_prep/manifest.py
 ENGINE := $(CONTRACTS) data_prep/engine.py data_prep/documents.py
 CLEAN := $(addprefix data_prep/,clean_documents.py cleaning.py decontamination.py evaluation_items.py near_duplicates.py words.py)
 BLOCKS_CODE := data_prep/build_blocks.py data_prep/tokenise.py data_prep/dataset_card.py
-EVALUATE := $(CONTRACTS) $(addprefix evaluation/,generate.py score.py metrics.py) $(wildcard evaluation/tasks/*)
+EVALUATE := $(CONTRACTS) $(addprefix evaluation/,generate.py model_entry.py responses.py server.py score.py logged.py metrics.py parsing.py paper_mode.py) $(wildcard evaluation/tasks/*)
 DEMO_LAUNCH := OMP_NUM_THREADS=$(shell getconf _NPROCESSORS_ONLN) $(VENV)/bin/accelerate launch -q --config_file accelerate_configs/cpu.yaml
 CPU := accelerate_configs/cpu.yaml
 DEMO_PRESET = chat
@@ -202,7 +212,7 @@ $(O)/evaluation/%/scores.json: $(O)/%/.complete $(D)/tasks/.built $(EVALUATE)
 	$(call GENERATE,$*,$(DEMO_PRESET))
 	$(call SCORE,$*)
 
-$(O)/report/report.html: $(foreach m,backbone foundation backbone_chat chat task,$(O)/evaluation/$(m)/scores.json) $(wildcard evaluation/report.*) evaluation/claims/demo.yaml $(CONTRACTS)
+$(O)/report/report.html: $(foreach m,backbone foundation backbone_chat chat task,$(O)/evaluation/$(m)/scores.json) $(wildcard evaluation/report.*) $(addprefix evaluation/,tables.py figures.py rows_shown.py score.py metrics.py parsing.py paper_mode.py paper_tables.json) evaluation/claims/demo.yaml $(CONTRACTS)
 	@echo "[16/16] report"
 	$(PY) -m evaluation.report --config evaluation/claims/demo.yaml --evaluation $(O)/evaluation --runs $(O) --show_texts --out $(O)/report
 

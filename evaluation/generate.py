@@ -2,22 +2,28 @@
 
     python -m evaluation.generate --model outputs/demo/chat --rows data/demo/tasks --tasks medqa,medqa_ll,mednli --preset chat \
         --out outputs/demo/evaluation/chat
+    python -m evaluation.generate --model pmc-llama-13b-chat path=/models/PMC_LLaMA_13B backend=vllm --rows data/tasks --tasks all ...
+    python -m evaluation.generate --model server backend=chat base_url=http://127.0.0.1:8000/v1/chat/completions served=NAME context=8192 ...
 
-Reads   MODEL (a folder: config, weights, tokenizer; an adapter must be merged first)
+Reads   MODEL (model_entry.py: a folder, or a name of evaluation/models; an adapter must be merged first)
         ROWS/<task>/test.jsonl (and train.jsonl with --num_fewshot)
-Writes  OUT/<task>.jsonl   the rows, each with its `output`: text, or for a task ending in _ll [[sum of nats, bytes], ...] of its options
-        OUT/run.json       the model and its fingerprint, the first prompt of each task as the model saw it, decoding, over-long rows
+Writes  OUT/<task>.jsonl   the rows, each with its `output`: text, or for a task ending in _ll [[sum of nats, bytes], ...] of its answers
+        OUT/run.json       the model and its fingerprint; for each task the first prompt as the model saw it, template, examples and their
+                           ids, decoding, over-long and failed rows
         OUT/../.responses  every response as it comes, by model fingerprint: a killed run goes on where it was
 
 Two presets. paper: the raw prompt, no chat template, at most 256 new tokens, stopped by EOS only, as the article's evaluation code did.
-chat: the model's chat template, and the limit of each task's file in evaluation/tasks. Decoding is greedy in both.
+chat: the model's prompt wrapper (that of its entry, else its tokenizer's), and the limit of each task's file in evaluation/tasks. Decoding
+is greedy in both. A chat endpoint is sent the prompt as one message in both: its server wraps it.
 
-OUT is replaced as a whole or left alone. Tasks that OUT already holds from the same model, rows and settings are not run again.
+OUT is replaced as a whole or left alone. Tasks that OUT already holds from the same model, rows and settings are not run again. Nothing is
+fetched, and rows of access class credentialed go to no server beyond this machine and its private network, unless --allow_host names it.
 """
 
 import argparse
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import os
@@ -29,46 +35,70 @@ from pathlib import Path
 
 from data_prep.contracts import BadInput, check_row, strictest
 from data_prep.files import read_json, read_jsonl, sha256, whole_folder, write_jsonl
+from evaluation.model_entry import Entry, fingerprint, read_entry
+from evaluation.responses import Responses
 
 TASKS = Path(__file__).resolve().parent / "tasks"
-KNOWN = sorted(path.stem for path in TASKS.glob("*.yaml") if not path.stem.startswith("_") and path.stem != "mibe")
+KNOWN = sorted(path.stem for path in TASKS.glob("*.yaml") if not path.stem.startswith(("_", "mibe")))
+GROUPS = {"all": [task for task in KNOWN if not task.endswith("_ll")], "all_ll": [task for task in KNOWN if task.endswith("_ll")]}
 PRESETS = {"paper": {"chat_template": False, "max_new_tokens": 256}, "chat": {"chat_template": True, "max_new_tokens": None}}
 OVERLONG = 0.01  # share of rows whose prompt does not fit; above it nothing is generated unless --allow_overlong
 
 
-def main(argv=None):
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=Path, required=True, help="folder of a whole model with its tokenizer")
+    parser.add_argument("--model", required=True, help="folder of a whole model with its tokenizer, or a name of evaluation/models")
+    parser.add_argument(
+        "changes", nargs="*", metavar="KEY=VALUE", help="change a fact of the entry: path=DIR, backend=vllm, ... (model_entry.py)"
+    )
     parser.add_argument("--rows", type=Path, required=True, help="folder made by data_prep.build_tasks")
-    parser.add_argument("--tasks", required=True, help=f"comma-separated, of: {', '.join(KNOWN)}")
+    parser.add_argument("--tasks", required=True, help=f"comma-separated, of: {', '.join(KNOWN)}; all: the twelve; all_ll: their twins")
     parser.add_argument("--preset", choices=PRESETS, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--limit", type=int, help="the first N rows of each task only")
-    parser.add_argument("--num_fewshot", type=int, default=0, help="examples from the top of train.jsonl")
+    parser.add_argument("--num_fewshot", type=int, default=0, help="examples from train.jsonl, the same for every row")
     parser.add_argument("--max_new_tokens", type=int, help="instead of the preset's limit")
-    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--batch_size", default="16", help="of the local backends; auto: as many as fit")
     parser.add_argument("--device", help="default: cuda if there is one, else cpu")
     parser.add_argument("--dtype", default="auto", help="type of the weights; auto: as stored")
+    parser.add_argument(
+        "--backend_args",
+        default="",
+        help="more arguments of the harness's backend: tensor_parallel_size=4 (vllm), parallelize=True (hf), num_concurrent=32 (servers)",
+    )
     parser.add_argument("--allow_overlong", action="store_true", help="score rows as wrong whose prompt does not fit, however many")
+    parser.add_argument("--allow_failed", action="store_true", help="score rows as wrong to which the server gives no answer")
+    parser.add_argument("--allow_host", help="a host beyond this machine that may be sent credentialed rows, under the terms of their data")
+    return parser
+
+
+def main(argv=None):
     try:
-        generate(parser.parse_args(argv))
+        generate(make_parser().parse_intermixed_args(argv))
     except BadInput as error:
         sys.exit(f"error: {error}")
 
 
 def generate(args) -> None:
     started = time.time()
+    entry = read_entry(args.model, args.changes)
     rows = {task: read_rows(args, task) for task in parse_tasks(args.tasks)}
-    identity = fingerprint(args.model)
+    listed = check_server(args, entry, rows) if entry.on_server else None
+    identity = fingerprint(entry, listed)
+    template = template_facts(args, entry)
     settings = {
         "preset": args.preset,
-        "chat_template": PRESETS[args.preset]["chat_template"],
+        "backend": entry.backend,
+        "chat_template": template["name"] != "none",
+        "template": template,
         "max_new_tokens": args.max_new_tokens or PRESETS[args.preset]["max_new_tokens"],  # None: each task's own
         "num_fewshot": args.num_fewshot,
+        "fewshot_turns": entry.turns,
         "limit": args.limit,
         "do_sample": False,
         "stop": "EOS",
         "dtype": args.dtype,
+        "backend_args": args.backend_args,
     }
     origin = {"fingerprint": identity, "settings": settings}
     keys = {task: task_key(origin, args, task) for task in rows}
@@ -88,42 +118,47 @@ def generate(args) -> None:
     if not todo:
         return
 
-    made, facts = answer(args, settings, identity, todo)
-    for task in made:
-        facts[task]["key"] = keys[task]
-    parent = read_json(args.model / "run.json") if (args.model / "run.json").is_file() else {}
-    access = strictest([parent.get("access", "public"), *(f["access"] for f in kept.values()), *(f["access"] for f in facts.values())])
-    names = ("torch", "transformers", "tokenizers", "datasets", "lm_eval")
+    made, facts = answer(args, entry, settings, identity, todo)
+    access = strictest([entry.access, *(f["access"] for f in kept.values()), *(f["access"] for f in facts.values())])
+    names = ("torch", "transformers", "tokenizers", "datasets", "lm_eval", "vllm")
     run = {
         "stage": "generate",
         "access": access,
-        "model": str(args.model),
+        "model": entry.name if entry.path is None else str(entry.path),
+        "name": entry.name,
+        "model_access": entry.access,
+        "revision": entry.revision,
         **origin,
-        "tasks": dict(sorted({**kept, **facts}.items())),
+        "server": {"base_url": entry.base_url, "served": entry.served, "listed": listed} if entry.on_server else None,
         "n": sum(f["n"] for f in [*kept.values(), *facts.values()]),
         "seconds": round(time.time() - started, 1),
-        "machine": machine(),
-        "versions": {name: importlib.metadata.version(name) for name in names},
+        **machine(),
+        "versions": {name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)},
     }
     with whole_folder(args.out, mark="run.json") as folder:
         if access == "credentialed":
             folder.chmod(0o700)
         for task in kept:
-            shutil.copy2(args.out / f"{task}.jsonl", folder)
+            for path in (args.out / f"{task}.jsonl", args.out / f"{task}.bertscore.json"):
+                if path.is_file():
+                    shutil.copy2(path, folder)
         for task, task_rows in made.items():
             write_jsonl(folder / f"{task}.jsonl", task_rows)
+            facts[task] |= {"key": keys[task], "outputs_sha256": sha256(folder / f"{task}.jsonl")}
+        run["tasks"] = dict(sorted({**kept, **facts}.items()))
         (folder / "run.json").write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
     print(f"wrote {args.out}: {', '.join(made)} in {run['seconds']} s. Next: python -m evaluation.score {args.out}", flush=True)
 
 
 # ---------------------------------------------------------------- inputs
 def parse_tasks(text: str) -> list[str]:
-    tasks = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    tasks = list(dict.fromkeys(task for name in names for task in GROUPS.get(name, [name])))
     for task in tasks:
         if task not in KNOWN:
-            raise BadInput(f"--tasks: unknown task '{task}' (known: {', '.join(KNOWN)})")
+            raise BadInput(f"--tasks: unknown task '{task}' (known: {', '.join((*KNOWN, *GROUPS))})")
     if not tasks:
-        raise BadInput(f"--tasks: names no task (known: {', '.join(KNOWN)})")
+        raise BadInput(f"--tasks: names no task (known: {', '.join((*KNOWN, *GROUPS))})")
     return tasks
 
 
@@ -138,131 +173,249 @@ def read_rows(args, task: str) -> list[dict]:
         if not rows_file(args, task, split).is_file():
             raise BadInput(f"{rows_file(args, task, split)}: no such file. {made_by}")
     path, rows = rows_file(args, task), []
+    wanted = "options" if "include: _likelihood.yaml" in (TASKS / f"{task}.yaml").read_text() else "choices"  # of a twin
     for number, row in read_jsonl(path):
         check_row(row, f"{path}: line {number}")
         if "prompt" not in row or row["scoring"] == "none":
             raise BadInput(f"{path}: line {number}: not a row with 'prompt' and a scoring. {made_by}")
-        if task.endswith("_ll") and "options" not in row:
-            raise BadInput(f"{path}: line {number}: no 'options', so {task} cannot be asked of it. {made_by}")
+        if task.endswith("_ll") and wanted not in row:
+            raise BadInput(f"{path}: line {number}: no '{wanted}', so {task} cannot be asked of it. {made_by}")
         rows.append(row)
     if not rows:
         raise BadInput(f"{path}: no rows. {made_by}")
     return rows[: args.limit]
 
 
-def fingerprint(model: Path) -> str:
-    """sha256 over the config, the weights and the tokenizer of a model folder: what its answers depend on, wherever it lies."""
-    if not (model / "config.json").is_file():
-        if (model / "adapter_config.json").is_file():
-            raise BadInput(
-                f"{model}: an adapter, not a whole model. Next: python recipes/merge_adapter.py --adapter {model} --output_dir MERGED"
-            )
-        raise BadInput(f"{model}: no model here (no config.json). Next: train one with recipes/, or give the folder of one")
-    patterns = ("*.json", "*.safetensors", "*.bin", "*.model", "*.jinja", "*.txt")
-    ours = {"run.json", "trainer_state.json", "validation.json", "manifest.json"}  # about the training, not about the model
-    files = sorted(
-        {path for pattern in patterns for path in model.glob(pattern) if path.name not in ours and path.name != "training_args.bin"}
-    )
-    if not any(path.suffix in (".safetensors", ".bin") for path in files):
-        raise BadInput(f"{model}: no weights here (*.safetensors). Next: wait for its training to end, or train it again")
-    return hashlib.sha256("".join(f"{path.name} {sha256(path)}\n" for path in files).encode()).hexdigest()
+def template_facts(args, entry: Entry) -> dict:
+    """{"name", "sha256"} of the prompt wrapper: none, the entry's, the tokenizer's own, or unseen, in a server."""
+    if entry.backend == "chat":
+        return {"name": "the server's", "sha256": None}
+    if not PRESETS[args.preset]["chat_template"]:
+        return {"name": "none", "sha256": None}
+    if entry.chat_template:
+        return {"name": entry.name, "sha256": hashlib.sha256(entry.chat_template.encode()).hexdigest()}
+    if not entry.path:
+        raise BadInput(f"--model {args.model}: without a tokenizer there is no chat template. Next: path=TOKENIZER_DIR, or --preset paper")
+    from transformers import AutoTokenizer
+
+    text = AutoTokenizer.from_pretrained(entry.path).chat_template
+    if not text:
+        raise BadInput(
+            f"{entry.path}: its tokenizer has no chat template. Next: --preset paper, or recipes/sft.py to make a chat model of it"
+        )
+    return {"name": "chat_template", "sha256": hashlib.sha256(str(text).encode()).hexdigest()}
+
+
+def check_server(args, entry: Entry, rows: dict) -> dict:
+    """What the server lists of the model. BadInput if it cannot be asked these rows, or must not be."""
+    from evaluation import server
+
+    host, private = server.host_of(entry)
+    closed = [task for task, task_rows in rows.items() if any(row["access"] == "credentialed" for row in task_rows)]
+    if closed and not private and args.allow_host != host:
+        raise BadInput(
+            f"{closed[0]}: credentialed rows are not sent to {host}. Next: a server of your own, "
+            f"or --allow_host {host} if the terms of the data allow it"
+        )
+    likelihood = [task for task in rows if task.endswith("_ll")]
+    if likelihood and (entry.backend == "chat" or not entry.path):
+        raise BadInput(
+            f"{likelihood[0]}: likelihoods need the completions endpoint and a tokenizer. Next: backend=completions path=TOKENIZER_DIR, "
+            f"or --tasks without {', '.join(likelihood)}"
+        )
+    listed = server.look(entry)
+    entry.context = min(filter(None, (entry.context, listed.get("max_model_len"))), default=None)
+    if not entry.context:
+        raise BadInput(f"--model {args.model}: the length of its context is not known. Next: context=TOKENS")
+    return listed
 
 
 def task_key(origin: dict, args, task: str) -> str:
     """What the outputs of a task depend on: model, settings, rows, and the task's files."""
     inputs = [rows_file(args, task), *([rows_file(args, task, "train")] if args.num_fewshot else [])]
-    inputs += [TASKS / f"{task}.yaml", TASKS / "mibe.py", TASKS / ("_likelihood.yaml" if task.endswith("_ll") else "_generate.yaml")]
+    inputs += [TASKS / f"{task}.yaml", TASKS / "mibe.py", *sorted(TASKS.glob("_*.yaml"))]
     return hashlib.sha256(json.dumps([origin, [sha256(path) for path in inputs]], sort_keys=True).encode()).hexdigest()
 
 
-def machine() -> str:
+def machine() -> dict:
+    """{"machine": a line, "hardware": the same in parts}."""
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU, {os.cpu_count()} cores"
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    hardware = {"device": "cuda" if gpus else "cpu", "accelerator": gpus or None, "cpu": platform.machine(), "cores": os.cpu_count()}
+    return {"machine": ", ".join(gpus) or f"{hardware['cpu']} CPU, {hardware['cores']} cores", "hardware": hardware}
 
 
 # ---------------------------------------------------------------- the harness
-def answer(args, settings: dict, identity: str, todo: dict[str, list[dict]]) -> tuple[dict, dict]:
-    """({task: rows with output}, {task: facts for run.json})."""
+def load_model(args, entry: Entry):
+    """The model as the harness knows it."""
+    from lm_eval.utils import simple_parse_args_string
+
+    more = simple_parse_args_string(args.backend_args)
+    if entry.on_server:
+        from evaluation import server
+
+        if unknown := set(more) - set(server.ARGUMENTS):
+            raise BadInput(f"--backend_args: unknown '{sorted(unknown)[0]}' for a server (known: {', '.join(server.ARGUMENTS)})")
+        return (server.Chat if entry.backend == "chat" else server.Completions)(entry, **more)
+    # an absolute path can never be taken for the name of a model on the Hub
+    common = {"pretrained": str(entry.path.resolve()), "dtype": args.dtype, "batch_size": args.batch_size, "trust_remote_code": False}
+    if entry.backend == "vllm":
+        if not importlib.util.find_spec("vllm"):
+            raise BadInput("backend=vllm: vllm is not installed here. Next: pip install 'lm_eval[vllm]', or backend=hf")
+        from lm_eval.models.vllm_causallms import VLLM
+
+        lm = VLLM(**common, **more)
+        lm.hf_chat_template = entry.chat_template or lm.hf_chat_template
+    else:
+        import torch
+        from lm_eval.models.huggingface import HFLM
+
+        lm = HFLM(**common, device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"), **more)
+    if entry.chat_template:
+        lm.tokenizer.chat_template = entry.chat_template
+    return lm
+
+
+def answer(args, entry: Entry, settings: dict, identity: str, todo: dict[str, list[dict]], lm=None) -> tuple[dict, dict]:
+    """({task: rows with output}, {task: facts for run.json}). `lm`: the model, if it is loaded already."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # model and rows are local: nothing has to be asked of the Hub
-    import lm_eval  # imported here: it takes seconds, and a mistake in the arguments should not
-    import torch
-    from lm_eval.api.model import CachingLM
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks import TaskManager  # imported here: it takes seconds, and a mistake in the arguments should not
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    # an absolute path can never be taken for the name of a model on the Hub
-    lm = HFLM(pretrained=str(args.model.resolve()), device=device, dtype=args.dtype, batch_size=args.batch_size, trust_remote_code=False)
+    lm = lm or load_model(args, entry)
     chat = settings["chat_template"]
-    if chat and not lm.tokenizer.chat_template:
-        raise BadInput(
-            f"{args.model}: its tokenizer has no chat template. Next: --preset paper, or recipes/sft.py to make a chat model of it"
-        )
     generation = {"max_gen_toks": settings["max_new_tokens"]} if settings["max_new_tokens"] else {}
     names = {f"mibe_{task}": task for task in todo}
-    metadata = {"rows": str(args.rows.resolve()), "option_prefix": option_prefix(lm.tokenizer) if chat else " "}
+    metadata = {
+        "rows": str(args.rows.resolve()),
+        "option_prefix": option_prefix(lm.tokenizer) if chat and entry.backend != "chat" else None,
+    }
     manager = TaskManager(include_path=str(TASKS), include_defaults=False, metadata=metadata)
 
     # every prompt as the model will see it, to count what does not fit: the harness would cut it from the left
-    facts, fitting, loaded = {}, {}, manager.load(list(names))["tasks"]
+    facts, fitting, askers, loaded = {}, {}, {}, manager.load(list(names))["tasks"]
     for name, task in loaded.items():
         task.set_config("num_fewshot", args.num_fewshot)
+        task.process_results = lambda row, outputs: {}  # scored later, from the outputs: a metric must not cost a generation
         if task.OUTPUT_TYPE == "generate_until":
             task.set_config("generation_kwargs", generation, update=True)
         template = {"apply_chat_template": True, "chat_template": lm.apply_chat_template} if chat else {}
         try:
-            task.build_all_requests(limit=args.limit, fewshot_as_multiturn=True, **template)
+            task.build_all_requests(limit=args.limit, fewshot_as_multiturn=entry.turns == "many", **template)
         except AssertionError as error:
             raise BadInput(f"{rows_file(args, names[name], 'train')}: --num_fewshot {args.num_fewshot}: {error}") from error
-        facts[names[name]], fitting[name] = look_at_prompts(args, lm, task, names[name], todo[names[name]])
+        facts[names[name]], fitting[name] = look_at_prompts(args, entry, lm, task, names[name], todo[names[name]])
+        facts[names[name]] |= {
+            "template": settings["template"],
+            "shots": {"number": args.num_fewshot, "ids": task.dataset["train"]["id"][: args.num_fewshot] if args.num_fewshot else []},
+        }
+        for instance in task.instances:
+            askers.setdefault(instance.args[0], set()).add((name, instance.doc_id))
 
-    any_overlong = any(f["overlong"] for f in facts.values())
-    results = {}
-    if asked := [name for name in names if fitting[name]]:
-        cache = args.out.parent / ".responses"
-        cache.mkdir(parents=True, exist_ok=True)
-        cache.chmod(0o700)  # it holds text
-        # the harness's key is the request alone: without the fingerprint a second model would get the answers of the first
-        cached = CachingLM(lm, str(cache / f"{identity[:16]}-{args.dtype}.db"))
-        results = lm_eval.evaluate(
-            lm=cached, task_dict={"tasks": {name: loaded[name] for name in asked}, "groups": {}}, apply_chat_template=chat,
-            fewshot_as_multiturn=True, bootstrap_iters=0, log_samples=True, limit=None if any_overlong else args.limit,
-            samples={name: fitting[name] for name in asked} if any_overlong else None,
-        )["samples"]  # fmt: skip
+    cache = args.out.parent / ".responses"
+    cache.mkdir(parents=True, exist_ok=True)
+    cache.chmod(0o700)  # it holds text
+    # a key is the request alone: without the fingerprint a second model would get the answers of the first
+    cached = Responses(lm, cache / f"{identity[:16]}-{args.dtype}.jsonl")
+    try:
+        outputs = {}
+        while asked := [name for name in names if fitting[name]]:
+            outputs, failed = ask(args, cached, {name: loaded[name] for name in asked}, fitting, chat, entry)
+            if not failed:
+                break
+            set_aside(args, failed, askers, facts, fitting, names, todo, len(cached.known))
+    finally:
+        cached.close()
     made = {}
     for name, task in names.items():
         likelihood = task.endswith("_ll")
-        outputs = {sample["doc_id"]: output_of(sample, todo[task][sample["doc_id"]], likelihood) for sample in results.get(name, [])}
-        made[task] = [{**row, "output": outputs.get(i, [] if likelihood else "")} for i, row in enumerate(todo[task])]
-        if sorted(outputs) != fitting[name]:
-            raise BadInput(f"{task}: the harness answered {len(outputs)} of {len(fitting[name])} rows. Next: run the same command again")
+        texts = {sample["doc_id"]: output_of(sample, todo[task][sample["doc_id"]], likelihood) for sample in outputs.get(name, [])}
+        made[task] = [{**row, "output": texts.get(i, [] if likelihood else "")} for i, row in enumerate(todo[task])]
+        if sorted(texts) != fitting[name]:
+            raise BadInput(f"{task}: the harness answered {len(texts)} of {len(fitting[name])} rows. Next: run the same command again")
     return made, facts
 
 
-def look_at_prompts(args, lm, task, name: str, rows: list[dict]) -> tuple[dict, list[int]]:
-    """(facts for run.json, places of the rows whose prompt fits into the context)."""
-    new = 0 if name.endswith("_ll") else task.config.generation_kwargs["max_gen_toks"]
-    lengths, prompts = [0] * len(rows), {}
+def ask(args, cached, tasks: dict, fitting: dict, chat: bool, entry: Entry) -> tuple[dict, dict]:
+    """({task name: samples}, {}) or, where a server left requests without an answer, ({}, {request: reason})."""
+    import lm_eval
+
+    def run():
+        return lm_eval.evaluate(
+            lm=cached, task_dict={"tasks": tasks, "groups": {}}, apply_chat_template=chat, fewshot_as_multiturn=entry.turns == "many",
+            bootstrap_iters=0, log_samples=True, samples={name: fitting[name] for name in tasks},
+        )["samples"]  # fmt: skip
+
+    if not entry.on_server:
+        return run(), {}
+    from evaluation import server
+
+    try:
+        return run(), {}
+    except server.Failed as error:
+        return {}, error.requests
+    except server.Gone as error:
+        raise BadInput(
+            f"{entry.base_url}: stopped answering ({error}); {len(cached.known)} answers are kept. Next: see to the server, then the same command again"
+        ) from error
+
+
+def set_aside(args, failed: dict, askers: dict, facts: dict, fitting: dict, names: dict, todo: dict, kept: int) -> None:
+    """Take the rows of failed requests out of `fitting` and note them in `facts`, or BadInput unless that is allowed."""
+    for request, reason in failed.items():
+        for name, number in askers[request]:
+            task = names[name]
+            row = todo[task][number]["id"]
+            if not args.allow_failed:
+                raise BadInput(
+                    f"{task}: {len(failed)} requests failed, the first for row {row} ({reason}); {kept} answers are kept. "
+                    "Next: the same command again, or with --allow_failed to score these rows as wrong"
+                )
+            if number in fitting[name]:
+                fitting[name].remove(number)
+                facts[task]["failed"][row] = reason
+                facts[task]["n_failed"] += 1
+
+
+def look_at_prompts(args, entry: Entry, lm, task, name: str, rows: list[dict]) -> tuple[dict, list[int]]:
+    """(facts for run.json, places of the rows whose prompt fits into the context). Where there is no tokenizer to count with, a prompt fits
+    for certain if it has no more bytes than there is room for tokens; the others are asked too, and counted as uncounted."""
+    likelihood = name.endswith("_ll")
+    decoding = {"loglikelihood": True} if likelihood else dict(task.config.generation_kwargs)
+    new = 0 if likelihood else decoding["max_gen_toks"]
+    context = min(filter(None, (lm.max_length, entry.context)))
+    count = lm.count if entry.on_server else lambda prompt, continuation: len(lm.tok_encode(prompt + continuation))
+    lengths, prompts, uncounted = [0] * len(rows), {}, set()
     for instance in task.instances:
-        prompt, continuation = instance.args if name.endswith("_ll") else (instance.args[0], "")
-        prompts.setdefault(instance.doc_id, prompt)
-        lengths[instance.doc_id] = max(lengths[instance.doc_id], len(lm.tok_encode(prompt + continuation)))
+        prompt, continuation = instance.args if likelihood else (instance.args[0], "")
+        prompts.setdefault(instance.doc_id, prompt if isinstance(prompt, str) else prompt.prompt)
+        length = count(prompt, continuation)
+        if length is not None:
+            lengths[instance.doc_id] = max(lengths[instance.doc_id], length)
+        elif len(prompts[instance.doc_id].encode()) + new > context:
+            uncounted.add(instance.doc_id)
     if sorted(prompts) != list(range(len(rows))):
         raise BadInput(f"{name}: the harness built {len(prompts)} prompts for {len(rows)} rows. Next: check {rows_file(args, name)}")
-    fitting = [i for i, length in enumerate(lengths) if length + new <= lm.max_length]
-    overlong = [rows[i]["id"] for i, length in enumerate(lengths) if length + new > lm.max_length]
-    said = f"{len(overlong)} of {len(rows)} prompts (up to {max(lengths)} tokens) do not fit into {lm.max_length} with {new} new ones"
+    fitting = [i for i, length in enumerate(lengths) if length + new <= context]
+    overlong = [rows[i]["id"] for i, length in enumerate(lengths) if length + new > context]
+    said = f"{len(overlong)} of {len(rows)} prompts (up to {max(lengths)} tokens) do not fit into {context} with {new} new ones"
     if len(overlong) > OVERLONG * len(rows) and not args.allow_overlong:
         raise BadInput(f"{name}: {said}. Next: a smaller --max_new_tokens, or --allow_overlong to score these rows as wrong")
-    print(f"{name}: {len(rows)} rows, prompts of {min(lengths)} to {max(lengths)} tokens" + (f"; {said}" if overlong else ""), flush=True)
+    tokens = f"prompts of {min(lengths)} to {max(lengths)} tokens" if max(lengths) else "prompts not counted, there is no tokenizer"
+    notes = [f"{len(rows)} rows", tokens] + ([f"{len(uncounted)} may be too long for {context}: the server decides"] if uncounted else [])
+    print(f"{name}: {', '.join(notes)}" + (f"; {said}" if overlong else ""), flush=True)
     return {
         "n": len(rows),
         "n_overlong": len(overlong),
         "overlong": overlong,
+        "n_uncounted": len(uncounted),
+        "n_failed": 0,
+        "failed": {},
         "max_new_tokens": new,
-        "longest_prompt_tokens": max(lengths),
+        "decoding": decoding,
+        "context": context,
+        "longest_prompt_tokens": max(lengths) or None,
         "first_prompt": prompts[0],
         "first_prompt_sha256": hashlib.sha256(prompts[0].encode()).hexdigest(),
         "prompts_sha256": hashlib.sha256(json.dumps([prompts[i] for i in sorted(prompts)]).encode()).hexdigest(),
@@ -284,7 +437,8 @@ def output_of(sample: dict, row: dict, likelihood: bool):
     """The output of one logged sample of the harness, in the form that score.py reads."""
     if not likelihood:
         return sample["resps"][0][0]
-    return [[float(response[0][0]), len(option.encode())] for response, option in zip(sample["resps"], row["options"], strict=True)]
+    texts = row.get("options") or row["choices"]
+    return [[float(response[0][0]), len(text.encode())] for response, text in zip(sample["resps"], texts, strict=True)]
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""The strict scorer: from the text a model wrote to a parsed answer, from parsed answers to numbers with intervals.
+"""The strict metrics: from rows with an output to numbers with intervals.
 
 A row is scored by its field `scoring` alone. Every metric here is a function of a sum over rows: a row gives a vector of counts, the
 vectors are added, and `finish` turns the sum into the metric. So a bootstrap draw is a reweighted sum, for a macro-F1 as for a mean.
 
-The metrics of each scoring are in NAMES; "options" is what a row is if its output is log-likelihoods of its options and not text.
-
-Pure functions over rows: no file is read or written, and nothing local is imported, because tasks/mibe.py loads this file by its path.
+What an output says is read by parsing.py; an output that says nothing is wrong. The metrics of each scoring are in NAMES; "options" is what a
+row is if its output is log-likelihoods of its answers and not text. Pure functions over rows: no file is read or written.
 """
 
 import collections
@@ -17,6 +16,8 @@ import re
 import numpy as np
 from rouge_score import rouge_scorer
 
+from evaluation import parsing
+
 NAMES = {
     "choice": ("accuracy", "macro_f1"),
     "labels": ("macro_f1", "micro_f1", "exact_match"),
@@ -25,115 +26,10 @@ NAMES = {
     "summary": ("rouge1", "rouge2", "rougeL"),
     "options": ("accuracy", "accuracy_norm"),
 }
+NEGATIVE = "DDI-false"  # where it is a label, F1 is given over the other labels too: the shared task scores these alone (Segura-Bedmar et al. 2013)
+POSITIVE_NAMES = ("macro_f1_positive", "micro_f1_positive")
 DRAWS = 1000  # bootstrap draws of every interval
 LEVEL = 0.95  # coverage of every interval
-
-
-# ---------------------------------------------------------------- choice: one label out of the row's choices
-CUE = r"\b(?:answer|diagnosis|choice|option|label|class|category|specialty|relationship|relation|conclusion|prediction|output|response)\b"
-VERB = (
-    r"(?:\s*(?:\b(?:is|are|was|would be|should be|must be)\b|[:=]))+"
-    r"\s*(?:(?:clearly|most likely|probably|therefore|the|option|choice|label)\s+)*"
-)
-NEGATION = r"(?i)(?:\bnot|n't|\bnever|\bneither|\brather than|\binstead of|\bexcept)\s+(?:(?:be|a|an|the|option|choice)\s+)*[\"'`*_(\[]*$"
-OPEN, CLOSE = r"[\s\"'`*_(\[{]*", r"[\s\"'`*_)\]}]*"
-
-
-def parse_choice(text: str, choices: list[str]) -> str | None:
-    """The one label of `choices` that `text` gives as its answer, or None: no label, or more than one and no telling which.
-
-    In this order, the first rule that finds labels decides, and finding two different labels is None:
-      exact    the whole text, or its first line, is a label
-      cue      a label right after "the answer is", "Diagnosis:" and the like: in the first line, else anywhere
-      leading  the text begins with a label and a mark ("C. Acute pancreatitis", "no, because")
-      bracket  a label alone in brackets or bold: "(C)", "**C**"
-      mention  whole words: exactly one label is mentioned at all, and not after "not" and the like
-    Labels are matched without regard to case and longest first, so "Neurosurgery" is never "Surgery". A label of one letter is stricter: it
-    is upper case unless it stands alone, and a mere mention counts only as "option D", "is D" and the like ("vitamin D" is no answer).
-    """
-    text = text.strip()
-    lines = [line for line in text.splitlines() if line.strip()]
-    if not lines:
-        return None
-    canonical = {_fold(choice): choice for choice in choices}
-    for whole in (text, lines[0]):
-        bare = _fold(whole.strip(" \t\r\n\"'`*_()[]{}.:,;!#-"))
-        if bare in canonical:
-            return canonical[bare]
-    label = _label_pattern(tuple(choices))
-    # the first line by itself comes first: a base model goes on to write further examples with further answers
-    cue = rf"(?i:{CUE}{VERB}){OPEN}(?P<label>{label}){_more(label)}"
-    leading = rf"{OPEN}(?P<label>{label}){CLOSE}(?:[.:,;)\]!]|\s[-–—]\s|\n|$){_more(label)}"
-    bracket = rf"(?:\(|\[|\{{|\*\*)\s*(?P<label>{label})\s*(?:\)|\]|\}}|\*\*)"
-    for found in (
-        re.finditer(cue, lines[0]),
-        re.finditer(cue, text),
-        filter(None, [re.match(leading, text)]),
-        re.finditer(bracket, text),
-    ):
-        answers = set()
-        for match in found:
-            answers.add(canonical[_fold(match["label"])])
-            if match.groupdict().get("more"):
-                answers.add(None)  # "C or D"
-        if answers:
-            return answers.pop() if len(answers) == 1 else None
-    return _only_mention(text, label, canonical)
-
-
-def _fold(text):
-    return " ".join(text.casefold().split()).rstrip(".")  # a label may end in a point: "Consult - History and Phy."
-
-
-@functools.lru_cache(256)
-def _label_pattern(choices):
-    """Any of the labels as whole words, longest first; single letters in upper case only."""
-    words = sorted((choice for choice in choices if len(choice) > 1), key=len, reverse=True)
-    letters = [choice for choice in choices if len(choice) == 1]
-    parts = ["(?i:" + "|".join(r"\s+".join(map(re.escape, word.rstrip(".").split())) for word in words) + ")"] if words else []
-    parts += ["[" + re.escape("".join(letters)) + "]"] if letters else []
-    return r"(?<![\w-])(?:" + "|".join(parts) + r")(?![\w-])"
-
-
-def _more(label):
-    """Another label joined to the first one: "C or D", "A, B and C"."""
-    return rf"(?P<more>(?:\s*(?:,|/|&|\band\b|\bor\b))+\s*(?:option\s+)?{label})?"
-
-
-def _only_mention(text, label, canonical):
-    mentions, introduced = set(), set()
-    for match in re.finditer(label, text):
-        answer, word = canonical[_fold(match[0])], match[0]
-        before, after = text[: match.start()], text[match.end() :]
-        shown = re.search(r"(?i)\b(?:option|choice|letter|answer|pick|choose|select|is|be)\s*[\"'`*_(\[]*$", before)
-        if re.search(NEGATION, before):
-            return None  # what it is not does not say what it is
-        if word == "A" and not shown and re.match(r"\s+[a-z0-9]", after):
-            continue  # the article
-        mentions.add(answer)
-        if shown or len(word) > 1:
-            introduced.add(answer)
-    return mentions.pop() if len(mentions) == 1 and introduced else None
-
-
-# ---------------------------------------------------------------- labels: any number of the row's choices
-def parse_labels(text: str, choices: list[str]) -> list[str] | None:
-    """The labels listed in `text`, in the order of `choices`; None if it lists none. Items are lines or parted by ; or , and an item counts
-    only if it is a label and nothing else (case, hyphens, numbering and a lead-in up to a colon aside): "not sustaining ..." is no label.
-    Only the first paragraph with a label is read: a base model goes on to write further examples."""
-    canonical = {_item(choice): choice for choice in choices}
-    for paragraph in re.split(r"\n\s*\n", text):
-        items = {_item(part) for part in re.split(r"[;,\n]", paragraph)}
-        items |= {_item(part.rpartition(":")[2]) for part in re.split(r"[;,\n]", paragraph)}
-        items |= {_item(line) for line in paragraph.splitlines()}  # a label may hold a comma itself
-        found = {canonical[item] for item in items if item in canonical}
-        if found:
-            return [choice for choice in choices if choice in found]
-    return None
-
-
-def _item(text):
-    return " ".join(re.sub(r"^\s*(?:\d+[.)]|[-*•])\s*", "", text).casefold().replace("-", " ").strip(" \t\r.\"'`*_()[]").split())
 
 
 # ---------------------------------------------------------------- span: SQuAD (Rajpurkar et al. 2016), words as a multiset
@@ -157,37 +53,14 @@ def span_f1(prediction: str, gold: str) -> float:
     return 2 * common / (len(predicted) + len(wanted))
 
 
-# ---------------------------------------------------------------- entities: <span class="problem">chest pain</span> in the sentence
-TAG = re.compile(r"<span\s+class\s*=\s*[\"']?\s*([^\"'>]*?)\s*[\"']?\s*>|(</span\s*>)", re.IGNORECASE)
-
-
-def parse_entities(text: str) -> tuple[list[str], list[tuple[str, int, int]]]:
-    """The words of `text` without its span tags, and its entities (class in lower case, first word, word after the last).
-    Any other tag is text. A span that is never closed is no entity, and takes no text with it; of nested spans each is one."""
-    words, entities, opened, place = [], [], [], 0
-    for tag in TAG.finditer(text):
-        words += _words(text[place : tag.start()])
-        place = tag.end()
-        if tag[2] is None:
-            opened.append((tag[1].lower(), len(words)))
-        elif opened:
-            kind, start = opened.pop()
-            if len(words) > start:
-                entities.append((kind, start, len(words)))
-    return words + _words(text[place:]), entities
-
-
-def _words(text):
-    return re.findall(r"\w+|[^\w\s]", text.casefold())
-
-
+# ---------------------------------------------------------------- entities
 def entity_counts(prediction: str, gold: str, types: list[str]) -> dict[str, list[int]]:
     """{type: [right, predicted, gold]} with one more key "" for predicted classes that are not in `types`.
 
     Predicted words are aligned to the words of the gold text, and an entity is right if it has the type and exactly the words of a gold
     one, in the same place. Every gold entity counts, whether the prediction got that far or not; a repeated or invented one is wrong."""
-    gold_words, gold_entities = parse_entities(gold)
-    words, entities = parse_entities(prediction)
+    gold_words, gold_entities = parsing.parse_entities(gold)
+    words, entities = parsing.parse_entities(prediction)
     place = {}
     for a, b, size in difflib.SequenceMatcher(None, words, gold_words, autojunk=False).get_matching_blocks():
         place.update((a + i, b + i) for i in range(size))
@@ -226,9 +99,10 @@ def kind(row: dict) -> str:
     return "options" if isinstance(row["output"], list) else row["scoring"]
 
 
-def grade(row: dict) -> dict:
-    """{"parsed", "score"} of a row with its `output`. `parsed` is None if no answer could be read, and then every score is that of a wrong
-    answer. A log-likelihood output is [[sum of nats, bytes], ...], one for each of the row's options."""
+def grade(row: dict, rouge: dict | None = None) -> dict:
+    """{"parsed", "score"} of a row with its `output`, and {"rule"} of a choice: which rule of the parser decided. `parsed` is None if no answer
+    could be read, and then every score is that of a wrong answer. A log-likelihood output is [[sum of nats, bytes], ...], one for each of the
+    row's answers. `rouge`: the score of a summary where it is known already."""
     scoring, output, gold = kind(row), row["output"], row["completion"]
     if scoring == "options":
         if len(output) != len(row["choices"]):  # over-long: it was not run
@@ -237,23 +111,29 @@ def grade(row: dict) -> dict:
         by_byte = row["choices"][int(np.argmax([nats / size for nats, size in output]))]
         return {"parsed": plain, "score": {"accuracy": float(plain == gold), "accuracy_norm": float(by_byte == gold)}}
     if scoring == "choice":
-        parsed = parse_choice(output, row["choices"])
-        return {"parsed": parsed, "score": {"accuracy": float(parsed == gold)}}
+        parsed, rule = parsing.parse_choice(output, row["choices"], row.get("options") or ())
+        return {"parsed": parsed, "rule": rule, "score": {"accuracy": float(parsed == gold)}}
     if scoring == "labels":
-        parsed = parse_labels(output, row["choices"])
-        return {"parsed": parsed, "score": {"exact_match": float(set(parsed or ()) == set(parse_labels(gold, row["choices"]) or ()))}}
+        parsed = parsing.parse_labels(output, row["choices"])
+        return {"parsed": parsed, "score": {"exact_match": float(set(parsed or ()) == gold_labels(row))}}
     if scoring == "span":
-        parsed = output.strip()
+        parsed = parsing.answer_part(output, parsing.NEXT_QUESTION)
         score = {"exact_match": float(span_tokens(parsed) == span_tokens(gold)), "f1": span_f1(parsed, gold)}
         return {"parsed": parsed or None, "score": score}
     if scoring == "entities":
-        words, entities = parse_entities(output)
+        answer = parsing.answer_part(output)
+        words, entities = parsing.parse_entities(answer)
         parsed = [[name, " ".join(words[start:end])] for name, start, end in entities]
-        return {"parsed": parsed if words else None, "score": entity_counts(output, gold, row["choices"])}
+        return {"parsed": parsed if words else None, "score": entity_counts(answer, gold, row["choices"])}
     if scoring == "summary":
-        parsed = output.strip()
-        return {"parsed": parsed or None, "score": {name: value.fmeasure for name, value in _rouge().score(gold, parsed).items()}}
+        parsed = parsing.answer_part(output)
+        return {"parsed": parsed or None, "score": rouge or {name: v.fmeasure for name, v in _rouge().score(gold, parsed).items()}}
     raise ValueError(f"scoring '{scoring}' has no metric (row {row['id']})")
+
+
+def gold_labels(row: dict) -> set[str]:
+    """The labels of a row of scoring "labels": its completion lists them, parted by ";"."""
+    return {label.strip() for label in row["completion"].split(";") if label.strip()}
 
 
 # ---------------------------------------------------------------- a task
@@ -266,22 +146,86 @@ def statistics(rows: list[dict]) -> dict:
     if any(kind(row) != scoring for row in rows):
         raise ValueError(f"rows of one task are scored in different ways: {sorted({kind(row) for row in rows})}")
     if scoring in ("options", "span", "summary"):
-        return {name: _mean(rows, name) for name in NAMES[scoring]}
-    names = list(dict.fromkeys(choice for row in rows for choice in row["choices"]))
+        return {name: mean_of(rows, name) for name in names(rows)}
+    labels, counts = label_counts(rows)
+    found = {"macro_f1": (counts, macro_f1), "micro_f1": (counts, micro_f1)}
     if scoring == "choice":
-        counts = _label_counts(names, [([row["parsed"]], [row["completion"]]) for row in rows])
-        return {"accuracy": _mean(rows, "accuracy"), "macro_f1": (counts, _macro_f1)}
-    if scoring == "labels":
-        counts = _label_counts(names, [(row["parsed"] or [], parse_labels(row["completion"], row["choices"]) or []) for row in rows])
-        return {"macro_f1": (counts, _macro_f1), "micro_f1": (counts, _micro_f1), "exact_match": _mean(rows, "exact_match")}
-    counts = np.array([[row["score"].get(name, [0, 0, 0]) for name in [*names, ""]] for row in rows], dtype=float)
-    return {"macro_f1": (counts[:, :-1].reshape(len(rows), -1), _macro_f1), "micro_f1": (counts.reshape(len(rows), -1), _micro_f1)}
+        found = {"accuracy": mean_of(rows, "accuracy"), "macro_f1": found["macro_f1"]}
+        if NEGATIVE in labels:
+            positive = np.delete(counts.reshape(len(rows), -1, 3), labels.index(NEGATIVE), axis=1).reshape(len(rows), -1)
+            found |= zip(POSITIVE_NAMES, ((positive, macro_f1), (positive, micro_f1)), strict=True)
+    elif scoring == "labels":
+        found["exact_match"] = mean_of(rows, "exact_match")
+    else:
+        found["macro_f1"] = (counts[:, :-3], macro_f1)  # the last are the types that are not declared: wrong, but no class
+    return found
+
+
+def names(rows: list[dict]) -> tuple[str, ...]:
+    """The metrics of graded rows of one task, in the order in which they are printed."""
+    scoring = kind(rows[0])
+    if scoring == "choice" and any(NEGATIVE in row["choices"] for row in rows):
+        return NAMES[scoring] + POSITIVE_NAMES
+    if scoring == "summary" and all("bertscore" in row["score"] for row in rows):
+        return (*NAMES[scoring], "bertscore")
+    return NAMES[scoring]
 
 
 def primary(rows: list[dict]) -> str:
     """The metric that stands for the task: accuracy where options are asked by letter, macro-F1 over other labels and over entity types."""
     by_scoring = {"options": "accuracy", "labels": "macro_f1", "span": "f1", "entities": "macro_f1", "summary": "rougeL"}
-    return by_scoring.get(kind(rows[0])) or ("accuracy" if "options" in rows[0] else "macro_f1")
+    return by_scoring.get(kind(rows[0])) or ("accuracy" if rows[0].get("options") else "macro_f1")
+
+
+def label_counts(rows: list[dict]) -> tuple[list[str], np.ndarray]:
+    """(declared labels or types, counts [rows, labels x (right, predicted, gold)]) of graded rows. Entities have one more label, "", for
+    predicted types that are not declared."""
+    labels = list(dict.fromkeys(choice for row in rows for choice in row["choices"]))
+    if kind(rows[0]) == "entities":
+        labels.append("")
+        return labels, np.array([[row["score"].get(name, [0, 0, 0]) for name in labels] for row in rows], dtype=float).reshape(
+            len(rows), -1
+        )
+    index, counts = {name: i for i, name in enumerate(labels)}, np.zeros((len(rows), len(labels), 3))
+    for place, row in enumerate(rows):
+        several = kind(row) == "labels"
+        wanted = gold_labels(row) if several else {row["completion"]}
+        given = set(row["parsed"] or ()) if several else {row["parsed"]} - {None}
+        for column, those in enumerate((wanted & given, given, wanted)):
+            for name in those:
+                counts[place, index[name], column] = 1
+    return labels, counts.reshape(len(rows), -1)
+
+
+def classes(rows: list[dict]) -> list[dict]:
+    """One entry for each declared label: how often it is wanted (gold), given (predicted) and both (right), with precision, recall and F1."""
+    if kind(rows[0]) not in ("choice", "labels", "entities", "options"):
+        return []
+    labels, counts = label_counts(rows)
+    table = []
+    for label, (right, predicted, gold) in zip(labels, counts.sum(0).reshape(-1, 3).tolist(), strict=True):
+        if label or predicted:
+            table.append(
+                {
+                    "label": label or "(not declared)", "gold": int(gold), "predicted": int(predicted), "right": int(right),
+                    "precision": right / predicted if predicted else None, "recall": right / gold if gold else None,
+                    "f1": 2 * right / (predicted + gold) if predicted + gold else None,
+                }
+            )  # fmt: skip
+    return table
+
+
+def confusion(rows: list[dict]) -> dict | None:
+    """How often each wanted label (gold) was read as each label, or as none, of rows with one label; None for other rows."""
+    if kind(rows[0]) not in ("choice", "options"):
+        return None
+    labels = list(dict.fromkeys(choice for row in rows for choice in row["choices"]))
+    pairs = collections.Counter((row["completion"], row["parsed"]) for row in rows)
+    return {
+        "gold": labels,
+        "parsed": [*labels, "unparsed"],
+        "counts": [[pairs[gold, parsed] for parsed in [*labels, None]] for gold in labels],
+    }
 
 
 def value(rows: list[dict], metric: str) -> float:
@@ -290,29 +234,12 @@ def value(rows: list[dict], metric: str) -> float:
     return float(finish(counts.sum(0), len(rows)))
 
 
-def _mean(rows, name):
+def mean_of(rows: list[dict], name: str) -> tuple:
+    """The statistic of a score that every row has: its mean."""
     return np.array([[row["score"][name]] for row in rows], dtype=float), lambda total, n: total[..., 0] / n
 
 
-def _label_counts(names, pairs):
-    """[rows, labels x (right, predicted, gold)] of (predicted labels, gold labels) per row."""
-    index, counts = {name: i for i, name in enumerate(names)}, np.zeros((len(pairs), len(names), 3))
-    for row, (predicted, gold) in enumerate(pairs):
-        for name in gold:
-            counts[row, index[name], 2] = 1
-        for name in predicted:
-            if name is not None:
-                counts[row, index[name], 1] = 1
-                counts[row, index[name], 0] = float(name in gold)
-    return counts.reshape(len(pairs), -1)
-
-
-def _f1(right, predicted, gold):
-    with np.errstate(invalid="ignore"):
-        return 2 * right / (predicted + gold)
-
-
-def _macro_f1(total, n):
+def macro_f1(total, n):
     """Mean over the declared labels. One that is neither wanted nor given has no F1 and is left out: it says nothing about the model."""
     by_label = total.reshape(*total.shape[:-1], -1, 3)
     f1 = _f1(by_label[..., 0], by_label[..., 1], by_label[..., 2])
@@ -321,19 +248,26 @@ def _macro_f1(total, n):
         return np.where(known, f1, 0).sum(-1) / known.sum(-1)
 
 
-def _micro_f1(total, n):
+def micro_f1(total, n):
+    """F1 of the counts of all labels together."""
     by_label = total.reshape(*total.shape[:-1], -1, 3).sum(-2)
     return _f1(by_label[..., 0], by_label[..., 1], by_label[..., 2])
 
 
+def _f1(right, predicted, gold):
+    with np.errstate(invalid="ignore"):
+        return 2 * right / (predicted + gold)
+
+
 # ---------------------------------------------------------------- intervals and tests
 def draws(counts, finish, seed: int = 0, number: int = DRAWS) -> np.ndarray:
-    """[number] values of a metric on rows drawn with replacement. Same number of rows and same seed draw the same rows, which makes the
-    difference of two models' draws a paired bootstrap."""
+    """[number] values of a metric on rows drawn with replacement. Rows with the same counts are drawn together: how often a label is confused
+    with another is drawn at once, however many rows there are. Same counts and seed, same draws."""
     n, rng, values = len(counts), np.random.default_rng(seed), []
+    distinct, times = np.unique(counts, axis=0, return_counts=True)
     for start in range(0, number, 100):  # 100 draws at a time: the weights of 27,000 rows take 20 MB
-        weights = rng.multinomial(n, np.full(n, 1 / n), size=min(100, number - start))
-        values.append(finish(weights @ counts, n))
+        weights = rng.multinomial(n, times / n, size=min(100, number - start))
+        values.append(finish(weights @ distinct, n))
     return np.concatenate(values)
 
 
@@ -347,13 +281,24 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def paired_difference(better: list[dict], worse: list[dict], metric: str, seed: int = 0) -> tuple[float, np.ndarray]:
-    """The difference of a metric between two models on the same rows, and its bootstrap draws. ValueError if the rows differ."""
+    """The difference of a metric between two models on the same rows, and its draws from a paired bootstrap. ValueError if the rows differ."""
     if [row["id"] for row in better] != [row["id"] for row in worse]:
         raise ValueError("the two models did not answer the same rows in the same order")
-    pair = [statistics(rows)[metric] for rows in (better, worse)]
-    totals = [float(finish(counts.sum(0), len(counts))) for counts, finish in pair]
-    first, second = (draws(counts, finish, seed) for counts, finish in pair)
-    return totals[0] - totals[1], first - second
+    (first, finish_first), (second, finish_second) = (statistics(rows)[metric] for rows in (better, worse))
+    width = first.shape[1]
+
+    def finish(total, n):
+        return finish_first(total[..., :width], n) - finish_second(total[..., width:], n)
+
+    both = np.hstack([first, second])
+    return float(finish(both.sum(0), len(both))), draws(both, finish, seed)
+
+
+def p_value(differences: np.ndarray) -> float:
+    """Two-sided p-value of the draws of a difference: how often it is on the other side of 0. It is never 0: the draws are finite."""
+    known = differences[~np.isnan(differences)]
+    least = min((known <= 0).sum(), (known >= 0).sum())
+    return float(min(1.0, 2 * (least + 1) / (len(known) + 1)))
 
 
 def ratio_of_perplexities(new: dict, old: dict, seed: int = 0) -> tuple[float, np.ndarray]:

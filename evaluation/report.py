@@ -1,52 +1,57 @@
-"""One page that says what was run, what it was to show, and whether it did.
+"""One page that says what was run, what it was to show, and whether it did; with the article's tables beside it.
 
     python -m evaluation.report --config evaluation/claims/demo.yaml --evaluation outputs/demo/evaluation --runs outputs/demo \
         --out outputs/demo/report
+    python -m evaluation.report --evaluation outputs/evaluation --out outputs/report      # every scored model there, no claims
 
-Reads   CONFIG             the models (name, and the run that trained it), and the claims
+Reads   CONFIG             the models (name, the run that trained it, the article's tables it belongs in), and the claims
         RUNS/<run>/        run.json, trainer_state.json (losses), validation.json where there is one (held-out nats and tokens per block)
-        EVALUATION/<model>/  run.json, scores.json, <task>.scored.jsonl
-Writes  OUT/report.html (one file that loads nothing), OUT/report.md
+        EVALUATION/<model>/  run.json, scores.json and the outputs of each task
+Writes  OUT/report.html (one file that loads nothing: any score opens the rows behind it), OUT/report.md, OUT/tables.csv, OUT/tables.tex,
+        OUT/figure2.svg and OUT/forest.svg, each with a PDF
 
 A claim of kind "accuracy" is the mean over its tasks of a metric's difference between two models, with a paired bootstrap over rows:
 "shown" if the 95 % interval lies above 0, "contradicted" if below, else "not shown". A claim of kind "perplexity" is a ratio on one domain,
 with a paired bootstrap over blocks: "shown" if the interval ends at or below the margin, "contradicted" if it begins above it, else
-"not shown". Same inputs, same bytes. The texts of rows are left out of a report on credentialed data, unless --show_texts.
+"not shown".
+
+In the article's tables a model of ours stands in Table 4 if it was fine-tuned on a task, in Tables 5 and 6 if it was asked in a chat template
+without examples, in Table 6 if it was asked raw; `tables: [...]` of the configuration says otherwise. Same inputs, same bytes. The page holds
+the first --rows rows of each task and counts the rest. Texts of credentialed rows, and what a model trained on such data wrote, are left out
+unless --show_texts.
 """
 
 import argparse
-import io
+import json
 import math
 import re
 import sys
 from pathlib import Path
 
 import jinja2
-import matplotlib
+import markupsafe
 import numpy as np
 import yaml
-from matplotlib.figure import Figure
 
 from data_prep.contracts import BadInput, strictest
-from data_prep.files import read_json, read_jsonl, whole_folder
-from evaluation import metrics
+from data_prep.files import read_json, whole_folder
+from evaluation import figures, metrics, rows_shown, score, tables
 
-MODEL_KEYS = {"name", "label", "run", "preset", "what"}
+MODEL_KEYS = {"name", "label", "preset", "what"}
+MODEL_OPTIONAL = {"run", "tables"}
 CLAIM_KEYS = {
     "accuracy": {"name", "statement", "kind", "tasks", "metric", "better", "worse"},
     "perplexity": {"name", "statement", "kind", "domain", "new", "old", "margin"},
 }
-EXAMPLES = 3
-INK = "#010203"  # stands for the colour of the page's text in a drawing
-LINES = ("#3b82c4", "#d9822b", "#3fa372", "#a66bd0", "#c0504d")
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--evaluation", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--config", type=Path, help="models and claims; without it: every scored folder of --evaluation, no claims")
+    parser.add_argument("--evaluation", type=Path, required=True, help="folder that holds a folder of scores for each model")
+    parser.add_argument("--runs", type=Path, help="folder of the training runs that the configuration names")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=100, help="rows of each task that the page holds")
     parser.add_argument(
         "--show_texts", action="store_true", help="print texts of rows even where access is credentialed; such a page stays on the site"
     )
@@ -55,6 +60,11 @@ def main(argv=None):
         page = read_page(args)
         with whole_folder(args.out, mark="report.html") as folder:
             (folder / "report.md").write_text(markdown(page))
+            (folder / "tables.csv").write_text(tables.as_csv(page["article"]))
+            (folder / "tables.tex").write_text(tables.latex(page["article"]))
+            for name in ("figure2", "forest"):
+                if page[name]:
+                    page[name].files(folder, name)
             template = (Path(__file__).resolve().parent / "report.html").read_text()
             environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
             (folder / "report.html").write_text(environment.from_string(template).render(page))
@@ -62,36 +72,46 @@ def main(argv=None):
         sys.exit(f"error: {error}")
     for claim in page["claims"]:
         print(f"{claim['name']:14} {claim['verdict']:13} {claim['numbers']}", flush=True)
-    print(f"wrote {args.out / 'report.html'} and report.md", flush=True)
+    print(f"wrote {args.out / 'report.html'}, report.md, tables.csv and tables.tex", flush=True)
 
 
 def read_page(args) -> dict:
     """Everything that the page says, as plain values; report.html and markdown() only lay it out."""
-    config = read_config(args.config)
-    runs = {model["name"]: read_run(args, model) for model in config["models"]}
-    evaluations = {model["name"]: read_evaluation(args, config, model) for model in config["models"]}
+    config = read_config(args.config) if args.config else found_models(args.evaluation)
+    models = config["models"]
+    runs = {model["name"]: read_run(args, model) for model in models}
+    evaluations = {model["name"]: read_evaluation(args, config, model) for model in models}
     tasks = list(dict.fromkeys(task for evaluation in evaluations.values() for task in evaluation["scores"]))
     for task in tasks:  # one line of the table compares like with like
         asked = {name: e["scores"][task]["n"] for name, e in evaluations.items() if task in e["scores"]}
         if len(set(asked.values())) > 1:
             counts = ", ".join(f"{name} {n}" for name, n in asked.items())
             raise BadInput(f"{task}: the models answered different rows ({counts}). Next: python -m evaluation.generate without --limit")
-    verdicts = [judge(args, claim, runs, evaluations) for claim in config["claims"]]
+    answers, browser = read_answers(args, tasks, models, evaluations)
     access = strictest(record.get("access", "public") for entry in [*runs.values(), *evaluations.values()] for record in [entry["run"]])
-    redacted = access == "credentialed" and not args.show_texts
+    baseline = next((model for model in models if model["name"] == config.get("baseline")), models[0])
+    differences = differences_to(baseline, models, tasks, answers, evaluations)
+    of = {model["name"]: model.get("tables") or places(runs[model["name"]]["run"], evaluations[model["name"]]["run"]) for model in models}
     return {
         "title": config["title"],
         "about": config["about"],
         "access": access,
-        "redacted": redacted,
-        "models": config["models"],
-        "claims": verdicts,
-        "table": [table_row(task, config["models"], evaluations) for task in tasks],
-        "curves": [curve(model["label"], runs[model["name"]]) for model in config["models"] if runs[model["name"]]["losses"]],
-        "domains": perplexities(config["models"], runs),
-        "examples": [] if redacted else [examples(args, task, config["models"], evaluations) for task in tasks],
-        "runs": [{"label": model["label"], **run_facts(runs[model["name"]]["run"])} for model in config["models"]],
-        "evaluations": [{"label": model["label"], **evaluation_facts(evaluations[model["name"]]["run"])} for model in config["models"]],
+        "redacted": sum(row["hidden"] for task in browser["tasks"].values() for row in task["rows"]),
+        "models": models,
+        "claims": [judge(args, claim, runs, evaluations, answers) for claim in config.get("claims", [])],
+        "table": [table_row(task, models, evaluations) for task in tasks],
+        "article": tables.article_tables(models, evaluations, of),
+        "reasons": tables.reasons,
+        "figure2": figures.figure2(models, figure2_cells(models, evaluations), published_in_figure2()),
+        "forest": figures.forest(baseline["label"], differences),
+        "baseline": baseline["label"],
+        "differences": differences,
+        "curves": [curve(model["label"], runs[model["name"]]) for model in models if runs[model["name"]]["losses"]],
+        "domains": perplexities(models, runs),
+        "browser": browser,
+        "data": markupsafe.Markup(json.dumps(browser, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")),
+        "runs": [{"label": model["label"], **run_facts(runs[model["name"]]["run"])} for model in models if runs[model["name"]]["run"]],
+        "evaluations": [{"label": model["label"], **evaluation_facts(evaluations[model["name"]]["run"])} for model in models],
         "draws": metrics.DRAWS,
     }
 
@@ -104,15 +124,18 @@ def read_config(path: Path) -> dict:
         config = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-    for key in ("title", "about", "models", "claims"):
+    for key in ("title", "about", "models"):
         if not isinstance(config, dict) or not config.get(key):
             raise BadInput(f"{path}: '{key}' is missing")
     for number, model in enumerate(config["models"], 1):
-        if set(model) != MODEL_KEYS:
-            wrong = ", ".join(sorted(set(model) ^ MODEL_KEYS))
-            raise BadInput(f"{path}: model {number}: missing or unknown: {wrong} (a model has {', '.join(sorted(MODEL_KEYS))})")
+        wrong = sorted((MODEL_KEYS - set(model)) | (set(model) - MODEL_KEYS - MODEL_OPTIONAL))
+        if wrong:
+            known = ", ".join(sorted(MODEL_KEYS | MODEL_OPTIONAL))
+            raise BadInput(f"{path}: model {number}: missing or unknown: {', '.join(wrong)} (a model has {known})")
     names = {model["name"] for model in config["models"]}
-    for number, claim in enumerate(config["claims"], 1):
+    if config.get("baseline", config["models"][0]["name"]) not in names:
+        raise BadInput(f"{path}: baseline '{config['baseline']}' is not one of the models ({', '.join(sorted(names))})")
+    for number, claim in enumerate(config.get("claims", []), 1):
         where = f"{path}: claim {number}"
         if claim.get("kind") not in CLAIM_KEYS:
             raise BadInput(f"{where}: kind is '{claim.get('kind')}', must be one of {', '.join(CLAIM_KEYS)}")
@@ -125,8 +148,27 @@ def read_config(path: Path) -> dict:
     return config
 
 
+def found_models(folder: Path) -> dict:
+    """A configuration of every scored model in a folder."""
+    models = []
+    for path in sorted(folder.glob("*/scores.json")):
+        run = read_json(path.parent / "run.json") if (path.parent / "run.json").is_file() else {}
+        preset = run.get("settings", {}).get("preset")
+        what = ", ".join(
+            filter(None, (run.get("name"), preset and f"preset {preset}", f"fingerprint {run.get('fingerprint', 'unknown')[:12]}"))
+        )
+        models.append({"name": path.parent.name, "label": path.parent.name, "preset": preset, "what": what})
+    if not models:
+        raise BadInput(f"{folder}: no scored model here. Next: python -m evaluation.score {folder}/MODEL")
+    return {"title": f"Evaluation of {len(models)} models", "about": f"Every scored model of {folder}.", "models": models}
+
+
 def read_run(args, model: dict) -> dict:
     """{"run", "losses": [(name, steps, values)], "validation"} of a training run; what the run did not write is empty."""
+    if "run" not in model:
+        return {"run": {}, "losses": [], "validation": {}}
+    if not args.runs:
+        raise BadInput(f"{args.config}: model {model['name']} names the run {model['run']}. Next: --runs FOLDER, the folder it lies in")
     folder = args.runs / model["run"]
     if not (folder / "run.json").is_file():
         raise BadInput(f"{folder / 'run.json'}: no such run. Next: make demo, or the recipe that writes output_dir {folder}")
@@ -146,16 +188,17 @@ def read_run(args, model: dict) -> dict:
 
 def read_evaluation(args, config: dict, model: dict) -> dict:
     folder = args.evaluation / model["name"]
-    needed = [claim["tasks"] for claim in config["claims"] if model["name"] in (claim.get("better"), claim.get("worse"))]
+    needed = [claim["tasks"] for claim in config.get("claims", []) if model["name"] in (claim.get("better"), claim.get("worse"))]
     tasks = ",".join(dict.fromkeys(task for group in needed for task in group)) or "TASKS"
-    if not (folder / "run.json").is_file():
+    if not (folder / "run.json").is_file() and not (folder / "scores.json").is_file():
+        where = args.runs / model["name"] if args.runs else "MODEL"
         raise BadInput(
-            f"{folder}: no answers of this model. Next: python -m evaluation.generate --model {args.runs / model['name']} --rows ROWS "
+            f"{folder}: no answers of this model. Next: python -m evaluation.generate --model {where} --rows ROWS "
             f"--tasks {tasks} --preset {model['preset']} --out {folder}"
         )
     if not (folder / "scores.json").is_file():
         raise BadInput(f"{folder / 'scores.json'}: no such file. Next: python -m evaluation.score {folder}")
-    run = read_json(folder / "run.json")
+    run = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
     if run.get("settings", {}).get("preset", model["preset"]) != model["preset"]:
         raise BadInput(
             f"{folder}: was asked with preset {run['settings']['preset']}, {args.config} says {model['preset']}. Next: make them equal"
@@ -163,35 +206,42 @@ def read_evaluation(args, config: dict, model: dict) -> dict:
     return {"run": run, "scores": read_json(folder / "scores.json"), "folder": folder}
 
 
-def scored_rows(args, evaluation: dict, task: str) -> list[dict]:
-    folder = evaluation["folder"]
-    if task not in evaluation["scores"]:
-        preset = evaluation["run"].get("settings", {}).get("preset", "PRESET")
-        raise BadInput(
-            f"{folder}: no scores of {task}. Next: python -m evaluation.generate --model {args.runs / folder.name} --rows ROWS "
-            f"--tasks {task} --preset {preset} --out {folder}, then python -m evaluation.score {folder}"
-        )
-    if not (folder / f"{task}.scored.jsonl").is_file():
-        raise BadInput(f"{folder / task}.scored.jsonl: no such file. Next: python -m evaluation.score {folder}")
-    return [row for _, row in read_jsonl(folder / f"{task}.scored.jsonl")]
+def read_answers(args, tasks: list[str], models: list[dict], evaluations: dict) -> tuple[dict, dict]:
+    """({(model, task): graded rows without their texts}, what the page shows of the rows)."""
+    answers, shown = {}, {}
+    for task in tasks:
+        answered = [model["name"] for model in models if task in evaluations[model["name"]]["scores"]]
+        kept = {"n": evaluations[answered[0]]["scores"][task]["n"], "rows": [], "outputs": {}}
+        for name in answered:
+            rows = score.graded_rows(evaluations[name]["folder"], task)
+            first = rows[: args.rows]
+            if not kept["rows"]:
+                kept["rows"] = [rows_shown.question(row, rows_shown.closed(row) and not args.show_texts) for row in first]
+            run = evaluations[name]["run"]
+            writer = run.get("model_access", run.get("access", "public"))
+            if [row["id"] for row in first] == [row["id"] for row in kept["rows"]]:
+                kept["outputs"][name] = [rows_shown.reply(row, rows_shown.closed(row, writer) and not args.show_texts) for row in first]
+            answers[name, task] = [rows_shown.slim(row) for row in rows]
+        shown[task] = kept
+    return answers, {"models": {model["name"]: model["label"] for model in models}, "tasks": shown}
 
 
 # ---------------------------------------------------------------- claims
-def judge(args, claim: dict, runs: dict, evaluations: dict) -> dict:
+def judge(args, claim: dict, runs: dict, evaluations: dict, answers: dict) -> dict:
     """The claim with its estimate, 95 % interval and verdict."""
     try:
-        judged = accuracy_claim(args, claim, evaluations) if claim["kind"] == "accuracy" else perplexity_claim(args, claim, runs)
+        judged = accuracy_claim(args, claim, evaluations, answers) if claim["kind"] == "accuracy" else perplexity_claim(args, claim, runs)
     except ValueError as error:
         raise BadInput(f"claim '{claim['name']}': {error}. Next: run both models again on the same rows and blocks") from error
     return {**claim, **judged}
 
 
-def accuracy_claim(args, claim: dict, evaluations: dict) -> dict:
+def accuracy_claim(args, claim: dict, evaluations: dict, answers: dict) -> dict:
     differences, draws, parts = [], [], []
     for number, task in enumerate(claim["tasks"]):
-        better, worse = (scored_rows(args, evaluations[claim[role]], task) for role in ("better", "worse"))
+        better, worse = (rows_of(args, answers, evaluations, claim[role], task) for role in ("better", "worse"))
         metric = metrics.primary(better) if claim["metric"] == "primary" else claim["metric"]
-        known = metrics.NAMES[metrics.kind(better[0])]
+        known = metrics.names(better)
         if metric not in known:
             raise BadInput(f"claim '{claim['name']}': {task} has no metric '{metric}' (it has {', '.join(known)})")
         difference, values = metrics.paired_difference(better, worse, metric, seed=number)
@@ -206,6 +256,16 @@ def accuracy_claim(args, claim: dict, evaluations: dict) -> dict:
         "numbers": f"{claim['better']} minus {claim['worse']}: {estimate:+.3f} ({low:+.3f} to {high:+.3f})",
         "detail": "; ".join(parts),
     }  # fmt: skip
+
+
+def rows_of(args, answers: dict, evaluations: dict, name: str, task: str) -> list[dict]:
+    if (name, task) not in answers:
+        folder, preset = evaluations[name]["folder"], evaluations[name]["run"].get("settings", {}).get("preset", "PRESET")
+        raise BadInput(
+            f"{folder}: no scores of {task}. Next: python -m evaluation.generate --model {args.runs / name if args.runs else 'MODEL'} --rows ROWS "
+            f"--tasks {task} --preset {preset} --out {folder}, then python -m evaluation.score {folder}"
+        )
+    return answers[name, task]
 
 
 def perplexity_claim(args, claim: dict, runs: dict) -> dict:
@@ -226,18 +286,75 @@ def perplexity_claim(args, claim: dict, runs: dict) -> dict:
     }  # fmt: skip
 
 
-# ---------------------------------------------------------------- tables, curves, examples, provenance
+# ---------------------------------------------------------------- tables, pictures, provenance
 def table_row(task: str, models: list, evaluations: dict) -> dict:
     """A task's primary metric for every model; a model that did not answer the task has no cell."""
     entries = [evaluations[model["name"]]["scores"].get(task) for model in models]
-    known = [entry for entry in entries if entry]
-    metric = known[0]["primary"]
-    cells = [entry and {**entry["metrics"][metric], "unparsed": entry["unparsed"]} for entry in entries]
-    best = max((cell["value"] for cell in cells if cell and cell["value"] is not None), default=None)
-    for cell in cells:
-        if cell:
-            cell["best"] = cell["value"] is not None and cell["value"] == best
-    return {"task": task, "metric": metric, "n": known[0]["n"], "cells": cells}
+    metric = next(entry["primary"] for entry in entries if entry)
+    cells = [tables.cell(model["name"], task, entry, metric) for model, entry in zip(models, entries, strict=True)]
+    best = max((c["value"] for c in cells if c and c["value"] is not None), default=None)
+    for c in filter(None, cells):
+        c["best"] = c["value"] is not None and c["value"] == best
+    return {"task": task, "metric": metric, "n": next(c["n"] for c in cells if c), "cells": cells}
+
+
+def places(run: dict, evaluation: dict) -> list[int]:
+    """The article's tables in which a model belongs, as far as its runs tell."""
+    settings = evaluation.get("settings", {})
+    if run.get("stage") == "finetune_task":
+        return [4]
+    if settings.get("num_fewshot"):
+        return []
+    return [5, 6] if settings.get("chat_template") else [6]
+
+
+def figure2_cells(models: list, evaluations: dict) -> dict:
+    found = {}
+    for model in models:
+        for task, metric in figures.FIGURE2.items():
+            one = tables.cell(model["name"], task, evaluations[model["name"]]["scores"].get(task), metric)
+            found |= {(model["name"], task): one} if one else {}
+    return found
+
+
+def published_in_figure2() -> list[dict]:
+    """The article's own models, from its tables: its Figure 2 is a picture, and the values of ChatGPT and GPT-4 stand there alone."""
+    article, found = read_json(tables.ARTICLE), []
+    for key, how in (("table5_zero_shot", "zero-shot"), ("table4_supervised", "fine-tuned")):
+        for name in article[key]["models"]:
+            if name.startswith("Me-LLaMA"):
+                records = {
+                    (tables.TASK.get(r["dataset"], r["dataset"]), r["metric"]): r["value"]
+                    for r in article[key]["records"]
+                    if r["model"] == name
+                }
+                values = {task: records.get((task, metric)) for task, metric in figures.FIGURE2.items()}
+                found.append({"label": f"{name}, {how} (article)", "values": values})
+    return found
+
+
+def differences_to(baseline: dict, models: list, tasks: list, answers: dict, evaluations: dict) -> list[dict]:
+    """The primary metric of each other model minus that of the baseline, on each task that both answered, with a paired interval."""
+    found = []
+    for number, model in enumerate(models):
+        for task in tasks:
+            pair = answers.get((model["name"], task)), answers.get((baseline["name"], task))
+            if model is baseline or None in pair:
+                continue
+            metric = metrics.primary(pair[0])
+            try:
+                difference, draws = metrics.paired_difference(*pair, metric)
+            except ValueError as error:
+                raise BadInput(f"{task}: {baseline['name']} and {model['name']}: {error}. Next: run both on the same rows") from error
+            low, high = metrics.interval(draws)
+            if math.isnan(difference) or math.isnan(low):
+                continue
+            withheld = [m["label"] for m in (model, baseline) if evaluations[m["name"]]["scores"][task]["headline"]["withheld"]]
+            found.append({
+                "task": task, "metric": metric, "model": model["label"], "number": number, "difference": difference, "low": low, "high": high,
+                "withheld": withheld,
+            })  # fmt: skip
+    return found
 
 
 def perplexities(models: list, runs: dict) -> list[dict]:
@@ -253,62 +370,9 @@ def perplexities(models: list, runs: dict) -> list[dict]:
 
 
 def curve(label: str, run: dict) -> dict:
-    """The losses of a run as inline SVG (the same bytes every time), with the last values in words."""
-    settings = {"svg.fonttype": "none", "svg.hashsalt": label, "font.size": 9, "font.family": "DejaVu Sans"}  # the font matplotlib brings
-    colours = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
-    with matplotlib.rc_context({**settings, **colours}):
-        figure = Figure(figsize=(4.6, 2.7), layout="constrained")
-        figure.patch.set_alpha(0)
-        axes = figure.add_subplot(facecolor="none")
-        for number, (name, steps, values) in enumerate(run["losses"]):
-            style = {"color": LINES[number % len(LINES)], "linewidth": 1.4}
-            held_out = {} if name == "training" else {"marker": "o", "markersize": 3}
-            axes.plot(steps, values, label=name if name in ("training", "validation") else f"held-out {name}", **style, **held_out)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.15, color=INK)
-        axes.set(xlabel="step", ylabel="loss (nats per token)")
-        axes.legend(frameon=False, fontsize=8)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL).replace(INK, "currentColor")
-    svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="loss curves of {label}"', svg, count=1)
+    """The losses of a run as a picture, with the last values in words."""
     last = ", ".join(f"{name} {values[-1]:.3f}" for name, _, values in run["losses"])
-    return {"label": label, "svg": _Safe(svg), "last": last}
-
-
-class _Safe(str):
-    """Text that jinja2 puts on the page as it is."""
-
-    def __html__(self):
-        return self
-
-
-def examples(args, task: str, models: list, evaluations: dict) -> dict:
-    """The first rows of a task with what every model wrote."""
-    answered = [model for model in models if task in evaluations[model["name"]]["scores"]]
-    rows = {model["label"]: scored_rows(args, evaluations[model["name"]], task)[:EXAMPLES] for model in answered}
-    first = next(iter(rows.values()))
-    return {
-        "task": task,
-        "rows": [
-            {
-                "id": row["id"],
-                "prompt": row["question"] + "\n" + "\n".join(row["options"]) if isinstance(row["output"], list) else row["prompt"],
-                "gold": row["options"][row["choices"].index(row["completion"])] if isinstance(row["output"], list) else row["completion"],
-                "outputs": [{"label": label, **shown(theirs[i])} for label, theirs in rows.items() if i < len(theirs)],
-            }
-            for i, row in enumerate(first)
-        ],
-    }
-
-
-def shown(row: dict) -> dict:
-    """An output as text, and whether an answer could be read from it."""
-    if not isinstance(row["output"], list):
-        return {"text": row["output"], "unparsed": row["parsed"] is None}
-    pairs = zip(row.get("options", []), row["output"], strict=False)
-    return {"text": "\n".join(f"{nats:8.2f}  {option}" for option, (nats, _) in pairs), "unparsed": row["parsed"] is None}
+    return {"label": label, "svg": figures.curve(label, run["losses"]), "last": last}
 
 
 def run_facts(run: dict) -> dict:
@@ -322,15 +386,19 @@ def run_facts(run: dict) -> dict:
 
 
 def evaluation_facts(run: dict) -> dict:
-    settings = run.get("settings", {})
-    limits = sorted({facts["max_new_tokens"] for task, facts in run["tasks"].items() if not task.endswith("_ll")})
+    settings, tasks = run.get("settings", {}), run.get("tasks", {})
+    limits = sorted({facts["max_new_tokens"] for task, facts in tasks.items() if not task.endswith("_ll")})
+    template = settings.get("template", {})
     facts = {
+        "model": run.get("name"),
         "preset": settings.get("preset"),
-        "chat template": "yes" if settings.get("chat_template") else "no",
+        "backend": settings.get("backend"),
+        "prompt wrapper": f"{template.get('name')} {(template.get('sha256') or '')[:12]}".strip() if template else None,
         "new tokens": ", ".join(map(str, limits)),
         "examples in the prompt": settings.get("num_fewshot"),
         "rows": run.get("n"),
-        "over-long prompts": sum(facts["n_overlong"] for facts in run["tasks"].values()),
+        "over-long prompts": sum(facts["n_overlong"] for facts in tasks.values()),
+        "failed requests": sum(facts.get("n_failed", 0) for facts in tasks.values()),
         "access": run.get("access"),
         "fingerprint of the model": run.get("fingerprint", "")[:12],
         "seconds": run.get("seconds"),
@@ -342,31 +410,32 @@ def evaluation_facts(run: dict) -> dict:
 
 # ---------------------------------------------------------------- report.md
 def markdown(page: dict) -> str:
-    """The same page without curves and examples, for a terminal or a repository."""
-
-    def table(head, rows):
-        return "\n".join(["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *("| " + " | ".join(row) + " |" for row in rows), ""])
-
-    def cell(c):
-        if not c:
-            return "–"
-        return "not defined" if c["value"] is None else f"{c['value']:.3f} ({c['low']:.3f} to {c['high']:.3f})"
-
+    """The same page without pictures and rows, for a terminal or a repository."""
+    table = tables.markdown_table
     parts = [f"# {page['title']}\n", page["about"] + "\n", f"Access class of this report: **{page['access']}**.\n"]
     parts += ["".join(f"- **{model['label']}** (`{model['name']}`): {model['what']}\n" for model in page["models"])]
-    parts += ["## Claims\n", table(("claim", "verdict", "estimate (95 % interval)", "from"), [
-        (f"**{c['name']}**: {c['statement']}", c["verdict"], c["numbers"], c["detail"]) for c in page["claims"]
-    ])]  # fmt: skip
+    if page["claims"]:
+        rows = [(f"**{c['name']}**: {c['statement']}", c["verdict"], c["numbers"], c["detail"]) for c in page["claims"]]
+        parts += ["## Claims\n", table(("claim", "verdict", "estimate (95 % interval)", "from"), rows)]
     head = ("task", "metric", "rows", *(model["label"] for model in page["models"]))
-    parts += ["## Scores\n", f"Value (95 % interval, percentile bootstrap over rows, {page['draws']} draws). – : not asked.\n"]
-    parts += [table(head, [(row["task"], row["metric"], str(row["n"]), *map(cell, row["cells"])) for row in page["table"]])]
+    parts += ["## Scores\n", f"Value (95 % interval, percentile bootstrap over rows, {page['draws']} draws); the article's scorer on the same "
+              "outputs; outputs without a readable answer. – : not asked.\n"]  # fmt: skip
+    parts += [table(head, [(row["task"], row["metric"], str(row["n"]), *map(tables.in_words, row["cells"])) for row in page["table"]])]
+    for one in page["article"]:
+        parts += [f"## The article's {one['title']}\n", f"Published values ({one['source']}) beside **ours**.\n", tables.markdown(one)]
+    if page["differences"]:
+        rows = [(d["task"], d["metric"], d["model"], f"{d['difference']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f})",
+                 f"headline withheld: {', '.join(d['withheld'])}" if d["withheld"] else "") for d in page["differences"]]  # fmt: skip
+        parts += [f"## Differences to {page['baseline']}\n", table(("task", "metric", "model", "difference (95 % interval)", "note"), rows)]
     if page["domains"]:
         head = ("domain", *(c["label"] for c in page["domains"][0]["cells"]))
         rows = [(row["domain"], *("–" if c["value"] is None else f"{c['value']:.2f}" for c in row["cells"])) for row in page["domains"]]
         parts += ["## Perplexity of held-out text\n", table(head, rows)]
-    parts += ["## Last losses\n", "".join(f"- {c['label']}: {c['last']}\n" for c in page["curves"])]
+    if page["curves"]:
+        parts += ["## Last losses\n", "".join(f"- {c['label']}: {c['last']}\n" for c in page["curves"])]
     for title, entries in (("Training runs", page["runs"]), ("Evaluation", page["evaluations"])):
-        parts += [f"## {title}\n"]
+        if entries:
+            parts += [f"## {title}\n"]
         parts += [f"- **{e['label']}**: " + "; ".join(f"{name} {value}" for name, value in e["facts"].items()) + "\n" for e in entries]
     return "\n".join(parts)
 

@@ -1,91 +1,253 @@
-"""Score what evaluation.generate wrote, from the logged outputs alone: no model is needed.
+"""Score what a run logged, from its outputs alone: no model is needed, and the same outputs give the same bytes.
 
     python -m evaluation.score outputs/demo/evaluation/backbone outputs/demo/evaluation/chat
+    python -m evaluation.score outputs/demo/evaluation/chat --against outputs/demo/evaluation/backbone
 
-Reads   DIR/<task>.jsonl: rows with `output`. The row's `scoring` decides how it is scored (metrics.py).
-Writes  DIR/scores.json            {task: {"n", "metrics": {name: {"value", "low", "high"}}, "primary", "unparsed", "scoring"}}
-        DIR/<task>.scored.jsonl    the rows, each with `parsed` and `score`
+Reads   RUN/<task>.jsonl and run.json, as evaluation.generate writes them, or what `lm_eval run --log_samples` leaves in RUN (logged.py)
+        RUN/<task>.bertscore.json where there is one (bertscore.py)
+Writes  RUN/scores.json            for each task: the strict metrics and the article's, each with a 95 % interval; unparsed outputs; the
+                                   headline; a table of its labels; scorer and parser version; where the outputs come from
+        RUN/<task>.scored.jsonl    the rows, each with `parsed`, `score` and `paper`
+        RUN/against_<run>.json     with --against: the differences, with paired tests (compare.py)
 
-`low` and `high` are a 95 % percentile bootstrap interval over rows. `unparsed` counts outputs without a readable answer: wrong answers.
-Same outputs, same bytes.
+Intervals are percentile bootstraps over rows. An output without a readable answer is unparsed, and wrong; where more than 5 % are, the headline
+is withheld: it would tell how a model writes and not what it knows.
+
+Rows of access class credentialed, and those of a model that was trained on such data, are redacted: ids, hashes and verdicts, no text and no
+label. --show_texts keeps them whole, --redact redacts every row. The outputs themselves are left as they are.
 """
 
 import argparse
+import collections
+import hashlib
+import importlib.metadata
 import json
 import math
 import os
+import platform
 import sys
 from pathlib import Path
 
-from data_prep.contracts import SCORINGS, BadInput
-from data_prep.files import read_jsonl, write_jsonl
-from evaluation import metrics
+import numpy as np
 
-NEEDED = ("id", "scoring", "completion", "output")
+from data_prep.contracts import BadInput, strictest
+from data_prep.files import read_json, read_jsonl, sha256, write_jsonl
+from evaluation import logged, metrics, paper_mode, parsing
+
+UNPARSED_LIMIT = 0.05
+SCORER = {
+    "scorer_version": "2.0",
+    "parser_version": parsing.PARSER_VERSION,
+    "paper_version": paper_mode.PAPER_VERSION,
+    "draws": metrics.DRAWS,
+    "level": metrics.LEVEL,
+    "seed": 0,
+}
+PROVENANCE = (
+    "model", "fingerprint", "revision", "access", "preset", "settings", "template", "shots", "decoding", "dataset", "rows", "rows_sha256",
+    "outputs_sha256", "prompts_sha256", "first_prompt", "first_prompt_sha256", "n_overlong", "hardware", "versions",
+)  # fmt: skip
+PAPER_BERTSCORE = ("bert-base-multilingual-cased", 9)  # the article's encoder and layer
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders written by evaluation.generate")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="folders written by evaluation.generate or lm_eval")
+    parser.add_argument("--against", type=Path, metavar="OTHER_RUN", help="compare each RUN with this one, row by row")
+    texts = parser.add_mutually_exclusive_group()
+    texts.add_argument("--redact", action="store_true", help="no text and no label of any row in the files written")
+    texts.add_argument("--show_texts", action="store_true", help="keep the texts of credentialed rows; such files stay on the site")
     args = parser.parse_args(argv)
     try:
-        for folder in args.folders:
-            score_folder(folder)
+        for folder in dict.fromkeys([*args.folders, *([args.against] if args.against else [])]):
+            score_folder(folder, redact=True if args.redact else False if args.show_texts else None)
+        if args.against:
+            from evaluation import compare
+
+            for folder in args.folders:
+                print(compare.compare_folders(folder, args.against), flush=True)
     except BadInput as error:
         sys.exit(f"error: {error}")
 
 
-def score_folder(folder: Path) -> dict:
-    """Write scores.json and the scored rows of one folder, and print its table. Nothing is written if any task cannot be scored."""
-    files = sorted(path for path in folder.glob("*.jsonl") if not path.name.endswith(".scored.jsonl"))
-    if not files:
-        raise BadInput(
-            f"{folder}: nothing to score. Next: python -m evaluation.generate --model MODEL --rows ROWS --tasks TASKS --out {folder}"
-        )
-    graded = {path.stem: grade_file(path) for path in files}
-    scores = {task: score_task(rows) for task, rows in graded.items()}
-    for task, rows in graded.items():
+def score_folder(folder: Path, redact: bool | None = None) -> dict:
+    """Write scores.json and the scored rows of one run, and print its table. Nothing is written if any task cannot be scored.
+    `redact`: every row, none, or by default those whose access class is credentialed."""
+    scores, scored = {}, {}
+    for task, path in logged.task_files(folder).items():
+        rows = logged.read_rows(path)
+        facts = logged.read_facts(folder, task, path, rows)
+        rows = [_graded(row) for row in rows]
+        bertscore = add_bertscore(folder, task, path, rows)
+        hidden = [closed(row, facts) if redact is None else redact for row in rows]
+        scores[task] = score_task(rows) | {
+            "bertscore": bertscore,
+            "scorer": SCORER,
+            "provenance": provenance(facts, path, hide_prompt=any(hidden)),
+            "redacted": any(hidden),
+        }
+        scored[task] = [redacted(row) if hide else row for row, hide in zip(rows, hidden, strict=True)]
+    for task, rows in scored.items():
         _replace(folder / f"{task}.scored.jsonl", lambda path, rows=rows: write_jsonl(path, rows))
-    _replace(folder / "scores.json", lambda path: path.write_text(json.dumps(scores, indent=1) + "\n"))
+    _replace(folder / "scores.json", lambda path: path.write_text(json.dumps(scores, indent=1, ensure_ascii=False) + "\n"))
     print(table(folder.name, scores), flush=True)
     return scores
 
 
-def grade_file(path: Path) -> list[dict]:
-    rows = []
-    for number, row in read_jsonl(path):
-        where = f"{path}: line {number}"
-        missing = [field for field in NEEDED if not isinstance(row, dict) or field not in row]
-        if missing:
-            raise BadInput(f"{where}: field '{missing[0]}' is missing. Next: python -m evaluation.generate --out {path.parent} ...")
-        if row["scoring"] not in SCORINGS or row["scoring"] == "none":
-            raise BadInput(f"{where}: scoring '{row['scoring']}' has no metric (row {row['id']})")
-        rows.append({**row, **metrics.grade(row)})
-    if not rows:
-        raise BadInput(f"{path}: no rows. Next: python -m evaluation.generate --out {path.parent} ...")
-    if len({(row["scoring"], isinstance(row["output"], list)) for row in rows}) > 1:
-        raise BadInput(f"{path}: rows of different scorings in one task. Next: python -m evaluation.generate --out {path.parent} ...")
+def graded_rows(folder: Path, task: str) -> list[dict]:
+    """The rows of a task of a scored run, whole, as the present parser reads them: from the scored file, or from the outputs where that file is
+    redacted or of an earlier parser."""
+    path = logged.task_files(folder).get(task)
+    if path is None:
+        raise BadInput(f"{folder}: no outputs of {task}. Next: python -m evaluation.generate --tasks {task} --out {folder} ...")
+    entry = read_json(folder / "scores.json").get(task, {}) if (folder / "scores.json").is_file() else {}
+    file, scored = folder / f"{task}.scored.jsonl", []
+    if file.is_file() and entry.get("scorer") == SCORER and entry["provenance"]["outputs_sha256"] == sha256(path):
+        scored = [row for _, row in read_jsonl(file)]
+        if not any(row.get("redacted") for row in scored):
+            return scored
+    known = {row["id"]: row["score"] for row in scored if row["scoring"] == "summary"}
+    rows = [_graded(row, known.get(row["id"])) for row in logged.read_rows(path)]
+    add_bertscore(folder, task, path, rows)
     return rows
 
 
+def _graded(row, rouge=None):
+    rouge = {name: rouge[name] for name in metrics.NAMES["summary"]} if rouge else None
+    row = row | metrics.grade(row, rouge)
+    return row | {"paper": paper_mode.grade(row) if paper_mode.applies(row) else None}
+
+
+# ---------------------------------------------------------------- a task
 def score_task(rows: list[dict]) -> dict:
-    """The entry of one task in scores.json, from graded rows. A metric that is not defined on these rows is null."""
+    """What scores.json says of the outputs of one task, from graded rows. A metric that is not defined on these rows is null."""
     values = {}
     for name, (counts, finish) in metrics.statistics(rows).items():
-        numbers = float(finish(counts.sum(0), len(rows))), *metrics.interval(metrics.draws(counts, finish))
-        values[name] = {key: None if math.isnan(x) else x for key, x in zip(("value", "low", "high"), numbers, strict=True)}
-    unparsed = sum(row["parsed"] is None for row in rows)
-    return {"n": len(rows), "metrics": values, "primary": metrics.primary(rows), "unparsed": unparsed, "scoring": rows[0]["scoring"]}
+        values[name] = estimate(float(finish(counts.sum(0), len(rows))), metrics.draws(counts, finish))
+    unparsed, primary = sum(row["parsed"] is None for row in rows), metrics.primary(rows)
+    rate, withheld = unparsed / len(rows), None
+    if rate > UNPARSED_LIMIT:
+        withheld = f"{unparsed} of {len(rows)} outputs ({rate:.1%}) hold no readable answer, more than {UNPARSED_LIMIT:.0%}"
+    headline = dict.fromkeys(("value", "low", "high")) if withheld else values[primary]
+    return {
+        "n": len(rows),
+        "scoring": rows[0]["scoring"],
+        "primary": primary,
+        "headline": {"metric": primary, **headline, "withheld": withheld},
+        "metrics": values,
+        "unparsed": unparsed,
+        "unparsed_rate": rate,
+        "paper": paper_entry(rows),
+        "classes": metrics.classes(rows),
+        "confusion": metrics.confusion(rows),
+        "rules": dict(collections.Counter(row["rule"] for row in rows).most_common()) if "rule" in rows[0] else None,
+    }
 
 
+def paper_entry(rows: list[dict]) -> dict | None:
+    """What the article's scorer gives for the same outputs; None if it has no rule for them."""
+    if rows[0]["paper"] is None:
+        return None
+    values = {}
+    for name, (counts, finish) in paper_mode.statistics(rows).items():
+        drawn = metrics.draws(counts, finish)
+        values[name] = estimate(paper_mode.point(name, counts, finish, drawn), drawn)
+    missing = sum(row["paper"]["parsed"] is None for row in rows) if rows[0]["scoring"] == "choice" else None
+    return {
+        "metrics": values,
+        "missing": missing,
+        "missing_rate": None if missing is None else missing / len(rows),
+        "faults": paper_mode.FAULTS[rows[0]["task"]].split(),
+        "notes": paper_mode.NOTES.get(rows[0]["task"], {}),
+    }
+
+
+def estimate(value: float, drawn: np.ndarray) -> dict:
+    numbers = (value, *metrics.interval(drawn))
+    return {key: None if math.isnan(x) else x for key, x in zip(("value", "low", "high"), numbers, strict=True)}
+
+
+def add_bertscore(folder: Path, task: str, path: Path, rows: list[dict]) -> dict | None:
+    """Give each row its BERTScore, where bertscore.py made them from these outputs, and return how they were made."""
+    file = folder / f"{task}.bertscore.json"
+    if not file.is_file() or rows[0]["scoring"] != "summary":
+        return None
+    made = read_json(file)
+    if made.get("outputs_sha256") != sha256(path):
+        print(f"{file}: made from other outputs, left out. Next: python -m evaluation.bertscore {folder} --model {made.get('model')}")
+        return None
+    f1 = made.pop("f1")
+    for row in rows:
+        row["score"]["bertscore"] = f1[row["id"]]
+    read_alike = all(row["paper"] and row["output"].strip() == (row["parsed"] or "") for row in rows)
+    if (Path(made["model"]).name, made["layer"]) == PAPER_BERTSCORE and read_alike:
+        for row in rows:
+            row["paper"]["score"]["bertscore"] = f1[row["id"]]
+    return made
+
+
+# ---------------------------------------------------------------- where the outputs come from, and what of them is shown
+def provenance(facts: dict, path: Path, hide_prompt: bool) -> dict:
+    digest = sha256(path)
+    packages = {name: importlib.metadata.version(name) for name in ("numpy", "rouge-score")}
+    known = {name: facts.get(name) for name in PROVENANCE} | {
+        "outputs_sha256": digest,
+        "outputs_changed": facts.get("outputs_sha256") not in (None, digest),
+        "scored_with": {"python": platform.python_version(), **packages},
+    }
+    return known | ({"first_prompt": None} if hide_prompt else {})
+
+
+def closed(row: dict, facts: dict) -> bool:
+    return strictest([row["access"], facts.get("access") or "public"]) == "credentialed"
+
+
+def redacted(row: dict) -> dict:
+    """What may leave the site of a row: no text, and no label, as the labels are a part of the data. Each hash is over the prompt too, so that
+    a label cannot be found from it by trying."""
+    prompt = row.get("prompt", "")
+    output = row["output"] if isinstance(row["output"], str) else json.dumps(row["output"])
+    return {
+        **{name: row[name] for name in ("id", "task", "split", "scoring", "source", "license", "access") if name in row},
+        "redacted": True,
+        "answered": row["parsed"] is not None,
+        "score": row["score"],
+        "paper": row["paper"] and {"score": row["paper"]["score"]},
+        "prompt_sha256": _hash("prompt", prompt),
+        "row_sha256": _hash("row", prompt, row["completion"]),
+        "output_sha256": _hash("output", prompt, output),
+        "output_chars": len(output),
+    }
+
+
+def _hash(*texts):
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+
+
+# ---------------------------------------------------------------- print
 def table(title: str, scores: dict) -> str:
-    lines = [f"{title:20} {'n':>6} {'unparsed':>8}  metric         value  95 % interval"]
+    """The strict metrics with their intervals, and the article's values beside them."""
+    lines = [f"{title:20} {'n':>6} {'unparsed':>9}  {'metric':19} {'strict':>7}  95 % interval    {'paper':>6}"]
     for task, entry in scores.items():
-        for name, v in entry["metrics"].items():
-            head = f"{task:20} {entry['n']:6} {entry['unparsed']:8}" if name == next(iter(entry["metrics"])) else " " * 36
-            numbers = "not defined" if v["value"] is None else f"{v['value']:.3f}  {v['low']:.3f} to {v['high']:.3f}"
-            lines.append(f"{head}  {name:13}  {numbers}{'  *' if name == entry['primary'] else ''}")
-    return "\n".join([*lines, "* stands for the task in the report"])
+        paper = entry["paper"] or {"metrics": {}}
+        withheld = entry["headline"]["withheld"]
+        for place, (name, v) in enumerate(entry["metrics"].items()):
+            head = f"{task:20} {entry['n']:6} {entry['unparsed_rate']:9.1%}" if place == 0 else " " * 37
+            mark = " *" if name == entry["primary"] else ""
+            theirs = f"{paper['metrics'][name]['value']:6.3f}" if name in paper["metrics"] else ""
+            numbers = (
+                "withheld" if withheld else "not defined" if v["value"] is None else f"{v['value']:7.3f}  {v['low']:.3f} to {v['high']:.3f}"
+            )
+            lines.append(f"{head}  {name + mark:19} {numbers:24}  {theirs}".rstrip())
+        if withheld:
+            lines.append(f"{'':37}  {withheld}")
+        if entry["provenance"]["outputs_changed"]:
+            lines.append(f"{'':37}  the outputs were changed after they were made")
+    if any(entry["redacted"] for entry in scores.values()):
+        lines.append("the scored rows hold no text of credentialed rows; --show_texts keeps it")
+    return "\n".join(
+        [*lines, "* stands for the task. unparsed: no readable answer, scored as wrong. paper: the article's scorer on the same outputs"]
+    )
 
 
 def _replace(path: Path, write) -> None:

@@ -1,32 +1,17 @@
-"""Generation, scoring and the report, end to end on a tiny random model and invented rows."""
+"""Task files and generation, end to end on a tiny random model and invented rows."""
 
+import hashlib
+import importlib.util
 import json
-import math
-import re
-from pathlib import Path
 
 import pytest
 import yaml
+from tiny_model import REPO, make_model, read_jsonl, rows_of, write_rows
 
 from data_prep.contracts import check_row
-from evaluation import generate, metrics, report, score
+from evaluation import bench, generate, metrics, score
 
-REPO = Path(__file__).resolve().parent.parent
 TASKS = "medqa,medqa_ll,emrqa,i2b2,hoc,mimic_cxr"
-
-
-def rows_of(task, scoring, pairs, split="test", **extra):
-    base = {"task": task, "split": split, "scoring": scoring, "source": task, "license": "invented", "access": "public"}
-    return [
-        {"id": f"{task}:{split}:{i}", **base, "prompt": prompt + "\n", "completion": completion, **extra}
-        for i, (prompt, completion) in enumerate(pairs)
-    ]
-
-
-def write_rows(folder, task, rows, split="test"):
-    path = folder / task / f"{split}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(check_row(row, "here")) + "\n" for row in rows))
 
 
 def make_rows(folder):
@@ -41,51 +26,15 @@ def make_rows(folder):
         folder, "hoc", rows_of("hoc", "labels", [("Hallmarks?", "one; two"), ("Hallmarks?", "two")], choices=["one", "two", "three"])
     )
     write_rows(folder, "mimic_cxr", rows_of("mimic_cxr", "summary", [("Findings: clear lungs.", "No acute process.")]))
+    labels = {"choices": ["entailment", "neutral"]}
+    write_rows(folder, "mednli", rows_of("mednli", "choice", [("So?", "neutral"), ("Or so?", "entailment")], **labels))
+    examples = [(f"Example {i}?", "neutral" if i < 8 else "entailment") for i in range(10)]
+    write_rows(folder, "mednli", rows_of("mednli", "choice", examples, "train", **labels), "train")
 
 
-def make_model(folder, seed=0, positions=256, template=True):
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    engine = Tokenizer(models.BPE())
-    engine.pre_tokenizer, engine.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-    engine.train_from_iterator(["Question: which drug? Answer: zorimel"], trainer)
-    engine.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=engine, bos_token="<s>", eos_token="</s>", pad_token="</s>")
-    if template:
-        tokenizer.chat_template = (REPO / "recipes" / "chat_template.jinja").read_text()
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=positions, bos_token_id=0, eos_token_id=1, pad_token_id=1,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    (folder / "run.json").write_text(json.dumps({"access": "gated"}))
-
-
-def command(world, out, *more, tasks=TASKS, preset="paper", model="model"):
-    arguments = [
-        "--model",
-        world / model,
-        "--rows",
-        world / "rows",
-        "--tasks",
-        tasks,
-        "--preset",
-        preset,
-        "--out",
-        world / out,
-        "--device",
-        "cpu",
-    ]
-    return [str(a) for a in [*arguments, "--max_new_tokens", 8, *more]]
-
-
-def read_jsonl(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def command(world, out, *more, tasks=TASKS, preset="paper", model="model", changes=()):
+    arguments = ["--model", world / model, *changes, "--rows", world / "rows", "--tasks", tasks, "--preset", preset, "--out", world / out]
+    return [str(a) for a in [*arguments, "--device", "cpu", "--max_new_tokens", 8, *more]]
 
 
 def tree(folder):
@@ -107,10 +56,13 @@ def world(tmp_path_factory):
 
 
 def test_every_task_file_loads_with_the_metrics_of_its_scoring():
-    names = {path.stem for path in generate.TASKS.glob("*.yaml")} - {"_generate", "_likelihood", "mibe"}
-    assert len(names) == 14 and sorted(names) == generate.KNOWN
+    twins = {"pubmedqa_ll", "medqa_ll", "medmcqa_ll", "bionli_ll", "mednli_ll"}
+    assert set(generate.GROUPS["all_ll"]) == twins and len(generate.GROUPS["all"]) == 12
+    for group, names in (("mibe", generate.GROUPS["all"]), ("mibe_ll", twins)):
+        listed = yaml.safe_load((generate.TASKS / f"{group}.yaml").read_text())["task"]
+        assert sorted(listed) == sorted(f"mibe_{name}" for name in names)
     scorings = {"emrqa": "span", "i2b2": "entities", "hoc": "labels", "pubmed_summ": "summary", "mimic_cxr": "summary"}
-    for name in names - {"medqa_ll", "medmcqa_ll"}:
+    for name in generate.GROUPS["all"]:
         text = (generate.TASKS / f"{name}.yaml").read_text().replace("!function ", "")
         task = yaml.safe_load(text)
         wanted = metrics.NAMES[scorings.get(name, "choice")]
@@ -145,6 +97,24 @@ def test_log_likelihoods_are_those_of_the_model(world):
         assert size == len(option.encode())
 
 
+def test_a_twin_of_labels_asks_for_the_labels_after_the_prompt_of_its_task(world):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    generate.main(command(world, "eval/twin", tasks="mednli_ll"))
+    facts = json.loads((world / "eval" / "twin" / "run.json").read_text())["tasks"]["mednli_ll"]
+    assert facts["first_prompt"] == "So?\n" and facts["decoding"] == {"loglikelihood": True}
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(world / "model"), AutoTokenizer.from_pretrained(world / "model")
+    row = read_jsonl(world / "eval" / "twin" / "mednli_ll.jsonl")[0]
+    before = len(tokenizer("So?")["input_ids"])  # the harness moves blanks at the end of a prompt to the answer: the same for all labels
+    for (nats, size), label in zip(row["output"], row["choices"], strict=True):
+        ids = tokenizer(f"So?\n{label}", return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            logs = model(ids).logits[0, :-1].log_softmax(-1)
+        assert nats == pytest.approx(sum(float(logs[i - 1, ids[0, i]]) for i in range(before, ids.shape[1])), abs=1e-4)
+        assert size == len(label)
+
+
 def test_raw_prompts_and_chat_prompts(world):
     raw, chat = (json.loads((world / "eval" / name / "run.json").read_text()) for name in ("raw", "chat"))
     assert raw["tasks"]["medqa"]["first_prompt"] == "Question 0?\n"
@@ -153,6 +123,12 @@ def test_raw_prompts_and_chat_prompts(world):
     assert chat["tasks"]["medqa_ll"]["first_prompt"] == "<s>[INST] Question: Which drug? Answer: [/INST]"
     assert raw["access"] == chat["access"] == "gated"  # the model's, stricter than the rows'
     assert raw["tasks"]["medqa"]["max_new_tokens"] == 8 and raw["settings"]["stop"] == "EOS" and raw["n"] == 18
+    assert raw["tasks"]["medqa"]["decoding"] == {"until": [], "do_sample": False, "max_gen_toks": 8}
+    assert raw["tasks"]["medqa"]["template"] == {"name": "none", "sha256": None}
+    template = (REPO / "recipes" / "chat_template.jinja").read_bytes()
+    assert chat["tasks"]["medqa"]["template"] == {"name": "chat_template", "sha256": hashlib.sha256(template).hexdigest()}
+    outputs = (world / "eval" / "raw" / "medqa.jsonl").read_bytes()
+    assert raw["tasks"]["medqa"]["outputs_sha256"] == hashlib.sha256(outputs).hexdigest() and raw["hardware"]["cores"] > 0
 
 
 def test_option_prefix_is_what_the_template_puts_before_an_answer(world):
@@ -198,6 +174,31 @@ def test_same_outputs_without_the_response_cache_and_from_it(world, monkeypatch)
     assert {name: (world / "copy" / "raw" / name).read_bytes() for name in first} == first
 
 
+def test_a_killed_run_goes_on_where_it_was(world, monkeypatch):
+    from lm_eval.models.huggingface import HFLM
+
+    asked, generate_batch = [], HFLM._model_generate
+
+    def killed_at_the_third_batch(self, context, *args, **kwargs):
+        asked.append(len(context))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return generate_batch(self, context, *args, **kwargs)
+
+    monkeypatch.setattr(HFLM, "_model_generate", killed_at_the_third_batch)
+    arguments = command(world, "killed/raw", "--batch_size", 2, tasks="medqa")
+    with pytest.raises(KeyboardInterrupt):
+        generate.main(arguments)
+    assert asked == [2, 2, 2] and not (world / "killed" / "raw").exists()
+    [cache] = (world / "killed" / ".responses").iterdir()
+    assert len(cache.read_text().splitlines()) == 4
+    cache.write_text(cache.read_text()[:-5])  # cut in the middle of a line, as a kill may leave it
+    generate.main(arguments)
+    assert asked[3:] == [2, 1]
+    assert (world / "killed" / "raw" / "medqa.jsonl").read_bytes() == (world / "eval" / "raw" / "medqa.jsonl").read_bytes()
+    assert len(cache.read_text().splitlines()) == 7  # the cut line, and the six
+
+
 def test_another_model_gets_its_own_answers(world, capsys):
     make_model(world / "other", seed=1)
     generate.main(command(world, "eval/other", tasks="medqa,mimic_cxr", model="other"))
@@ -210,13 +211,41 @@ def test_another_model_gets_its_own_answers(world, capsys):
 def test_examples_come_from_the_training_rows_and_never_from_the_test(world):
     generate.main(command(world, "eval/few", "--num_fewshot", 2, "--limit", 2, tasks="medqa,medqa_ll"))
     run = json.loads((world / "eval" / "few" / "run.json").read_text())
-    assert run["tasks"]["medqa"]["first_prompt"] == "Another?\nB\n\nA third?\nA\n\nQuestion 0?\n"
-    shot = "Question: Which drug? Answer: tavoxan forte\n\nQuestion: Which drug? Answer: zorimel\n\n"
-    assert run["tasks"]["medqa_ll"]["first_prompt"] == shot + "Question: Which drug? Answer:"
+    trained = {row["id"]: row for row in read_jsonl(world / "rows" / "medqa" / "train.jsonl")}
+    shots = [trained[name] for name in run["tasks"]["medqa"]["shots"]["ids"]]
+    assert sorted(shot["id"] for shot in shots) == ["medqa:train:1", "medqa:train:2"]  # row 0 is a test row
+    examples = "".join(f"{shot['prompt']}{shot['completion']}\n\n" for shot in shots)
+    assert run["tasks"]["medqa"]["first_prompt"] == examples + "Question 0?\n"
+    drugs = ["AB".index(shot["completion"]) for shot in shots]
+    examples = "".join(f"Question: Which drug? Answer: {['zorimel', 'tavoxan forte'][i]}\n\n" for i in drugs)
+    assert run["tasks"]["medqa_ll"]["first_prompt"] == examples + "Question: Which drug? Answer:"
     assert run["tasks"]["medqa"]["n"] == 2 == len(read_jsonl(world / "eval" / "few" / "medqa.jsonl"))
     with pytest.raises(SystemExit, match="train.jsonl: --num_fewshot 3: .*2 that are available"):
         generate.main(command(world, "eval/few3", "--num_fewshot", 3, tasks="medqa"))
     assert not (world / "eval" / "few3").exists()
+
+
+def test_examples_are_fixed_and_balanced_over_labels(world):
+    mibe = load_mibe()
+    rows = read_jsonl(world / "rows" / "mednli" / "train.jsonl")
+    chosen = mibe.shots(rows)
+    assert len(chosen) == 10 and {row["completion"] for row in chosen[:2]} == {row["completion"] for row in chosen[2:4]} == {
+        "neutral",
+        "entailment",
+    }
+    assert mibe.shots(rows[::-1]) == chosen
+    generate.main(command(world, "eval/shots", "--num_fewshot", 4, tasks="mednli", preset="chat"))
+    facts = json.loads((world / "eval" / "shots" / "run.json").read_text())["tasks"]["mednli"]
+    assert facts["shots"] == {"number": 4, "ids": [row["id"] for row in chosen[:4]]}
+    turns = "".join(f"<s>[INST] {row['prompt'].strip()} [/INST] {row['completion']}</s>" for row in chosen[:4])
+    assert facts["first_prompt"] == turns + "<s>[INST] So? [/INST]"
+
+
+def load_mibe():
+    spec = importlib.util.spec_from_file_location("mibe", generate.TASKS / "mibe.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_overlong_prompts_are_refused_or_counted_and_never_cut(world, capsys):
@@ -240,11 +269,14 @@ def test_overlong_prompts_are_refused_or_counted_and_never_cut(world, capsys):
     ("change", "message"),
     [
         ({"tasks": "medqa,nonsense"}, "unknown task 'nonsense'.*known: bionli"),
-        ({"tasks": "mednli"}, "mednli/test.jsonl: no such file. Next: python -m data_prep.build_tasks --raw RAW --tasks mednli"),
+        ({"tasks": "bionli_ll"}, "bionli/test.jsonl: no such file. Next: python -m data_prep.build_tasks --raw RAW --tasks bionli"),
         ({"tasks": "mimic_cxr", "model": "nowhere"}, "nowhere: no model here"),
         ({"tasks": "medqa", "preset": "chat", "model": "base"}, "has no chat template. Next: --preset paper"),
         ({"tasks": "medqa", "model": "adapter"}, "an adapter, not a whole model"),
         ({"tasks": "medqa", "model": "empty"}, "no weights here"),
+        ({"tasks": "emrqa", "changes": ["backend=vllm"]}, "vllm is not installed here. Next: pip install .*, or backend=hf"),
+        ({"tasks": "emrqa", "changes": ["backend=tpu"]}, "backend 'tpu' is unknown .known: hf, vllm, completions, chat"),
+        ({"tasks": "emrqa", "changes": ["colour=red"]}, "'colour=red' is not KEY=VALUE with a KEY of path, "),
     ],
 )
 def test_what_cannot_be_run_is_one_sentence(world, change, message):
@@ -257,6 +289,20 @@ def test_what_cannot_be_run_is_one_sentence(world, change, message):
     with pytest.raises(SystemExit, match=message) as error:
         generate.main(command(world, "eval/none", **change))
     assert str(error.value).startswith("error: ") and not (world / "eval" / "none").exists()
+
+
+def test_rows_that_lack_a_field_are_named(world, tmp_path):
+    row = rows_of("medqa", "choice", [("Q?", "A")], choices=["A", "B"])[0]
+    for lacking, tasks, message in (
+        ({}, "medqa_ll", "test.jsonl: line 1: no 'options', so medqa_ll cannot be asked of it. Next: python -m data_prep.build_tasks"),
+        ({"scoring"}, "medqa", "test.jsonl: line 1: field 'scoring' is missing"),
+        ({"completion"}, "medqa", "test.jsonl: line 1: field 'completion' is missing or empty"),
+    ):
+        (tmp_path / "medqa").mkdir(exist_ok=True)
+        kept = {key: value for key, value in row.items() if key not in lacking}
+        (tmp_path / "medqa" / "test.jsonl").write_text(json.dumps(kept) + "\n")
+        with pytest.raises(SystemExit, match=message):
+            generate.main([a.replace(str(world / "rows"), str(tmp_path)) for a in command(world, "eval/lacking", tasks=tasks)])
 
 
 def test_scores_are_deterministic_and_complete(world):
@@ -303,157 +349,12 @@ def test_score_names_what_is_wrong(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["medqa.jsonl"]
 
 
-# ---------------------------------------------------------------- report, on invented run folders
-MODELS = ["backbone", "foundation", "backbone_chat", "chat", "task"]
-RIGHT = {"backbone": 10, "foundation": 25, "backbone_chat": 21, "chat": 20, "task": 40}
-
-
-def invented_runs(folder, ratio=1.0, tokens=(50, 60, 70, 80)):
-    """Run and evaluation folders in which model m answers the first RIGHT[m] of 40 rows rightly."""
-    for number, name in enumerate(MODELS):
-        run, answers = folder / "runs" / name, folder / "eval" / name
-        run.mkdir(parents=True)
-        answers.mkdir(parents=True)
-        facts = {"stage": "pretrain", "access": "public", "seconds": 12.5, "machine": "a <small> machine", "versions": {"torch": "2"}}
-        (run / "run.json").write_text(json.dumps(facts))
-        history = [{"step": s, "loss": 3 - 0.1 * s, "learning_rate": 1e-3} for s in range(1, 6)]
-        history += [{"step": s, f"eval_{d}_loss": 3.2 - 0.1 * s} for s in (2, 5) for d in ("general", "biomedical")]
-        (run / "trainer_state.json").write_text(json.dumps({"log_history": history}))
-        if number < 2:
-            extra = math.log(ratio) if name == "foundation" else 0.0
-            nll = [t * (2.0 + 0.01 * i + extra) for i, t in enumerate(tokens)]
-            (run / "validation.json").write_text(json.dumps({"general": {"nll": nll, "tokens": list(tokens)}}))
-        rows = rows_of("mednli", "choice", [(f"Is {i} <b>so</b>?", "neutral") for i in range(40)], choices=["neutral", "entailment"])
-        outputs = ["neutral" if i < RIGHT[name] else "I cannot tell" for i in range(40)]
-        (answers / "mednli.jsonl").write_text("".join(json.dumps(row | {"output": o}) + "\n" for row, o in zip(rows, outputs, strict=True)))
-        facts = {"settings": {"preset": "chat", "chat_template": True}, "tasks": {"mednli": {"n_overlong": 0, "max_new_tokens": 8}}}
-        (answers / "run.json").write_text(json.dumps({"access": "gated", "n": 40, **facts}))
-        score.score_folder(answers)
-
-
-def invented_config(folder, margin=1.1, task="mednli", **changes):
-    config = yaml.safe_load((REPO / "evaluation" / "claims" / "demo.yaml").read_text())
-    for model in config["models"]:
-        model |= {"run": model["name"], "preset": "chat"}
-    config["claims"] = [claim for claim in config["claims"] if claim["name"] != "supervised"]
-    for claim in config["claims"]:
-        claim.update({"tasks": [task], "metric": "accuracy"} if claim["kind"] == "accuracy" else {"margin": margin})
-    config.update(changes)
-    (folder / "claims.yaml").write_text(yaml.safe_dump(config))
-
-
-def make_report(folder, *more):
-    arguments = ["--config", folder / "claims.yaml", "--evaluation", folder / "eval", "--runs", folder / "runs", "--out", folder / "report"]
-    report.main([str(a) for a in [*arguments, *more]])
-
-
-def test_the_demo_claims_are_those_that_were_agreed():
-    claims = report.read_config(REPO / "evaluation" / "claims" / "demo.yaml")["claims"]
-    assert [(c["name"], c.get("better", c.get("new")), c.get("worse", c.get("old"))) for c in claims] == [
-        ("knowledge", "foundation", "backbone"),
-        ("instructions", "chat", "foundation"),
-        ("both", "chat", "backbone_chat"),
-        ("supervised", "task", "chat"),
-        ("forgetting", "foundation", "backbone"),
-    ]
-    assert {task for c in claims for task in c.get("tasks", [])} <= set(generate.KNOWN)
-
-
-def test_verdicts_are_printed_as_they_come_out(tmp_path, capsys):
-    invented_runs(tmp_path, ratio=1.05)
-    invented_config(tmp_path)
-    make_report(tmp_path)
-    said = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
-    assert re.match(r"knowledge +shown +foundation minus backbone: \+0.375", said["knowledge"])
-    assert re.match(r"instructions +contradicted +chat minus foundation: -0.125", said["instructions"])
-    assert re.match(r"both +not shown +chat minus backbone_chat: -0.025", said["both"])
-    assert re.match(r"forgetting +shown +perplexity of foundation over backbone: 1.050", said["forgetting"])
-    for page in ("report.md", "report.html"):
-        text = (tmp_path / "report" / page).read_text()
-        assert "contradicted" in text and "not shown" in text and "0.769" in text and "toy-size" in text
-    invented_config(tmp_path, margin=1.02)
-    make_report(tmp_path)
-    assert "forgetting     contradicted" in capsys.readouterr().out
-
-
-def test_the_page_loads_nothing_escapes_texts_and_is_the_same_every_time(tmp_path):
-    invented_runs(tmp_path)
-    invented_config(tmp_path)
-    make_report(tmp_path)
-    page = (tmp_path / "report" / "report.html").read_text()
-    assert not re.search(r"<(script|link|img|iframe|object)\b|@import|url\((?!#)", page)
-    assert not re.search(r"""(src|href)\s*=\s*["'](?!#)""", page)
-    assert "Is 0 &lt;b&gt;so&lt;/b&gt;?" in page and "a &lt;small&gt; machine" in page
-    assert page.count("<svg") == len(MODELS) and "eval_" not in page and "access: gated" in page
-    make_report(tmp_path)
-    assert (tmp_path / "report" / "report.html").read_text() == page
-    path = tmp_path / "runs" / "chat" / "run.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"access": "credentialed"}))
-    make_report(tmp_path, "--show_texts")
-    assert "Is 0 &lt;b&gt;so&lt;/b&gt;?" in (tmp_path / "report" / "report.html").read_text()
-    make_report(tmp_path)
-    assert "Is 0" not in (tmp_path / "report" / "report.html").read_text()
-
-
-def test_models_that_were_asked_differently_are_not_put_in_one_table(tmp_path):
-    invented_runs(tmp_path)
-    invented_config(tmp_path)
-    config = yaml.safe_load((tmp_path / "claims.yaml").read_text())
-    config["models"][0]["preset"] = "paper"
-    (tmp_path / "other.yaml").write_text(yaml.safe_dump(config))
-    paths = ["--evaluation", tmp_path / "eval", "--runs", tmp_path / "runs", "--out", tmp_path / "report"]
-    with pytest.raises(SystemExit, match="was asked with preset chat, .*other.yaml says paper"):
-        report.main([str(a) for a in ["--config", tmp_path / "other.yaml", *paths]])
-    scores = tmp_path / "eval" / "chat" / "scores.json"
-    fewer = json.loads(scores.read_text())
-    fewer["mednli"]["n"] = 39
-    scores.write_text(json.dumps(fewer))
-    with pytest.raises(SystemExit, match="mednli: the models answered different rows .*chat 39"):
-        make_report(tmp_path)
-
-
-def test_what_is_missing_is_named_with_the_command(tmp_path):
-    invented_runs(tmp_path)
-    invented_config(tmp_path, task="medqa_ll")
-    with pytest.raises(SystemExit, match="no scores of medqa_ll. Next: python -m evaluation.generate --model .*foundation.*--preset chat"):
-        make_report(tmp_path)
-    invented_config(tmp_path)
-    (tmp_path / "eval" / "chat" / "scores.json").unlink()
-    with pytest.raises(SystemExit, match="Next: python -m evaluation.score .*chat"):
-        make_report(tmp_path)
-    (tmp_path / "eval" / "chat" / "run.json").unlink()
-    with pytest.raises(
-        SystemExit, match="chat: no answers of this model. Next: python -m evaluation.generate .* --tasks mednli --preset chat"
-    ):
-        make_report(tmp_path)
-    (tmp_path / "runs" / "chat" / "run.json").unlink()
-    with pytest.raises(SystemExit, match="chat/run.json: no such run. Next: make demo"):
-        make_report(tmp_path)
-    invented_config(tmp_path, claims=[{"kind": "accuracy", "name": "x"}])
-    with pytest.raises(SystemExit, match="claim 1: missing or unknown: better, metric"):
-        make_report(tmp_path)
-    invented_config(tmp_path, models=[{"name": "backbone", "label": "Backbone", "what": "x", "and more": None}])
-    with pytest.raises(SystemExit, match="model 1: missing or unknown: and more, preset"):
-        make_report(tmp_path)
-    assert not (tmp_path / "report").exists()
-
-
-def test_models_that_were_not_validated_on_the_same_blocks_are_not_compared(tmp_path):
-    invented_runs(tmp_path)
-    path = tmp_path / "runs" / "foundation" / "validation.json"
-    path.write_text(json.dumps({"general": {"nll": [100.0], "tokens": [50]}}))
-    invented_config(tmp_path)
-    with pytest.raises(SystemExit, match="claim 'forgetting': the two models were not validated on the same blocks"):
-        make_report(tmp_path)
-
-
-def test_the_numbers_of_the_article_name_their_table_and_their_conflicts():
-    paper = json.loads((REPO / "evaluation" / "paper_tables.json").read_text())
-    tables = {name: table for name, table in paper.items() if name.startswith("table")}
-    assert len(tables) == 4 and all(table["source"].startswith(f"Table {name[5]}") for name, table in tables.items())
-    for table in tables.values():
-        for record in table["records"]:
-            assert all(note in paper["footnotes"] for note in record.get("footnote", "a").split(", "))
-            assert "models" not in table or record["model"] in table["models"]
-    i2b2 = [r for t in tables.values() for r in t["records"] if r["dataset"] == "i2b2" and r.get("footnote") == "a"]
-    assert [r["value"] for r in i2b2] == [0.166, 0.263]
+# ---------------------------------------------------------------- speed
+def test_the_benchmark_compares_three_ways_that_say_the_same(tmp_path, capsys):
+    small = ["--prompts", "5", "--new_tokens", "4", "--batch_size", "2", "--turns", "1", "--hidden_size", "32", "--device", "cpu"]
+    bench.main(["--out", str(tmp_path / "bench"), *small])
+    result = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    assert result["same_outputs_as_bare"] == {"generate": 5, "harness": 5}
+    assert set(result["seconds"]) == {"generate", "bare", "harness"} and result["ratio_to_bare"]["bare"] == 1
+    assert result["aim_met"] == (result["median_seconds"]["generate"] <= 1.1 * result["median_seconds"]["bare"])
+    assert (tmp_path / "bench" / "bench.md").read_text() in capsys.readouterr().out

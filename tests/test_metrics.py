@@ -1,4 +1,4 @@
-"""The strict scorer: answers that are easy to misread, and what must hold whatever the answers are."""
+"""The strict metrics: vectors worked out by hand, and what must hold whatever the answers are."""
 
 import math
 import random
@@ -8,86 +8,7 @@ import pytest
 
 from evaluation import metrics
 
-LETTERS = list("ABCDE")
 ANSWER = ["yes", "no", "maybe"]
-NLI = ["entailment", "contradiction", "neutral"]
-DDI = ["DDI-effect", "DDI-mechanism", "DDI-advise", "DDI-int", "DDI-false"]
-SPECIALTIES = [
-    "Surgery",
-    "Neurology",
-    "Neurosurgery",
-    "Urology",
-    "Radiology",
-    "Cosmetic / Plastic Surgery",
-    "Consult - History and Phy.",
-    "ENT - Otolaryngology",
-]
-
-
-@pytest.mark.parametrize(
-    ("text", "choices", "parsed"),
-    [
-        ("C", LETTERS, "C"),
-        (" c.\n", LETTERS, "C"),
-        ("(c)", LETTERS, "C"),
-        ("**D**", LETTERS, "D"),
-        ("Answer: C", LETTERS, "C"),
-        ("C. Acute pancreatitis", LETTERS, "C"),
-        ("Based on the findings above, the answer is D", LETTERS, "D"),
-        ("The correct option is (B).", LETTERS, "B"),
-        ("Diagnosis: E", LETTERS, "E"),
-        ("I would choose option B", LETTERS, "B"),
-        ("Because of the fever I think it is (B) in this case", LETTERS, "B"),
-        ("C\n\nQuestion: another one\nAnswer: B", LETTERS, "C"),
-        ("Answer: C\n\nQuestion: another one\nAnswer: B", LETTERS, "C"),
-        ("A patient of this age needs rest. The answer is D.", LETTERS, "D"),
-        ("Option D, not A", LETTERS, None),
-        ("Option C is correct, not option A", LETTERS, None),
-        ("C or D", LETTERS, None),
-        ("It is not option C", LETTERS, None),
-        ("The answer is not C", LETTERS, None),
-        ("Answer: C or D", LETTERS, None),
-        ("The answer is A, B and C", LETTERS, None),
-        ("ACE inhibitor", LETTERS, None),
-        ("Start an ACE inhibitor, not a beta blocker", LETTERS, None),
-        ("The cause is low vitamin D", LETTERS, None),
-        ("A man with hepatitis B", LETTERS, None),
-        ("E-selectin", LETTERS, None),
-        ("F", LETTERS, None),
-        ("", LETTERS, None),
-        ("  \n ", LETTERS, None),
-        ("It is not known", ANSWER, None),
-        ("I cannot tell", ANSWER, None),
-        ("The diagnosis is uncertain, maybe", ANSWER, "maybe"),
-        ("red eyes were seen, so the answer is no", ANSWER, "no"),
-        ("Bayesian analysis: no", ANSWER, "no"),
-        ("Yes, the drug helps.", ANSWER, "yes"),
-        ("yes and no", ANSWER, None),
-        ("This is not an entailment, it is neutral", NLI, None),
-        ("The relationship between premise and hypothesis is neutral.", NLI, "neutral"),
-        ("This is not an entailment", NLI, None),
-        ("ENTAILMENT", NLI, "entailment"),
-        ("Neurology", SPECIALTIES, "Neurology"),
-        ("urology", SPECIALTIES, "Urology"),
-        ("Neurosurgery", SPECIALTIES, "Neurosurgery"),
-        ("This note belongs to Cosmetic /  Plastic Surgery", SPECIALTIES, "Cosmetic / Plastic Surgery"),
-        ("ent - otolaryngology", SPECIALTIES, "ENT - Otolaryngology"),
-        ("Urology, not Neurology", SPECIALTIES, "Urology"),
-        ("ddi-effect", DDI, "DDI-effect"),
-        ("DDI-effect. There is no DDI-false.", DDI, "DDI-effect"),
-        ("DDI-int\nINPUT: another sentence\nOUTPUT:\nDDI-false", DDI, "DDI-int"),
-        ("no interaction", DDI, None),
-    ],
-)
-def test_parse_choice(text, choices, parsed):
-    assert metrics.parse_choice(text, choices) == parsed
-
-
-def test_every_label_is_read_back_as_itself():
-    for choices in (LETTERS, ANSWER, NLI, DDI, SPECIALTIES):
-        for label in choices:
-            for text in (label, label.lower(), f"{label}.", f"Answer: {label}", f"The answer is **{label}**."):
-                assert metrics.parse_choice(text, choices) == label
 
 
 def choice_rows(golds, outputs, choices):
@@ -105,29 +26,30 @@ def test_macro_f1_is_over_the_declared_labels():
     assert [row["parsed"] for row in rows] == ["yes", None, "no", "maybe"]
 
 
+def test_classes_and_confusion_count_every_row():
+    rows = choice_rows(["yes", "yes", "no", "no"], ["yes", "I do not know", "no", "maybe"], ANSWER)
+    yes, no, maybe = metrics.classes(rows)
+    assert yes == {"label": "yes", "gold": 2, "predicted": 1, "right": 1, "precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3)}
+    assert (no["f1"], maybe["precision"], maybe["recall"], maybe["f1"]) == (pytest.approx(2 / 3), 0.0, None, 0.0)
+    table = metrics.confusion(rows)
+    assert table["parsed"] == [*ANSWER, "unparsed"] and table["counts"] == [[1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 0, 0]]
+
+
+def test_ddi_with_and_without_false():
+    labels = ["DDI-effect", "DDI-int", "DDI-false"]
+    rows = choice_rows(["DDI-effect", "DDI-int", "DDI-false", "DDI-false"], ["DDI-effect", "DDI-false", "DDI-false", "DDI-int"], labels)
+    assert metrics.names(rows) == ("accuracy", "macro_f1", "macro_f1_positive", "micro_f1_positive")
+    assert metrics.value(rows, "macro_f1") == pytest.approx((1 + 0 + 0.5) / 3)
+    assert metrics.value(rows, "macro_f1_positive") == pytest.approx(0.5)
+    assert metrics.value(rows, "micro_f1_positive") == pytest.approx(2 * 1 / (2 + 2))
+
+
 def test_a_label_that_no_row_wants_or_gives_does_not_lower_a_perfect_score():
     rows = choice_rows(["yes", "no"], ["yes", "no"], ANSWER)
     assert metrics.value(rows, "macro_f1") == 1.0
 
 
 HALLMARKS = ["sustaining proliferative signaling", "tumor promoting inflammation", "resisting cell death"]
-
-
-@pytest.mark.parametrize(
-    ("text", "parsed"),
-    [
-        ("Sustaining proliferative signaling; Tumor-promoting inflammation", HALLMARKS[:2]),
-        ("The hallmarks are: resisting cell death, sustaining proliferative signaling.", [HALLMARKS[0], HALLMARKS[2]]),
-        ("1. resisting cell death\n2) tumor promoting inflammation", HALLMARKS[1:]),
-        ("Here they are:\n\n- resisting cell death", [HALLMARKS[2]]),
-        ("resisting cell death\n\nINPUT: another\nOUTPUT:\ntumor promoting inflammation", [HALLMARKS[2]]),
-        ("not sustaining proliferative signaling", None),
-        ("none of them", None),
-        ("", None),
-    ],
-)
-def test_parse_labels(text, parsed):
-    assert metrics.parse_labels(text, HALLMARKS) == parsed
 
 
 def test_labels_macro_f1_skips_a_label_absent_from_gold_and_output():
@@ -229,14 +151,21 @@ def test_log_likelihood_plain_and_per_byte():
     assert metrics.primary([row | {"output": []}]) == "accuracy"
 
 
-def test_draws_of_a_macro_f1_equal_a_slow_bootstrap():
+def test_draws_of_a_macro_f1_are_a_bootstrap():
     rng = random.Random(1)
     golds = [rng.choice(ANSWER) for _ in range(60)]
     rows = choice_rows(golds, [g if rng.random() < 0.6 else rng.choice(ANSWER) for g in golds], ANSWER)
     counts, finish = metrics.statistics(rows)["macro_f1"]
-    weights = np.random.default_rng(0).multinomial(60, np.full(60, 1 / 60), size=100)
-    slow = [metrics.value([row for row, times in zip(rows, draw, strict=True) for _ in range(times)], "macro_f1") for draw in weights[:20]]
+    # the weights of one draw, by kind of row, are rows drawn with replacement: the metric of these rows is the draw's
+    distinct, kinds = np.unique(counts, axis=0, return_inverse=True)
+    weights = np.random.default_rng(0).multinomial(60, np.bincount(kinds) / 60, size=100)
+    one_of = {kind: rows[place] for place, kind in enumerate(kinds)}
+    slow = [metrics.value([one_of[kind] for kind, times in enumerate(draw) for _ in range(times)], "macro_f1") for draw in weights[:20]]
     assert metrics.draws(counts, finish, seed=0)[:20] == pytest.approx(slow)
+    # and they spread as plain resampling spreads
+    plain = [metrics.value(rng.choices(rows, k=60), "macro_f1") for _ in range(1000)]
+    fast = metrics.draws(counts, finish)
+    assert np.mean(fast) == pytest.approx(np.mean(plain), abs=0.01) and np.std(fast) == pytest.approx(np.std(plain), rel=0.15)
 
 
 def test_interval_covers_and_is_deterministic():
@@ -254,6 +183,7 @@ def test_pairing_narrows_the_interval_and_needs_the_same_rows():
     difference, values = metrics.paired_difference(better, worse, "accuracy")
     low, high = metrics.interval(values)
     assert difference == pytest.approx(0.05) and 0 < low < 0.05 < high < 0.09
+    assert metrics.p_value(values) < 0.01 < metrics.p_value(metrics.paired_difference(better, better[:], "macro_f1")[1])
     with pytest.raises(ValueError, match="same rows"):
         metrics.paired_difference(better, worse[1:], "accuracy")
 

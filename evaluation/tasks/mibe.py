@@ -1,35 +1,40 @@
 """What the task files of this folder point at: rows for lm-evaluation-harness, and our strict metrics in its result table.
 
-    lm_eval run --model hf --model_args pretrained=MODEL --tasks mibe_medqa,mibe_medqa_ll --include_path evaluation/tasks \
-        --metadata '{"rows": "data/demo/tasks"}'
+    lm_eval run --model hf --model_args pretrained=MODEL --tasks mibe,mibe_ll --include_path evaluation/tasks \
+        --metadata '{"rows": "data/tasks"}' --log_samples --output_path OUT      # the chat preset with --apply_chat_template
+    ... --gen_kwargs max_gen_toks=256                                            # the paper preset: raw prompts, 256 new tokens
+    ... --num_fewshot 5                                                          # the examples that `shots` puts first
+    python -m evaluation.score OUT                                               # intervals, and the article's scorer beside ours
 
 Reads   ROWS/<task>/test.jsonl, and train.jsonl for few-shot examples. ROWS is `rows` of --metadata or the environment variable MIBE_ROWS.
 
-The harness prints values without intervals, and a prompt that is too long is cut from the left with a warning.
-`python -m evaluation.generate` refuses such prompts, and `python -m evaluation.score` gives the intervals.
+The harness alone prints values without intervals, and cuts a prompt that is too long from the left with a warning.
+`python -m evaluation.generate` refuses such prompts.
 """
 
-import importlib.util
+import hashlib
 import itertools
 import json
 import os
+import sys
 from pathlib import Path
 
 import datasets
 
-# by its path, so that the harness finds it from any directory
-_spec = importlib.util.spec_from_file_location("mibe_metrics", Path(__file__).resolve().parent.parent / "metrics.py")
-metrics = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(metrics)
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository, for `lm_eval run` from any directory
+from evaluation import metrics  # noqa: E402
 
-FEWSHOT_POOL = 100  # training rows that may serve as examples: the first of the file
+FEWSHOT_POOL = 1000  # training rows among which examples are chosen: the first of the file
+FIELDS = ("id", "task", "split", "scoring", "source", "license", "access", "prompt", "completion", "question")
+LISTS = ("choices", "options")
 
 
-def load(name: str, rows: str | None = None, option_prefix: str = " ", **_) -> datasets.DatasetDict:
-    """The test rows of task `name` and the first of its training rows, in memory: the text of credentialed rows must not land in a cache.
+def load(name: str, rows: str | None = None, option_prefix: str | None = None, **_) -> datasets.DatasetDict:
+    """The test rows of task `name`, and training rows in the order in which they serve as examples. In memory: the text of credentialed
+    rows must not land in a cache.
 
-    `option_prefix` stands before each option in the twin tasks: what the model has seen between prompt and answer. A blank after "Answer:";
-    under a chat template whatever that template puts there, which the harness would leave out."""
+    `option_prefix` stands before each answer in the twin tasks: what the model has seen between prompt and answer. Raw, a blank after
+    "Answer:" and nothing after a newline; under a chat template whatever that template puts there, which the harness would leave out."""
     folder = Path(rows or os.environ.get("MIBE_ROWS") or "") / name
     if not (folder / "test.jsonl").is_file():
         raise FileNotFoundError(
@@ -38,8 +43,17 @@ def load(name: str, rows: str | None = None, option_prefix: str = " ", **_) -> d
     test = _read(folder / "test.jsonl")
     train = _read(folder / "train.jsonl", FEWSHOT_POOL) if (folder / "train.jsonl").is_file() else []
     asked = {row["prompt"] for row in test}
-    train = [row for row in train if row["prompt"] not in asked]  # a published train file may repeat the test file
+    train = shots([row for row in train if row["prompt"] not in asked])  # a published train file may repeat the test file
     return datasets.DatasetDict({"test": _dataset(test, option_prefix), "train": _dataset(train, option_prefix)})
+
+
+def shots(rows: list[dict]) -> list[dict]:
+    """`rows` in the order in which they serve as few-shot examples, the same on every machine: by the hash of their id, and where a row
+    has one label, one row of each label after the other."""
+    by_label = {}
+    for row in sorted(rows, key=lambda row: hashlib.sha256(row["id"].encode()).digest()):
+        by_label.setdefault(row["completion"] if row["scoring"] == "choice" else None, []).append(row)
+    return [row for turn in itertools.zip_longest(*by_label.values()) for row in turn if row is not None]
 
 
 def _read(path, limit=None):
@@ -48,9 +62,11 @@ def _read(path, limit=None):
 
 
 def _dataset(rows, option_prefix):
-    fields = {"id": "", "scoring": "", "prompt": "", "completion": "", "choices": [], "question": "", "options": []}
-    columns = {field: [row.get(field, missing) for row in rows] for field, missing in fields.items()}
-    columns["option_texts"] = [[option_prefix + option for option in row.get("options", [])] for row in rows]
+    columns = {field: [row.get(field, "") for row in rows] for field in FIELDS}
+    columns |= {field: [row.get(field, []) for row in rows] for field in LISTS}
+    blank = " " if option_prefix is None else option_prefix
+    columns["option_texts"] = [[blank + option for option in row.get("options", [])] for row in rows]
+    columns["label_texts"] = [[(option_prefix or "") + label for label in row.get("choices", [])] for row in rows]
     return datasets.Dataset.from_dict(columns)
 
 
@@ -58,13 +74,18 @@ def gold_index(row) -> int:
     return row["choices"].index(row["completion"])
 
 
+def answers(row: dict) -> list[str]:
+    """The texts whose likelihood a twin task compares: the options of a question, else the labels."""
+    return row.get("options") or row["choices"]
+
+
 def process_results(row, results) -> dict:
     """One entry per metric: the graded row, because most metrics are not means; the functions below bring them together."""
     if isinstance(results[0], str):
         output = results[0]
     else:
-        output = [[float(nats), len(option.encode())] for (nats, _), option in zip(results, row["options"], strict=True)]
-    graded = {key: row[key] for key in ("id", "scoring", "completion", "choices")} | {"output": output}
+        output = [[float(nats), len(answer.encode())] for (nats, _), answer in zip(results, answers(row), strict=True)]
+    graded = {key: row[key] for key in ("id", "task", "scoring", "completion", "choices", "options")} | {"output": output}
     graded |= metrics.grade(graded)
     entries = dict.fromkeys(metrics.NAMES[metrics.kind(graded)], graded)
     return entries if metrics.kind(graded) == "options" else entries | {"unparsed": float(graded["parsed"] is None)}
