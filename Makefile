@@ -17,7 +17,7 @@ export PYTHONPATH := .
 
 .DEFAULT_GOAL := help
 .SECONDARY:
-.PHONY: help setup demo demo-clean test lint corpus corpus-plan corpus-audit tasks tasks-status instructions pretrain sft merge finetune evaluate bertscore report
+.PHONY: help setup demo demo-clean test lint corpus corpus-plan corpus-audit tasks tasks-status instructions pretrain sft merge finetune evaluate bertscore report bench bench-gpu
 
 need = @test -n "$($(1))" || { echo 'error: $(1) is not given. Next: make $@ $(1)=$(2)'; exit 1; }
 
@@ -141,6 +141,14 @@ demo: $(DEMO_DATA) $(DEMO_MODELS) $(O)/report/report.html  ## the whole chain, r
 
 demo-clean:  ## remove what the demo wrote
 	rm -rf $(D) $(O)
+
+bench: $(VENV)/.installed $(D)/documents/manifest.json  ## speed on this CPU, as ratios: corpus, recipes, generation, each against the bare way
+	$(PY) -m data_prep.bench --out outputs/bench/corpus
+	$(PY) recipes/bench.py --documents $(D)/documents --out outputs/bench/recipes $(ARGS)
+	$(PY) -m evaluation.bench --out outputs/bench/evaluation
+
+bench-gpu: $(VENV)/.installed $(D)/documents/manifest.json  ## speed on a GPU at 7B and 13B, against stock TRL and a bare loop [ARGS="--results RESULTS.md"]
+	$(PY) recipes/bench_gpu.py --documents $(D)/documents --out outputs/bench_gpu $(ARGS)
 
 $(D)/raw/README.md: data_prep/make_demo_sources.py data_prep/demo_world.py $(wildcard data_prep/prompts/*.txt) $(VENV)/.installed
 	@echo "[1/16] invented raw sources"

@@ -95,6 +95,7 @@ def read_facts(folder: Path, task: str, path: Path, rows: list[dict]) -> dict:
     run = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
     settings, facts = run.get("settings", {}), run.get("tasks", {}).get(task, {})
     known = dataset | {name: run.get(name) for name in ("model", "fingerprint", "revision", "access", "settings", "versions")}
+    known["model_access"] = run.get("model_access", run.get("access"))  # without it, what the rows and the model are together
     known |= {"preset": settings.get("preset"), "hardware": run.get("hardware") or run.get("machine")}
     asked = (
         "template",

@@ -199,7 +199,7 @@ def provenance(facts: dict, path: Path, hide_prompt: bool) -> dict:
 
 
 def closed(row: dict, facts: dict) -> bool:
-    return strictest([row["access"], facts.get("access") or "public"]) == "credentialed"
+    return strictest([row["access"], facts.get("model_access") or "public"]) == "credentialed"
 
 
 def redacted(row: dict) -> dict:

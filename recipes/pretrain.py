@@ -1,34 +1,39 @@
 """Continual pretraining on packed blocks (article: Methods, "Me-LLaMA base models - continual pretraining LLaMA2").
 
 Reads   the folder of `model_name_or_path` (weights and tokenizer), and `blocks`, made by data_prep/build_blocks.py with the same tokenizer.
-Writes  output_dir: the model in safetensors with its tokenizer, checkpoint-*/ to resume from, run.json, trainer_state.json, and
+Writes  output_dir: the model in safetensors with its tokenizer, checkpoint-*/ to resume from, run.json, trainer_state.json, ledger.jsonl, and
         validation.json: {domain: {"nll": [nats of each held-out block], "tokens": [predicted tokens of each]}}.
 
 One core, one GPU and the article's machine differ by the accelerate file and the YAML alone:
     accelerate launch --config_file accelerate_configs/cpu.yaml recipes/pretrain.py --config recipes/configs/demo_foundation.yaml
 
-Killed? The same command goes on from the last checkpoint. The training order is the manifest's, so the place to resume is one integer.
+The batch is `tokens_per_step`; micro-batch and accumulation follow from the machine, so one YAML is one experiment on 1, 8 or 160 ranks.
+Killed? The same command goes on from the last checkpoint: the order is the manifest's, so the place is one integer.
+What is not of this stage, such as the ledger, the guard and run.json, is in run_guard.py, which is copied along.
 """
 
 import hashlib
-import importlib.metadata
 import json
-import math
-import os
-import platform
-import re
-import resource
-import shutil
-import subprocess
-import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
+from run_guard import (
+    Collator,
+    Refused,
+    Watched,
+    check_isolation,
+    check_launch,
+    check_model,
+    close_run,
+    last_checkpoint,
+    open_run,
+    split_step,
+    start,
+)
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
 from trl import TrlParser
 
 
@@ -37,61 +42,55 @@ class PretrainArguments:
     model_name_or_path: str = field(metadata={"help": "Folder or Hub name of the model to go on training, with its tokenizer."})
     blocks: str = field(metadata={"help": "Folder made by data_prep/build_blocks.py."})
     packing: str = field(metadata={"help": "isolated: a document sees itself only; concat: a block is one text, as LLaMA-2 was trained."})
-    tokens_per_step: int = field(metadata={"help": "Tokens of one optimizer step over all ranks; gradient accumulation follows from it."})
+    tokens_per_step: int = field(metadata={"help": "Tokens of one optimizer step over all ranks. per_device_train_batch_size is a limit."})
     from_scratch: bool = field(default=False, metadata={"help": "Random weights in the shape of the folder's config.json."})
-    attn_implementation: str = field(default="sdpa", metadata={"help": "Attention backend of transformers."})
-    dtype: str = field(default="float32", metadata={"help": "Type of the weights as loaded."})
+    attn_implementation: str = field(default="sdpa", metadata={"help": "sdpa, eager, torch_varlen, flash_attention_2 or _3."})
+    dtype: str = field(default="float32", metadata={"help": "Type of the weights as loaded: float32 or bfloat16."})
     overwrite: bool = field(default=False, metadata={"help": "Replace output_dir if it holds a different run."})
+    world_size: int | None = field(default=None, metadata={"help": "Ranks that must be running, else the launch is refused."})
+    peak_tflops: float | None = field(default=None, metadata={"help": "Dense peak of one device, for the MFU of devices not known here."})
+    max_loss_jump: float | None = field(default=3.0, metadata={"help": "Nats above the mean of 50 steps that stop the run; null: never."})
+    allow_upload: bool = field(default=False, metadata={"help": "Let trackers and push_to_hub send data away."})
 
 
 def main(script_args, training_args):
     # Data: blocks in the order of the manifest, one validation set per domain, and the tokenizer that made them
-    check_model(script_args.model_name_or_path)
-    blocks = Path(script_args.blocks)
-    if not (blocks / "order.npy").is_file():
-        raise Refused(f"{blocks} holds no packed blocks. Next: python -m data_prep.build_blocks --out {blocks} --help")
-    manifest = json.loads((blocks / "manifest.json").read_text())
+    check_launch(script_args, training_args)
+    manifest, train_dataset, eval_dataset = read_blocks(Path(script_args.blocks))
     length = manifest["block_length"]
-    train_dataset = PackedBlocks(blocks, manifest, "train", order=np.load(blocks / "order.npy", mmap_mode="r"))
-    eval_dataset = {domain: PackedBlocks(blocks, manifest, "validation", domain) for domain in manifest["domains"]}
-    eval_dataset = {domain: dataset for domain, dataset in eval_dataset.items() if len(dataset)}
-
-    tokenizer = AutoTokenizer.from_pretrained(script_args.model_name_or_path)
+    config, tokenizer = check_model(script_args.model_name_or_path, length)
     if tokenizer_hash(tokenizer) != manifest["tokenizer"]["sha256"]:
         raise Refused(
-            f"the tokenizer of {script_args.model_name_or_path} is not the one that made {blocks}. "
+            f"the tokenizer of {script_args.model_name_or_path} is not the one that made {script_args.blocks}. "
             f"Next: python -m data_prep.build_blocks --tokenizer {script_args.model_name_or_path} ..."
         )
+    split_step("tokens_per_step", script_args.tokens_per_step, length, training_args)
+    train_dataset.keep_whole_steps(script_args.tokens_per_step // length)
     if script_args.packing not in ("isolated", "concat"):
         raise Refused(f"packing is '{script_args.packing}', must be isolated or concat. Next: see recipes/pretrain.py --help")
-    micro_step = training_args.per_device_train_batch_size * training_args.world_size * length
-    if script_args.tokens_per_step % micro_step:
-        raise Refused(
-            f"tokens_per_step {script_args.tokens_per_step} is no multiple of {micro_step} = per_device_train_batch_size "
-            f"{training_args.per_device_train_batch_size} x {training_args.world_size} ranks x {length} tokens. Next: change one of them"
-        )
-    training_args.gradient_accumulation_steps = script_args.tokens_per_step // micro_step
-    training_args.train_sampling_strategy = "sequential"  # the order is the mixture: it was shuffled when it was made
-    training_args.remove_unused_columns = False  # the collator reads seq_lengths
-    with training_args.main_process_first():
-        run = open_run([blocks / "manifest.json"], script_args.model_name_or_path, script_args.overwrite, script_args, training_args)
+    if script_args.packing == "isolated":
+        check_isolation(config, script_args.attn_implementation, training_args)
+    with training_args.main_process_first(local=False):
+        reads = [Path(script_args.blocks, "manifest.json")]
+        run = open_run(__file__, reads, script_args.model_name_or_path, script_args.overwrite, script_args, training_args)
     if run["status"] == "complete":
         return print(f"{training_args.output_dir}: already complete, nothing to do")
+    checkpoint = last_checkpoint(training_args)
 
     # Model
     set_seed(training_args.seed)
     settings = {"attn_implementation": script_args.attn_implementation, "dtype": getattr(torch, script_args.dtype)}
     if script_args.from_scratch:
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(script_args.model_name_or_path), **settings)
+        model = AutoModelForCausalLM.from_config(config, **settings)
     else:
         model = AutoModelForCausalLM.from_pretrained(script_args.model_name_or_path, **settings)
 
     # Train
     trainer = PretrainTrainer(
         model=model, args=training_args, train_dataset=train_dataset, eval_dataset=eval_dataset, processing_class=tokenizer,
-        data_collator=BlockCollator(isolated=script_args.packing == "isolated"),
+        data_collator=Collator(script_args.packing == "isolated", pad_token_id=0), run=run, watch=script_args,
     )  # fmt: skip
-    result = trainer.train(resume_from_checkpoint=last_checkpoint(training_args.output_dir))
+    result = trainer.train(resume_from_checkpoint=checkpoint)
     metrics = {**result.metrics, **trainer.evaluate()}
 
     # Save
@@ -99,88 +98,60 @@ def main(script_args, training_args):
     trainer.save_state()
     if trainer.is_world_process_zero():
         Path(training_args.output_dir, "validation.json").write_text(json.dumps(trainer.validation) + "\n")
-        places = min(trainer.state.global_step * script_args.tokens_per_step, len(train_dataset) * length)
-        tokens_seen = round(manifest["order"]["tokens"] * places / (len(train_dataset) * length))  # without the unused ends of blocks
-        close_run(run, steps=trainer.state.global_step, tokens_seen=tokens_seen, metrics=metrics)
+        seen = {"steps": trainer.state.global_step, "tokens_seen": trainer.state.num_input_tokens_seen}
+        close_run(run, **seen, left_over_blocks=train_dataset.left_over, ledger=trainer.audit(), metrics=metrics)
 
 
-# ---------------------------------------------------------------- data
+# ---------------------------------------------------------------- blocks
+def read_blocks(folder):
+    """(manifest, training blocks in their order, {domain: held-out blocks}) of a folder of data_prep/build_blocks.py."""
+    if not (folder / "order.npy").is_file():
+        raise Refused(f"{folder} holds no packed blocks. Next: python -m data_prep.build_blocks --out {folder} --help")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    held_out = {domain: PackedBlocks(folder, manifest, "validation", domain) for domain in manifest["domains"]}
+    train = PackedBlocks(folder, manifest, "train", order=np.load(folder / "order.npy", mmap_mode="r"))
+    return manifest, train, {domain: blocks for domain, blocks in held_out.items() if len(blocks)}
+
+
 class PackedBlocks(torch.utils.data.Dataset):
     """Blocks of one split, memory-mapped: item i is {"input_ids": [length] int, "seq_lengths": tokens of each document in it}.
 
-    `order` maps the i-th place of training to a row; without it the rows of `domain` come as they lie.
+    `order` maps the i-th place of training to a row, which the item then carries; without it the rows of `domain` come as they lie.
     """
 
     def __init__(self, folder, manifest, split, domain=None, order=None):
         files = [o["path"] for o in manifest["outputs"] if o["split"] == split and domain in (None, o["domain"])]
         parts = [datasets.Dataset.from_file(str(folder / file)) for file in files]
         self.rows = datasets.concatenate_datasets(parts).with_format("numpy") if parts else []
-        self.order = order
+        self.order, self.left_over = order, 0
+
+    def keep_whole_steps(self, blocks_per_step):
+        """Leave out what would not fill a last step: the article's 129B tokens are 12,302 steps of 10.5M and a rest."""
+        self.left_over = len(self.order) % blocks_per_step
+        self.order = self.order[: len(self.order) - self.left_over]
+        if not len(self.order):
+            raise Refused(
+                f"one step needs {blocks_per_step} blocks, there are {self.left_over}. Next: a smaller tokens_per_step, or more blocks"
+            )
 
     def __len__(self):
         return len(self.rows if self.order is None else self.order)
 
     def __getitem__(self, i):
-        return self.rows[int(i if self.order is None else self.order[i])]
+        return self.rows[i] if self.order is None else {**self.rows[int(self.order[i])], "row": int(self.order[i])}
 
 
-class BlockCollator:
-    """Blocks -> input_ids, labels [batch, length]. Isolated documents get position_ids that restart and cu_seq_lens for variable-length kernels;
-    no attention_mask is given, because with one transformers would let documents attend to each other."""
+class Places(torch.utils.data.Sampler):
+    """Batch sampler of one rank: of each `ranks` micro-batches in the order, the `rank`-th. Going on at any place reads no block: it is arithmetic."""
 
-    def __init__(self, isolated):
-        self.isolated = isolated
+    def __init__(self, blocks, size, rank, ranks):
+        self.starts, self.size = range(rank * size, blocks, size * ranks), size
 
-    def __call__(self, blocks):
-        input_ids = torch.from_numpy(np.stack([block["input_ids"] for block in blocks]).astype(np.int64))
-        labels, (rows, length) = input_ids.clone(), input_ids.shape
-        position_ids = torch.arange(length).repeat(rows, 1)
-        starts = []
-        for row, block in enumerate(blocks):
-            ends = np.cumsum(block["seq_lengths"]).tolist()
-            labels[row, ends[-1] :] = -100  # the unused end of a block
-            for start in [0, *ends]:
-                if self.isolated and start < length:
-                    starts.append(row * length + start)
-                    labels[row, start] = -100  # the first token of a document is not predicted from the one before
-                    position_ids[row, start:] = torch.arange(length - start)
-        batch = {"input_ids": input_ids, "labels": labels}
-        if self.isolated:
-            cumulative = torch.tensor([*starts, rows * length], dtype=torch.int32)
-            longest = int(cumulative.diff().max())
-            batch |= {
-                "position_ids": position_ids,
-                "cu_seq_lens_q": cumulative,
-                "cu_seq_lens_k": cumulative,
-                "max_length_q": longest,
-                "max_length_k": longest,
-            }
-        return batch
+    def __len__(self):
+        return len(self.starts)
 
-
-class PretrainTrainer(Trainer):
-    """Trainer whose validation loss is weighted by tokens and kept block by block in `validation`: the stock mean over batches changes with the
-    batch size."""
-
-    validation = {}
-
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        loss, logits, _ = super().prediction_step(model, inputs, False, ignore_keys)
-        labels = inputs["labels"][:, 1:].to(logits.device)
-        nll = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2).float(), labels, ignore_index=-100, reduction="none").sum(1)
-        rows = torch.stack([nll.double(), (labels != -100).sum(1).double()], 1)
-        self._rows.append(self.accelerator.gather_for_metrics(rows).cpu())  # without the rows that accelerate repeats to even out the ranks
-        return loss, None, None
-
-    def evaluation_loop(self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"):
-        self._rows = []
-        output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
-        rows = torch.cat(self._rows)
-        nll, tokens = rows.sum(0).tolist()
-        for name, value in (("loss", nll / tokens), ("perplexity", math.exp(nll / tokens)), ("tokens", int(tokens))):
-            output.metrics[f"{metric_key_prefix}_{name}"] = value
-        self.validation[metric_key_prefix.removeprefix("eval_")] = {"nll": rows[:, 0].tolist(), "tokens": rows[:, 1].int().tolist()}
-        return output
+    def __iter__(self):
+        return (range(start, start + self.size) for start in self.starts)
 
 
 def tokenizer_hash(tokenizer):
@@ -191,93 +162,15 @@ def tokenizer_hash(tokenizer):
     return hashlib.sha256(engine.to_str().encode()).hexdigest()
 
 
-# ---------------------------------------------------------------- run record: locked copy, the same in every recipe (a test compares them)
-class Refused(Exception):
-    """An input or setting that this recipe will not work with; the message says what to do next."""
+class PretrainTrainer(Watched, Trainer):
+    """Trains in the order of the blocks, which is the mixture and was shuffled when it was made."""
 
-
-def check_model(model):
-    """Refused unless `model` is the folder of a model, or may be a name on the Hub."""
-    if not Path(model, "config.json").is_file() and (Path(model).exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model)):
-        raise Refused(f"{model}: no model here (no config.json). Next: check model_name_or_path; a path starts at the current folder")
-
-
-def open_run(reads, model, overwrite, *parts):
-    """Begin OUTPUT_DIR/run.json, or return the record of this same run found there: "running", to be resumed, or "complete". The run is known by
-    its arguments (`parts`, dataclasses), the files in `reads`, the run.json or config.json of a local `model`, and this script."""
-    reads = [*reads, *[path for path in (Path(model, "run.json"), Path(model, "config.json")) if path.is_file()][:1]]
-    if missing := [path for path in reads if not path.is_file()]:
-        raise Refused(f"{missing[0]}: no such file. Next: check the paths of the YAML; they start at the current folder")
-    given = {key: value for part in parts for key, value in (part.to_dict() if hasattr(part, "to_dict") else vars(part)).items()}
-    arguments = {k: v for k, v in json.loads(json.dumps(given, default=str)).items() if k not in ("overwrite", "local_rank")}
-    inputs = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in reads}
-    inputs[Path(__file__).name] = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    folder = Path(arguments["output_dir"])
-    if (folder / "run.json").is_file():
-        old = json.loads((folder / "run.json").read_text())
-        changed = [k for k in arguments if arguments[k] != old["arguments"].get(k)] + [
-            k for k in inputs if inputs[k] != old["inputs"].get(k)
-        ]
-        if not changed:
-            return old
-        if not overwrite:
-            raise Refused(f"{folder} holds another run (differs in {', '.join(changed)}). Next: another output_dir, or --overwrite true")
-        shutil.rmtree(folder)
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise Refused(f"{folder} holds files and no run.json: not a run of these recipes. Next: another output_dir")
-    access = [json.loads(path.read_text()).get("access", "public") for path in reads if path.suffix == ".json"]
-    git = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
-    record = {
-        "status": "running", "stage": Path(__file__).stem, "access": max(access, key=("public", "gated", "credentialed").index, default="public"),
-        "started": time.time(), "ranks": int(os.environ.get("WORLD_SIZE", 1)),
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else "",
-        "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU, {os.cpu_count()} cores",
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "trl", "peft", "accelerate", "datasets")},
-        "arguments": arguments, "inputs": inputs,
-    }  # fmt: skip
-    return write_run(record)
-
-
-def close_run(record, **facts):
-    """Add what the run took and what it gave; only now is it complete. A resumed run's seconds count the time it was down."""
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )  # bytes on macOS, KiB elsewhere
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident
-    return write_run(
-        {**record, "status": "complete", "seconds": round(time.time() - record["started"], 1), "peak_memory_bytes": peak, **facts}
-    )
-
-
-def write_run(record):
-    folder = Path(record["arguments"]["output_dir"])
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / ".run.json.partial").write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(folder / ".run.json.partial", folder / "run.json")
-    return record
-
-
-def last_checkpoint(folder):
-    """The newest whole checkpoint, or None. trainer_state.json is written last: a checkpoint without it was cut short."""
-    whole = [path.parent for path in Path(folder).glob("checkpoint-*/trainer_state.json")]
-    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
-
-
-def start(main, parser):
-    """Parse the YAML and the command line and run `main`; what is wrong with them is one sentence, not a traceback."""
-    try:
-        parsed = parser.parse_args_and_config()
-    except (ValueError, TypeError, OSError) as error:
-        sys.exit(f"error: {' '.join(sys.argv[1:])}: {error}")
-    try:
-        main(*parsed)
-    except Refused as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:  # a model or file that transformers cannot find or open
-        sys.exit(f"error: {' '.join(sys.argv[1:])}: {' '.join(str(error).split())}")
-
-
-# ---------------------------------------------------------------- end of locked copy
+    def get_train_dataloader(self):
+        args = self.args
+        places = Places(len(self.train_dataset), args.per_device_train_batch_size, args.process_index, args.world_size)
+        settings = {"num_workers": args.dataloader_num_workers, "prefetch_factor": args.dataloader_prefetch_factor}
+        settings["pin_memory"] = args.dataloader_pin_memory and args.device.type == "cuda"
+        return torch.utils.data.DataLoader(self.train_dataset, batch_sampler=places, collate_fn=self.data_collator, **settings)
 
 
 def make_parser():

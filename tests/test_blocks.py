@@ -95,7 +95,11 @@ def test_every_prefix_of_the_order_holds_the_ratio():
 @pytest.mark.parametrize("ratio", [(15, 1, 4), (99, 0.5, 0.5), (1, 1, 1)])
 def test_every_prefix_of_1000_blocks_holds_the_ratio_in_tokens(ratio):
     rng = np.random.default_rng(0)  # blocks of best_fit: nearly full; blocks that are far from it in one domain
-    used = {"biomedical": rng.integers(4000, 4097, 9000), "clinical": rng.integers(2000, 4097, 900), "general": rng.integers(3900, 4097, 3000)}
+    used = {
+        "biomedical": rng.integers(4000, 4097, 9000),
+        "clinical": rng.integers(2000, 4097, 900),
+        "general": rng.integers(3900, 4097, 3000),
+    }
     ratio = dict(zip(used, ratio, strict=True))
     order, _ = mix(used, ratio, 80_000_000, seed=3)
     tokens, domain = np.concatenate(list(used.values()))[order], np.digitize(order, np.cumsum([len(u) for u in used.values()]))

@@ -2,106 +2,28 @@
 
 import importlib
 import json
-import os
 import re
-import runpy
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data_prep import build_blocks, make_demo_backbone
-from data_prep.files import write_jsonl
-from tests.test_blocks import MIXTURE, write_documents
+from data_prep import make_demo_backbone
+from tests.lab import PRETRAIN, ROOT, SFT, TASK, build_lab, ledger, losses, recipe, run_json, weights
+from tests.test_blocks import MIXTURE
 
-ROOT = Path(__file__).resolve().parent.parent
-RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*.py"))
-PRETRAIN = {
-    "model_name_or_path": "backbone", "from_scratch": True, "blocks": "blocks", "packing": "isolated", "tokens_per_step": 128, "output_dir": "base",
-    "per_device_train_batch_size": 2, "num_train_epochs": 1, "learning_rate": 1e-3, "logging_steps": 1, "save_steps": 4, "eval_strategy": "no",
-    "use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "dataloader_num_workers": 0,
-}  # fmt: skip
-SFT = {
-    "model_name_or_path": "base", "rows": "rows", "output_dir": "adapter", "chat_template_path": str(ROOT / "recipes/chat_template.jinja"),
-    "assistant_only_loss": True, "max_length": 128, "use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "v_proj"], "max_steps": 6,
-    "per_device_train_batch_size": 2, "learning_rate": 1e-2, "logging_steps": 1, "save_steps": 3, "use_cpu": True, "bf16": False,
-    "gradient_checkpointing": False, "report_to": "none", "disable_tqdm": True,
-}  # fmt: skip
-TASK = {**SFT, "rows": "task_rows", "output_dir": "task", "use_peft": False, "max_steps": 4, "eval_strategy": "steps", "eval_steps": 2, "save_steps": 2,
-        "load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False, "learning_rate": 1e-3}  # fmt: skip
-for key in ("chat_template_path", "assistant_only_loss", "lora_r", "lora_target_modules"):
-    del TASK[key]
-
-
-def copied(folder, name, config):
-    """argv of a copy of a recipe in `folder`, where nothing of this repository lies."""
-    shutil.copy(ROOT / "recipes" / f"{name}.py", folder / f"my_{name}.py")
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
-    return [f"my_{name}.py", "--config", f"{name}.yaml"]
-
-
-def recipe(folder, name, config, *arguments):
-    """Run the copy to its end as `python my_NAME.py --config NAME.yaml` would; return what it exits with (None: all is well)."""
-    argv = [*copied(folder, name, config), *arguments]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", argv)
-        patch.setattr(sys, "path", [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT])
-        try:
-            runpy.run_path(argv[0], run_name="__main__")
-        except SystemExit as stop:
-            return str(stop)
-
-
-def start_process(folder, name, config):
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [sys.executable, *copied(folder, name, config)]
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def run_json(folder):
-    return json.loads((folder / "run.json").read_text())
-
-
-def losses(folder):
-    return [entry["loss"] for entry in json.loads((folder / "trainer_state.json").read_text())["log_history"] if "loss" in entry]
+SFT_SCALE = 32 / SFT["lora_r"]  # trl's default lora_alpha
+RECIPES = ("pretrain.py", "sft.py", "finetune_task.py", "merge_adapter.py")
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A folder outside the repository with documents, tokenizer, blocks, rows and a trained base model."""
-    root = tmp_path_factory.mktemp("lab")
-    write_documents(root / "documents")
-    make_demo_backbone.main(["--documents", str(root / "documents"), "--out", str(root / "backbone"), "--vocab_size", "400"])
-    (root / "mixture.yaml").write_text(yaml.safe_dump(MIXTURE | {"tokens": 2000}))
-    arguments = [
-        "--documents",
-        root / "documents",
-        "--tokenizer",
-        root / "backbone",
-        "--mixture",
-        root / "mixture.yaml",
-        "--out",
-        root / "blocks",
-    ]
-    build_blocks.main([str(a) for a in arguments])
-    common = {"task": "t", "scoring": "none", "source": "s", "license": "CC0", "access": "gated"}
-    pairs = [(f"Is fever {i} given to the patient?\n", "yes" if i % 2 else "no") for i in range(16)]
-    talk = [{"role": "user", "content": "liver?"}, {"role": "assistant", "content": "yes"}] * 2
-    for name, extra in (("rows", [{"id": "m", "split": "train", "messages": talk, **common}]), ("task_rows", [])):
-        for split in ("train", "validation"):
-            rows = [{"id": f"{split}{i}", "split": split, "prompt": p, "completion": c, **common} for i, (p, c) in enumerate(pairs)]
-            write_jsonl(root / name / f"{split}.jsonl", rows + extra)
-        (root / name / "manifest.json").write_text(json.dumps({"access": "gated"}))
-    assert recipe(root, "pretrain", PRETRAIN) is None
-    return root
+    return build_lab(tmp_path_factory.getbasetemp() / "lab")
 
 
 def test_pretrain_writes_a_model_and_a_complete_record(lab):
@@ -129,59 +51,62 @@ def test_validation_loss_does_not_change_with_the_batch_size(lab):
         assert one[f"eval_{domain}_tokens"] == seven[f"eval_{domain}_tokens"]
 
 
-def test_killed_and_resumed_is_the_same_run(lab, capsys):
-    config = {**PRETRAIN, "output_dir": "killed"}
-    process = start_process(lab, "pretrain", config)
-    deadline = time.time() + 120
-    while not (lab / "killed" / "checkpoint-4" / "trainer_state.json").is_file() and time.time() < deadline and process.poll() is None:
-        time.sleep(0.01)
-    process.kill()
-    output, _ = process.communicate()
-    assert process.returncode == -signal.SIGKILL, output
-    assert run_json(lab / "killed")["status"] == "running"
-    process = start_process(lab, "pretrain", config)
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    assert losses(lab / "killed") == losses(lab / "base"), "the same losses, step by step"
-    one, other = (AutoModelForCausalLM.from_pretrained(lab / name).state_dict() for name in ("killed", "base"))
-    assert all(torch.equal(one[key], other[key]) for key in one)
-    before = (lab / "killed" / "model.safetensors").stat().st_mtime_ns
-    assert recipe(lab, "pretrain", config) is None
-    assert "already complete" in capsys.readouterr().out
-    assert (lab / "killed" / "model.safetensors").stat().st_mtime_ns == before
+def test_a_complete_run_is_left_alone(lab, capsys):
+    before = (lab / "base" / "model.safetensors").stat().st_mtime_ns
+    assert recipe(lab, "pretrain", PRETRAIN) is None
+    assert "already complete" in capsys.readouterr().out and (lab / "base" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_the_step_is_the_yamls_and_the_micro_batch_the_machines(lab):
+    """What fits into memory changes micro-batch and accumulation, not the blocks of a step nor its loss; blocks that fill no step are left over."""
+    micro, blocks = {}, json.loads((lab / "blocks" / "manifest.json").read_text())["order"]["blocks"]
+    assert blocks % 6
+    for limit in (1, 4, 8):
+        config = {**PRETRAIN, "tokens_per_step": 6 * 32, "per_device_train_batch_size": limit, "output_dir": f"limit{limit}"}
+        assert recipe(lab, "pretrain", config) is None
+        record = run_json(lab / f"limit{limit}")
+        micro[limit] = [record["arguments"][key] for key in ("per_device_train_batch_size", "gradient_accumulation_steps")]
+        assert (record["steps"], record["left_over_blocks"]) == divmod(blocks, 6) and record["ledger"]["rows"] == blocks // 6 * 6
+    assert micro == {1: [1, 6], 4: [3, 2], 8: [6, 1]}
+    assert ledger(lab / "limit1") == ledger(lab / "limit4") == ledger(lab / "limit8")
+    for limit in (4, 8):
+        assert losses(lab / f"limit{limit}") == pytest.approx(losses(lab / "limit1"), abs=1e-4)
 
 
 @pytest.fixture
-def pretrain(monkeypatch):
+def recipes(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    return importlib.import_module("pretrain")
+    return {name: importlib.import_module(name) for name in ("run_guard", "finetune_task")}
 
 
-def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path, pretrain):
-    assert pretrain.last_checkpoint(tmp_path) is None
-    for step in (4, 8, 12, 100):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if step in (4, 12):
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
-    assert Path(pretrain.last_checkpoint(tmp_path)).name == "checkpoint-12"
+@pytest.mark.parametrize(
+    ("tokens", "ranks", "length", "limit", "split"),
+    [
+        (10_485_760, 160, 4096, 1, (1, 16)),  # the article: 16 x 160 x 4,096
+        (10_485_760, 8, 4096, 1, (1, 320)),
+        (10_485_760, 8, 4096, 6, (5, 64)),
+        (10_485_760, 1, 4096, 3, (2, 1280)),
+    ],
+)
+def test_micro_batch_and_accumulation(recipes, tokens, ranks, length, limit, split):
+    arguments = SimpleNamespace(world_size=ranks, per_device_train_batch_size=limit, gradient_accumulation_steps=1)
+    assert recipes["run_guard"].split_step("tokens_per_step", tokens, length, arguments) == tokens
+    assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == split
 
 
-def test_isolated_documents_do_not_see_each_other(lab, pretrain):
-    model = AutoModelForCausalLM.from_pretrained(lab / "base").eval()
-    first = torch.randint(4, 400, (10,)).numpy()
-    second = torch.randint(4, 400, (22,)).numpy()
-    block = {"input_ids": torch.cat([torch.tensor(first), torch.tensor(second)]).numpy(), "seq_lengths": [10, 20]}
-    changed = {**block, "input_ids": torch.cat([torch.tensor(first[::-1].copy()), torch.tensor(second)]).numpy()}
-    for isolated in (True, False):
-        collate = pretrain.BlockCollator(isolated)
-        with torch.no_grad():
-            logits, other = (
-                model(**{k: v for k, v in collate([b, b]).items() if k != "labels"}, use_cache=False).logits for b in (block, changed)
-            )
-        moved = (logits[:, 10:30] - other[:, 10:30]).abs().max().item()
-        assert (moved < 1e-5) if isolated else (moved > 1e-3), (isolated, moved)
-    labels = pretrain.BlockCollator(True)([block])["labels"][0]
-    assert labels[0] == labels[10] == -100 and (labels[30:] == -100).all() and (labels[11:30] != -100).all()
+def test_sizes_that_do_not_divide_are_refused_with_those_that_do(recipes):
+    arguments = SimpleNamespace(world_size=160, per_device_train_batch_size=2, gradient_accumulation_steps=1)
+    with pytest.raises(
+        recipes["run_guard"].Refused, match="tokens_per_step 10000000 is no multiple of 655360 = 160 ranks x 4096. .* 9830400 or 10485760"
+    ):
+        recipes["run_guard"].split_step("tokens_per_step", 10_000_000, 4096, arguments)
+    with pytest.raises(recipes["run_guard"].Refused, match="Next: rows_per_step 160, or other ranks"):
+        recipes["run_guard"].split_step("rows_per_step", 100, 1, arguments)
+    assert recipes["run_guard"].split_step("rows_per_step", None, 1, arguments) == 320, "as TRL counts"
+
+
+def test_epochs_of_a_task_follow_from_its_rows(recipes):
+    assert [recipes["finetune_task"].article_epochs(rows) for rows in (1, 9_999, 10_000, 182_822)] == [5, 5, 3, 3]
 
 
 def test_sft_then_merge(lab):
@@ -209,6 +134,43 @@ def test_sft_then_merge(lab):
     said = recipe(lab, "merge_adapter", {"adapter": "adapter", "output_dir": "wrong"})
     assert said and "base has changed since adapter was trained" in said
     shutil.copy(lab / "base_kept" / "run.json", lab / "base" / "run.json")
+
+
+def test_qlora_then_merge_into_the_unquantised_base(lab):
+    config = {
+        **SFT,
+        "model_name_or_path": "even",
+        "load_in_4bit": True,
+        "use_bnb_nested_quant": True,
+        "dtype": "bfloat16",
+        "output_dir": "qlora",
+    }
+    assert recipe(lab, "sft", config) is None
+    assert losses(lab / "qlora")[-1] < losses(lab / "qlora")[0]
+    assert recipe(lab, "merge_adapter", {"adapter": "qlora", "output_dir": "qlora_merged"}) is None
+    assert run_json(lab / "qlora_merged")["parity"]["max_logit_difference"] < 1e-4
+    base, merged, adapter = weights(lab / "even"), weights(lab / "qlora_merged"), weights(lab / "qlora")
+    for key in base:
+        down, up = (adapter.get(f"base_model.model.{key.removesuffix('.weight')}.lora_{side}.weight") for side in "AB")
+        change = 0 if up is None else SFT_SCALE * up @ down
+        assert torch.allclose(merged[key], base[key] + change, atol=1e-6), key
+
+
+def test_full_instruction_tuning_on_packed_rows(lab):
+    config = {
+        **SFT,
+        "use_peft": False,
+        "packing": "isolated",
+        "attn_implementation": "torch_varlen",
+        "learning_rate": 1e-3,
+        "output_dir": "full",
+    }
+    for key in ("lora_r", "lora_target_modules"):
+        del config[key]
+    assert recipe(lab, "sft", config) is None
+    record = run_json(lab / "full")
+    assert losses(lab / "full")[-1] < losses(lab / "full")[0] and (lab / "full" / "model.safetensors").is_file()
+    assert record["ledger"]["rows"] < 12 and record["tokens_seen"] > 400, "17 conversations in a few rows"
 
 
 def test_a_changed_row_or_template_is_another_run(lab):
@@ -244,14 +206,19 @@ def test_finetune_task_keeps_the_best_checkpoint(lab):
             (),
             "no packed blocks. Next: python -m data_prep.build_blocks",
         ),
-        ("pretrain", {**PRETRAIN, "tokens_per_step": 100, "output_dir": "new"}, (), "100 is no multiple of 64"),
+        (
+            "pretrain",
+            {**PRETRAIN, "tokens_per_step": 100, "output_dir": "new"},
+            (),
+            "100 is no multiple of 32 = 1 ranks x 32. Next: tokens_per_step 96 or 128",
+        ),
         ("pretrain", {**PRETRAIN, "learning_rate": 5e-4}, (), "holds another run (differs in learning_rate)"),
         ("pretrain", {**PRETRAIN, "packing": "isolate", "output_dir": "new"}, (), "packing"),
         ("sft", {**SFT, "rows": "nowhere", "output_dir": "new"}, (), "nowhere"),
         ("sft", {**SFT, "rows": "bad_rows", "output_dir": "new"}, (), "train.jsonl: line 2 is no row"),
         ("sft", {**SFT, "model_name_or_path": "no/such/model", "output_dir": "new"}, (), "no/such/model: no model here"),
         ("pretrain", {**PRETRAIN, "model_name_or_path": "documents", "output_dir": "new"}, (), "documents: no model here"),
-        ("finetune_task", {**TASK, "model_name_or_path": "no_such/model", "output_dir": "new"}, (), "finetune_task.yaml: "),
+        ("finetune_task", {**TASK, "model_name_or_path": "no_such/model", "output_dir": "new"}, (), "finetune_task_new.yaml: "),
         ("merge_adapter", {"adapter": "base", "output_dir": "new"}, (), "no adapter_config.json"),
     ],
 )
@@ -271,17 +238,10 @@ def test_blocks_of_another_tokenizer_are_refused(lab):
 
 
 # ---------------------------------------------------------------- the files themselves
-def test_locked_copies_are_identical():
-    blocks = {
-        name: re.search(r"# -+ run record: locked copy.*?# -+ end of locked copy", (ROOT / "recipes" / name).read_text(), re.S)
-        for name in RECIPES
-    }
-    assert len(RECIPES) == 4 and all(blocks.values()) and len({match.group() for match in blocks.values()}) == 1
-
-
-def test_a_recipe_imports_nothing_local():
-    for name in RECIPES:
-        assert not re.search(r"^\s*(from|import) (recipes|data_prep|evaluation|tests)\b", (ROOT / "recipes" / name).read_text(), re.M), name
+def test_a_recipe_imports_nothing_local_but_run_guard():
+    for path in (ROOT / "recipes" / name for name in (*RECIPES, "run_guard.py")):
+        local = re.findall(r"^\s*(?:from|import) (recipes|data_prep|evaluation|tests|run_guard)\b", path.read_text(), re.M)
+        assert local == [] if path.name == "run_guard.py" else set(local) == {"run_guard"}, path.name
 
 
 def test_accelerate_launch_reports_our_sentence_alone(lab):

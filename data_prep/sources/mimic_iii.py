@@ -27,7 +27,9 @@ def files(path: str | Path) -> list[Path]:
 
 def read(file: Path, drops):
     """Yield the notes of NOTEEVENTS that were not withdrawn."""
-    for number, row in csv_rows(file, ("row_id", "subject_id", "hadm_id", "chartdate", "category", "description", "iserror", "text"), drops, "mimic_iii"):
+    for number, row in csv_rows(
+        file, ("row_id", "subject_id", "hadm_id", "chartdate", "category", "description", "iserror", "text"), drops, "mimic_iii"
+    ):
         where = f"{file}: record {number}"
         if row["iserror"].strip() == "1":
             drops.add("mimic_iii", "marked as an error (ISERROR)", where)

@@ -1,0 +1,253 @@
+"""What is logged, what stops a run, and what is refused before its first step."""
+
+import importlib
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests.lab import PRETRAIN, ROOT, SFT, TASK, build_lab, copied, ledger, logged, losses, recipe, run_json, weights
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    return build_lab(tmp_path_factory.getbasetemp() / "lab")
+
+
+@pytest.fixture
+def guard(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    return importlib.import_module("run_guard")
+
+
+# ---------------------------------------------------------------- the log
+def test_the_log(lab):
+    config = {**PRETRAIN, "output_dir": "watched", "report_to": "tensorboard", "peak_tflops": 0.5, "logging_steps": 2, "max_steps": 6,
+              "eval_strategy": "steps", "eval_steps": 3}  # fmt: skip
+    assert recipe(lab, "pretrain", config) is None
+    for speed, mfu, memory, seen in logged(lab / "watched", "tokens_per_second", "mfu", "memory_gb", "tokens_seen"):
+        assert speed > 0 and 0 < mfu < 1 and memory > 0.1 and seen > 0
+    history = json.loads((lab / "watched" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history if "eval_general_perplexity" in entry] == [3, 6, 6], (
+        "per domain, at every evaluation and at the end"
+    )
+    assert list((lab / "watched" / "runs").rglob("events.out.tfevents*"))
+
+
+def test_trackers_write_into_the_run_and_nowhere_else(lab):
+    """In a process of its own: Trackio takes its folder from the environment when it is first imported."""
+    config = {**SFT, "output_dir": "tracked", "report_to": ["trackio", "tensorboard"], "max_steps": 1, "peak_tflops": 0.5,
+              "lora_modules_to_save": ["embed_tokens", "lm_head"]}  # fmt: skip
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, *copied(lab, "sft", config)], cwd=lab, env=kept | {"HOME": str(lab / "home")}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert list((lab / "tracked" / "trackio").glob("*.db")) and list((lab / "tracked" / "runs").rglob("events.out.tfevents*"))
+    assert not list((lab / "home").rglob("*trackio*")) and 0 < logged(lab / "tracked", "mfu")[0][0] < 1
+
+
+def test_model_flops_are_the_formula(guard):
+    shape = LlamaConfig(vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
+    model = LlamaForCausalLM(shape)
+    layer = 4 * 32 * 32 + 3 * 32 * 64 + 2 * 32
+    matrices = 2 * layer + 32 + 100 * 32  # the last is lm_head; the embedding table multiplies nothing
+    assert guard.model_flops(model, 1000, 64_000) == 1000 * 6 * matrices + 12 * 2 * 32 * 64_000
+    for weight in model.parameters():
+        weight.requires_grad = False
+    model.lm_head.weight.requires_grad = True
+    assert guard.model_flops(model, 1000, 0) == 1000 * (4 * (matrices - 3200) + 6 * 3200)
+
+
+# ---------------------------------------------------------------- the guard
+def damaged(patch, at, value):
+    """The loss of the `at`-th micro-step becomes `value`."""
+    compute, count = transformers.Trainer.compute_loss, iter(range(1, 10**9))
+
+    def compute_damaged(self, *args, **kwargs):
+        loss = compute(self, *args, **kwargs)
+        return loss * 0 + value if next(count) == at else loss
+
+    patch.setattr(transformers.Trainer, "compute_loss", compute_damaged)
+
+
+@pytest.mark.parametrize(("value", "said"), [(math.nan, "loss nan"), (math.inf, "loss inf"), (40.0, r"loss 4")])
+def test_a_broken_loss_stops_the_run_with_the_weights_before_it(lab, monkeypatch, value, said):
+    name = f"broken_{value}"
+    config = {**PRETRAIN, "output_dir": name, "save_steps": 100}
+    with monkeypatch.context() as patch:
+        damaged(patch, 2 * 13 - 1, value)  # the first half of step 13
+        stopped = recipe(lab, "pretrain", config)
+    assert (
+        stopped
+        and said in stopped
+        and "at step 13" in stopped
+        and "in checkpoint-12" in stopped
+        and run_json(lab / name)["status"] == "running"
+    )
+    saved, good = weights(lab / name / "checkpoint-12"), weights(lab / "base" / "checkpoint-12")
+    assert all(torch.equal(saved[key], good[key]) for key in good) and len(ledger(lab / name)) == 12
+    assert recipe(lab, "pretrain", config) is None, "the same command goes on, here without the damage"
+    assert losses(lab / name) == losses(lab / "base")
+
+
+def test_a_broken_gradient_stops_the_run(lab, monkeypatch):
+    clip, count = transformers.Trainer._clip_grad_norm, iter(range(1, 100))
+    monkeypatch.setattr(
+        transformers.Trainer, "_clip_grad_norm", lambda self, model: clip(self, model) * (math.nan if next(count) == 6 else 1)
+    )
+    stopped = recipe(lab, "pretrain", {**PRETRAIN, "output_dir": "gradient", "save_steps": 100})
+    assert stopped and "gradient norm nan at step 6" in stopped and (lab / "gradient" / "checkpoint-5" / "complete.json").is_file()
+
+
+def test_damaged_weights_are_never_saved(lab, monkeypatch):
+    """Whatever damaged them: the checkpoint before stays, the new one is not begun."""
+    step, count = torch.optim.AdamW.step, iter(range(1, 100))
+
+    def ruin(self, *args, **kwargs):
+        step(self, *args, **kwargs)
+        if next(count) == 8:
+            self.param_groups[0]["params"][0].data.fill_(math.nan)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", ruin)
+    stopped = recipe(lab, "pretrain", {**PRETRAIN, "output_dir": "ruined", "save_total_limit": 1})
+    assert stopped and "weights are not finite at step 8: not saved" in stopped
+    assert [path.name for path in (lab / "ruined").glob("checkpoint-*")] == ["checkpoint-4"]
+    assert all(weight.isfinite().all() for weight in weights(lab / "ruined" / "checkpoint-4").values())
+
+
+def test_an_old_checkpoint_goes_only_when_the_new_one_is_whole(lab, guard, monkeypatch):
+    seen, rotate = [], guard.rotate_checkpoints
+
+    def watched(folder, *args, **kwargs):
+        seen.append(sorted(path.parent.name for path in lab.glob(f"{folder}/checkpoint-*/complete.json")))
+        rotate(folder, *args, **kwargs)
+
+    monkeypatch.setattr(guard, "rotate_checkpoints", watched)
+    assert recipe(lab, "pretrain", {**PRETRAIN, "output_dir": "rotated", "save_total_limit": 1}) is None
+    assert seen == [
+        ["checkpoint-4"],
+        ["checkpoint-4", "checkpoint-8"],
+        ["checkpoint-12", "checkpoint-8"],
+        ["checkpoint-12", "checkpoint-16"],
+    ]
+    assert [path.name for path in (lab / "rotated").glob("checkpoint-*")] == ["checkpoint-16"]
+
+
+# ---------------------------------------------------------------- refused before the first step
+def refused(lab, name, config, *arguments):
+    said = recipe(lab, name, {**config, "output_dir": "refused"}, *arguments)
+    assert said and said.startswith("error: ") and "\n" not in said and not (lab / "refused" / "ledger.jsonl").exists()
+    shutil.rmtree(lab / "refused", ignore_errors=True)
+    return said
+
+
+def test_other_ranks_than_asked_for(lab, monkeypatch):
+    assert "1 ranks run, 2 were asked for. Next: check num_processes" in refused(lab, "pretrain", PRETRAIN, "--world_size", "2")
+    for name, config in (("sft", SFT), ("finetune_task", TASK)):
+        assert "1 ranks run, 8 were asked for" in refused(lab, name, config, "--world_size", "8")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert "the accelerate file asks for FSDP, NO runs" in refused(lab, "pretrain", PRETRAIN)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"report_to": ["mlflow"]}, "mlflow would send data away. Next: report_to tensorboard or trackio"),
+        ({"push_to_hub": True}, "push_to_hub would send"),
+        ({"report_to": ["trackio"], "trackio_space_id": "lab/space"}, "trackio_space_id would send"),
+    ],
+)
+def test_uploads(lab, config, said):
+    assert said in refused(lab, "pretrain", {**PRETRAIN, **config})
+
+
+def test_uploads_by_the_environment(guard, tmp_path, monkeypatch):
+    watch = SimpleNamespace(world_size=None, allow_upload=False)
+    arguments = lambda *trackers: transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=list(trackers))  # noqa: E731
+    monkeypatch.setenv("TRACKIO_SERVER_URL", "http://somewhere")
+    with pytest.raises(guard.Refused, match="TRACKIO_SERVER_URL would send"):
+        guard.check_launch(watch, arguments("trackio"))
+    monkeypatch.delenv("TRACKIO_SERVER_URL")
+    with pytest.raises(guard.Refused, match="wandb would send"):
+        guard.check_launch(watch, arguments("wandb"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    guard.check_launch(watch, arguments("wandb", "tensorboard"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"zero_optimisation": {"stage": 2}}, "DeepSpeed does not know zero_optimisation. Next"),
+        ({"zero_optimization": {"stage": 2, "overlap_com": True}}, "does not know zero_optimization.overlap_com"),
+        (
+            {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu", "pin": True}}},
+            "zero_optimization.offload_optimizer.pin",
+        ),
+        ({"bf16": {"enable": True}}, "bf16.enable"),
+        ({"zero_optimization": {"stage": 7}}, r"zero_optimization.stage .Input should be 0, 1, 2, 3 or 3"),
+    ],
+)
+def test_a_deepspeed_key_that_nobody_reads(guard, tmp_path, change, said):
+    shipped = json.loads((ROOT / "accelerate_configs/zero3.json").read_text())
+    file = tmp_path / "zero.json"
+    file.write_text(json.dumps(shipped))
+    guard.check_deepspeed(str(file))
+    file.write_text(json.dumps(shipped | change))
+    with pytest.raises(guard.Refused, match=f"zero.json: .*{said}"):
+        guard.check_deepspeed(str(file))
+    with pytest.raises(guard.Refused, match="nowhere.json"):
+        guard.check_deepspeed("nowhere.json")
+
+
+def test_deepspeed_on_another_number_of_ranks(guard, tmp_path, monkeypatch):
+    (tmp_path / "checkpoint-4").mkdir()
+    (tmp_path / "checkpoint-4" / "complete.json").write_text('{"step": 4, "ranks": 8}')
+    arguments = SimpleNamespace(output_dir=tmp_path, world_size=4)
+    assert guard.last_checkpoint(arguments).endswith("checkpoint-4"), "DDP and FSDP go on"
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(guard.Refused, match="saved by DeepSpeed on 8 ranks, 4 run. Next: launch 8 ranks, or .*ds_to_universal"):
+        guard.last_checkpoint(arguments)
+
+
+def test_a_disk_that_is_too_small(lab, monkeypatch):
+    free = SimpleNamespace(free=10_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
+    said = refused(lab, "pretrain", PRETRAIN)
+    assert "4 checkpoints and the model need" in said and "0.01 GB are free. Next: save_total_limit 1" in said
+    assert recipe(lab, "pretrain", {**PRETRAIN, "output_dir": "no_saves", "save_strategy": "no"}) is None
+    assert recipe(lab, "sft", {**SFT, "output_dir": "small"}) is None, "an adapter is small"
+
+
+def test_a_model_that_cannot_learn_these_texts(lab):
+    """Too few positions, no EOS, padding that is EOS, answers without EOS."""
+    for name, change in (("short", {"max_position_embeddings": 16}), ("no_eos", None), ("no_pad", None)):
+        shutil.copytree(lab / "base", lab / name)
+        file = lab / name / ("config.json" if change else "tokenizer_config.json")
+        content = json.loads(file.read_text())
+        content |= change or {"no_eos": {"eos_token": None}, "no_pad": {"pad_token": "</s>", "unk_token": None}}[name]
+        file.write_text(json.dumps(content))
+    assert "texts of 32 tokens, but short knows 16 positions" in refused(lab, "pretrain", {**PRETRAIN, "model_name_or_path": "short"})
+    assert "texts of 128 tokens, but short knows 16 positions" in refused(lab, "sft", {**SFT, "model_name_or_path": "short"})
+    for name, config in (("pretrain", PRETRAIN), ("sft", SFT), ("finetune_task", TASK)):
+        assert "the tokenizer of no_eos has no EOS" in refused(lab, name, {**config, "model_name_or_path": "no_eos"})
+    for name, config in (("sft", SFT), ("finetune_task", TASK)):
+        assert "no token to pad with but EOS. Next: pad_token with a reserved one" in refused(
+            lab, name, {**config, "model_name_or_path": "no_pad"}
+        )
+        assert (
+            recipe(
+                lab, name, {**config, "model_name_or_path": "no_pad", "pad_token": "<pad>", "max_steps": 1, "output_dir": f"padded_{name}"}
+            )
+            is None
+        )
+    (lab / "endless.jinja").write_text((ROOT / "recipes/chat_template.jinja").read_text().replace(" + eos_token", ""))
+    assert "no answer ends in EOS" in refused(lab, "sft", {**SFT, "chat_template_path": "endless.jinja"})
