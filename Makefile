@@ -17,7 +17,7 @@ export PYTHONPATH := .
 
 .DEFAULT_GOAL := help
 .SECONDARY:
-.PHONY: help setup demo demo-clean test lint corpus corpus-plan corpus-audit tasks tasks-status instructions pretrain sft merge finetune evaluate bertscore report bench bench-gpu
+.PHONY: help setup demo demo-clean test lint corpus corpus-plan corpus-audit tasks tasks-status instructions pretrain sft merge finetune evaluate bertscore report plan plan-sweep bench bench-gpu
 
 need = @test -n "$($(1))" || { echo 'error: $(1) is not given. Next: make $@ $(1)=$(2)'; exit 1; }
 
@@ -73,6 +73,14 @@ pretrain: $(VENV)/.installed  ## CONFIG=YAML [ACCEL=YAML ARGS=]: continual pretr
 	$(call need,CONFIG,recipes/configs/demo_foundation.yaml)
 	$(LAUNCH) recipes/pretrain.py --config $(CONFIG) $(ARGS)
 
+plan: $(VENV)/.installed  ## CONFIG=YAML ACCEL=YAML GPU=a100-80|h100|h200|rtx4090|... [ARGS=]: memory, hours, network, disk and cost before anything runs
+	$(call need,CONFIG,recipes/configs/pretrain_70b.yaml ACCEL=accelerate_configs/zero3_160gpu.yaml GPU=a100-80)
+	$(call need,GPU,a100-80)
+	$(PY) recipes/plan.py --config $(CONFIG) --accelerate $(ACCEL) --gpu $(GPU) $(ARGS)
+
+plan-sweep: $(VENV)/.installed  ## [GPU=a100-80 ARGS=]: a picture of memory and hours on 1 to 1,024 GPUs, for 13B and 70B: outputs/plan/sweep.png
+	$(PY) recipes/plan.py --config recipes/configs/pretrain_13b.yaml recipes/configs/pretrain_70b.yaml --gpu $(or $(GPU),a100-80) --sweep outputs/plan $(ARGS)
+
 sft: $(VENV)/.installed  ## CONFIG=YAML [ACCEL=YAML ARGS=]: instruction tuning
 	$(call need,CONFIG,recipes/configs/demo_chat.yaml)
 	$(LAUNCH) recipes/sft.py --config $(CONFIG) $(ARGS)
@@ -107,7 +115,7 @@ PRESET ?= chat
 
 # ---------------------------------------------------------------- tests
 test: $(VENV)/.installed-dev  ## set up and run the tests
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## ruff
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

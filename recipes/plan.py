@@ -438,6 +438,8 @@ def read_run(path, args, changed):
 
     optimizer, every, most = given.get("optim", "adamw_torch_fused"), given.get("save_steps", 500), given.get("save_total_limit")
     assumed += [f"{optimizer} takes the memory of AdamW"] * ("adamw" not in optimizer)
+    if machine.get("nodes", 1) > 1 and not args.network:
+        assumed.append(f"{GPUS[args.gpu].network:,} Gb/s a node, usual for nodes of {args.gpu} (--network)")
     if (like := GPUS[args.gpu].like) not in args.gpu:
         assumed.append(f"{args.gpu} reaches the share of its peak that published runs reach on {like}")
     saves = {"no": 0, "steps": 1 / every if every < 1 else steps / every}.get(given.get("save_strategy", "steps"), epochs)

@@ -22,8 +22,10 @@ import numpy as np
 import torch
 from run_guard import (
     Collator,
+    LaunchArguments,
     Refused,
     Watched,
+    check_choice,
     check_isolation,
     check_launch,
     check_model,
@@ -37,8 +39,8 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_s
 from trl import TrlParser
 
 
-@dataclass
-class PretrainArguments:
+@dataclass(kw_only=True)
+class PretrainArguments(LaunchArguments):
     model_name_or_path: str = field(metadata={"help": "Folder or Hub name of the model to go on training, with its tokenizer."})
     blocks: str = field(metadata={"help": "Folder made by data_prep/build_blocks.py."})
     packing: str = field(metadata={"help": "isolated: a document sees itself only; concat: a block is one text, as LLaMA-2 was trained."})
@@ -46,11 +48,7 @@ class PretrainArguments:
     from_scratch: bool = field(default=False, metadata={"help": "Random weights in the shape of the folder's config.json."})
     attn_implementation: str = field(default="sdpa", metadata={"help": "sdpa, eager, torch_varlen, flash_attention_2 or _3."})
     dtype: str = field(default="float32", metadata={"help": "Type of the weights as loaded: float32 or bfloat16."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace output_dir if it holds a different run."})
-    world_size: int | None = field(default=None, metadata={"help": "Ranks that must be running, else the launch is refused."})
-    peak_tflops: float | None = field(default=None, metadata={"help": "Dense peak of one device, for the MFU of devices not known here."})
     max_loss_jump: float | None = field(default=3.0, metadata={"help": "Nats above the mean of 50 steps that stop the run; null: never."})
-    allow_upload: bool = field(default=False, metadata={"help": "Let trackers and push_to_hub send data away."})
 
 
 def main(script_args, training_args):
@@ -66,8 +64,8 @@ def main(script_args, training_args):
         )
     split_step("tokens_per_step", script_args.tokens_per_step, length, training_args)
     train_dataset.keep_whole_steps(script_args.tokens_per_step // length)
-    if script_args.packing not in ("isolated", "concat"):
-        raise Refused(f"packing is '{script_args.packing}', must be isolated or concat. Next: see recipes/pretrain.py --help")
+    check_choice("dtype", script_args.dtype, "float32", "bfloat16")
+    check_choice("packing", script_args.packing, "isolated", "concat")
     if script_args.packing == "isolated":
         check_isolation(config, script_args.attn_implementation, training_args)
     with training_args.main_process_first(local=False):

@@ -28,6 +28,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,17 @@ from transformers.trainer_utils import rotate_checkpoints
 
 class Refused(Exception):
     """An input or setting that this recipe will not work with; the message says what to do next."""
+
+
+@dataclass(kw_only=True)
+class LaunchArguments:
+    """What each recipe's arguments have beside the stage's own."""
+
+    overwrite: bool = field(default=False, metadata={"help": "Replace output_dir if it holds a different run."})
+    world_size: int | None = field(default=None, metadata={"help": "Ranks that must be running, else the launch is refused."})
+    peak_tflops: float | None = field(default=None, metadata={"help": "Dense peak of one device, for the MFU of devices not known here."})
+    max_loss_jump: float | None = field(default=5.0, metadata={"help": "Nats above the mean of 50 steps that stop the run; null: never."})
+    allow_upload: bool = field(default=False, metadata={"help": "Let trackers and push_to_hub send data away."})
 
 
 class Watched:
@@ -87,9 +99,12 @@ class Watched:
             if self.is_world_process_zero():
                 replace(ledger, "".join(line + "\n" for line in lines))
         self._places = sum(json.loads(line)["count"] for line in lines)
-        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_asked", 1.0))
+        before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_asked", 1.0))
         self._clock = time.perf_counter()
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimizer step, less `taken`, which is gathered from all ranks for the ledger."""
@@ -408,6 +423,11 @@ def check_launch(watch, training_args):
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         training_args.accelerator_config.gradient_accumulation_kwargs = {"sync_each_batch": True}
     os.environ["TRACKIO_DIR"] = str(Path(training_args.output_dir, "trackio").resolve())
+
+
+def check_choice(key, value, *allowed):
+    if value not in allowed:
+        raise Refused(f"{key} is '{value}', must be {' or '.join(allowed)}. Next: see --help of the recipe")
 
 
 UPLOAD_KEYS = ("push_to_hub", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id")

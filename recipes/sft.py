@@ -18,7 +18,9 @@ from pathlib import Path
 from datasets import Dataset
 from run_guard import (
     Answers,
+    LaunchArguments,
     Refused,
+    check_choice,
     check_isolation,
     check_launch,
     check_model,
@@ -28,19 +30,14 @@ from run_guard import (
     set_pad_token,
     split_step,
     start,
-)  # fmt: skip
+)
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, get_quantization_config
 
 
-@dataclass
-class RunArguments:
+@dataclass(kw_only=True)
+class RunArguments(LaunchArguments):
     rows: str = field(metadata={"help": "Folder with train.jsonl, validation.jsonl and manifest.json."})
     rows_per_step: int | None = field(default=None, metadata={"help": "Rows, packed or not, of a step over all ranks."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace output_dir if it holds a different run."})
-    world_size: int | None = field(default=None, metadata={"help": "Ranks that must be running, else the launch is refused."})
-    peak_tflops: float | None = field(default=None, metadata={"help": "Dense peak of one device, for the MFU of devices not known here."})
-    max_loss_jump: float | None = field(default=5.0, metadata={"help": "Nats above the mean of 50 steps that stop the run; null: never."})
-    allow_upload: bool = field(default=False, metadata={"help": "Let trackers and push_to_hub send data away."})
 
 
 @dataclass
@@ -54,8 +51,8 @@ def main(run_args, training_args, model_args):
     data = {split: Dataset.from_list(read_conversations(run_args.rows, split)) for split in ("train", "validation")}
     config, tokenizer = check_model(model_args.model_name_or_path, training_args.max_length, model_args.model_revision)
     set_pad_token(tokenizer, training_args.pad_token)
-    if training_args.packing not in ("isolated", "none"):
-        raise Refused(f"packing is '{training_args.packing}', must be isolated or none. Next: see recipes/sft.py --help")
+    check_choice("dtype", model_args.dtype, "float32", "bfloat16")
+    check_choice("packing", training_args.packing, "isolated", "none")
     if training_args.packing == "isolated":
         check_isolation(config, model_args.attn_implementation, training_args)
     run_args.rows_per_step = split_step("rows_per_step", run_args.rows_per_step, 1, training_args)
@@ -68,9 +65,10 @@ def main(run_args, training_args, model_args):
         return print(f"{training_args.output_dir}: already complete, nothing to do")
     checkpoint = last_checkpoint(training_args)
 
-    # Model
-    settings = {"revision": model_args.model_revision, "dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation}
-    training_args.model_init_kwargs = settings
+    # Model: TRL loads it, with these settings
+    training_args.model_init_kwargs = {
+        "revision": model_args.model_revision, "dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation,
+    }  # fmt: skip
 
     # Train
     training_args.packing, training_args.eval_packing = training_args.packing == "isolated", False
