@@ -9,6 +9,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 ACCEL ?= accelerate_configs/cpu.yaml
 LAUNCH = $(VENV)/bin/accelerate launch -q --config_file $(ACCEL)
+RANKS = $(shell sed -n 's/^num_processes: *\([0-9]*\).*/\1/p' $(ACCEL))
 DATA ?= data
 ARGS ?=
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -71,7 +72,7 @@ INSTRUCTIONS ?= alpaca,dolly,sharegpt,flashcards
 
 pretrain: $(VENV)/.installed  ## CONFIG=YAML [ACCEL=YAML ARGS=]: continual pretraining
 	$(call need,CONFIG,recipes/configs/demo_foundation.yaml)
-	$(LAUNCH) recipes/pretrain.py --config $(CONFIG) $(ARGS)
+	$(LAUNCH) recipes/pretrain.py --config $(CONFIG) --world_size $(RANKS) $(ARGS)
 
 plan: $(VENV)/.installed  ## CONFIG=YAML ACCEL=YAML GPU=a100-80|h100|h200|rtx4090|... [ARGS=]: memory, hours, network, disk and cost before anything runs
 	$(call need,CONFIG,recipes/configs/pretrain_70b.yaml ACCEL=accelerate_configs/zero3_160gpu.yaml GPU=a100-80)
@@ -83,7 +84,7 @@ plan-sweep: $(VENV)/.installed  ## [GPU=a100-80 ARGS=]: a picture of memory and 
 
 sft: $(VENV)/.installed  ## CONFIG=YAML [ACCEL=YAML ARGS=]: instruction tuning
 	$(call need,CONFIG,recipes/configs/demo_chat.yaml)
-	$(LAUNCH) recipes/sft.py --config $(CONFIG) $(ARGS)
+	$(LAUNCH) recipes/sft.py --config $(CONFIG) --world_size $(RANKS) $(ARGS)
 
 merge: $(VENV)/.installed  ## CONFIG=YAML [ARGS=]: adapter + base -> model
 	$(call need,CONFIG,recipes/configs/demo_chat_merge.yaml)
@@ -91,7 +92,7 @@ merge: $(VENV)/.installed  ## CONFIG=YAML [ARGS=]: adapter + base -> model
 
 finetune: $(VENV)/.installed  ## CONFIG=YAML [ACCEL=YAML ARGS=]: fine-tuning for one benchmark task
 	$(call need,CONFIG,recipes/configs/demo_task.yaml)
-	$(LAUNCH) recipes/finetune_task.py --config $(CONFIG) $(ARGS)
+	$(LAUNCH) recipes/finetune_task.py --config $(CONFIG) --world_size $(RANKS) $(ARGS)
 
 evaluate: $(VENV)/.installed  ## TASKS=medqa,... [RAW=DIR or ROWS=DIR, MODEL=DIR PRESET=chat|paper]: rows -> outputs -> scores
 	$(call need,TASKS,medqa)
@@ -192,32 +193,32 @@ $(D)/instructions/manifest.json: $(D)/tasks/.built data_prep/build_instructions.
 	@echo "[8/16] instruction rows"
 	$(PY) -m data_prep.build_instructions --raw $(D)/raw --sources alpaca,dolly,sharegpt,flashcards --task_rows $(D)/tasks --task_names $(DEMO_TASKS) --size mtsamples=60 emrqa=240 i2b2=240 ddi=120 mednli=160 mimic_cxr=140 alpaca=100 dolly=100 --out $(D)/instructions
 
-$(O)/backbone/.complete: $(D)/blocks_general/manifest.json recipes/pretrain.py recipes/configs/demo_backbone.yaml $(CPU)
+$(O)/backbone/.complete: $(D)/blocks_general/manifest.json recipes/pretrain.py recipes/run_guard.py recipes/configs/demo_backbone.yaml $(CPU)
 	@echo "[9/16] backbone: a tiny LLaMA on general text only, which stands for LLaMA-2"
 	$(DEMO_LAUNCH) recipes/pretrain.py --config recipes/configs/demo_backbone.yaml --overwrite true
 	@touch $@
 
-$(O)/foundation/.complete: $(O)/backbone/.complete $(D)/blocks/manifest.json recipes/pretrain.py recipes/configs/demo_foundation.yaml $(CPU)
+$(O)/foundation/.complete: $(O)/backbone/.complete $(D)/blocks/manifest.json recipes/pretrain.py recipes/run_guard.py recipes/configs/demo_foundation.yaml $(CPU)
 	@echo "[10/16] foundation model: continual pretraining of the backbone"
 	$(DEMO_LAUNCH) recipes/pretrain.py --config recipes/configs/demo_foundation.yaml --overwrite true
 	@touch $@
 
-$(O)/chat_adapter/.complete: $(O)/foundation/.complete $(D)/instructions/manifest.json recipes/sft.py recipes/chat_template.jinja recipes/configs/demo_chat.yaml $(CPU)
+$(O)/chat_adapter/.complete: $(O)/foundation/.complete $(D)/instructions/manifest.json recipes/sft.py recipes/run_guard.py recipes/chat_template.jinja recipes/configs/demo_chat.yaml $(CPU)
 	@echo "[11/16] chat model: LoRA instruction tuning of the foundation model"
 	$(DEMO_LAUNCH) recipes/sft.py --config recipes/configs/demo_chat.yaml --overwrite true
 	@touch $@
 
-$(O)/backbone_chat_adapter/.complete: $(O)/backbone/.complete $(D)/instructions/manifest.json recipes/sft.py recipes/chat_template.jinja recipes/configs/demo_backbone_chat.yaml $(CPU)
+$(O)/backbone_chat_adapter/.complete: $(O)/backbone/.complete $(D)/instructions/manifest.json recipes/sft.py recipes/run_guard.py recipes/chat_template.jinja recipes/configs/demo_backbone_chat.yaml $(CPU)
 	@echo "[12/16] control: the same instruction tuning of the backbone"
 	$(DEMO_LAUNCH) recipes/sft.py --config recipes/configs/demo_backbone_chat.yaml --overwrite true
 	@touch $@
 
-$(O)/%/.complete: $(O)/%_adapter/.complete recipes/merge_adapter.py recipes/configs/demo_%_merge.yaml
+$(O)/%/.complete: $(O)/%_adapter/.complete recipes/merge_adapter.py recipes/run_guard.py recipes/configs/demo_%_merge.yaml
 	@echo "[13/16] merge: $*"
 	$(PY) recipes/merge_adapter.py --config recipes/configs/demo_$*_merge.yaml --overwrite true
 	@touch $@
 
-$(O)/task/.complete: $(O)/foundation/.complete $(D)/tasks/.built recipes/finetune_task.py recipes/configs/demo_task.yaml $(CPU)
+$(O)/task/.complete: $(O)/foundation/.complete $(D)/tasks/.built recipes/finetune_task.py recipes/run_guard.py recipes/configs/demo_task.yaml $(CPU)
 	@echo "[14/16] task model: the foundation model fine-tuned on one task"
 	$(DEMO_LAUNCH) recipes/finetune_task.py --config recipes/configs/demo_task.yaml --overwrite true
 	@touch $@
