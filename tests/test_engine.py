@@ -153,9 +153,9 @@ def test_a_build_killed_at_any_moment_goes_on_to_the_same_bytes(tmp_path):
 def test_a_finished_build_is_not_made_again_and_a_changed_one_is(tmp_path, capsys):
     raw = raw_files(tmp_path / "raw", lines=3)
     build_documents.build([("redpajama", raw)], tmp_path / "out")
-    before = (tmp_path / "out" / "manifest.json").stat().st_mtime_ns
+    before = (tmp_path / "out" / "redpajama").stat().st_mtime_ns
     build_documents.build([("redpajama", raw)], tmp_path / "out")
-    assert "already complete" in capsys.readouterr().out and (tmp_path / "out" / "manifest.json").stat().st_mtime_ns == before
+    assert "already complete" in capsys.readouterr().out and (tmp_path / "out" / "redpajama").stat().st_mtime_ns == before
     (raw / "part6.jsonl").write_text('{"text": "one more"}\n')
     (raw / "part0.jsonl").unlink()
     manifest = build_documents.build([("redpajama", raw)], tmp_path / "out")
