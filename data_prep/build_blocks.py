@@ -38,6 +38,7 @@ import yaml
 from data_prep import engine
 from data_prep.contracts import DOMAINS, BadInput
 from data_prep.dataset_card import write_card
+from data_prep.documents import link
 from data_prep.files import WORK, keep_only, read_jsonl, resumable_folder, sha256
 from data_prep.manifest import describe, read_manifest, write_manifest
 from data_prep.tokenise import DocumentTokenizer
@@ -194,7 +195,7 @@ def pack_shard(
     work.parent.mkdir(parents=True, exist_ok=True)
     ends = tokenise([Path(documents, path) for path, _ in files], tokenizer, mixture["validation_share"], work)
     for split in [split for split in ends if len(ends[split])]:
-        path = folder / split / domain / f"{stem}.arrow"
+        path = folder / WORK / "blocks" / split / domain / f"{stem}.arrow"
         partial = path.with_name(f".{path.name}.partial")
         blocks = FILLS[mixture["fill"]](ends[split], mixture["block_length"])
         tokens = np.memmap(f"{work}.{split}.bin", tokenizer.dtype, "r")
@@ -211,7 +212,7 @@ def pack_shard(
             "records": len(blocks),
             "tokens": int(counts.sum()),
         }
-        outputs.append(describe(folder, path, **facts) | {"ids_sha256": sha256(path.with_suffix(".ids.txt.gz"))})
+        outputs.append(describe(folder / WORK / "blocks", path, **facts) | {"ids_sha256": sha256(path.with_suffix(".ids.txt.gz"))})
     for split in ends:
         os.unlink(f"{work}.{split}.bin")
     return {"outputs": outputs, "used": used}
@@ -297,6 +298,9 @@ def build(documents: Path, tokenizer_path: str, mixture: dict, out: Path, execut
         ]  # fmt: skip
         facts = engine.run("data_prep.build_blocks:pack_shard", units, folder / WORK, executor)
         outputs = [output for fact in facts for output in fact["outputs"]]
+        paths = [path for output in outputs for path in (output["path"], output["path"].replace(".arrow", ".ids.txt.gz"))]
+        for path in paths:
+            link(folder / WORK / "blocks" / path, folder / path)
         for domain, source in dict.fromkeys((o["domain"], o["source"]) for o in outputs):
             for split in ("train", "validation"):
                 mine = [o for o in outputs if (o["domain"], o["source"], o["split"]) == (domain, source, split)]
@@ -330,7 +334,7 @@ def build(documents: Path, tokenizer_path: str, mixture: dict, out: Path, execut
             again = ": repeated more than four times, more documents would teach more" if passes > 4 else ""
             print(f"{domain}: {found[domain]:,} tokens, {passes:.2f} passes, {100 * share:.2f} % of the run{again}", flush=True)
 
-        keep_only(folder, ["order.npy", *itertools.chain(*((o["path"], o["path"].replace(".arrow", ".ids.txt.gz")) for o in outputs))])
+        keep_only(folder, ["order.npy", *paths])
         sources = {output["source"] for output in outputs}
         manifest = write_manifest(
             folder, stage="build_blocks", arguments={"documents": str(documents), "tokenizer": str(tokenizer_path), "mixture": mixture},

@@ -54,7 +54,10 @@ def build(source_paths: list[tuple[str, str]], out: str | Path, executor: str = 
         for name, files in raw_files.items():
             mine = [(unit, fact) for unit, fact in zip(units, facts, strict=True) if unit["source"] == name]
             paths = [f"{name}/{Path(unit['output']).name}" for unit, _ in mine]
-            again = [(unit["output"], path, lines) for (unit, _), path, lines in zip(mine, paths, repeated_ids(mine), strict=True)]
+            again = [
+                (unit["output"], fact["sha256"], path, lines)
+                for (unit, fact), path, lines in zip(mine, paths, repeated_ids(mine), strict=True)
+            ]
             licenses[name] = collections.Counter()
             for (unit, fact), path, repeated in zip(mine, paths, put_in_place(folder, again, executor), strict=True):
                 drops.merge(fact["dropped"])
@@ -65,8 +68,7 @@ def build(source_paths: list[tuple[str, str]], out: str | Path, executor: str = 
                 inputs.append({"source": name, **fact["identity"], "records": fact["records"], **fact["card"]})
                 counts = {"records": fact["documents"] - len(repeated["ids"]), "characters": fact["characters"] - repeated["characters"]}
                 if counts["records"]:
-                    digest = repeated["sha256"] or fact["sha256"]
-                    outputs.append({"path": path, "sha256": digest, **counts, "domain": fact["card"]["domain"], "source": name})
+                    outputs.append({"path": path, "sha256": repeated["sha256"], **counts, "domain": fact["card"]["domain"], "source": name})
             records, kept = sum(e["records"] for e in inputs if e["source"] == name), sum(licenses[name].values())
             line = f"{name}: {len(files)} files, {records} records, {kept} documents; dropped: {drops.summary(name)}"
             line += f"; repaired: {drops.repairs.summary(name)}" * bool(drops.repairs.count(name))

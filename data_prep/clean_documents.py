@@ -57,8 +57,12 @@ def build(documents: Path, rows: Path | None, plan: dict, out: Path, executor: s
         raise BadInput(
             "the plan decontaminates, and needs the evaluation rows. Next: --rows FOLDER, made by python -m data_prep.build_tasks"
         )
-    row_files = [] if rows is None else sorted(rows.glob("*/*.jsonl"))
-    identity = engine.fingerprint(sha256(documents / "manifest.json"), str(documents), plan, [engine.stamp(file) for file in row_files])
+    looked_for = [] if rows is None else sorted(rows.glob("*/*.jsonl"))
+    looked_for += [Path(path) for key in ("cases", "pmc_ids") for path in np.atleast_1d((plan["decontamination"] or {}).get(key) or [])]
+    if missing := [path for path in looked_for if not path.is_file()]:
+        raise BadInput(f"{missing[0]}: no such file. Next: correct the plan's decontamination section")
+    stamps = [engine.stamp(file) for file in looked_for]
+    identity = engine.fingerprint(sha256(documents / "manifest.json"), str(documents), plan, stamps)
 
     with resumable_folder(out, identity) as folder:
         if folder is None:
@@ -70,7 +74,7 @@ def build(documents: Path, rows: Path | None, plan: dict, out: Path, executor: s
         index = None
         if plan["decontamination"] is not None:
             decontaminator = decontamination.make_decontaminator(plan["decontamination"], rows)
-            index = {"folder": str(work / "decontamination"), "rows": [engine.stamp(file) for file in row_files]}
+            index = {"folder": str(work / "decontamination"), "settings": plan["decontamination"], "looked_for": stamps}
             decontaminator.save(Path(index["folder"]))
             found = decontaminator.facts()
             if found["missing"]:
@@ -88,7 +92,10 @@ def build(documents: Path, rows: Path | None, plan: dict, out: Path, executor: s
         lines = {}  # output -> lines to leave out
         for entry in removed:
             lines.setdefault(entry["unit"], []).append(entry["line"])
-        files = [(unit["output"], unit["name"], np.array(sorted(lines.get(unit["name"], [])), np.int64)) for unit in units]
+        files = [
+            (unit["output"], fact["sha256"], unit["name"], np.array(sorted(lines.get(unit["name"], [])), np.int64))
+            for unit, fact in zip(units, facts, strict=True)
+        ]
         placed = put_in_place(folder, files, executor)
 
         # Account for all of it
@@ -103,7 +110,7 @@ def build(documents: Path, rows: Path | None, plan: dict, out: Path, executor: s
             )
             counts = {"records": fact["documents"] - len(gone["ids"]), "characters": fact["characters"] - gone["characters"]}
             if counts["records"]:
-                outputs.append(output | counts | {"sha256": gone["sha256"] or fact["sha256"]})
+                outputs.append(output | counts | {"sha256": gone["sha256"]})
         for entry in removed:
             drops.add(entry["source"], f"duplicate ({entry['kind'].split()[0]})", f"document {entry['id']}")
         count = write_jsonl(folder / "removed.jsonl.gz", listing(units, removed))
@@ -216,12 +223,13 @@ def runs_of(file: list, lines: str, lines_sha256: str, output: str, near_duplica
 def duplicates(units: list[dict], facts: list[dict], settings: near_duplicates.Settings, work: Path, executor: str) -> list[dict]:
     """{unit, line, source, id, kept_source, kept_id, kind} of each document that goes for another one that stays."""
     filled = [unit for unit, fact in zip(units, facts, strict=True) if fact["documents"]]
+    contents = {unit["name"]: fact["sha256"] for unit, fact in zip(units, facts, strict=True)}
     present = {unit["source"] for unit in filled}
     others = sorted(present - {source for run in settings.runs for source in run})
     found = []
     for run in [*settings.runs, *([source] for source in others)]:  # a source of no run is compared with itself
         if sources := [source for source in run if source in present]:
-            same = None if settings.jaccard is None else compare(filled, sources, settings, work, executor)
+            same = None if settings.jaccard is None else compare(filled, contents, sources, settings, work, executor)
             found += near_duplicates.find_duplicates((record[:4] for record in records(filled, sources)), sources, same)
     if settings.abstracts_of_full_texts:
         gone = {entry[:2] for entry in found}
@@ -253,7 +261,7 @@ def locate(units: list[dict], names: set) -> dict:
     return places
 
 
-def compare(units: list[dict], sources: list[str], settings: near_duplicates.Settings, work: Path, executor: str):
+def compare(units: list[dict], contents: dict, sources: list[str], settings: near_duplicates.Settings, work: Path, executor: str):
     """A function that says whether two documents share enough of their runs of words. Those of all candidates are taken from the texts first."""
     candidates = set()
 
@@ -270,7 +278,7 @@ def compare(units: list[dict], sources: list[str], settings: near_duplicates.Set
         listing.parent.mkdir(parents=True, exist_ok=True)
         np.save(listing, np.array(sorted(line for line, _ in lines)))
         tasks.append(
-            {"name": name, "file": [unit["output"], unit["file"][1]], "lines": str(listing), "lines_sha256": sha256(listing),
+            {"name": name, "file": [unit["output"], contents[name]], "lines": str(listing), "lines_sha256": sha256(listing),
              "output": f"{unit['output']}.runs.npy", "near_duplicates": unit["near_duplicates"]}
         )  # fmt: skip
     spans = {}

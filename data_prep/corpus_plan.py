@@ -35,7 +35,6 @@ def sample(name: str, path: str, tokenizer: DocumentTokenizer) -> dict:
     sizes = np.array([file.stat().st_size for file in files])
     loose = module.FILES_PER_OUTPUT > 1  # one document a file: more of them make a sample
     chosen = sorted({int(i) for i in np.linspace(0, len(files) - 1, SAMPLE_FILES * (50 if loose else 1))})
-    told = [] if name != "pubmed" else [{"deleted": [], "replaced": [], "newest": {}}]
     raw = documents = tokens = packed = 0
     started = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
@@ -46,7 +45,7 @@ def sample(name: str, path: str, tokenizer: DocumentTokenizer) -> dict:
             with (
                 contextlib.suppress(BadInput) if not whole else contextlib.nullcontext()
             ):  # a cut file ends in an error, after its documents
-                for document in module.read(file, drops, *told):
+                for document in module.read(file, drops):
                     texts.append(document["text"])
             raw += int(sizes[i]) if whole else SAMPLE_BYTES
             documents += len(texts)

@@ -8,7 +8,7 @@
 A unit is a JSON object with a `name` and the arguments of the function, which writes whole files and returns a JSON object of facts. The facts are kept
 under the unit's name with a hash of (function, unit, code, versions): what is killed goes on where it was, and what has changed is never taken for done.
 datatrove marks tasks as done by their number, which outlives a changed setting, and its local pool waits for ever for a worker that was killed; hence the
-results and the pool here (measured in the notes behind this project; the executors, their logs and their Slurm scripts are datatrove's).
+results and the pool here. The executors, their logs and their Slurm scripts are datatrove's.
 """
 
 import concurrent.futures
@@ -18,6 +18,7 @@ import inspect
 import json
 import multiprocessing
 import os
+import shlex
 import subprocess
 import sys
 import urllib.parse
@@ -138,7 +139,7 @@ def _execute(step: Units, given: str, work: Path) -> None:
         if "SLURM_ARRAY_TASK_ID" in os.environ:
             raise BadInput("this command starts Slurm arrays and cannot run inside one. Next: start it on a login node, or in a plain job")
         settings = read_cluster(value)
-        exports = [f"export {name}={value}" for name, value in _environment().items()]
+        exports = [f"export {name}={shlex.quote(value)}" for name, value in _environment().items()]
         settings["env_command"] = "\n".join([*exports, settings.get("env_command", "")])
         settings["sbatch_args"] = {**settings.get("sbatch_args", {}), "wait": ""}
         try:
@@ -167,8 +168,13 @@ def read_cluster(path: str) -> dict:
     """The site's settings of a Slurm cluster; BadInput names a key that SlurmPipelineExecutor does not have."""
     if not path or not Path(path).is_file():
         raise BadInput(f"--executor slurm:{path}: no such file. Next: copy data_prep/slurm_example.yaml and fill it in")
-    settings = yaml.safe_load(Path(path).read_text()) or {}
-    known = set(inspect.signature(SlurmPipelineExecutor).parameters)
+    try:
+        settings = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(settings, dict):
+        raise BadInput(f"{path}: must be keys and values. Next: copy data_prep/slurm_example.yaml and fill it in")
+    known = set(inspect.signature(SlurmPipelineExecutor).parameters) - {"pipeline", "logging_dir", "tasks", "max_array_size", "job_name"}
     for key in (*settings, "partition", "time"):
         if key not in known or key not in settings:
             raise BadInput(f"{path}: {'unknown' if key in settings else 'missing'} key '{key}' (known: {', '.join(sorted(known))})")

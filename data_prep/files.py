@@ -143,8 +143,7 @@ def whole_folder(out: str | Path, mark: str = "manifest.json"):
     """Yield a temporary folder beside `out` that takes its name only if the block ends well: an output exists whole or not at all.
     An older output is replaced; BadInput if `out` holds files but not `mark`, the file that tells an output of ours."""
     out = Path(out)
-    if out.is_dir() and any(out.iterdir()) and not (out / mark).is_file():
-        raise BadInput(f"{out}: holds files and no {mark}, so it is no earlier output and is left alone. Next: another --out")
+    _check_ours(out, mark)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -153,14 +152,7 @@ def whole_folder(out: str | Path, mark: str = "manifest.json"):
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    if out.exists():
-        old = out.with_name(f".{out.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(out, old)
-        os.replace(partial, out)
-        shutil.rmtree(old)
-    else:
-        os.replace(partial, out)
+    _take_name(partial, out)
 
 
 @contextlib.contextmanager
@@ -173,13 +165,21 @@ def resumable_folder(out: str | Path, identity: str, mark: str = "manifest.json"
         os.utime(out / mark)  # for make: as new as what it was made of
         yield None
         return
-    if out.is_dir() and any(out.iterdir()) and not (out / mark).is_file():
-        raise BadInput(f"{out}: holds files and no {mark}, so it is no earlier output and is left alone. Next: another --out")
+    _check_ours(out, mark)
     partial = out.with_name(f".{out.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     yield partial
     shutil.rmtree(partial / WORK, ignore_errors=True)
     (partial / ".identity").write_text(identity)
+    _take_name(partial, out)
+
+
+def _check_ours(out: Path, mark: str) -> None:
+    if out.is_dir() and any(out.iterdir()) and not (out / mark).is_file():
+        raise BadInput(f"{out}: holds files and no {mark}, so it is no earlier output and is left alone. Next: another --out")
+
+
+def _take_name(partial: Path, out: Path) -> None:
     if out.exists():
         old = out.with_name(f".{out.name}.old")
         shutil.rmtree(old, ignore_errors=True)

@@ -156,6 +156,22 @@ def test_the_same_bytes_from_any_number_of_workers(world, tmp_path):
     assert len(files) == 9 and all((tmp_path / "one" / f).read_bytes() == (tmp_path / "two" / f).read_bytes() for f in files)
 
 
+def test_an_unfinished_build_under_another_plan_is_not_taken_over(world, tmp_path, monkeypatch):
+    root, _, _ = world
+
+    def stopped(*given, **more):
+        raise BadInput("stopped before the end")
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="stopped before"):
+        patch.setattr(clean_documents, "put_in_place", stopped)
+        run(root, CLEAN | {"decontamination": {"report_only": True}}, tmp_path / "out")
+    assert (tmp_path / ".out.partial").is_dir()
+    run(root, CLEAN, tmp_path / "fresh")
+    run(root, CLEAN, tmp_path / "out")
+    for path in (tmp_path / "fresh").rglob("*.gz"):
+        assert path.read_bytes() == (tmp_path / "out" / path.relative_to(tmp_path / "fresh")).read_bytes(), path
+
+
 @pytest.mark.parametrize(
     "plan, said",
     [

@@ -1,5 +1,6 @@
 """The engine runs units on every executor, survives a killed worker and a killed build, and never takes stale output for done."""
 
+import gzip
 import json
 import os
 import re
@@ -177,6 +178,30 @@ def test_an_unfinished_build_with_other_inputs_keeps_what_is_still_true(tmp_path
     assert [entry["records"] for entry in manifest["outputs"]][0] == 1 and len(manifest["outputs"]) == 6
     changed = [name for name in done if (tmp_path / "out" / "redpajama" / name).stat().st_mtime_ns != done[name]]
     assert changed == ["part0.jsonl.gz"], "the other was taken over as it was"
+
+
+def test_a_file_from_which_repeated_ids_went_is_made_anew_when_it_changes_and_when_it_changes_back(tmp_path, monkeypatch):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "a.jsonl").write_text('{"text": "one"}\n')
+    contents = [
+        '{"text": "one"}\n{"text": "two"}\n',
+        '{"text": "one"}\n{"text": "three"}\n',
+        '{"text": "four"}\n',
+        '{"text": "one"}\n{"text": "two"}\n',
+    ]
+
+    def stopped(*given, **more):
+        raise BadInput("stopped before the end")
+
+    for content in contents:
+        (raw / "b.jsonl").write_text(content)
+        os.utime(raw / "b.jsonl", (1, 1))  # the last is the first again, byte for byte
+        with monkeypatch.context() as patch, pytest.raises(BadInput, match="stopped before"):
+            patch.setattr(build_documents, "write_manifest", stopped)
+            build_documents.build([("redpajama", raw)], tmp_path / "out")
+        written = gzip.decompress((tmp_path / ".out.partial" / "redpajama" / "b.jsonl.gz").read_bytes()).decode()
+        assert [json.loads(line)["text"] for line in written.splitlines()] == [t for t in re.findall('": "([a-z]+)', content) if t != "one"]
 
 
 def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, monkeypatch):

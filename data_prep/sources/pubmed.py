@@ -73,8 +73,8 @@ def _newest(scan: dict, pmid: int) -> int:
 
 
 def read(file: Path, drops, told: dict | None = None):
-    """Yield the documents of one file. `told` is what first_pass says of it; without it, this file is taken to be the only one."""
-    told = told or first_pass([file], [scan(file)])[0]
+    """Yield the documents of one file. `told` is what first_pass says of it; without it, no record is known to be deleted or replaced."""
+    told = told or {"deleted": [], "replaced": [], "newest": {}}
     deleted, replaced = set(told["deleted"]), set(told["replaced"])
     newest = {int(pmid): version for pmid, version in told["newest"].items()}
     for number, element in _records(file):
