@@ -9,7 +9,7 @@ least `min_hits` of them. Items whose longest text is under 2 n words are matche
 
     decontamination:                 # the defaults
       splits: [validation, test]     # of the rows; the training rows may be in the corpus
-      cases: []                      # further files of items, JSON lines of {id, text}: the diagnosis cases
+      cases: []                      # further files of items, JSON lines of {id, text} or of any objects with text: the diagnosis cases
       ids: true
       pmc_ids: null                  # NLM's PMC-ids.csv[.gz], which pairs PMIDs and PMCIDs: blocks the abstract of a blocked article, too
       ngrams: true

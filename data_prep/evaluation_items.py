@@ -1,6 +1,7 @@
 """What the evaluation rows hold that no training document may hold: the texts of each item, and the ids of the records they were made of.
 
-Reads   ROWS/<task>/<split>.jsonl, the rows of build_tasks, and files of further cases, JSON lines of {id, text}.
+Reads   ROWS/<task>/<split>.jsonl, the rows of build_tasks, and files of further cases: JSON lines of {id, text}, or objects with
+        their text in any parts, as the published diagnosis cases are (their item is then the number of the line).
 
 Several rows can be of one text: the lines of an i2b2 note, the questions on an emrQA note, the sentences of a DDI document. Such rows are
 one item, since a single line of a note ("was discharged home in stable condition") stands in a thousand others. The wording of the prompt,
@@ -88,7 +89,7 @@ def document_ids(document: dict) -> list[tuple[str, str]]:
 
 
 def read_items(rows: str | Path, splits=("validation", "test"), cases=()) -> list[Item]:
-    """The items of all tasks in ROWS, and of files of cases. BadInput names a case without id or text."""
+    """The items of all tasks in ROWS, and of files of cases. BadInput names a case without text."""
     items = []
     for path in row_files(rows, splits):
         units = collections.defaultdict(list)
@@ -100,10 +101,20 @@ def read_items(rows: str | Path, splits=("validation", "test"), cases=()) -> lis
             items.append(Item(first["task"], first["id"], tuple(dict.fromkeys(text for _, texts in parts for text in texts))))
     for path in map(Path, cases):
         for number, case in read_jsonl(path):
-            if not isinstance(case, dict) or not isinstance(case.get("text"), str) or not isinstance(case.get("id"), str):
-                raise BadInput(f"{path}: line {number} must be an object with the texts 'id' and 'text'")
-            items.append(Item(path.stem, case["id"], (case["text"],)))
+            texts = _texts(list(_strings(case if not isinstance(case, dict) else case.get("text", case))))
+            if not isinstance(case, dict) or not texts:
+                raise BadInput(f"{path}: line {number} must be an object that holds the text of a case")
+            items.append(Item(path.stem, str(case.get("id", number)), tuple(texts)))
     return items
+
+
+def _strings(value):
+    """All strings of a JSON value: published cases have their text in parts, history and findings and tests."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _strings(part)
 
 
 def _row_texts(path: Path):

@@ -37,13 +37,10 @@ import yaml
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "recipes")]
+sys.path[:0] = [str(ROOT / "recipes")]
 import finetune_task  # noqa: E402
 import pretrain  # noqa: E402
 import sft  # noqa: E402
-
-from data_prep import build_blocks, make_demo_backbone  # noqa: E402
-from data_prep.files import write_jsonl  # noqa: E402
 
 VOCABULARY = 4096
 SHAPE = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4}
@@ -194,7 +191,7 @@ def packings(folder):
 
 def prepare(documents, folder, rows):
     """FOLDER/{model, blocks, rows} from the text of DOCUMENTS: weights, blocks and rows of one tokenizer."""
-    make_demo_backbone.main(["--documents", str(documents), "--out", str(folder / "model"), "--vocab_size", str(VOCABULARY)])
+    data_prep("make_demo_backbone", documents=documents, out=folder / "model", vocab_size=VOCABULARY)
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     torch.manual_seed(0)
     config = LlamaConfig(**SHAPE, vocab_size=len(tokenizer), max_position_embeddings=4096, bos_token_id=tokenizer.bos_token_id,
@@ -204,19 +201,29 @@ def prepare(documents, folder, rows):
     write_rows(folder / "rows", rows, LONGEST, folder / "blocks", tokenizer)
 
 
+def data_prep(stage, **arguments):
+    """Run a stage of data_prep as a user does: python -m data_prep.STAGE --KEY VALUE ..."""
+    given = [
+        str(part) for key, value in arguments.items() for part in (f"--{key}", Path(value).resolve() if isinstance(value, Path) else value)
+    ]
+    subprocess.run([sys.executable, "-m", f"data_prep.{stage}", *given], cwd=ROOT, check=True)
+
+
 def write_blocks(documents, tokenizer, out, length):
     """All documents once, in blocks of `length` tokens."""
     mixture = out.with_name("mixture.yaml")
     mixture.write_text(f"block_length: {length}\ntokens: one_pass\nratio: as_found\nfill: best_fit\nvalidation_share: 0.02\nseed: 0\n")
-    build_blocks.main(["--documents", str(documents), "--tokenizer", str(tokenizer), "--mixture", str(mixture), "--out", str(out)])
+    data_prep("build_blocks", documents=documents, tokenizer=tokenizer, mixture=mixture, out=out)
 
 
 def write_rows(out, count, longest, blocks, tokenizer):
     _, packed, _ = pretrain.read_blocks(blocks)
     stream = np.concatenate([packed[i]["input_ids"] for i in range(min(len(packed), 1000))])
     stream = stream[~np.isin(stream, tokenizer.all_special_ids)]
+    out.mkdir(parents=True)
     for split, number in (("train", count), ("validation", 8)):
-        write_jsonl(out / f"{split}.jsonl", list(invented_rows(split, number, longest, stream, tokenizer)))
+        rows = invented_rows(split, number, longest, stream, tokenizer)
+        (out / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (out / "manifest.json").write_text(json.dumps({"access": "public"}) + "\n")
 
 

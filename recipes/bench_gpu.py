@@ -239,9 +239,7 @@ def prepare(args, folder, size):
         shutil.copytree(args.tokenizer, folder / "tokenizer")
         (folder / "blocks").symlink_to(args.blocks.resolve())
     else:
-        bench.make_demo_backbone.main(
-            ["--documents", str(args.documents), "--out", str(folder / "tokenizer"), "--vocab_size", str(bench.VOCABULARY)]
-        )
+        bench.data_prep("make_demo_backbone", documents=args.documents, out=folder / "tokenizer", vocab_size=bench.VOCABULARY)
         bench.write_blocks(args.documents, folder / "tokenizer", folder / "blocks", size["length"])
     bench.write_rows(folder / "rows", size["rows"], size["length"], folder / "blocks", AutoTokenizer.from_pretrained(folder / "tokenizer"))
 

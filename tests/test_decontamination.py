@@ -412,8 +412,21 @@ def test_cases_are_looked_for_too(rows, tmp_path):
     _, [record] = decontaminator(document(sentences(random.Random("case"), 200)))
     assert (record["task"], record["item"]) == ("nejm", "case 3")
     cases.write_text('{"id": 3}\n')
-    with pytest.raises(BadInput, match="nejm.jsonl: line 1 must be an object with the texts 'id' and 'text'"):
+    with pytest.raises(BadInput, match="nejm.jsonl: line 1 must be an object that holds the text of a case"):
         make_decontaminator({"cases": [str(cases)]}, rows)
+
+
+REAL_CASES = Path(__file__).resolve().parents[2] / "shared" / "data" / "case_diagnosis" / "agentclinic_medqa.jsonl"
+
+
+@pytest.mark.skipif(not REAL_CASES.is_file(), reason="no real diagnosis cases beside the repository")
+def test_real_cases_are_looked_for(rows):
+    cases = [json.loads(line)["OSCE_Examination"]["Patient_Actor"]["History"] for line in REAL_CASES.read_text().splitlines()]
+    decontaminator = make_decontaminator({"cases": [str(REAL_CASES)]}, rows)
+    found = [decontaminator(document("Before it. " + case + " After it.", source="redpajama"))[1] for case in cases]
+    long = [records for case, records in zip(cases, found, strict=True) if len(case.split()) >= 26]
+    assert len(cases) == 107 and len(long) > 90 and sum(bool(records) for records in long) > 0.9 * len(long)
+    assert {record["task"] for records in found for record in records} == {"agentclinic_medqa"}
 
 
 def test_what_is_saved_decides_the_same(rows, tmp_path):
