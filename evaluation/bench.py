@@ -61,7 +61,8 @@ def bench(args) -> dict:
         options = generate.make_parser().parse_intermixed_args([str(part) for part in command])
         lm = generate.load_model(options, entry)
         identity = fingerprint(entry)
-        settings = {"chat_template": False, "template": {"name": "none", "sha256": None}, "max_new_tokens": args.new_tokens}
+        settings = {"chat_template": False, "template": {"name": "none", "sha256": None}, "max_new_tokens": args.new_tokens,
+                    "backend": entry.backend, "dtype": options.dtype, "backend_args": options.backend_args}  # fmt: skip
 
         def through_generate():
             for path in scratch.glob(".responses/*"):

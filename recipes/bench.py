@@ -202,7 +202,7 @@ def prepare(documents, folder, rows):
 
 
 def data_prep(stage, **arguments):
-    """Run a stage of data_prep as a user does: python -m data_prep.STAGE --KEY VALUE ..."""
+    """Run a stage of data_prep in a process of its own, as a user does."""
     given = [
         str(part) for key, value in arguments.items() for part in (f"--{key}", Path(value).resolve() if isinstance(value, Path) else value)
     ]

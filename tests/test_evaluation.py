@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import shutil
 
 import pytest
 import yaml
@@ -153,8 +154,6 @@ def test_a_second_call_does_nothing_and_another_task_is_added(world, capsys):
 
 
 def test_same_outputs_without_the_response_cache_and_from_it(world, monkeypatch):
-    import shutil
-
     from lm_eval.models.huggingface import HFLM
 
     first = {name: data for name, data in tree(world / "eval" / "raw").items() if name.count(".") == 1 and name.endswith(".jsonl")}
@@ -172,6 +171,12 @@ def test_same_outputs_without_the_response_cache_and_from_it(world, monkeypatch)
     monkeypatch.setattr(HFLM, "_loglikelihood_tokens", refuse)
     generate.main(command(world, "copy/raw"))
     assert {name: (world / "copy" / "raw" / name).read_bytes() for name in first} == first
+
+
+def test_answers_of_another_type_of_weights_are_not_taken_for_these(world):
+    shutil.copytree(world / "eval" / ".responses", world / "other" / ".responses")
+    generate.main(command(world, "other/raw", "--dtype", "bfloat16", tasks="medqa"))
+    assert len(list((world / "other" / ".responses").iterdir())) == 1 + len(list((world / "eval" / ".responses").iterdir()))
 
 
 def test_a_killed_run_goes_on_where_it_was(world, monkeypatch):
