@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import engine
-from data_prep.contracts import BadInput, check_document
+from data_prep.contracts import BadInput, check_document, hold
 from data_prep.documents import put_in_place
 from data_prep.files import WORK, keep_only, resumable_folder, sha256, write_jsonl
 from data_prep.manifest import Drops, write_manifest
@@ -41,6 +41,9 @@ def build(source_paths: list[tuple[str, str]], out: str | Path, executor: str = 
             raise BadInput(f"--source {name}={path}: unknown source '{name}' (known: {', '.join(SOURCES)})")
         raw_files[name] += SOURCES[name].files(path)
     raw_files = {name: list(dict.fromkeys(files)) for name, files in raw_files.items()}  # a file given twice is read once
+    for name, files in raw_files.items():
+        for file in {file.parent: file for file in files}.values():
+            hold(card(name, file))
     identity = engine.fingerprint(arguments, max_bad, [engine.stamp(file) for files in raw_files.values() for file in files])
 
     with resumable_folder(out, identity) as folder:

@@ -26,11 +26,9 @@ import re
 import sys
 from pathlib import Path
 
-import yaml
-
 from data_prep import instructions
 from data_prep.contracts import BadInput, check_row, strictest
-from data_prep.files import read_jsonl, sha256, whole_folder, write_jsonl
+from data_prep.files import read_json, read_jsonl, read_yaml, sha256, whole_folder, write_jsonl
 from data_prep.manifest import Drops, describe, write_manifest
 
 PLAN_KEYS = {"sources": dict, "validation": float, "seed": int}
@@ -166,6 +164,8 @@ def build(raw: Path, documents: Path | None, plan: dict, out: Path, task_rows: P
         }
         if rows:
             facts = {"license": license or rows[0]["license"], "access": strictest(row["access"] for row in rows)}
+            if name in task_names and (signed := signatures(task_rows / name)):
+                facts["declassified"] = signed
             inputs += [{"path": str(path), "sha256": sha256(path), **facts} for path in paths]
         counts = f"wanted {report[name]['wanted']}, available {available}, taken {len(rows)} ({n_validation} for validation)"
         print(f"{name}: {counts}; dropped: {drops.summary(name)}", flush=True)
@@ -229,6 +229,11 @@ def read_task(folder: Path):
     return [path], rows(), None
 
 
+def signatures(folder: Path) -> list[dict]:
+    """Who declassified the rows of a task (declassify.py)."""
+    return read_json(folder / "manifest.json").get("declassified", []) if (folder / "manifest.json").is_file() else []
+
+
 def _normal(text: str) -> str:
     return " ".join(text.split()).casefold()
 
@@ -247,10 +252,7 @@ def read_plan(path: Path) -> dict:
     """The plan of a YAML file; BadInput names the key that is unknown or of the wrong kind."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file. Next: copy data_prep/instructions/paper.yaml")
-    try:
-        plan = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    plan = read_yaml(path)
     if not isinstance(plan, dict) or not isinstance(plan.get("sources"), dict) or not plan["sources"]:
         raise BadInput(f"{path}: needs 'sources', a mapping of source to rows")
     for key, value in plan.items():

@@ -18,18 +18,22 @@ Row (one line of INSTRUCTIONS/*.jsonl and TASKS/<task>/{train,validation,test}.j
     choices             list of str: the labels that may be answered (scoring "choice" and "labels"), or the entity types ("entities")
     question, options   for multiple-choice rows: the bare question and the text of each choice, in the order of `choices`;
                         the log-likelihood twin of a task reads these
+    question, synonyms  for diagnosis cases (scoring "diagnosis", build_cases.py): the bare text of the case, and other names of the final
+                        diagnosis, which is the completion
     source, license, access
 A row only gains fields: generation adds `output`, scoring adds `parsed` and `score`.
 """
 
+from data_prep import site_guard
+
 ACCESS = ("public", "gated", "credentialed")  # loosest first
 DOMAINS = ("biomedical", "clinical", "general")
 SPLITS = ("train", "validation", "test")
-SCORINGS = ("choice", "labels", "span", "entities", "summary", "none")
+SCORINGS = ("choice", "labels", "span", "entities", "summary", "diagnosis", "none")
 
 DOCUMENT_FIELDS = {"id": str, "text": str, "source": str, "domain": str, "license": str, "access": str, "meta": dict}
 ROW_FIELDS = {"id": str, "task": str, "split": str, "scoring": str, "source": str, "license": str, "access": str}
-ROW_OPTIONAL = {"prompt": str, "completion": str, "messages": list, "choices": list, "question": str, "options": list,
+ROW_OPTIONAL = {"prompt": str, "completion": str, "messages": list, "choices": list, "question": str, "options": list, "synonyms": list,
                 "output": object, "parsed": object, "score": object}  # fmt: skip
 
 
@@ -40,6 +44,18 @@ class BadInput(Exception):
 def strictest(access_classes) -> str:
     """The access class of something made from inputs of these classes. Nothing made of nothing is public."""
     return max(access_classes, key=ACCESS.index, default="public")
+
+
+def hold(record: dict) -> dict:
+    """Return `record`; if it is credentialed, this process reaches nothing beyond this machine from now on (site_guard.py)."""
+    if record["access"] == "credentialed":
+        site_guard.keep_inside([record["license"]], BadInput)
+    return record
+
+
+def shown(row: dict, text: str) -> str:
+    """`text` as an error may say it, which may end in a log: of a credentialed row, not at all."""
+    return "(credentialed, not shown)" if row.get("access") == "credentialed" else f"'{text}'"
 
 
 def _check_fields(record: dict, required: dict, optional: dict, where: str) -> None:
@@ -72,7 +88,7 @@ def check_document(document: dict, where: str) -> dict:
     for field in ("id", "text", "source", "license"):
         if not document[field].strip():
             raise BadInput(f"{where}: field '{field}' is empty")
-    return document
+    return hold(document)
 
 
 def check_row(row: dict, where: str) -> dict:
@@ -81,6 +97,7 @@ def check_row(row: dict, where: str) -> dict:
     _check_value(row, "split", SPLITS, where)
     _check_value(row, "scoring", SCORINGS, where)
     _check_value(row, "access", ACCESS, where)
+    hold(row)
     if ("messages" in row) == ("prompt" in row):
         raise BadInput(f"{where}: a row has either 'prompt' and 'completion' or 'messages' (row {row['id']})")
     if "messages" in row:
@@ -96,7 +113,7 @@ def check_row(row: dict, where: str) -> dict:
     if row["scoring"] in ("choice", "labels", "entities") and not row.get("choices"):
         raise BadInput(f"{where}: scoring '{row['scoring']}' needs 'choices' (row {row['id']})")
     if row["scoring"] == "choice" and row["completion"] not in row["choices"]:
-        raise BadInput(f"{where}: completion '{row['completion']}' is not among the choices {row['choices']} (row {row['id']})")
+        raise BadInput(f"{where}: completion {shown(row, row['completion'])} is not among the choices {row['choices']} (row {row['id']})")
     if "options" in row and (len(row["options"]) != len(row.get("choices", ())) or "question" not in row):
         raise BadInput(f"{where}: 'options' needs 'question' and as many entries as 'choices' (row {row['id']})")
     return row

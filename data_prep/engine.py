@@ -26,11 +26,12 @@ from pathlib import Path
 
 os.environ["LOGURU_DIAGNOSE"] = "NO"  # before datatrove is imported: its logs would print the values of variables, and so the text of notes
 
-import yaml
 from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
+from data_prep import site_guard
 from data_prep.contracts import BadInput
+from data_prep.files import read_yaml
 from data_prep.manifest import versions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,9 +97,12 @@ class Units(PipelineStep):
     def __init__(self, function: str, units: list[tuple[dict, str]], work: str):
         super().__init__()
         self.function, self.units, self.work, self.folder = function, units, work, os.getcwd()
+        self.terms = site_guard.held()  # a worker is another process
 
     def run(self, data=None, rank: int = 0, world_size: int = 1):
         os.chdir(self.folder)  # a worker elsewhere starts elsewhere, and paths are given from here
+        if self.terms:
+            site_guard.keep_inside(self.terms, BadInput)
         module, _, name = self.function.partition(":")
         function, work = getattr(importlib.import_module(module), name), Path(self.work)
         for unit, known in self.units[rank::world_size]:
@@ -168,10 +172,7 @@ def read_cluster(path: str) -> dict:
     """The site's settings of a Slurm cluster; BadInput names a key that SlurmPipelineExecutor does not have."""
     if not path or not Path(path).is_file():
         raise BadInput(f"--executor slurm:{path}: no such file. Next: copy data_prep/slurm_example.yaml and fill it in")
-    try:
-        settings = yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    settings = read_yaml(path)
     if not isinstance(settings, dict):
         raise BadInput(f"{path}: must be keys and values. Next: copy data_prep/slurm_example.yaml and fill it in")
     known = set(inspect.signature(SlurmPipelineExecutor).parameters) - {"pipeline", "logging_dir", "tasks", "max_array_size", "job_name"}

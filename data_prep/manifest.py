@@ -6,7 +6,7 @@
      "outputs": [{"path" (relative), "sha256", "records", "tokens"?, "domain"?}],
      "versions": {package: version}, ...}
 
-`access` is the strictest of the inputs'. Nothing here depends on the time or the machine: same inputs and arguments, same bytes.
+`access` is the strictest of the inputs'; `declassified` says who lowered one of them, and why (declassify.py). Nothing here depends on the time or the machine: same inputs and arguments, same bytes.
 """
 
 import collections
@@ -14,7 +14,7 @@ import importlib.metadata
 import json
 from pathlib import Path
 
-from data_prep.contracts import BadInput, strictest
+from data_prep.contracts import BadInput, hold, strictest
 from data_prep.files import read_json, sha256
 
 NAME = "manifest.json"
@@ -78,9 +78,12 @@ def describe(folder: Path, path: Path, **facts) -> dict:
 
 def write_manifest(folder: Path, *, stage: str, arguments: dict, inputs: list[dict], dropped: dict, outputs: list[dict], **facts) -> dict:
     """Write folder/manifest.json and return it. Inputs carry `license` and `access`; the strictest access is the output's."""
+    signed = [entry for given in inputs for entry in given.get("declassified", ())]
+    signed = [entry for i, entry in enumerate(signed) if entry not in signed[:i]]
     manifest = {
         "stage": stage,
         "access": strictest(entry["access"] for entry in inputs),
+        **({"declassified": signed} if signed else {}),
         "licenses": sorted({entry["license"] for entry in inputs}),
         "arguments": arguments,
         "inputs": inputs,
@@ -98,4 +101,7 @@ def read_manifest(folder: str | Path, *, made_by: str) -> dict:
     path = Path(folder) / NAME
     if not path.is_file():
         raise BadInput(f"{path}: no such file. Next: {made_by}")
-    return read_json(path)
+    manifest = read_json(path)
+    for entry in manifest.get("inputs", ()):
+        hold(entry)
+    return manifest

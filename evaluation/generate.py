@@ -17,13 +17,14 @@ chat: the model's prompt wrapper (that of its entry, else its tokenizer's), and 
 is greedy in both. A chat endpoint is sent the prompt as one message in both: its server wraps it.
 
 OUT is replaced as a whole or left alone. Tasks that OUT already holds from the same model, rows and settings are not run again. Nothing is
-fetched, and rows of access class credentialed go to no server beyond this machine and its private network, unless --allow_host names it.
+fetched. With rows of access class credentialed the process reaches this machine only, and what an entry of --allow_list opens (site_guard.py).
 """
 
 import argparse
 import hashlib
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import logging
 import os
@@ -33,6 +34,7 @@ import sys
 import time
 from pathlib import Path
 
+from data_prep import site_guard
 from data_prep.contracts import BadInput, check_row, strictest
 from data_prep.files import read_json, read_jsonl, sha256, whole_folder, write_jsonl
 from evaluation.model_entry import Entry, fingerprint, read_entry
@@ -40,7 +42,11 @@ from evaluation.responses import Responses
 
 TASKS = Path(__file__).resolve().parent / "tasks"
 KNOWN = sorted(path.stem for path in TASKS.glob("*.yaml") if not path.stem.startswith(("_", "mibe")))
-GROUPS = {"all": [task for task in KNOWN if not task.endswith("_ll")], "all_ll": [task for task in KNOWN if task.endswith("_ll")]}
+CASES = "diagnosis"  # is none of the twelve, has rows of its own builder, and is judged, not scored: evaluation/judge.py
+GROUPS = {
+    "all": [task for task in KNOWN if not task.endswith("_ll") and task != CASES],
+    "all_ll": [task for task in KNOWN if task.endswith("_ll")],
+}
 PRESETS = {"paper": {"chat_template": False, "max_new_tokens": 256}, "chat": {"chat_template": True, "max_new_tokens": None}}
 OVERLONG = 0.01  # share of rows whose prompt does not fit; above it nothing is generated unless --allow_overlong
 
@@ -68,7 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--allow_overlong", action="store_true", help="score rows as wrong whose prompt does not fit, however many")
     parser.add_argument("--allow_failed", action="store_true", help="score rows as wrong to which the server gives no answer")
-    parser.add_argument("--allow_host", help="a host beyond this machine that may be sent credentialed rows, under the terms of their data")
+    parser.add_argument("--allow_list", type=Path, help="YAML of servers that may be sent credentialed rows (data_prep/site_guard.py)")
     return parser
 
 
@@ -83,6 +89,7 @@ def generate(args) -> None:
     started = time.time()
     entry = read_entry(args.model, args.changes)
     rows = {task: read_rows(args, task) for task in parse_tasks(args.tasks)}
+    allowed = keep_on_site(args.allow_list, entry, itertools.chain(*rows.values()))
     listed = check_server(args, entry, rows) if entry.on_server else None
     identity = fingerprint(entry, listed)
     template = template_facts(args, entry)
@@ -127,6 +134,7 @@ def generate(args) -> None:
         "model": entry.name if entry.path is None else str(entry.path),
         "name": entry.name,
         "model_access": entry.access,
+        "allowed": [*allowed, *(e for e in old.get("allowed", ()) if kept and e not in allowed)],
         "revision": entry.revision,
         **origin,
         "server": {"base_url": entry.base_url, "served": entry.served, "listed": listed} if entry.on_server else None,
@@ -147,7 +155,11 @@ def generate(args) -> None:
             facts[task] |= {"key": keys[task], "outputs_sha256": sha256(folder / f"{task}.jsonl")}
         run["tasks"] = dict(sorted({**kept, **facts}.items()))
         (folder / "run.json").write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
-    print(f"wrote {args.out}: {', '.join(made)} in {run['seconds']} s. Next: python -m evaluation.score {args.out}", flush=True)
+    print(f"wrote {args.out}: {', '.join(made)} in {run['seconds']} s. Next: {next_step(made, args.out)}", flush=True)
+
+
+def next_step(tasks, out: Path) -> str:
+    return f"python -m evaluation.judge {out} --judge string --out {out}_judged" if CASES in tasks else f"python -m evaluation.score {out}"
 
 
 # ---------------------------------------------------------------- inputs
@@ -169,6 +181,8 @@ def rows_file(args, task: str, split: str = "test") -> Path:
 def read_rows(args, task: str) -> list[dict]:
     """The checked test rows of a task, at most --limit."""
     made_by = f"Next: python -m data_prep.build_tasks --raw RAW --tasks {task.removesuffix('_ll')} --out {args.rows}"
+    if task == CASES:
+        made_by = f"Next: python -m data_prep.build_cases --source cases=FILE --out {args.rows}"
     for split in ("test", "train") if args.num_fewshot else ("test",):
         if not rows_file(args, task, split).is_file():
             raise BadInput(f"{rows_file(args, task, split)}: no such file. {made_by}")
@@ -206,17 +220,21 @@ def template_facts(args, entry: Entry) -> dict:
     return {"name": "chat_template", "sha256": hashlib.sha256(str(text).encode()).hexdigest()}
 
 
+def keep_on_site(allow_list: Path | None, entry: Entry, rows) -> list[dict]:
+    """If a row is credentialed, close this process to everything beyond this machine but the entry's server where the allow list opens it. Returns the
+    entries of the allow list that were needed; BadInput if the server is not in it."""
+    terms = sorted({row["license"] for row in rows if row["access"] == "credentialed"})
+    if not terms:
+        return []
+    opened = entry.on_server and site_guard.permit(entry.base_url, site_guard.read_allow_list(allow_list, BadInput), terms, BadInput)
+    site_guard.keep_inside(terms, BadInput, [opened] if opened else [])
+    return [opened] if opened else []
+
+
 def check_server(args, entry: Entry, rows: dict) -> dict:
-    """What the server lists of the model. BadInput if it cannot be asked these rows, or must not be."""
+    """What the server lists of the model. BadInput if it cannot be asked these rows."""
     from evaluation import server
 
-    host, private = server.host_of(entry)
-    closed = [task for task, task_rows in rows.items() if any(row["access"] == "credentialed" for row in task_rows)]
-    if closed and not private and args.allow_host != host:
-        raise BadInput(
-            f"{closed[0]}: credentialed rows are not sent to {host}. Next: a server of your own, "
-            f"or --allow_host {host} if the terms of the data allow it"
-        )
     likelihood = [task for task in rows if task.endswith("_ll")]
     if likelihood and (entry.backend == "chat" or not entry.path):
         raise BadInput(

@@ -24,10 +24,8 @@ import hashlib
 import json
 from pathlib import Path
 
-import yaml
-
 from data_prep.contracts import ACCESS, BadInput, strictest
-from data_prep.files import sha256
+from data_prep.files import read_json, read_yaml, sha256
 
 FOLDER = Path(__file__).resolve().parent / "models"
 BACKENDS = ("hf", "vllm", "completions", "chat")
@@ -103,12 +101,11 @@ def families(paths: list[Path]) -> dict[str, dict]:
     for path in paths:
         if not path.is_file():
             raise BadInput(f"{path}: no such file. Next: copy one of evaluation/models")
-        try:
-            family = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
-            raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+        family = read_yaml(path)
         if not isinstance(family, dict) or not isinstance(family.get("models"), dict):
             raise BadInput(f"{path}: 'models' is missing. Next: copy one of evaluation/models")
+        if wrong := [name for name, own in family["models"].items() if not isinstance(own, dict | None) or not isinstance(name, str)]:
+            raise BadInput(f"{path}: the model '{wrong[0]}' must be a name with keys and values. Next: copy one of evaluation/models")
         shared = {key: value for key, value in family.items() if key not in ("models", "sources")}
         for name, own in family["models"].items():
             unknown = sorted((set(shared) - SHARED) | (set(own or {}) - SHARED - OWN))
@@ -143,11 +140,15 @@ def _changes(model: str, changes) -> dict:
 
 
 def access_of(folder: Path) -> str:
-    """What the run.json of a model's training says of it; a folder without one is public as far as can be known."""
-    try:
-        return json.loads((folder / "run.json").read_text()).get("access", "public")
-    except (OSError, ValueError):
-        return "public"
+    """What the files that our training leaves with a model say of it; a folder without a word is public as far as can be known."""
+    said = ["public"]
+    for path in (folder / name for name in ("run.json", "complete.json", "config.json")):
+        if path.is_file():
+            known = read_json(path)
+            said.append(known.get("access", "public") if isinstance(known, dict) else type(known).__name__)
+            if said[-1] not in ACCESS:
+                raise BadInput(f"{path}: access '{said[-1]}' is none of {', '.join(ACCESS)}")
+    return strictest(said)
 
 
 def _cached(entry: Entry) -> Path:
@@ -165,6 +166,7 @@ def _cached(entry: Entry) -> Path:
 
 # ---------------------------------------------------------------- the fingerprint
 PATTERNS = ("*.json", "*.safetensors", "*.bin", "*.model", "*.jinja", "*.txt")
+PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
 NOT_THE_MODEL = {"run.json", "trainer_state.json", "validation.json", "manifest.json", "training_args.bin"}
 
 
@@ -176,7 +178,13 @@ def check_folder(folder: Path) -> None:
                 f"{folder}: an adapter, not a whole model. Next: python recipes/merge_adapter.py --adapter {folder} --output_dir MERGED"
             )
         raise BadInput(f"{folder}: no model here (no config.json). Next: train one with recipes/, or give the folder of one")
-    if not any(path.suffix in (".safetensors", ".bin") for path in _files(folder)):
+    endings = {path.suffix for path in folder.iterdir() if path.name not in NOT_THE_MODEL}
+    if ".safetensors" not in endings and endings & PICKLES:
+        raise BadInput(
+            f'{folder}: its weights are pickles, which can run code; only safetensors are read. Next: python -c "from transformers import '
+            f"AutoModelForCausalLM as A; A.from_pretrained('{folder}').save_pretrained('NEW')\", which reads tensors and nothing else of them"
+        )
+    if ".safetensors" not in endings:
         raise BadInput(f"{folder}: no weights here (*.safetensors). Next: wait for its training to end, or train it again")
 
 

@@ -21,6 +21,7 @@ from lm_eval.models.api_models import JsonChatStr
 from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
 from transformers import AutoTokenizer
 
+from data_prep import site_guard
 from data_prep.contracts import BadInput
 
 PAUSES = (1, 2, 4, 8, 16, 32)  # seconds before a request is tried again
@@ -95,7 +96,8 @@ class _Patient:
         except (aiohttp.ClientError, TimeoutError) as error:
             return None, f"{type(error).__name__}: {error}".rstrip(": "), None
         if response.status != 200:
-            return None, f"HTTP {response.status}: {' '.join(text.split())[:200]}", response.status
+            said = "" if site_guard.held() else f": {' '.join(text.split())[:200]}"  # a server may repeat the prompt that it complains of
+            return None, f"HTTP {response.status}{said}", response.status
         try:
             outputs = json.loads(text)
             if generate:  # read here: the harness's own reader turns an answer that it cannot read into an empty output

@@ -69,6 +69,8 @@ def main(args):
     # Merge into a folder of its own, until it is proven
     unproven = Path(args.output_dir, "unproven")
     merged = model.merge_and_unload(safe_merge=True)  # refuses NaN
+    if run["access"] != "public":
+        merged.config.access = run["access"]
     merged.save_pretrained(unproven)
     tokenizer.save_pretrained(unproven)
 

@@ -1,6 +1,6 @@
 """What every recipe that trains carries beside its science. A laboratory that copies a recipe copies this file with it:
 
-    cp recipes/sft.py recipes/run_guard.py elsewhere/
+    cp recipes/sft.py recipes/run_guard.py recipes/site_guard.py elsewhere/
 
 It gives, in this order:
     Watched         goes before Trainer in a class's bases: the ledger of rows, validation weighted by tokens, the stop before damage, speed in the log
@@ -36,6 +36,7 @@ import pyarrow.compute
 import pydantic
 import torch
 from peft import PeftModel
+from site_guard import keep_inside, permit, read_allow_list
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from transformers import AttentionInterface, AutoConfig, AutoTokenizer, Trainer
@@ -58,6 +59,7 @@ class LaunchArguments:
     peak_tflops: float | None = field(default=None, metadata={"help": "Dense peak of one device, for the MFU of devices not known here."})
     max_loss_jump: float | None = field(default=5.0, metadata={"help": "Nats above the mean of 50 steps that stop the run; null: never."})
     allow_upload: bool = field(default=False, metadata={"help": "Let trackers and push_to_hub send data away."})
+    allow_list: str | None = field(default=None, metadata={"help": "YAML of what may be sent credentialed data (site_guard.py)."})
 
 
 class Watched:
@@ -76,6 +78,8 @@ class Watched:
     def __init__(self, *args, run, watch, **kwargs):
         super().__init__(*args, **kwargs)
         self.run, self.watch, self.validation = run, watch, {}
+        if run["access"] != "public":
+            self.model.config.access = run["access"]  # config.json goes wherever the weights go
         self.args.logging_nan_inf_filter = False  # the guard looks once per optimizer step instead of once per micro-batch
         self._losses, self._usual = [], collections.deque(maxlen=50)  # of the step's micro-batches; of the last steps
         self._asked = self._terminated = 0.0  # SIGTERM: this rank got it; all ranks have agreed on it
@@ -217,7 +221,7 @@ class Watched:
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             whole = Path(self.args.output_dir, f"checkpoint-{step}", "complete.json")
-            replace(whole, json.dumps({"step": step, "ranks": self.args.world_size}) + "\n")
+            replace(whole, json.dumps({"step": step, "ranks": self.args.world_size, "access": self.run["access"]}) + "\n")
             write_run(self.run)
             rotate_checkpoints(self.args.output_dir, limit, self.state.best_model_checkpoint, use_mtime=True)
 
@@ -414,9 +418,7 @@ def check_launch(watch, training_args):
         asked = watch.world_size or os.environ["WORLD_SIZE"]
         raise Refused(f"{ranks} ranks run, {asked} were asked for. Next: check num_processes and distributed_type of the accelerate file")
     check_deepspeed(os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none"))
-    local = {"tensorboard", "trackio"} | ({"wandb"} if os.environ.get("WANDB_MODE") in ("offline", "disabled") else set())
-    away = [name for name in training_args.report_to if name not in local]
-    away += [key for key in UPLOAD_KEYS if getattr(training_args, key)] + [key for key in UPLOAD_VARIABLES if os.environ.get(key)]
+    away = sent_by(vars(training_args))
     if away and not watch.allow_upload:
         raise Refused(f"{', '.join(away)} would send data away. Next: report_to tensorboard or trackio (local files), or allow_upload true")
     # Else FSDP2 sums the gradients of the micro-steps whole, on every GPU and in 16 bits
@@ -428,6 +430,28 @@ def check_launch(watch, training_args):
 def check_choice(key, value, *allowed):
     if value not in allowed:
         raise Refused(f"{key} is '{value}', must be {' or '.join(allowed)}. Next: see --help of the recipe")
+
+
+def sent_by(arguments):
+    """The trackers, settings and environment variables with which a run of these arguments would send something away."""
+    local = {"tensorboard", "trackio"} | ({"wandb"} if os.environ.get("WANDB_MODE") in ("offline", "disabled") else set())
+    trackers = [name for name in arguments.get("report_to", ()) if name not in local]
+    return trackers + [key for key in UPLOAD_KEYS if arguments.get(key)] + [key for key in UPLOAD_VARIABLES if os.environ.get(key)]
+
+
+def keep_on_site(terms, arguments):
+    """Of a run that reads credentialed data: nothing it is asked to do, and nothing that Python does in it, leaves this machine, but for what an entry of
+    its allow list opens. Returns the entries that were needed."""
+    if terms["access"] != "credentialed":
+        return []
+    allowed = read_allow_list(arguments.get("allow_list"), Refused)
+    hub, wandb = os.environ.get("HF_ENDPOINT", "huggingface.co"), os.environ.get("WANDB_BASE_URL", "api.wandb.ai")
+    needed = [
+        permit({"wandb": wandb, **dict.fromkeys(UPLOAD_KEYS, hub)}.get(name, name), allowed, terms["agreements"], Refused)
+        for name in sent_by(arguments)
+    ]
+    keep_inside(terms["agreements"], Refused, [entry for entry in needed if entry])
+    return [entry for entry in needed if entry]
 
 
 UPLOAD_KEYS = ("push_to_hub", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id")
@@ -465,7 +489,17 @@ def check_model(model, length, revision="main"):
     """(config, tokenizer) of a model's folder or Hub name; Refused if there is none, or it cannot learn texts of `length` tokens that end in EOS."""
     if not Path(model, "config.json").is_file() and (Path(model).exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model)):
         raise Refused(f"{model}: no model here (no config.json). Next: check model_name_or_path; a path starts at the current folder")
-    config, tokenizer = (auto.from_pretrained(model, revision=revision) for auto in (AutoConfig, AutoTokenizer))
+    endings = {path.suffix for path in Path(model).glob("*") if path.name != "training_args.bin"}
+    if ".safetensors" not in endings and endings & {".bin", ".pt", ".pth", ".pkl", ".ckpt"}:
+        said = f"{model}: its weights are pickles, which can run code; only safetensors are read"
+        load = f"from transformers import AutoModelForCausalLM as A; A.from_pretrained('{model}').save_pretrained('NEW')"
+        raise Refused(f'{said}. Next: python -c "{load}", which reads tensors and nothing else of them')
+    try:
+        config, tokenizer = (
+            auto.from_pretrained(model, revision=revision, trust_remote_code=False) for auto in (AutoConfig, AutoTokenizer)
+        )
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # also: code of its own, which is not run
+        raise Refused(f"{model}: config.json or the tokenizer cannot be read: {error}. Next: a model that transformers knows") from error
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if length and positions and length > positions:
         said = f"texts of {length} tokens, but {model} knows {positions} positions"
@@ -526,7 +560,7 @@ def check_disk(trainer):
 
 # ---------------------------------------------------------------- run record
 MACHINE = {  # keys that say where and how a run runs, not what it is: they may change between stopping and going on
-    "overwrite", "local_rank", "world_size", "peak_tflops", "allow_upload", "per_device_train_batch_size", "per_device_eval_batch_size",
+    "overwrite", "local_rank", "world_size", "peak_tflops", "allow_upload", "allow_list", "per_device_train_batch_size", "per_device_eval_batch_size",
     "gradient_accumulation_steps", "gradient_checkpointing", "activation_checkpointing", "dataloader_num_workers", "dataloader_prefetch_factor",
     "dataloader_pin_memory", "accelerator_config", "save_total_limit", "report_to", "disable_tqdm",
 }  # fmt: skip
@@ -534,8 +568,9 @@ MACHINE = {  # keys that say where and how a run runs, not what it is: they may 
 
 def open_run(script, reads, model, overwrite, *parts):
     """Begin OUTPUT_DIR/run.json, or return the record of this same run found there: "running", to be resumed, or "complete". The run is known by its
-    arguments (`parts`, dataclasses; without MACHINE), the files in `reads`, the run.json or config.json of a local `model`, `script` and this file."""
-    parent = [path for path in (Path(model, "run.json"), Path(model, "config.json")) if path.is_file()][:1]
+    arguments (`parts`, dataclasses; without MACHINE), the files in `reads`, the run.json or config.json of a local `model`, `script` and this file.
+    Its access class is the strictest of what it reads; if that is credentialed, keep_on_site."""
+    parent = [path for path in (Path(model, name) for name in ("run.json", "complete.json", "config.json")) if path.is_file()][:1]
     reads = [*reads, *parent]
     if missing := [path for path in reads if not path.is_file()]:
         raise Refused(f"{missing[0]}: no such file. Next: check the paths of the YAML; they start at the current folder")
@@ -557,19 +592,39 @@ def open_run(script, reads, model, overwrite, *parts):
             old = {}
     elif folder.is_dir() and any(folder.iterdir()):
         raise Refused(f"{folder} holds files and no run.json: not a run of these recipes. Next: another output_dir")
-    access = [json.loads(path.read_text()).get("access", "public") for path in reads if path.suffix == ".json"]
+    terms = terms_of([*reads, *(path for path in [Path(model, "config.json")] if path.is_file())])
+    allowed = keep_on_site(terms, arguments)
     git = ["git", "-C", str(Path(script).resolve().parent), "rev-parse", "HEAD"]
     packages = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "deepspeed", "bitsandbytes", "torchao")
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU, {os.cpu_count()} cores"
     session = {"machine": machine, "ranks": int(os.environ.get("WORLD_SIZE", 1)), "started": time.time()}
     record = {
-        "status": "running", "stage": Path(script).stem, "access": max(access, key=("public", "gated", "credentialed").index, default="public"),
+        "status": "running", "stage": Path(script).stem, **terms, "allowed": allowed,
         "parent": str(parent[0]) if parent else model, "machine": machine, "ranks": session["ranks"],
         "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else "",
         "versions": {name: importlib.metadata.version(name) for name in packages if importlib.util.find_spec(name)},
         "arguments": arguments, "inputs": inputs, "sessions": [*old.get("sessions", []), session],
     }  # fmt: skip
     return write_run(record)
+
+
+def terms_of(reads):
+    """The strictest access class, the agreements behind credentialed data, and who declassified what, of all that a run reads: a manifest or run.json says
+    it of what it describes, a row of itself, a model's other files if a training left it there. Refused where one of the first two says nothing, or a class
+    is unknown."""
+    known, classes, agreements, signed = ("public", "gated", "credentialed"), {"public": None}, set(), []
+    for path in (path for path in reads if path.suffix in (".json", ".jsonl")):
+        silent = "missing" if path.name in ("manifest.json", "run.json") else "public"
+        with path.open(encoding="utf-8") as file:
+            for record in map(json.loads, file) if path.suffix == ".jsonl" else [json.load(file)]:
+                classes.setdefault(record.get("access", silent), path)
+                given = [record, *(record["inputs"] if isinstance(record.get("inputs"), list) else ())]
+                agreements.update(entry["license"] for entry in given if entry.get("access") == "credentialed" and "license" in entry)
+                agreements.update(record.get("agreements", ()))
+                signed += [entry for entry in record.get("declassified", ()) if entry not in signed]
+    if wrong := [name for name in classes if name not in known]:
+        raise Refused(f"{classes[wrong[0]]}: access is {wrong[0]}, must be one of {', '.join(known)}. Next: make it again with data_prep")
+    return {"access": max(classes, key=known.index), "agreements": sorted(agreements), "declassified": signed}
 
 
 def close_run(record, **facts):
@@ -585,6 +640,8 @@ def write_run(record):
     folder = Path(record["arguments"]["output_dir"])
     folder.mkdir(parents=True, exist_ok=True)
     if int(os.environ.get("RANK", 0)) == 0:
+        if record["access"] == "credentialed":
+            folder.chmod(0o700)
         replace(folder / "run.json", json.dumps(record, indent=1) + "\n")
     return record
 

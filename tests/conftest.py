@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 
 import pytest
 
@@ -17,3 +18,17 @@ def no_network(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    """site_guard closes a process for good; this process is also the next test's."""
+    environment, mask = dict(os.environ), os.umask(0)
+    os.umask(mask)
+    yield
+    for name in ("site_guard", "data_prep.site_guard"):
+        if name in sys.modules:
+            sys.modules[name]._inside = None
+    os.umask(mask)
+    os.environ.clear()
+    os.environ.update(environment)

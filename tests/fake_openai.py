@@ -4,6 +4,8 @@ with FakeServer(model="m") as server:
     server.url("chat")          address of an endpoint
     server.reply = lambda prompt: "B"
     server.faults[n] = 429      the n-th request (from 1) is answered so; "drop" closes the connection, "text" answers no JSON
+    server.redirect = URL       every request is sent on to another address
+    server.complaint            prompt -> what a refusal says
     server.dead_after = 5       from the 6th on every connection is closed
     server.requests             [(path, body)]
 """
@@ -19,6 +21,7 @@ class FakeServer:
         self.requests, self.faults, self.dead_after, self.authorization = [], {}, None, None
         self.reply = lambda prompt: "The answer is A"
         self.refuse = lambda prompt: None  # a prompt -> an HTTP status, or None
+        self.redirect, self.complaint = None, lambda prompt: "injected"
         self._lock = threading.Lock()
         fake = self
 
@@ -43,8 +46,13 @@ class FakeServer:
                     self.close_connection = True
                 elif fault == "text":
                     self.send("<html>busy</html>")
+                elif fake.redirect:
+                    self.send_response(307)
+                    self.send_header("Location", fake.redirect)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
                 elif fault or fake.refuse(prompt):
-                    self.send({"error": {"message": "injected"}}, fault or fake.refuse(prompt))
+                    self.send({"error": {"message": fake.complaint(prompt)}}, fault or fake.refuse(prompt))
                 elif "messages" in body:
                     message = {"role": "assistant", "content": fake.reply(prompt)}
                     self.send({"model": fake.model, "choices": [{"index": 0, "finish_reason": "stop", "message": message}]})

@@ -38,8 +38,9 @@ for key in ("chat_template_path", "assistant_only_loss", "lora_r", "lora_target_
 
 
 def copied(folder, name, config):
-    """argv of a copy of a recipe and of run_guard.py in `folder`, where nothing else of this repository lies."""
-    shutil.copy(ROOT / "recipes" / "run_guard.py", folder)
+    """argv of a copy of a recipe and of what is copied along in `folder`, where nothing else of this repository lies."""
+    for file in ("run_guard.py", "site_guard.py"):
+        shutil.copy(ROOT / "recipes" / file, folder)
     shutil.copy(ROOT / "recipes" / f"{name}.py", folder / f"my_{name}.py")
     file = folder / f"{name}_{config.get('output_dir', 'run')}.yaml"
     file.write_text(yaml.safe_dump(config))

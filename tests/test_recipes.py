@@ -238,10 +238,11 @@ def test_blocks_of_another_tokenizer_are_refused(lab):
 
 
 # ---------------------------------------------------------------- the files themselves
-def test_a_recipe_imports_nothing_local_but_run_guard():
-    for path in (ROOT / "recipes" / name for name in (*RECIPES, "run_guard.py")):
-        local = re.findall(r"^\s*(?:from|import) (recipes|data_prep|evaluation|tests|run_guard)\b", path.read_text(), re.M)
-        assert local == [] if path.name == "run_guard.py" else set(local) == {"run_guard"}, path.name
+def test_a_recipe_imports_nothing_local_but_the_guards():
+    for path in (ROOT / "recipes" / name for name in (*RECIPES, "run_guard.py", "site_guard.py")):
+        local = re.findall(r"^\s*(?:from|import) (recipes|data_prep|evaluation|tests|run_guard|site_guard)\b", path.read_text(), re.M)
+        assert local == {"run_guard.py": ["site_guard"], "site_guard.py": []}.get(path.name, ["run_guard"]), path.name
+    assert (ROOT / "recipes" / "site_guard.py").read_bytes() == (ROOT / "data_prep" / "site_guard.py").read_bytes()
 
 
 def test_accelerate_launch_reports_our_sentence_alone(lab):

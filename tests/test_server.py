@@ -173,7 +173,7 @@ def test_what_must_not_or_cannot_be_sent_is_refused_before_anything_is(world):
     rows = rows_of("mednli", "choice", [("So?", "neutral")], choices=["neutral"])
     write_rows(world / "rows", "mednli", [row | {"access": "credentialed"} for row in rows])
     paths = ["--rows", str(world / "rows"), "--preset", "chat", "--out", str(world / "eval" / "x")]
-    with pytest.raises(SystemExit, match="mednli: credentialed rows are not sent to api.openai.com. Next: .*--allow_host api.openai.com"):
+    with pytest.raises(SystemExit, match="credentialed text is not sent to api.openai.com: its terms .invented. .* Next: .* allow_list FILE with an entry for api.openai.com"):
         generate.main(["--model", "gpt-4-0314", "--tasks", "mednli", *paths])
     with FakeServer(model="other") as fake:
         fake.model = "renamed"

@@ -1,0 +1,133 @@
+"""Text of access class credentialed stays on the machine that reads it.
+
+This file lies in data_prep/ and in recipes/, byte for byte the same: a recipe that is copied takes it along.
+
+`keep_inside` makes a process that holds such text one that opens no connection beyond this machine. An audit hook of Python sees every connection before
+it is opened, whichever library asks for it, so that a redirect, a proxy, a tracker or the Hub's client is stopped as well, and no library can take the hook
+out. It sees what Python opens. The ranks of one run talk to each other below it (NCCL, gloo), and so do programs that a library starts (wandb's service):
+ranks belong inside the site, and trackers are refused by name. What the process writes from then on is readable by its owner alone.
+
+The one way out is an entry of an allow list, a YAML file, which every output made under it records:
+
+    - endpoint: https://llm.hospital.example/v1      what may be reached: its host
+      agreement: Processor contract 2026-117          what permits it
+      person: A. Example, data steward                who answers for it
+      date: 2026-11-01                                since when
+"""
+
+import datetime
+import ipaddress
+import os
+import socket
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import yaml
+
+ENTRY = ("endpoint", "agreement", "person", "date")
+EVENTS = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+
+_inside = None  # {"terms": set, "refuse": exception, "hosts": set} once this process holds credentialed text
+_hooked = False
+
+
+def read_allow_list(path, refuse):
+    """[{"endpoint", "agreement", "person", "date"}] of the file, [] without one. Raises `refuse` for an entry that lacks one of them."""
+    if not path:
+        return []
+    if not Path(path).is_file():
+        raise refuse(f"{path}: no such file. Next: write an allow list, site_guard.py shows its form")
+    try:
+        entries = yaml.safe_load(Path(path).read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise refuse(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise refuse(f"{path}: must be a list of entries. Next: see the form in site_guard.py")
+    for number, entry in enumerate(entries, 1):
+        if sorted(entry) != sorted(ENTRY) or not all(str(entry[key] or "").strip() for key in ENTRY):
+            raise refuse(f"{path}: entry {number} must have {', '.join(ENTRY)}, and nothing else")
+        if not isinstance(entry["date"], datetime.date) or str(entry["date"]) > str(datetime.date.today()):
+            raise refuse(f"{path}: entry {number}: date must be a day that has come, as 2026-11-01")
+        if not host_of(entry["endpoint"]):
+            raise refuse(f"{path}: entry {number}: endpoint '{entry['endpoint']}' names no host")
+    return [{key: str(entry[key]) for key in ENTRY} for entry in entries]
+
+
+def permit(endpoint, allowed, terms, refuse):
+    """None if `endpoint` is on this machine, else the entry of the allow list that opens it. Raises `refuse` where there is none, before a byte is sent.
+    terms: the agreements under which the text was given out."""
+    host = host_of(endpoint)
+    if is_here(host):
+        return None
+    for entry in allowed:
+        if host_of(entry["endpoint"]) == host:
+            return entry
+    raise refuse(_sentence(host, terms))
+
+
+def keep_inside(terms, refuse, allowed=()):
+    """From now on this process reaches this machine and the hosts of `allowed` only, and what it writes is its owner's. May be called again: agreements
+    and hosts add up."""
+    global _inside, _hooked
+    if _inside and not allowed and set(terms) <= _inside["terms"]:
+        return
+    hosts = (_inside["hosts"] if _inside else set()) | {host_of(entry["endpoint"]) for entry in allowed}
+    _inside = {"terms": set(terms) | (_inside["terms"] if _inside else set()), "refuse": refuse, "hosts": hosts}
+    if not _hooked:
+        sys.addaudithook(_watch)
+        _hooked = True
+    os.umask(0o077)
+    for name in [name for name in os.environ if name.lower() in PROXIES and host_of(os.environ[name]) not in hosts]:
+        del os.environ[name]
+    offline = host_of(os.environ.get("HF_ENDPOINT", "huggingface.co")) not in hosts
+    os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1" if offline else "0"}
+    if constants := sys.modules.get("huggingface_hub.constants"):  # it read the environment when it was imported
+        constants.HF_HUB_DISABLE_TELEMETRY, constants.HF_HUB_OFFLINE = True, offline
+
+
+def held():
+    """The agreements of the credentialed text that this process holds, [] if it holds none. What it prints then names ids, and no text."""
+    return sorted(_inside["terms"]) if _inside else []
+
+
+def host_of(endpoint):
+    try:
+        return (urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def is_here(host):
+    """Whether a name or address is this machine's own loopback."""
+    if host in ("localhost", "ip6-localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified
+
+
+def _watch(event, args):
+    if _inside is None or event not in EVENTS:
+        return
+    by_name = event in ("socket.getaddrinfo", "socket.gethostbyname")
+    host = args[0] if by_name else args[1][0] if isinstance(args[1], tuple) and args[1] else ""
+    host = host.decode(errors="replace") if isinstance(host, bytes) else host
+    if not isinstance(host, str) or not host or is_here(host):  # a socket file, another kind of socket, or this machine
+        return
+    if host in _inside["hosts"] or (by_name and host == socket.gethostname()):
+        return
+    if not by_name and any(host == found[4][0] for name in _inside["hosts"] for found in socket.getaddrinfo(name, None)):
+        return
+    raise _inside["refuse"](_sentence(host, _inside["terms"]))
+
+
+def _sentence(host, terms):
+    return (
+        f"credentialed text is not sent to {host}: its terms ({', '.join(sorted(terms)) or 'unknown'}) do not let third parties have it. "
+        f"Next: do it on this machine (a local model, or its server at 127.0.0.1; report_to tensorboard), or allow_list FILE with an entry for {host}"
+    )

@@ -1,0 +1,148 @@
+"""The strictest access class goes along from the publisher's file to the report, and only a person lowers it."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from data_prep import build_blocks, build_documents, clean_documents, declassify
+from data_prep.contracts import BadInput
+from data_prep.files import read_json, read_jsonl, write_jsonl
+from evaluation.model_entry import read_entry
+from tests.lab import PRETRAIN, SFT, TASK, build_lab, recipe, run_json
+
+LICENSE = "agreement 7"
+SIGNED = {"to": "gated", "who": "A. Example, data steward", "why": "reviewed, protocol 2026-117", "date": "2026-11-01"}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    return build_lab(tmp_path_factory.getbasetemp() / "lab")
+
+
+# ---------------------------------------------------------------- data
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory, lab):
+    """Documents of a public and a credentialed collection, cleaned."""
+    root = tmp_path_factory.mktemp("corpus")
+    for name, access, domain in (("open", "public", "general"), ("notes", "credentialed", "clinical")):
+        folder = root / "raw" / name
+        folder.mkdir(parents=True)
+        card = {"domain": domain, "license": LICENSE if access == "credentialed" else "CC0", "access": access, "id": "id"}
+        (folder / "source.yaml").write_text(yaml.safe_dump(card))
+        texts = [f"The patient {i} was given {i * 3} mg of the drug daily for fever and pain in the {name}." * 4 for i in range(40)]
+        (folder / "a.jsonl").write_text("".join(json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(texts)))
+    build_documents.main(["--source", f"plain={root / 'raw'}", "--out", str(root / "documents")])
+    (root / "plan.yaml").write_text(yaml.safe_dump({"cleaning": {"encoding": True}}))
+    clean_documents.main(["--documents", str(root / "documents"), "--plan", str(root / "plan.yaml"), "--out", str(root / "clean")])
+    return root
+
+
+def blocks_of(documents, lab, out):
+    mixture = {
+        "block_length": 32,
+        "tokens": 600,
+        "ratio": {"clinical": 1, "general": 1},
+        "fill": "best_fit",
+        "validation_share": 0.1,
+        "seed": 0,
+    }
+    (out.parent / "mixture.yaml").write_text(yaml.safe_dump(mixture))
+    build_blocks.main(["--documents", str(documents), "--tokenizer", str(lab / "backbone"), "--mixture", str(out.parent / "mixture.yaml"),
+                       "--out", str(out)])  # fmt: skip
+    return read_json(out / "manifest.json")
+
+
+def test_every_stage_of_the_corpus_keeps_the_strictest_class(corpus, lab):
+    blocks_of(corpus / "clean", lab, corpus / "blocks")
+    for stage in ("documents", "clean", "blocks"):
+        manifest = read_json(corpus / stage / "manifest.json")
+        assert manifest["access"] == "credentialed" and "declassified" not in manifest, stage
+        assert {entry["access"] for entry in manifest["inputs"]} == {"public", "credentialed"}
+    assert "Access class: **credentialed**" in (corpus / "blocks" / "README.md").read_text()
+
+
+def test_a_person_lowers_it_and_the_name_goes_along(corpus, lab, capsys):
+    out = corpus / "lowered"
+    declassify.main([str(corpus / "clean"), *(part for key, value in SIGNED.items() for part in (f"--{key}", value)), "--out", str(out)])
+    manifest, given = read_json(out / "manifest.json"), read_json(corpus / "clean" / "manifest.json")
+    [entry] = manifest["declassified"]
+    assert entry | SIGNED == entry and entry["from"] == "credentialed" and manifest["access"] == "gated"
+    records = [record for output in manifest["outputs"] for _, record in read_jsonl(out / output["path"])]
+    before = [record for output in given["outputs"] for _, record in read_jsonl(corpus / "clean" / output["path"])]
+    assert [r | {"access": None} for r in records] == [r | {"access": None} for r in before]
+    assert {(b["access"], r["access"]) for b, r in zip(before, records, strict=True)} == {("public", "public"), ("credentialed", "gated")}
+
+    blocks = blocks_of(out, lab, corpus / "lowered_blocks")
+    assert blocks["access"] == "gated" and blocks["declassified"] == [entry]
+    shutil.copytree(corpus / "lowered_blocks", lab / "lowered_blocks", dirs_exist_ok=True)
+    assert recipe(lab, "pretrain", {**PRETRAIN, "blocks": "lowered_blocks", "output_dir": "lowered_run", "max_steps": 1}) is None
+    run = run_json(lab / "lowered_run")
+    assert run["access"] == "gated" and run["declassified"] == [entry]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"who": " "}, "--who and --why must say"), ({"why": ""}, "--who and --why must say"), ({"folder": "lowered"}, "is gated already"),
+     ({"folder": "blocks"}, "holds no documents or rows. Next: declassify what it was made of")],
+)  # fmt: skip
+def test_nobody_lowers_it_in_passing(corpus, tmp_path, change, said):
+    given = {**SIGNED, "folder": "clean"} | change
+    folder, out = corpus / given.pop("folder"), tmp_path / "out"
+    with pytest.raises(SystemExit, match=said):
+        declassify.main([str(folder), *(part for key, value in given.items() for part in (f"--{key}", value)), "--out", str(out)])
+    assert not out.exists()
+
+
+# ---------------------------------------------------------------- models
+@pytest.fixture(scope="module")
+def trained(lab):
+    """An adapter trained on credentialed rows whose manifest does not say so: the rows do."""
+    for split in ("train", "validation"):
+        rows = [json.loads(line) for line in (lab / "task_rows" / f"{split}.jsonl").read_text().splitlines()]
+        write_jsonl(lab / "notes" / f"{split}.jsonl", [row | {"access": "credentialed", "license": LICENSE} for row in rows])
+    (lab / "notes" / "manifest.json").write_text(json.dumps({"access": "public"}))
+    assert recipe(lab, "sft", {**SFT, "rows": "notes", "output_dir": "notes_adapter", "max_steps": 2, "save_steps": 1}) is None
+    assert recipe(lab, "merge_adapter", {"adapter": "notes_adapter", "output_dir": "notes_chat"}) is None
+    return lab
+
+
+def test_a_model_has_the_class_of_its_strictest_row(trained):
+    for folder in ("notes_adapter", "notes_chat"):
+        run = run_json(trained / folder)
+        assert (run["access"], run["agreements"], run["allowed"]) == ("credentialed", [LICENSE], [])
+    assert read_json(trained / "notes_chat" / "config.json")["access"] == "credentialed"
+    assert read_json(trained / "notes_adapter" / "checkpoint-1" / "complete.json")["access"] == "credentialed"
+    assert read_entry(str(trained / "notes_chat")).access == "credentialed"
+
+
+def test_it_outlives_the_run_json(trained):
+    """Copied weights, a checkpoint taken out of its run, and what is trained further from either."""
+    shutil.copytree(trained / "notes_chat", trained / "copied", ignore=shutil.ignore_patterns("run.json"))
+    assert read_entry(str(trained / "copied")).access == "credentialed"
+    further = {**TASK, "model_name_or_path": "copied", "output_dir": "further", "max_steps": 2}
+    assert recipe(trained, "finetune_task", further) is None and run_json(trained / "further")["access"] == "credentialed"
+    assert (trained / "further" / "checkpoint-2" / "config.json").is_file()
+    assert read_json(trained / "further" / "checkpoint-2" / "config.json")["access"] == "credentialed"
+    shutil.copytree(trained / "notes_adapter" / "checkpoint-1", trained / "alone")
+    assert recipe(trained, "merge_adapter", {"adapter": "alone", "output_dir": "alone_chat"}) is None
+    assert run_json(trained / "alone_chat")["access"] == read_json(trained / "alone_chat" / "config.json")["access"] == "credentialed"
+
+
+def test_a_manifest_that_says_nothing_or_nonsense_is_refused(lab):
+    for access, said in ((None, "access is missing"), ("open", "access is open")):
+        shutil.copytree(lab / "rows", lab / "odd", dirs_exist_ok=True)
+        (lab / "odd" / "manifest.json").write_text(json.dumps({} if access is None else {"access": access}))
+        stopped = recipe(lab, "sft", {**SFT, "rows": "odd", "output_dir": "odd_run"})
+        assert f"{said}, must be one of public, gated, credentialed" in stopped and not (lab / "odd_run").exists()
+
+
+def test_an_unknown_class_in_a_model_is_refused(trained):
+    shutil.copytree(trained / "copied", trained / "nonsense")
+    config = read_json(trained / "nonsense" / "config.json") | {"access": "anyone"}
+    (trained / "nonsense" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BadInput, match="config.json: access 'anyone' is none of"):
+        read_entry(str(trained / "nonsense"))
+    assert load_file(trained / "nonsense" / "model.safetensors")
