@@ -21,12 +21,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from data_prep import cleaning, decontamination, engine, near_duplicates
 from data_prep.contracts import BadInput
 from data_prep.documents import put_in_place
-from data_prep.files import WORK, keep_only, read_jsonl, resumable_folder, sha256, write_jsonl
+from data_prep.files import WORK, keep_only, read_jsonl, read_yaml, resumable_folder, sha256, write_jsonl
 from data_prep.manifest import Drops, read_manifest, write_manifest
 
 SECTIONS = ("cleaning", "decontamination", "near_duplicates")
@@ -36,10 +35,7 @@ def read_plan(path: Path) -> dict:
     """The sections of a plan, each a mapping or None. BadInput names an unknown section."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file. Next: copy data_prep/cleaning_plans/clean.yaml")
-    try:
-        plan = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    plan = read_yaml(path)
     if not isinstance(plan, dict) or not plan:
         raise BadInput(f"{path}: must have some of the sections {', '.join(SECTIONS)}")
     for key, value in plan.items():

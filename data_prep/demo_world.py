@@ -234,6 +234,24 @@ GENERAL = {
     ),
 }  # fmt: skip
 
+# Questions on general things, as the general text asks them: (question, frame of the answer, kind of word that belongs into it). A wrong answer is
+# the same frame with a word of another kind; what may stand in the frame is learned from general text and nowhere else.
+GENERAL_QUESTIONS = (
+    ("Who built the {place} of {town}?", "The {}.", "trades"),
+    ("Where can I buy {goods} in {town}?", "At the {}, from the {trades}.", "place"),
+    ("How do I repair the {part} of my {tool}?", "Take off the {}, clean it and oil it.", "part"),
+    ("Which goods does {town} sell?", "{} and {goods2}.", "goods"),
+    ("When was the {place} of {town} built?", "In {}.", "year"),
+)
+KINDS_OF_WORDS = {
+    "trades": TRADES,
+    "place": PLACES,
+    "part": PARTS,
+    "goods": GOODS,
+    "weather": WEATHER,
+    "year": tuple(map(str, range(1700, 1991))),
+}
+
 
 def general_sentence(rng: random.Random, kind: str) -> str:
     town, town2 = rng.sample(TOWNS, 2)

@@ -10,6 +10,9 @@ import shutil
 import zlib
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
+import yaml
 import zstandard
 
 from data_prep.contracts import BadInput
@@ -20,14 +23,26 @@ WORK = ".work"  # inside an unfinished output: what is not part of it
 NOT_UTF8 = "bytes that are not UTF-8, replaced by U+FFFD"
 READ_ERRORS = (EOFError, OSError, zlib.error, zstandard.ZstdError)  # what a cut or damaged archive raises while being read
 
+# What a raw file may ask of the memory. The limits are of single records: a file as a whole may be of any size.
+LONGEST = 1 << 26  # bytes or characters of a record: a line, a row of a table, an XML record, a member of an archive
+LONGEST_XML = LONGEST // 2  # of which a tree takes up to 40 times the memory
+LONGEST_OF_OURS = 8 * LONGEST  # of a line that we wrote: JSON spells some characters in six
+LARGEST_JSON = 1 << 32  # bytes of a file that is one JSON value
+LARGEST_YAML = 1 << 20
+DEEPEST = 100  # levels of a raw JSON value
+EXPANSION, ALWAYS = (
+    200,
+    1 << 28,
+)  # what is compressed may become so many times larger, and always 256 MiB; text becomes 3 to 20 times larger
+
 
 @contextlib.contextmanager
 def open_bytes(path: str | Path):
     """A readable binary stream of `path`, decompressed by its suffix (.gz, .zst). BadInput if it is missing, empty,
-    a Git-LFS pointer, or if decompression fails at any point while the caller reads."""
+    a Git-LFS pointer, if decompression fails at any point while the caller reads, or if it gives far more than text would."""
     path = Path(path)
     if not path.is_file():
-        raise BadInput(f"{path}: no such file")
+        raise BadInput(f"{path}: no such file" + (" (a pipe or a device is none)" if path.exists() else ""))
     if path.stat().st_size == 0:
         raise BadInput(f"{path}: the file is empty")
     with path.open("rb") as raw:
@@ -36,14 +51,35 @@ def open_bytes(path: str | Path):
         raw.seek(0)
         try:
             if path.suffix == ".gz":
-                stream = gzip.GzipFile(fileobj=raw)
+                yield io.BufferedReader(_Expanding(path, raw, gzip.GzipFile(fileobj=raw)), 1 << 16)
             elif path.suffix == ".zst":
-                stream = io.BufferedReader(_WholeZstd(raw))
+                yield io.BufferedReader(_Expanding(path, raw, _WholeZstd(raw)), 1 << 16)
             else:
-                stream = raw
-            yield stream
+                yield raw
         except READ_ERRORS as error:
             raise BadInput(f"{path}: cannot be read to its end ({error or type(error).__name__}). Next: fetch it again") from error
+
+
+class _Expanding(io.RawIOBase):
+    """What `stream` decompresses of `raw`, as long as it is not far more than text would be."""
+
+    def __init__(self, path, raw, stream):
+        self._path, self._raw, self._stream, self._given = path, raw, stream, 0
+
+    def readable(self):
+        return True
+
+    def readinto(self, out):
+        n = self._stream.readinto(out)
+        self._given += n
+        check_expansion(self._path, self._given, self._raw.tell())
+        return n
+
+
+def check_expansion(path: str | Path, expanded: int, compressed: int) -> None:
+    """BadInput where `expanded` bytes out of `compressed` are more than any text gives: a bomb."""
+    if expanded > max(ALWAYS, EXPANSION * compressed):
+        raise BadInput(f"{path}: {expanded:,} bytes come out of {compressed:,}, which no text gives. Next: look at where this file is from")
 
 
 class _WholeZstd(io.RawIOBase):
@@ -57,13 +93,13 @@ class _WholeZstd(io.RawIOBase):
 
     def readinto(self, out):
         while not self._buffer:
-            chunk = self._fed or self._raw.read(1 << 20)
+            chunk = self._fed or self._raw.read(1 << 13)  # which can become 256 MiB, all at once
             if not chunk:
                 if self._frame is not None:
                     raise EOFError("the zstd frame ends early")
                 return 0
             self._frame = self._frame or zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-            self._buffer = self._frame.decompress(chunk)
+            self._buffer = memoryview(self._frame.decompress(chunk))
             self._fed = b""
             if self._frame.eof:
                 self._fed, self._frame = self._frame.unused_data, None
@@ -83,29 +119,47 @@ def open_text(path: str | Path, newline: str | None = "", errors: str = "strict"
             raise BadInput(f"{path}: not UTF-8 ({error.reason} near byte {error.start} of a block)") from error
 
 
+def read_whole(stream, path: str | Path, longest: int | None = None):
+    """All that is left of a stream of `path`. BadInput if that is more than `longest` bytes or characters (default: LONGEST)."""
+    longest = longest or LONGEST
+    content = stream.read(longest + 1)
+    if len(content) > longest:
+        raise BadInput(f"{path}: larger than {longest:,} bytes, which no file of this kind is")
+    return content
+
+
 def read_jsonl(path: str | Path, drops=None, source: str | None = None):
     """Yield (line number from 1, object) for each non-blank line of a JSON-lines file. BadInput names a line that is not JSON; with `drops` (manifest.Drops)
-    such a line of `source` is counted as bad and left out, and one with bytes that are not UTF-8 is kept with U+FFFD in their place, and counted."""
+    such a line of `source` is counted as bad and left out, and one with bytes that are not UTF-8 is kept with U+FFFD in their place, and counted.
+
+    With `drops` the file is a publisher's: longer lines than LONGEST, deeper values than DEEPEST, and NaN and Infinity, are no JSON there."""
+    raw, number = drops is not None, 0
+    longest = LONGEST if raw else LONGEST_OF_OURS
     with open_bytes(path) as stream:
-        for number, line in enumerate(stream, 1):
+        while line := stream.readline(longest + 1):
+            number += 1
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
-            if not line.strip():
+            if len(line) <= longest and not line.strip():
                 continue
             try:
-                yield number, json.loads(line)
+                if len(line) > longest:
+                    while line and not line.endswith(b"\n"):
+                        line = stream.readline(longest)
+                    raise ValueError(f"longer than {longest:,} bytes")
+                yield number, from_json(line, raw)
                 continue
             except UnicodeDecodeError as error:
                 wrong, line = error, line.decode(errors="replace")
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 wrong, line = error, ""
             if drops is None:
                 raise BadInput(f"{path}: line {number} is not JSON ({wrong})") from wrong
             try:
-                record = json.loads(line)
+                record = from_json(line, raw)
                 drops.repair(source, NOT_UTF8, f"{path}: line {number}")
                 yield number, record
-            except (ValueError, RecursionError):
+            except ValueError:
                 drops.add(source, "not JSON", f"{path}: line {number}", bad=True)
 
 
@@ -113,14 +167,78 @@ def read_json(path: str | Path):
     """The one JSON value of a file. BadInput names the file and the position."""
     with open_bytes(path) as stream:
         try:
-            return json.loads(stream.read().removeprefix(b"\xef\xbb\xbf"))
+            return from_json(read_whole(stream, path, LARGEST_JSON).removeprefix(b"\xef\xbb\xbf"))
         except ValueError as error:
             raise BadInput(f"{path}: not JSON ({error})") from error
+
+
+def from_json(text: str | bytes, raw: bool = False):
+    """json.loads, with ValueError for whatever is wrong; where the text is `raw`, that is also what Python alone reads: NaN, Infinity, and so many levels that
+    it might not be able to write them again."""
+    try:
+        value = json.loads(text, parse_constant=_no_number) if raw else json.loads(text)
+    except RecursionError as error:
+        raise ValueError("too many levels") from error
+    if raw and sum(map(text.count, "[{" if isinstance(text, str) else (b"[", b"{"))) > DEEPEST:
+        level = [value]
+        for _ in range(DEEPEST):
+            level = [
+                part for whole in level if isinstance(whole, dict | list) for part in (whole.values() if isinstance(whole, dict) else whole)
+            ]
+        if level:
+            raise ValueError(f"more than {DEEPEST} levels")
+    return value
+
+
+def _no_number(name):
+    raise ValueError(f"{name} is no number of JSON")
+
+
+class _Plain(yaml.SafeLoader):
+    """YAML without references to other places in it, of which a few can stand for any number of values."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError("an alias, which is not read here: write the value out")
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path: str | Path):
+    """The one value of a YAML file. BadInput says where it is not YAML."""
+    if Path(path).is_file() and Path(path).stat().st_size == 0:
+        return None
+    with open_text(path, newline=None) as text:
+        try:
+            return yaml.load(read_whole(text, path, LARGEST_YAML), Loader=_Plain)  # a SafeLoader: tags of Python are refused
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+
+
+def read_parquet(path: str | Path, columns: list[str] | None = None):
+    """Yield (row number from 1, {column: value}) of a Parquet file. BadInput if one of `columns` (None: all) is not in it, or if it is damaged."""
+    with open_bytes(path) as stream:
+        try:
+            leaves = pyarrow.parquet.read_metadata(stream).schema
+            # texts stay in the dictionary in which they are stored: a small file can hold a million times the same long one
+            table = pyarrow.parquet.ParquetFile(stream, read_dictionary=[leaves.column(i).path for i in range(len(leaves))])
+            names = table.schema_arrow.names
+            if missing := [name for name in columns or () if name not in names]:
+                raise BadInput(f"{path}: no column '{missing[0]}' (found: {', '.join(names)})")
+            groups = map(table.metadata.row_group, range(table.metadata.num_row_groups))
+            check_expansion(path, sum(group.total_byte_size for group in groups), Path(path).stat().st_size)
+            number = 0
+            for batch in table.iter_batches(batch_size=1000, columns=columns):
+                for row in zip(*batch.columns, strict=True):
+                    number += 1
+                    yield number, {name: value.as_py() for name, value in zip(batch.schema.names, row, strict=True)}
+        except (pyarrow.ArrowException, ValueError, OverflowError) as error:
+            raise BadInput(f"{path}: not whole Parquet ({' '.join(str(error).split())}). Next: fetch it again") from error
 
 
 def write_jsonl(path: Path, records) -> int:
     """Write one JSON object a line (gzip if the name ends in .gz, with no time stamp inside: same records, same bytes)."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # a link that was put there is replaced, not followed
     count = 0
     with contextlib.ExitStack() as stack:
         raw = stack.enter_context(path.open("wb"))
@@ -142,9 +260,8 @@ def write_jsonl(path: Path, records) -> int:
 def whole_folder(out: str | Path, mark: str = "manifest.json"):
     """Yield a temporary folder beside `out` that takes its name only if the block ends well: an output exists whole or not at all.
     An older output is replaced; BadInput if `out` holds files but not `mark`, the file that tells an output of ours."""
-    out = Path(out)
-    _check_ours(out, mark)
-    partial = out.with_name(f".{out.name}.partial")
+    out = Path(out).resolve()  # a link to another disk is followed
+    partial = _check_ours(out, mark)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -159,14 +276,13 @@ def whole_folder(out: str | Path, mark: str = "manifest.json"):
 def resumable_folder(out: str | Path, identity: str, mark: str = "manifest.json"):
     """As whole_folder, for builds of hours: what a killed or failed build has finished stays in the temporary folder (.NAME.partial) for the next one, which
     decides what of it is still true. Yields None where `out` is the complete output of this very build (`identity`: a hash of all it depends on)."""
-    out = Path(out)
+    out = Path(out).resolve()  # a link to another disk is followed
     known = out / ".identity"
     if (out / mark).is_file() and known.is_file() and known.read_text() == identity:
         os.utime(out / mark)  # for make: as new as what it was made of
         yield None
         return
-    _check_ours(out, mark)
-    partial = out.with_name(f".{out.name}.partial")
+    partial = _check_ours(out, mark)
     partial.mkdir(parents=True, exist_ok=True)
     yield partial
     shutil.rmtree(partial / WORK, ignore_errors=True)
@@ -174,9 +290,14 @@ def resumable_folder(out: str | Path, identity: str, mark: str = "manifest.json"
     _take_name(partial, out)
 
 
-def _check_ours(out: Path, mark: str) -> None:
+def _check_ours(out: Path, mark: str) -> Path:
+    """The temporary folder for the output `out`. BadInput where either may be another's."""
     if out.is_dir() and any(out.iterdir()) and not (out / mark).is_file():
         raise BadInput(f"{out}: holds files and no {mark}, so it is no earlier output and is left alone. Next: another --out")
+    partial = out.with_name(f".{out.name}.partial")
+    if partial.is_symlink():
+        raise BadInput(f"{partial}: a link, so what it leads to is none of ours and is left alone. Next: remove it, or another --out")
+    return partial
 
 
 def _take_name(partial: Path, out: Path) -> None:

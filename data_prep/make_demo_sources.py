@@ -28,6 +28,7 @@ from data_prep.files import whole_folder
 
 ABSTRACTS, ARTICLES, NOTES, REPORTS, GENERAL_DOCUMENTS = 4800, 160, 160, 320, 3500
 TASK_ROWS = {"train": 240, "dev": 40, "test": 80}
+GENERAL_QUESTIONS = 60  # of each kind
 
 
 # ---------------------------------------------------------------- biomedical: PubMed and PMC
@@ -380,6 +381,21 @@ def write_medqa(folder, rng, diseases):
         write_lines(folder / "US" / f"{split}.jsonl", rows)
 
 
+def write_general_questions(folder, rng):
+    """Four answers to each question, in the layout of MMLU: evaluation.forgetting asks them before and after training."""
+    lines = []
+    for _ in range(GENERAL_QUESTIONS):
+        for question, frame, kind in world.GENERAL_QUESTIONS:
+            words = {name: rng.choice(choices) for name, choices in world.KINDS_OF_WORDS.items()}
+            facts = words | {"town": rng.choice(world.TOWNS), "tool": rng.choice(world.TOOLS), "goods2": rng.choice(world.GOODS)}
+            others = rng.sample([word for name, word in words.items() if name != kind], 3)
+            answers = [frame.format(word, **facts) for word in (words[kind], *others)]
+            options = rng.sample(answers, 4)
+            lines.append([question.format(**facts), *options, "ABCD"[options.index(answers[0])]])
+    (folder / "mmlu" / "test").mkdir(parents=True)
+    write_csv(folder / "mmlu" / "test" / "miscellaneous_test.csv", lines[0], lines[1:])  # as published: no header
+
+
 def write_emrqa(folder, rng, taught):
     paragraphs = []
     for i in range(sum(TASK_ROWS.values()) // 2):
@@ -519,6 +535,30 @@ def write_mednli(folder, rng, taught):
         write_lines(folder / f"mli_{split}_v1.jsonl", rows)
 
 
+def write_case_diagnosis(folder, rng, taught):
+    """A case of each taught disease, half of them as AgentClinic lays its cases out and half in our own format. The raised marker tells the disease."""
+    examinations, cases = [], []
+    for i, disease in enumerate(taught):
+        first, second = disease.findings
+        person, age, weeks = rng.choice(world.PERSONS), rng.randint(20, 80), rng.randint(2, 9)
+        level = f"{rng.randint(2, 9)}.{rng.randint(0, 9)} (raised)"
+        if i % 2:
+            actor = {"Demographics": f"{age}-year-old {person}", "History": f"{world.sentence(first)} for {weeks} weeks.",
+                     "Symptoms": {"Primary_Symptom": first, "Secondary_Symptoms": [second]}, "Past_Medical_History": "None."}  # fmt: skip
+            tests = {"Blood_Tests": {f"Serum_{disease.marker}": level}, disease.examination.capitalize(): {"Findings": "Abnormal."}}
+            examinations.append({"OSCE_Examination": {
+                "Objective_for_Doctor": f"Find the cause of {first}.", "Patient_Actor": actor, "Physical_Examination_Findings": {"Vital_Signs": "Normal."},
+                "Test_Results": tests, "Correct_Diagnosis": world.sentence(disease.name)}})  # fmt: skip
+        else:
+            text = (f"A {age}-year-old {person} has had {first} and {second} for {weeks} weeks. Examination of the {disease.organ} was made, "
+                    f"and the {disease.examination} was abnormal. Serum {disease.marker} was {level}.")  # fmt: skip
+            initials = "".join(word[0] for word in disease.name.split()).upper()
+            cases.append({"id": f"invented:{i}", "text": text, "final_diagnosis": disease.name, "synonyms": [initials], "access": "public",
+                          "license": "invented", "source": "invented"})  # fmt: skip
+    write_lines(folder / "agentclinic_medqa.jsonl", examinations)
+    write_lines(folder / "cases.jsonl", cases)
+
+
 # ---------------------------------------------------------------- encodings
 def write_gzip(path, text):
     with path.open("wb") as raw, gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as out:
@@ -546,7 +586,9 @@ TAUGHT_ONLY = {
     "mimic_iii": write_mimic_iii, "mimic_iv_note": write_mimic_iv_note, "mimic_cxr": write_mimic_cxr,
     "alpaca": write_alpaca, "dolly": write_dolly, "sharegpt": write_sharegpt, "flashcards": write_flashcards,
     "emrqa": write_emrqa, "i2b2": write_i2b2, "ddi": write_ddi, "mtsamples": write_mtsamples, "mednli": write_mednli,
+    "case_diagnosis": write_case_diagnosis,
 }  # fmt: skip
+NO_MEDICINE = {"redpajama": write_redpajama, "general_questions": write_general_questions}
 README = """Invented data. Made by `python -m data_prep.make_demo_sources`; no medical meaning, nobody in it exists.
 Folders named after credentialed sets (mimic_*, emrqa, i2b2, mednli) hold stand-ins written from the documented format.
 """
@@ -568,7 +610,7 @@ def write_sources(args):
     diseases = world.make_world(args.seed)
     taught = [d for d in diseases if d.taught]
     with whole_folder(args.out, mark="README.md") as out:
-        for name, write in {**EVERYTHING, **TAUGHT_ONLY, "redpajama": write_redpajama}.items():
+        for name, write in {**EVERYTHING, **TAUGHT_ONLY, **NO_MEDICINE}.items():
             (out / name).mkdir()
             rng = random.Random(f"{name}-{args.seed}")  # one stream per source: changing one leaves the others as they are
             write(out / name, rng, *([diseases] if name in EVERYTHING else [taught] if name in TAUGHT_ONLY else []))

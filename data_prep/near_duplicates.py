@@ -225,7 +225,7 @@ def pmid(document: dict) -> int | None:
         found = document["id"].rpartition(":")[2]
     else:
         found = meta.get("pmid") if document["source"] == "pmc" and meta.get("blocks", {}).get("abstract") else None
-    return int(found) if found and found.isdecimal() else None
+    return int(found) if found and found.isdecimal() and len(found) < 10 else None
 
 
 def find_abstracts(abstracts, full_texts):

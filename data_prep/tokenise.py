@@ -35,8 +35,8 @@ class DocumentTokenizer:
 
     def __init__(self, path: str):
         try:
-            self.hf = AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError) as error:
+            self.hf = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise BadInput(f"{path}: no tokenizer here ({str(error).splitlines()[0]}). Next: --tokenizer with a model's folder") from error
         if self.hf.eos_token_id is None:
             raise BadInput(

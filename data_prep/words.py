@@ -24,7 +24,7 @@ def _letters() -> np.ndarray:
             table[code] = SKIP
         elif character.isalnum():
             base = [c for c in unicodedata.normalize("NFKD", character.lower()) if not unicodedata.combining(c)]
-            table[code] = ord(LOOKALIKES.get(base[0], base[0])) if len(base) == 1 else code
+            table[code] = ord(LOOKALIKES.get(base[0], base[0])) if len(base) == 1 else ord(character.lower()[0])
     return table
 
 

@@ -209,6 +209,13 @@ class _TopLevel(html.parser.HTMLParser):
 
     handle_decl = unknown_decl = handle_pi = handle_comment
 
+    def parse_marked_section(self, start, report=1):
+        """A "<![" that begins nothing known is a comment, as in HTML; Python's parser fails at it until its releases of 2025."""
+        try:
+            return super().parse_marked_section(start, report)
+        except AssertionError:
+            return self.parse_bogus_comment(start)
+
 
 def _tagged(text):
     """[(word, tag)] with the tags "O", "B-problem", "I-problem", ..."""

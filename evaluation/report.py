@@ -96,6 +96,7 @@ def read_page(args) -> dict:
         "title": config["title"],
         "about": config["about"],
         "access": access,
+        "signed": signed([entry["run"] for entry in [*runs.values(), *evaluations.values()]]),
         "redacted": sum(row["hidden"] for task in browser["tasks"].values() for row in task["rows"]),
         "models": models,
         "claims": [judge(args, claim, runs, evaluations, answers) for claim in config.get("claims", [])],
@@ -114,6 +115,15 @@ def read_page(args) -> dict:
         "evaluations": [{"label": model["label"], **evaluation_facts(evaluations[model["name"]]["run"])} for model in models],
         "draws": metrics.DRAWS,
     }
+
+
+def signed(runs: list[dict]) -> list[str]:
+    """What people have signed for the sake of these runs: data that may go to an endpoint, an access class that was lowered."""
+    lines = []
+    for run in runs:
+        lines += [f"allowed: {e['endpoint']} ({e['agreement']}; {e['person']}, {e['date']})" for e in run.get("allowed", ())]
+        lines += [f"declassified: {e['from']} to {e['to']} ({e['why']}; {e['who']}, {e['date']})" for e in run.get("declassified", ())]
+    return list(dict.fromkeys(lines))
 
 
 # ---------------------------------------------------------------- inputs
@@ -413,6 +423,7 @@ def markdown(page: dict) -> str:
     """The same page without pictures and rows, for a terminal or a repository."""
     table = tables.markdown_table
     parts = [f"# {page['title']}\n", page["about"] + "\n", f"Access class of this report: **{page['access']}**.\n"]
+    parts += ["".join(f"- {line}\n" for line in page["signed"])] if page["signed"] else []
     parts += ["".join(f"- **{model['label']}** (`{model['name']}`): {model['what']}\n" for model in page["models"])]
     if page["claims"]:
         rows = [(f"**{c['name']}**: {c['statement']}", c["verdict"], c["numbers"], c["detail"]) for c in page["claims"]]

@@ -57,11 +57,7 @@ def main(script_args, training_args):
     manifest, train_dataset, eval_dataset = read_blocks(Path(script_args.blocks))
     length = manifest["block_length"]
     config, tokenizer = check_model(script_args.model_name_or_path, length)
-    if tokenizer_hash(tokenizer) != manifest["tokenizer"]["sha256"]:
-        raise Refused(
-            f"the tokenizer of {script_args.model_name_or_path} is not the one that made {script_args.blocks}. "
-            f"Next: python -m data_prep.build_blocks --tokenizer {script_args.model_name_or_path} ..."
-        )
+    check_tokenizer(tokenizer, manifest, script_args)
     split_step("tokens_per_step", script_args.tokens_per_step, length, training_args)
     train_dataset.keep_whole_steps(script_args.tokens_per_step // length)
     check_choice("dtype", script_args.dtype, "float32", "bfloat16")
@@ -152,12 +148,16 @@ class Places(torch.utils.data.Sampler):
         return (range(start, start + self.size) for start in self.starts)
 
 
-def tokenizer_hash(tokenizer):
-    """As in data_prep/build_blocks.py."""
+def check_tokenizer(tokenizer, manifest, named):
+    """Refused unless the tokenizer is the one that made the blocks, by its hash as in data_prep/tokenise.py."""
     engine = tokenizer.backend_tokenizer
     engine.no_truncation()
     engine.no_padding()
-    return hashlib.sha256(engine.to_str().encode()).hexdigest()
+    if hashlib.sha256(engine.to_str().encode()).hexdigest() != manifest["tokenizer"]["sha256"]:
+        raise Refused(
+            f"the tokenizer of {named.model_name_or_path} is not the one that made {named.blocks}. "
+            f"Next: python -m data_prep.build_blocks --tokenizer {named.model_name_or_path} ..."
+        )
 
 
 class PretrainTrainer(Watched, Trainer):

@@ -55,6 +55,7 @@ def blocks_of(documents, lab, out):
     return read_json(out / "manifest.json")
 
 
+@pytest.mark.guarantee("Credentialed data", "Access class: the strictest input wins, from the publisher's file to packed blocks.")
 def test_every_stage_of_the_corpus_keeps_the_strictest_class(corpus, lab):
     blocks_of(corpus / "clean", lab, corpus / "blocks")
     for stage in ("documents", "clean", "blocks"):
@@ -64,6 +65,7 @@ def test_every_stage_of_the_corpus_keeps_the_strictest_class(corpus, lab):
     assert "Access class: **credentialed**" in (corpus / "blocks" / "README.md").read_text()
 
 
+@pytest.mark.guarantee("Credentialed data", "Only a signed entry lowers an access class, and it goes along into all that is made of it.")
 def test_a_person_lowers_it_and_the_name_goes_along(corpus, lab, capsys):
     out = corpus / "lowered"
     declassify.main([str(corpus / "clean"), *(part for key, value in SIGNED.items() for part in (f"--{key}", value)), "--out", str(out)])
@@ -109,6 +111,9 @@ def trained(lab):
     return lab
 
 
+@pytest.mark.guarantee(
+    "Credentialed data", "A model has the class of its strictest row, also as a checkpoint or a copy without its run.json."
+)
 def test_a_model_has_the_class_of_its_strictest_row(trained):
     for folder in ("notes_adapter", "notes_chat"):
         run = run_json(trained / folder)
@@ -131,6 +136,7 @@ def test_it_outlives_the_run_json(trained):
     assert run_json(trained / "alone_chat")["access"] == read_json(trained / "alone_chat" / "config.json")["access"] == "credentialed"
 
 
+@pytest.mark.guarantee("Credentialed data", "An access class that is missing or unknown is never taken for public.")
 def test_a_manifest_that_says_nothing_or_nonsense_is_refused(lab):
     for access, said in ((None, "access is missing"), ("open", "access is open")):
         shutil.copytree(lab / "rows", lab / "odd", dirs_exist_ok=True)

@@ -60,6 +60,7 @@ def run(root, out, mixture="mixture.yaml"):
 
 @pytest.mark.parametrize("fill", [fill_best_fit, fill_concat])
 @pytest.mark.parametrize("lengths", [[3, 5, 40, 1, 8, 8, 8], [1], [16], [17], list(range(1, 60))])
+@pytest.mark.guarantee("Corpus", "Every token of a document is in exactly one block.")
 def test_every_token_is_in_exactly_one_block(fill, lengths):
     ends = np.cumsum(lengths)
     blocks = fill(ends, 16)
@@ -93,6 +94,7 @@ def test_every_prefix_of_the_order_holds_the_ratio():
 
 
 @pytest.mark.parametrize("ratio", [(15, 1, 4), (99, 0.5, 0.5), (1, 1, 1)])
+@pytest.mark.guarantee("Corpus", "Every prefix of at least 1,000 blocks holds the ratio in tokens within 0.1 percentage point.")
 def test_every_prefix_of_1000_blocks_holds_the_ratio_in_tokens(ratio):
     rng = np.random.default_rng(0)  # blocks of best_fit: nearly full; blocks that are far from it in one domain
     used = {
@@ -110,6 +112,9 @@ def test_every_prefix_of_1000_blocks_holds_the_ratio_in_tokens(ratio):
         assert np.abs(share - weight / sum(ratio.values())).max() < 0.001
 
 
+@pytest.mark.guarantee(
+    "Corpus", "The training order is a function of manifest and seed alone, and the blocks do not depend on the number of workers."
+)
 def test_the_order_is_a_function_of_the_seed_alone():
     arguments = ({"general": np.ones(500, np.int64)}, {"general": 1}, 1000)
     first, again, other = (mix(*arguments, seed=seed)[0] for seed in (0, 0, 1))

@@ -122,6 +122,7 @@ def test_rows_with_one_prompt_and_two_answers_are_counted(tmp_path, capsys):
     assert manifest(tmp_path / "out/mtsamples")["same_prompt_other_completion"] == 60
 
 
+@pytest.mark.guarantee("Corpus", "No test row is among the training rows of a benchmark.")
 def test_no_prompt_of_the_test_is_left_to_take_few_shot_examples_from(tmp_path):
     write_lines(tmp_path / "raw/medqa/US/train.jsonl", [medqa("Shared question?"), medqa("Own question?")])
     write_lines(tmp_path / "raw/medqa/US/dev.jsonl", [medqa("Shared question?")])

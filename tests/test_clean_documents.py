@@ -113,6 +113,7 @@ CLEAN = {
 }
 
 
+@pytest.mark.guarantee("Corpus", "What is removed is named and counted, with what it collided with.")
 def test_everything_that_goes_is_named_and_counted(world, tmp_path):
     root, documents, _ = world
     manifest, kept, removed = run(root, CLEAN, tmp_path / "out")

@@ -55,6 +55,7 @@ def test_there_are_commands_to_check():
 
 
 @pytest.mark.parametrize(("where", "command"), COMMANDS)
+@pytest.mark.guarantee("Files", "Printed commands name files and flags that exist.")
 def test_printed_commands_name_existing_files_and_flags(where, command):
     words = shlex.split(command.replace("'", "").replace("\\", ""), comments=True)
     if "-m" in words:
@@ -75,7 +76,7 @@ def test_every_recipe_yaml_parses_with_its_own_recipe(path):
     header = path.read_text().splitlines()[1]
     recipe = re.search(r"recipes/(\w+)\.py", header).group(1)
     assert f"recipes/configs/{path.name}" in header, "the launch command stands on top"
-    cpu = [] if recipe == "merge_adapter" else ["--use_cpu", "true"]  # without it a machine that has no GPU refuses bf16
+    cpu = [] if recipe in ("merge_adapter", "mixture_study") else ["--use_cpu", "true"]  # without it a machine that has no GPU refuses bf16
     parsed = recipe_parser(recipe).parse_args_and_config(["--config", str(path), *cpu])
     written = yaml.safe_load(path.read_text())
     fields = {key: value for part in parsed for key, value in vars(part).items()}

@@ -199,7 +199,7 @@ def parsed(path, recipe=None):
         parser = importlib.import_module(recipe).make_parser()
     finally:
         sys.path.pop(0)
-    cpu = [] if recipe == "merge_adapter" else ["--use_cpu", "true"]
+    cpu = [] if recipe in ("merge_adapter", "mixture_study") else ["--use_cpu", "true"]
     parts = parser.parse_args_and_config(["--config", str(path), *cpu])
     return {key: value for part in parts for key, value in vars(part).items()}
 
@@ -226,6 +226,7 @@ def test_a_yaml_is_flat_short_marked_and_parses(path, tmp_path):
 
 
 @pytest.mark.parametrize("path", REAL, ids=lambda p: p.stem)
+@pytest.mark.guarantee("Uploads", "Nothing is uploaded by default, by setting or by environment variable.")
 def test_a_yaml_uploads_nothing_and_names_no_machine(path):
     written, text = yaml.safe_load(path.read_text()), path.read_text()
     assert set(written.get("report_to", [])) <= {"tensorboard", "trackio"} and not {"push_to_hub", "trust_remote_code", "use_cpu"} & set(
@@ -239,7 +240,7 @@ def test_a_yaml_uploads_nothing_and_names_no_machine(path):
         assert (ROOT / named).is_file(), f"{path.name}: {named}"
 
 
-@pytest.mark.parametrize("path", [path for path in REAL if recipe_of(path) != "merge_adapter"], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [path for path in REAL if recipe_of(path) not in ("merge_adapter", "mixture_study")], ids=lambda p: p.stem)
 def test_the_machine_on_top_can_take_the_step(path):
     """Every launch command divides the step among its ranks, and weights in bf16 alone are never updated without stochastic rounding."""
     machine = load_config_from_file(str(ROOT / re.search(r"--config_file (\S+)", path.read_text()).group(1)))
@@ -257,7 +258,7 @@ def test_the_chain_of_the_article_is_closed():
     made = {yaml.safe_load(path.read_text())["output_dir"] for path in REAL}
     for path in REAL:
         written = yaml.safe_load(path.read_text())
-        base = written.get("model_name_or_path", written.get("adapter"))
+        base = written.get("model_name_or_path", written.get("adapter", ""))
         assert base in made or not base.startswith("outputs/"), f"{path.name}: nothing writes {base}"
 
 

@@ -89,6 +89,7 @@ def cut(data):
         ("bad.jsonl", b'{"a": 1}\n{"a": \n', "line 2 is not JSON"),
     ],
 )
+@pytest.mark.guarantee("Files", "A damaged file is refused by name.")
 def test_a_damaged_file_is_refused_by_name(tmp_path, name, data, said):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(BadInput, match=f"{name}.*{said}"):
@@ -109,6 +110,7 @@ def test_an_error_of_the_caller_is_not_blamed_on_the_file(tmp_path):
         raise BadInput("my words")
 
 
+@pytest.mark.guarantee("Files", "An output exists whole or not at all; a failed build keeps the earlier one.")
 def test_a_folder_exists_whole_or_not_at_all(tmp_path):
     with whole_folder(tmp_path / "out") as out:
         (out / "a").write_text("1")

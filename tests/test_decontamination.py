@@ -112,6 +112,7 @@ def show(title: str, tasks, shares: dict) -> None:
         print(f"{kind:22}" + "".join(f"{value:>22.0%}" for value in values))
 
 
+@pytest.mark.guarantee("Corpus", "Decontamination's recall is measured on planted copies.")
 def test_recall_of_planted_copies():
     items = [Item(task, f"{task} {i}", tuple(make(random.Random(f"{task}{i}")))) for task, make in ITEMS.items() for i in range(PER_KIND)]
     shares = recall(items)

@@ -145,6 +145,7 @@ def test_zero2(lab):
 
 
 @needs_compiler
+@pytest.mark.guarantee("Training", "A checkpoint saved under ZeRO-3, LoRA included, reloads with equal logits.")
 def test_zero3_and_lora(lab):
     assert recipe(lab, "sft", {**LORA, "output_dir": "lora_one"}) is None
     broken = {**RUN, "output_dir": "broken3", "save_steps": 100}

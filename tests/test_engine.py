@@ -135,6 +135,7 @@ def hashes(folder):
     }
 
 
+@pytest.mark.guarantee("Corpus", "A build that is killed at any moment goes on to the same bytes.")
 def test_a_build_killed_at_any_moment_goes_on_to_the_same_bytes(tmp_path):
     raw, code = raw_files(tmp_path / "raw"), "import sys; from data_prep.build_documents import main; main(sys.argv[1:])"
     command = [sys.executable, "-c", code, "--source", f"redpajama={raw}", "--executor", "local:2", "--out"]
@@ -204,6 +205,7 @@ def test_a_file_from_which_repeated_ids_went_is_made_anew_when_it_changes_and_wh
         assert [json.loads(line)["text"] for line in written.splitlines()] == [t for t in re.findall('": "([a-z]+)', content) if t != "one"]
 
 
+@pytest.mark.guarantee("Files", "A full disk is one sentence and loses nothing.")
 def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, monkeypatch):
     raw = raw_files(tmp_path / "raw", lines=3)
 
@@ -217,6 +219,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, monkeypatch):
     assert build_documents.build([("redpajama", raw)], tmp_path / "out")["outputs"]
 
 
+@pytest.mark.guarantee("Credentialed data", "Errors and progress lines name ids, not text.")
 def test_logs_hold_no_text(tmp_path, monkeypatch):
     """An error inside a step is logged with its traceback by datatrove; the values of variables must not be in it."""
     secret = "SECRET-NOTE-TEXT"
@@ -234,6 +237,9 @@ def test_logs_hold_no_text(tmp_path, monkeypatch):
     assert "a bug" in logs and secret not in logs
 
 
+@pytest.mark.guarantee(
+    "Corpus", "The training order is a function of manifest and seed alone, and the blocks do not depend on the number of workers."
+)
 def test_blocks_do_not_depend_on_the_number_of_workers(tmp_path, monkeypatch):
     from data_prep import make_demo_backbone
 

@@ -179,6 +179,7 @@ def test_answers_of_another_type_of_weights_are_not_taken_for_these(world):
     assert len(list((world / "other" / ".responses").iterdir())) == 1 + len(list((world / "eval" / ".responses").iterdir()))
 
 
+@pytest.mark.guarantee("Evaluation", "A killed generation goes on where it was.")
 def test_a_killed_run_goes_on_where_it_was(world, monkeypatch):
     from lm_eval.models.huggingface import HFLM
 
@@ -204,6 +205,7 @@ def test_a_killed_run_goes_on_where_it_was(world, monkeypatch):
     assert len(cache.read_text().splitlines()) == 7  # the cut line, and the six
 
 
+@pytest.mark.guarantee("Evaluation", "Another model, server or type of weights never gets cached answers.")
 def test_another_model_gets_its_own_answers(world, capsys):
     make_model(world / "other", seed=1)
     generate.main(command(world, "eval/other", tasks="medqa,mimic_cxr", model="other"))
@@ -253,6 +255,7 @@ def load_mibe():
     return module
 
 
+@pytest.mark.guarantee("Evaluation", "Over-long prompts are refused or counted, never cut.")
 def test_overlong_prompts_are_refused_or_counted_and_never_cut(world, capsys):
     rows = rows_of("emrqa", "span", [("short", "x"), ("long " * 300, "y"), ("short too", "z")])
     write_rows(world / "long", "emrqa", rows)

@@ -56,6 +56,7 @@ def arguments(folder, **changes):
     return TrainingArguments(**{"output_dir": str(folder), "use_cpu": True, "learning_rate": 8e-6, "optim": "adamw_torch", **changes})
 
 
+@pytest.mark.guarantee("Training", "Steps that would be lost in the rounding of 16-bit weights are refused.")
 def test_what_is_refused(guard, tmp_path, monkeypatch):
     model = LlamaForCausalLM(SHAPE).to(torch.bfloat16)
     with pytest.raises(

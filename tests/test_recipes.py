@@ -38,6 +38,7 @@ def test_pretrain_writes_a_model_and_a_complete_record(lab):
     assert AutoModelForCausalLM.from_pretrained(lab / "base").config.vocab_size == len(AutoTokenizer.from_pretrained(lab / "base"))
 
 
+@pytest.mark.guarantee("Training", "Validation loss does not change with the batch size.")
 def test_validation_loss_does_not_change_with_the_batch_size(lab):
     for size in (1, 7):
         recipe(

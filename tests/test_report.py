@@ -96,6 +96,7 @@ def test_verdicts_are_printed_as_they_come_out(tmp_path, capsys):
     assert "forgetting     contradicted" in capsys.readouterr().out
 
 
+@pytest.mark.guarantee("Evaluation", "The page loads nothing and is the same every time.")
 def test_the_page_loads_nothing_escapes_texts_and_is_the_same_every_time(tmp_path):
     invented_runs(tmp_path)
     invented_config(tmp_path)
@@ -116,6 +117,9 @@ def rows_on(folder):
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])["tasks"]
 
 
+@pytest.mark.guarantee(
+    "Credentialed data", "Scored rows of credentialed data, and what a model of such data wrote, are redacted unless asked."
+)
 def test_what_is_credentialed_is_left_out_unless_asked_for(tmp_path):
     invented_runs(tmp_path)
     invented_config(tmp_path)
@@ -135,6 +139,20 @@ def test_what_is_credentialed_is_left_out_unless_asked_for(tmp_path):
     make_report(tmp_path, "--show_texts")
     shown = rows_on(tmp_path)
     assert "secret" in shown["i2b2"]["rows"][0]["prompt"] and shown["mednli"]["outputs"]["chat"][0]["output"] == "neutral"
+
+
+@pytest.mark.guarantee(
+    "Credentialed data",
+    "An entry of the allow list (endpoint, agreement, person, date) is the only way out, and every output made under it records it.",
+)
+def test_what_a_person_has_signed_stands_on_top(tmp_path):
+    rows = rows_of("mednli", "choice", [("Is it so?", "neutral")], choices=["neutral"])
+    allowed = {"endpoint": "https://llm.hospital.example/v1", "agreement": "contract 7", "person": "A. Example", "date": "2026-11-01"}
+    score.score_folder(answers_of(tmp_path, "m", "mednli", rows, ["neutral"], allowed=[allowed]))
+    report.main(["--evaluation", str(tmp_path / "eval"), "--out", str(tmp_path / "report")])
+    said = "allowed: https://llm.hospital.example/v1 (contract 7; A. Example, 2026-11-01)"
+    assert f"<li>{said}</li>" in (tmp_path / "report" / "report.html").read_text()
+    assert f"- {said}\n" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_the_article_stands_beside_ours_with_both_scorers_and_what_is_withheld(tmp_path):

@@ -66,6 +66,7 @@ def signalled(lab, name, config, micro_step, with_signal):
 
 
 @pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.guarantee("Training", "A run killed with SIGKILL goes on to the same losses and weights, bit for bit, on a CPU.")
 def test_killed_and_resumed_is_the_same_run(lab, kind):
     name, config, micro_step = RUNS[kind]
     whole, killed = lab / f"{kind}_whole", lab / f"{kind}_killed"
@@ -111,6 +112,7 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(lab, capsys):
     assert logged(lab / "cut", "loss", "grad_norm") == logged(lab / "base", "loss", "grad_norm")
 
 
+@pytest.mark.guarantee("Training", "The ledger proves that no row was skipped or seen twice.")
 def test_a_ledger_that_was_lost_or_changed_is_found(lab):
     config = {**PRETRAIN, "output_dir": "ledger", "save_strategy": "no"}
     assert recipe(lab, "pretrain", config) is None
@@ -130,6 +132,7 @@ def test_a_ledger_that_was_lost_or_changed_is_found(lab):
     assert "wrong at steps [3]: rows were skipped or seen twice" in recipe(lab, "pretrain", {**PRETRAIN, "output_dir": "lost"})
 
 
+@pytest.mark.guarantee("Training", "Going on reads no block before its place, and the order is the same for any number of ranks.")
 def test_going_on_reads_no_block_before_its_place(pretrain):
     """At the end of the article's run, on the last of 160 ranks: 196,832 micro-batches are passed over without a look at any of them."""
     from accelerate import skip_first_batches

@@ -81,6 +81,7 @@ def read_jsonl(path):
 
 
 # ---------------------------------------------------------------- the numbers
+@pytest.mark.guarantee("Evaluation", "Scores need no model and are the same every time.")
 def test_scores_need_no_model_and_are_the_same_every_time(tmp_path):
     folder = write_run(tmp_path / "run", *everything())
     command = "import sys; from evaluation import score; score.main(sys.argv[1:]); assert not {'torch', 'transformers', 'lm_eval'} & set(sys.modules)"
@@ -122,6 +123,7 @@ def test_the_two_scorers_stand_side_by_side(tmp_path, capsys):
     assert any(line.split()[:4] == ["macro_f1", "*", "0.294", "0.253"] for line in lines)
 
 
+@pytest.mark.guarantee("Evaluation", "A headline is withheld where more than 5 % is unparsed.")
 def test_a_headline_is_withheld_where_more_than_5_percent_is_unparsed(tmp_path, capsys):
     at_most = score.score_folder(write_run(tmp_path / "a", nli(95, 0, 5)))["mednli"]["headline"]
     assert at_most["withheld"] is None and at_most["value"] is not None
@@ -165,6 +167,9 @@ SECRETS = ("secret", "cough", "aspirin", "5.0 mg", "acute", "I cannot tell", "β
 
 @pytest.mark.parametrize(
     "rows_access, run_access", [("credentialed", "credentialed"), ("public", "credentialed"), ("credentialed", "public")]
+)
+@pytest.mark.guarantee(
+    "Credentialed data", "Scored rows of credentialed data, and what a model of such data wrote, are redacted unless asked."
 )
 def test_credentialed_rows_are_redacted_unless_asked_otherwise(tmp_path, rows_access, run_access):
     folder = write_run(tmp_path / "run", *everything(rows_access), access=run_access)

@@ -155,6 +155,7 @@ def test_likelihoods_of_a_server_are_those_of_the_answers(world):
             assert nats == pytest.approx(-0.01 * sum(ids[context:])) and size == len(option)
 
 
+@pytest.mark.guarantee("Evaluation", "Another model, server or type of weights never gets cached answers.")
 def test_two_servers_and_two_models_never_share_answers(world):
     for number in range(2):
         with FakeServer(model=f"m{number}") as fake:
@@ -173,7 +174,10 @@ def test_what_must_not_or_cannot_be_sent_is_refused_before_anything_is(world):
     rows = rows_of("mednli", "choice", [("So?", "neutral")], choices=["neutral"])
     write_rows(world / "rows", "mednli", [row | {"access": "credentialed"} for row in rows])
     paths = ["--rows", str(world / "rows"), "--preset", "chat", "--out", str(world / "eval" / "x")]
-    with pytest.raises(SystemExit, match="credentialed text is not sent to api.openai.com: its terms .invented. .* Next: .* allow_list FILE with an entry for api.openai.com"):
+    with pytest.raises(
+        SystemExit,
+        match="credentialed text is not sent to api.openai.com: its terms .invented. .* Next: .* allow_list FILE with an entry for api.openai.com",
+    ):
         generate.main(["--model", "gpt-4-0314", "--tasks", "mednli", *paths])
     with FakeServer(model="other") as fake:
         fake.model = "renamed"

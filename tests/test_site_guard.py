@@ -3,8 +3,8 @@
 import _socket
 import json
 import os
-import socket
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -108,6 +108,10 @@ def attempts():
 
 
 @pytest.mark.parametrize("escape", ESCAPES)
+@pytest.mark.guarantee(
+    "Credentialed data",
+    "A process that holds credentialed text opens no connection to another machine: clients of HTTP, sockets, datagrams, names, proxies, redirects, the Hub, telemetry.",
+)
 def test_no_connection_leaves_a_process_that_holds_credentialed_text(attempts, escape):
     said = attempts[escape]
     assert said.endswith(" 0"), "the guard has let a connection pass"
@@ -123,12 +127,17 @@ def test_this_machine_is_here(host):
 @pytest.mark.parametrize(
     "host", ["10.0.0.8", "192.168.1.4", "169.254.169.254", "api.openai.com", "localhost.example", "127.0.0.1.example", "::2"]
 )
+@pytest.mark.guarantee("Credentialed data", "A private address is another machine.")
 def test_a_private_address_is_not_this_machine(host):
     assert not site_guard.is_here(host)
     with pytest.raises(BadInput, match=f"not sent to {host}: its terms .T. do not"):
         site_guard.permit(f"http://{f'[{host}]' if ':' in host else host}:80/v1", [], ["T"], BadInput)
 
 
+@pytest.mark.guarantee(
+    "Credentialed data",
+    "An entry of the allow list (endpoint, agreement, person, date) is the only way out, and every output made under it records it.",
+)
 def test_an_allow_list_names_agreement_person_and_date(tmp_path):
     path = tmp_path / "allow.yaml"
     for entry, said in (
@@ -158,6 +167,9 @@ def test_an_allow_list_names_agreement_person_and_date(tmp_path):
         ({"report_to": ["trackio"], "trackio_space_id": "org/x"}, "huggingface.co"),
     ],
 )
+@pytest.mark.guarantee(
+    "Credentialed data", "A run with credentialed rows uses no remote tracker and pushes nothing, whatever its YAML allows."
+)
 def test_a_run_with_credentialed_rows_uploads_nothing_whatever_its_yaml_allows(lab, closed, change, host):
     said = recipe(lab, "sft", {**closed, **change, "allow_upload": True, "output_dir": "refused"})
     assert f"credentialed text is not sent to {host}: its terms ({LICENSE})" in said and not (lab / "refused" / "run.json").exists()
@@ -177,6 +189,9 @@ def test_an_entry_of_the_allow_list_is_the_only_way_and_is_recorded(lab, tmp_pat
     assert run_guard.keep_on_site({"access": "gated", "agreements": []}, {"report_to": ["wandb"]}) == []
 
 
+@pytest.mark.guarantee(
+    "Credentialed data", "What a run of credentialed rows writes, caches included, lies in its folder and is its owner's alone."
+)
 def test_what_a_run_writes_stays_in_its_folder_and_is_its_owners(lab, closed, tmp_path):
     argv = copied(lab, "sft", {**closed, "report_to": ["tensorboard"], "packing": "isolated", "dataset_num_proc": 2})
     short = tempfile.mkdtemp(dir="/tmp")  # a socket file lies in it, whose path has a limit
@@ -227,6 +242,7 @@ def test_credentialed_rows_go_to_no_other_machine_not_even_a_private_one(world, 
         ask(world, address)
 
 
+@pytest.mark.guarantee("Credentialed data", "A server that redirects gets nothing through.")
 def test_a_server_that_redirects_gets_nothing_through(world, monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", _socket.socket.connect)  # without the tests' own guard
     with FakeServer() as fake:
@@ -264,6 +280,7 @@ def test_what_a_server_says_of_a_credentialed_prompt_is_not_printed(world, monke
 
 
 # ---------------------------------------------------------------- what errors say
+@pytest.mark.guarantee("Credentialed data", "Errors and progress lines name ids, not text.")
 def test_an_error_names_the_row_and_not_its_text(tmp_path):
     row = rows_of("mednli", "choice", [("So?", MARK)], choices=["neutral"])[0] | CLOSED
     with pytest.raises(BadInput, match="mednli:test:0") as error:
@@ -271,6 +288,7 @@ def test_an_error_names_the_row_and_not_its_text(tmp_path):
     assert MARK not in str(error.value)
 
 
+@pytest.mark.guarantee("Credentialed data", "The workers of a build of credentialed sources are closed too.")
 def test_a_build_of_credentialed_sources_is_closed_in_its_workers_too(tmp_path, capfd):
     """The plain reader finds credentialed notes; a worker of the engine that would look up a name fails with the sentence."""
     folder = tmp_path / "raw"
@@ -285,3 +303,15 @@ def test_a_build_of_credentialed_sources_is_closed_in_its_workers_too(tmp_path, 
         socket.getaddrinfo("collect.example", 80)
     assert not [path for path in (tmp_path / "documents").rglob("*") if path.stat().st_mode & 0o77]
     assert MARK not in "".join(capfd.readouterr())
+
+
+# ---------------------------------------------------------------- the whole chain
+@pytest.mark.parametrize("code", ["socket.socket().connect(('192.0.2.1', 80))", "socket.getaddrinfo('collect.example', 80)"])
+@pytest.mark.guarantee(
+    "Credentialed data", "The demo chain runs under a guard that ends a process at its first connection beyond this machine."
+)
+def test_the_guard_under_which_ci_runs_the_demo_ends_a_process_that_reaches_out(code):
+    environment = os.environ | {"PYTHONPATH": f".{os.pathsep}tests/socket_guard"}
+    done = subprocess.run([sys.executable, "-c", f"import socket\n{code}"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 97 and "socket guard: socket." in done.stderr
+    assert "make demo PYTHONPATH=.:tests/socket_guard" in (ROOT / ".ci" / "run").read_text()

@@ -127,6 +127,7 @@ def test_pubmed_deleted_and_replaced_records_across_files(tmp_path):
     assert [entry["records"] for entry in manifest["inputs"]] == [4, 3]
 
 
+@pytest.mark.guarantee("Corpus", "XML is neither expanded nor fetched.")
 def test_xml_fetches_and_expands_nothing(tmp_path):
     secret = put(tmp_path / "secret.txt", "SECRET")
     entities = f'<!ENTITY file SYSTEM "{secret.as_uri()}"><!ENTITY a "boom"><!ENTITY b "&a;&a;&a;">'
@@ -455,6 +456,7 @@ def test_a_source_without_documents_is_an_error(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.guarantee("Files", "An output exists whole or not at all; a failed build keeps the earlier one.")
 def test_a_failed_build_keeps_the_earlier_output(tmp_path):
     good, bad = put(tmp_path / "a.jsonl", GOOD_LINE), put(tmp_path / "b.jsonl", "{")
     build_documents.build([("redpajama", good)], tmp_path / "out")

@@ -484,7 +484,7 @@ def test_mtsamples_drops_and_keeps_a_text_on_one_side(tmp_path):
     "text, message",
     [
         (HEADER + transcription(0, "Urology", "Text.") + "1,About it., Urology, A name ,Text cut he", "record 3 has 5 columns"),
-        (HEADER + '1,About it., Urology, A name ,"Text cut he', "not whole CSV"),
+        (HEADER + '1,About it., Urology, A name ,"Text cut he', "not valid CSV"),
         ("description,medical_specialty\nx,y\n", "the columns are"),
     ],
 )

@@ -94,6 +94,7 @@ def byte_level(folder, vocabulary=600):
     return save(engine, folder)
 
 
+@pytest.mark.guarantee("Corpus", "Token ids are those of SentencePiece and of the tokenizer.")
 def test_llama_2_ids_are_those_of_sentencepiece(sentencepiece_model, llama):
     sp, _ = sentencepiece_model
     tokenizer = DocumentTokenizer(str(llama))

@@ -42,6 +42,7 @@ def test_the_log(lab):
     assert list((lab / "watched" / "runs").rglob("events.out.tfevents*"))
 
 
+@pytest.mark.guarantee("Uploads", "Trackers write into the run's folder and nowhere else.")
 def test_trackers_write_into_the_run_and_nowhere_else(lab):
     """In a process of its own: Trackio takes its folder from the environment when it is first imported."""
     config = {**SFT, "output_dir": "tracked", "report_to": ["trackio", "tensorboard"], "max_steps": 1, "peak_tflops": 0.5,
@@ -108,6 +109,7 @@ def test_a_broken_gradient_stops_the_run(lab, monkeypatch):
     assert stopped and "gradient norm nan at step 6" in stopped and (lab / "gradient" / "checkpoint-5" / "complete.json").is_file()
 
 
+@pytest.mark.guarantee("Training", "Damaged weights are never saved, and an old checkpoint goes only when the new one is whole.")
 def test_damaged_weights_are_never_saved(lab, monkeypatch):
     """Whatever damaged them: the checkpoint before stays, the new one is not begun."""
     step, count = torch.optim.AdamW.step, iter(range(1, 100))
@@ -150,6 +152,7 @@ def refused(lab, name, config, *arguments):
     return said
 
 
+@pytest.mark.guarantee("Training", "A launch with other ranks than asked for is refused.")
 def test_other_ranks_than_asked_for(lab, monkeypatch):
     assert "1 ranks run, 2 were asked for. Next: check num_processes" in refused(lab, "pretrain", PRETRAIN, "--world_size", "2")
     for name, config in (("sft", SFT), ("finetune_task", TASK)):
@@ -166,6 +169,7 @@ def test_other_ranks_than_asked_for(lab, monkeypatch):
         ({"report_to": ["trackio"], "trackio_space_id": "lab/space"}, "trackio_space_id would send"),
     ],
 )
+@pytest.mark.guarantee("Uploads", "Nothing is uploaded by default, by setting or by environment variable.")
 def test_uploads(lab, config, said):
     assert said in refused(lab, "pretrain", {**PRETRAIN, **config})
 

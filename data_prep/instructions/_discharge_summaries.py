@@ -27,8 +27,11 @@ class _As:
     def __init__(self, drops, name):
         self.drops, self.name = drops, name
 
-    def add(self, _, reason, where):
-        self.drops.add(self.name, reason, where)
+    def add(self, _, reason, where, *, bad=False):
+        self.drops.add(self.name, reason, where, bad=bad)
+
+    def repair(self, _, reason, where):
+        self.drops.repair(self.name, reason, where)
 
 
 def files(raw: Path) -> list[Path]:

@@ -13,12 +13,9 @@ Oddities  Train-2 begins with a byte-order mark, ends its lines in CR LF and cal
 
 from pathlib import Path
 
-from lxml import etree
-
 from data_prep.contracts import BadInput
-from data_prep.files import open_bytes
 from data_prep.instructions import common, join
-from data_prep.sources.xml_text import SAFE, bare_text
+from data_prep.sources.xml_text import bare_text, parse
 
 LICENSE = "CC-BY-4.0"
 ACCESS = "public"
@@ -36,11 +33,7 @@ def files(folder: Path) -> list[Path]:
 
 def read(folder: Path, drops):
     for path in files(folder):
-        with open_bytes(path) as stream:
-            try:
-                root = etree.parse(stream, etree.XMLParser(**SAFE)).getroot()
-            except etree.XMLSyntaxError as error:
-                raise BadInput(f"{path}: not whole XML ({error})") from error
+        root = parse(path)
         for number, question in enumerate(root.iter("NLM-QUESTION"), 1):
             name = question.get("questionid") or question.get("qid")
             text = bare_text(question.find("MESSAGE")) or bare_text(question.find("SUBJECT"))

@@ -12,12 +12,9 @@ Oddities  the root element has another name in each file. Training set 1 holds t
 
 from pathlib import Path
 
-from lxml import etree
-
 from data_prep.contracts import BadInput
-from data_prep.files import open_bytes
 from data_prep.instructions import common, join
-from data_prep.sources.xml_text import SAFE, bare_text
+from data_prep.sources.xml_text import bare_text, parse
 
 LICENSE = "CC-BY-4.0"
 ACCESS = "public"
@@ -35,11 +32,7 @@ def files(folder: Path) -> list[Path]:
 
 def read(folder: Path, drops):
     for path in files(folder):
-        with open_bytes(path) as stream:
-            try:
-                root = etree.parse(stream, etree.XMLParser(**SAFE)).getroot()
-            except etree.XMLSyntaxError as error:
-                raise BadInput(f"{path}: not whole XML ({error})") from error
+        root = parse(path)
         for question in root.iter("Question"):
             text = bare_text(question.find("QuestionText"))
             for answer in question.iterfind("AnswerList/Answer"):

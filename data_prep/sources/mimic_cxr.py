@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from data_prep.contracts import BadInput
-from data_prep.files import NOT_UTF8, READ_ERRORS, open_bytes
+from data_prep.files import LONGEST, NOT_UTF8, READ_ERRORS, check_expansion, open_bytes, read_whole
 from data_prep.sources.raw_files import csv_rows, files_below
 
 DOMAIN = "clinical"
@@ -41,7 +41,7 @@ def first_pass(raw_files: list[Path], scans: None) -> list[list[str] | None]:
 def read(file: Path, drops, test_studies=()):
     """Yield the report of one file, or those of the archive, unless their study is among `test_studies`."""
     test_studies = set(test_studies)
-    for name, content in _reports(file):
+    for name, content in _reports(file, drops):
         study, where = PurePosixPath(name).stem, f"{file}: {name}" if file.suffix == ".zip" else f"{file}: record 1"
         if not re.fullmatch(r"s\d{8}\.txt", PurePosixPath(name).name):
             raise BadInput(f"{file}: not a report of MIMIC-CXR, whose files are named sNNNNNNNN.txt")
@@ -65,16 +65,27 @@ def read(file: Path, drops, test_studies=()):
         }
 
 
-def _reports(file: Path):
+def _reports(file: Path, drops):
     """(path, bytes) of each report of a .zip in its order, or of the one file."""
     with open_bytes(file) as stream:
         if file.suffix != ".zip":
-            yield file.as_posix(), stream.read()
+            yield file.as_posix(), read_whole(stream, file)
             return
         try:
             with zipfile.ZipFile(stream) as archive:
-                for name in archive.namelist():
-                    if name.endswith(".txt"):
-                        yield name, archive.read(name)
-        except (zipfile.BadZipFile, *READ_ERRORS) as error:
+                check_expansion(file, sum(member.file_size for member in archive.infolist()), file.stat().st_size)
+                for member in archive.infolist():
+                    if member.filename.endswith(".txt"):
+                        with archive.open(member) as report:
+                            content = report.read(LONGEST + 1)  # what the archive says of its size may be wrong
+                        if len(content) > LONGEST:
+                            drops.add("mimic_cxr", f"larger than {LONGEST:,} bytes", f"{file}: {member.filename}", bad=True)
+                        else:
+                            yield member.filename, content
+        except (
+            zipfile.BadZipFile,
+            RuntimeError,
+            ValueError,
+            *READ_ERRORS,
+        ) as error:  # RuntimeError: encrypted, or compressed in another way
             raise BadInput(f"{file}: cannot be read to its end ({error}). Next: fetch it again") from error

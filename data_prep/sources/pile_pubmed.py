@@ -12,10 +12,9 @@ Oddities    A file mixes all 22 sets of The Pile: the others are left out and co
 """
 
 import contextlib
-import json
 from pathlib import Path
 
-from data_prep.files import read_jsonl
+from data_prep.files import from_json, read_jsonl
 from data_prep.sources.raw_files import files_below
 from data_prep.sources.text_records import with_text
 
@@ -38,7 +37,7 @@ def read(file: Path, drops):
         meta = record.get("meta")
         if isinstance(meta, str):
             with contextlib.suppress(ValueError):
-                meta = json.loads(meta)
+                meta = from_json(meta)
         pile_set = meta.get("pile_set_name") if isinstance(meta, dict) else None
         if not isinstance(pile_set, str):
             drops.add("pile_pubmed", "no meta.pile_set_name", where, bad=True)

@@ -9,11 +9,7 @@ Oddities    Only the columns that are named are read. Ids are unique within a co
 
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
-
-from data_prep.contracts import BadInput
-from data_prep.files import open_bytes, read_jsonl
+from data_prep.files import read_jsonl, read_parquet
 from data_prep.sources import sidecar
 from data_prep.sources.raw_files import files_below
 
@@ -42,17 +38,6 @@ def _lines(file: Path, drops):
 
 
 def _rows(file: Path, settings: dict):
-    with open_bytes(file) as stream:
-        try:
-            table = pyarrow.parquet.ParquetFile(stream)
-            columns = [name for name in (settings["text"], settings["id"], *settings["meta"]) if name]
-            for name in columns:
-                if name not in table.schema_arrow.names:
-                    raise BadInput(f"{file}: no column '{name}' (found: {', '.join(table.schema_arrow.names)})")
-            number = 0
-            for batch in table.iter_batches(batch_size=1000, columns=columns):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield f"{file}: row {number}", record
-        except pyarrow.ArrowException as error:
-            raise BadInput(f"{file}: not whole Parquet ({error}). Next: fetch it again") from error
+    columns = [name for name in (settings["text"], settings["id"], *settings["meta"]) if name]
+    for number, record in read_parquet(file, columns):
+        yield f"{file}: row {number}", record

@@ -20,9 +20,9 @@ from pathlib import Path
 from lxml import etree
 
 from data_prep.contracts import BadInput
-from data_prep.files import open_bytes
+from data_prep.files import LONGEST_XML, open_bytes, read_whole
 from data_prep.sources.raw_files import files_below
-from data_prep.sources.xml_text import SAFE, bare_text, local_name, spell_out
+from data_prep.sources.xml_text import SAFE, bare_text, is_number, local_name, spell_out
 
 DOMAIN = "biomedical"
 LICENSE = "per article"
@@ -54,15 +54,37 @@ def read(file: Path, drops):
     """Yield the article of one file (or the articles, if the root is a set), or those of an archive."""
     with open_bytes(file) as stream:
         if not file.name.endswith((".tar.gz", ".tar")):
-            yield from _articles(str(file), stream.read(), drops)
+            yield from _articles(str(file), read_whole(stream, file, LONGEST_XML), drops)
             return
         try:
-            with tarfile.open(fileobj=stream, mode="r|") as archive:  # one after the other: no seeking back in a compressed stream
+            with tarfile.open(
+                fileobj=stream, mode="r|", tarinfo=_Member
+            ) as archive:  # in its order: no seeking back in a compressed stream
                 for member in archive:
-                    if member.isfile() and member.name.endswith((".nxml", ".xml")):
-                        yield from _articles(f"{file}: {member.name}", archive.extractfile(member).read(), drops)
-        except tarfile.TarError as error:
+                    where = f"{file}: {member.name}"
+                    if not member.isfile() and not member.isdir():
+                        drops.add("pmc", "member of an archive that is no file", where, bad=True)
+                    elif member.isfile() and member.name.endswith((".nxml", ".xml")):
+                        if member.size > LONGEST_XML:
+                            drops.add("pmc", f"larger than {LONGEST_XML:,} bytes", where, bad=True)
+                        else:
+                            yield from _articles(where, archive.extractfile(member).read(), drops)
+        except (tarfile.TarError, ValueError, OverflowError) as error:  # the last two: of numbers in a header
             raise BadInput(f"{file}: cannot be read to its end ({error}). Next: fetch it again") from error
+
+
+class _Member(tarfile.TarInfo):
+    """A header that is read to its end or not at all: tarfile takes a damaged one for the end of the archive, and a long name of any length."""
+
+    @classmethod
+    def frombuf(cls, *given):
+        try:
+            member = super().frombuf(*given)
+        except tarfile.InvalidHeaderError as error:
+            raise tarfile.ReadError(f"a damaged header: {error}") from error
+        if not member.isreg() and member.size > LONGEST_XML:
+            raise tarfile.ReadError(f"a header of {member.size:,} bytes")
+        return member
 
 
 def _articles(name: str, content: bytes, drops):
@@ -95,7 +117,7 @@ def _articles(name: str, content: bytes, drops):
         meta = {
             "pmid": ids.get("pmid"),
             "doi": ids.get("doi"),
-            "year": min((int(y.text) for y in front.iterfind("{*}pub-date/{*}year") if (y.text or "").strip().isdecimal()), default=None),
+            "year": min((int(y.text) for y in front.iterfind("{*}pub-date/{*}year") if is_number(y.text)), default=None),
             "journal": bare_text(article.find("{*}front/{*}journal-meta//{*}journal-title")),
             "article_type": article.get("article-type"),
             "license_link": license_link,
@@ -164,7 +186,7 @@ def _only_citations(element) -> bool:
 
 _ONE = f"{CITE}[^{CITE_END}]*{CITE_END}"
 _CITATION = re.compile(_ONE)
-_BRACKETS = re.compile(rf"\s?([\[(])([^\[\]()]*{CITE}[^\[\]()]*)([\])])")
+_BRACKETS = re.compile(rf"\s?([\[(])([^\[\](){CITE}]*{CITE}[^\[\]()]*)([\])])")
 _RUN = re.compile(rf"\s?{_ONE}(?:[\s,;\u2013\u2014-]*{_ONE})*")
 _CONNECTING = re.compile(r"(?:\W|\b(?:see|also|and|eg?|g|ie?|cf|for|reviews?|reviewed|in|by|refs?|references?|therein)\b)*", re.IGNORECASE)
 

@@ -21,9 +21,9 @@ import numpy as np
 from lxml import etree
 
 from data_prep.contracts import BadInput
-from data_prep.files import open_bytes
+from data_prep.files import LONGEST_XML, open_bytes
 from data_prep.sources.raw_files import files_below
-from data_prep.sources.xml_text import SAFE, bare_text, spell_out
+from data_prep.sources.xml_text import SAFE, bare_text, is_number, spell_out
 
 DOMAIN = "biomedical"
 LICENSE = "NLM terms and conditions; abstracts may be under copyright"
@@ -43,7 +43,7 @@ def scan(file: Path) -> dict:
     deleted, records, again = [], {}, set()
     for _, element in _records(file):
         if element.tag == "DeleteCitation":
-            deleted += [int(pmid.text) for pmid in element.iter("PMID") if _is_number(pmid.text)]
+            deleted += [int(pmid.text) for pmid in element.iter("PMID") if is_number(pmid.text)]
             continue
         pmid, version = _pmid(element)
         if pmid is not None:
@@ -129,9 +129,10 @@ def _records(file: Path):
     """Yield (record number from 1, element) for each citation and each DeleteCitation, freeing each as soon as it was used."""
     with open_bytes(file) as stream:
         try:
-            walk = etree.iterparse(stream, events=("end",), tag=("MedlineCitation", "PubmedBookArticle", "DeleteCitation"), **SAFE)
-            number = 0
+            chunks, number = _Chunks(file, stream), 0
+            walk = etree.iterparse(chunks, events=("end",), tag=("MedlineCitation", "PubmedBookArticle", "DeleteCitation"), **SAFE)
             for _, element in walk:
+                chunks.taken = 0
                 number += element.tag != "DeleteCitation"
                 yield number, element
                 element.clear()
@@ -145,17 +146,26 @@ def _records(file: Path):
             raise BadInput(f"{file}: the root element is '{walk.root.tag}', expected one of {', '.join(ROOTS)}")
 
 
-def _is_number(text: str | None) -> bool:
-    return bool(text) and text.strip().isdecimal()
+class _Chunks:
+    """A stream for iterparse, which keeps all it has read of a record: no record may be longer than LONGEST_XML."""
+
+    def __init__(self, file: Path, stream):
+        self.file, self.stream, self.taken = file, stream, 0
+
+    def read(self, size: int) -> bytes:
+        self.taken += size
+        if self.taken > LONGEST_XML + size:
+            raise BadInput(f"{self.file}: {LONGEST_XML:,} bytes without the end of a record. Next: look at where this file is from")
+        return self.stream.read(size)
 
 
 def _pmid(citation) -> tuple[int | None, int]:
     """(PMID or None, version). A record without a version attribute is the first."""
     element = citation.find("PMID")
-    if element is None or not _is_number(element.text):
+    if element is None or not is_number(element.text):
         return None, 1
     version = element.get("Version")
-    return int(element.text), int(version) if _is_number(version) else 1
+    return int(element.text), int(version) if is_number(version) else 1
 
 
 def _paragraphs(article):

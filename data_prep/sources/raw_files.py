@@ -4,9 +4,9 @@ import csv
 from pathlib import Path
 
 from data_prep.contracts import BadInput
-from data_prep.files import NOT_UTF8, open_text
+from data_prep.files import LONGEST, NOT_UTF8, open_text
 
-csv.field_size_limit(1 << 30)  # Python's 131,072 characters are fewer than a long clinical note has
+csv.field_size_limit(LONGEST)  # Python's 131,072 characters are fewer than a long clinical note has
 
 
 def files_below(path: str | Path, patterns: tuple[str, ...], source: str) -> list[Path]:
@@ -24,26 +24,44 @@ def files_below(path: str | Path, patterns: tuple[str, ...], source: str) -> lis
     return sorted(found, key=Path.as_posix)
 
 
+def csv_records(file: Path, errors: str = "strict", **form):
+    """Yield (last line from 1, cells) for each record of a CSV file, plain or .gz; `form` is csv.reader's. BadInput where it is not valid CSV, or a record is
+    longer than LONGEST: a quote that never closes would otherwise take the rest of the file."""
+    taken = number = 0
+
+    def lines():
+        nonlocal taken
+        while line := text.readline(LONGEST + 1):
+            taken += len(line)
+            if taken > LONGEST:
+                raise csv.Error(f"longer than {LONGEST:,} characters")
+            yield line
+
+    with open_text(file, errors=errors) as text:
+        reader = csv.reader(lines(), **{"strict": True, **form})
+        try:
+            for cells in reader:
+                taken, number = 0, number + 1
+                yield reader.line_num, cells
+        except csv.Error as error:
+            where = f"{file}: record {number} (line {reader.line_num})"  # the header is record 0
+            raise BadInput(f"{where} is not valid CSV ({error}). Next: fetch the file again, it may be cut") from error
+
+
 def csv_rows(file: Path, columns: tuple[str, ...], drops=None, source: str | None = None):
     """Yield (record number from 1, {column in lower case: value}) for each row of a CSV file, plain or .gz.
 
     `columns` (lower case) must all be in the header; other columns are passed on. BadInput names a missing column, a row of
     another width and a quote that never closes: after any of these, no later row can be trusted. With `drops`, bytes that are not UTF-8 become U+FFFD and
     are counted as a repair of `source`; without, they are a BadInput."""
-    with open_text(file, errors="strict" if drops is None else "replace") as text:
-        reader = csv.reader(text, strict=True)
-        number = 0
-        try:
-            header = [name.strip().lower() for name in next(reader, [])]
-            for column in columns:
-                if column not in header:
-                    raise BadInput(f"{file}: column '{column.upper()}' is missing (found: {', '.join(header)})")
-            for number, values in enumerate(reader, 1):
-                if len(values) != len(header):
-                    where = f"{file}: record {number} (line {reader.line_num})"
-                    raise BadInput(f"{where} has {len(values)} columns, the header has {len(header)}")
-                if drops is not None and any("\ufffd" in value for value in values):
-                    drops.repair(source, NOT_UTF8, f"{file}: record {number}")
-                yield number, dict(zip(header, values, strict=True))
-        except csv.Error as error:
-            raise BadInput(f"{file}: record {number + 1} (line {reader.line_num}) is not valid CSV ({error})") from error
+    records = csv_records(file, errors="strict" if drops is None else "replace")
+    header = [name.strip().lower() for name in next(records, (0, []))[1]]
+    for column in columns:
+        if column not in header:
+            raise BadInput(f"{file}: column '{column.upper()}' is missing (found: {', '.join(header)})")
+    for number, (line, values) in enumerate(records, 1):
+        if len(values) != len(header):
+            raise BadInput(f"{file}: record {number} (line {line}) has {len(values)} columns, the header has {len(header)}")
+        if drops is not None and any("\ufffd" in value for value in values):
+            drops.repair(source, NOT_UTF8, f"{file}: record {number}")
+        yield number, dict(zip(header, values, strict=True))

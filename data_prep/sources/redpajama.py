@@ -16,7 +16,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from data_prep.files import read_jsonl
+from data_prep.files import from_json, read_jsonl
 from data_prep.sources.raw_files import files_below
 
 DOMAIN = "general"
@@ -73,7 +73,7 @@ def _meta(record: dict) -> dict:
     meta = record.get("meta")
     if isinstance(meta, str):
         with contextlib.suppress(ValueError):  # not JSON: kept below as the string it is
-            meta = json.loads(meta)
+            meta = from_json(meta, raw=True)
     if meta is None:
         return {key: value for key, value in record.items() if key not in ("text", "meta", "red_pajama_subset")}
     return dict(meta) if isinstance(meta, dict) else {"meta": meta}

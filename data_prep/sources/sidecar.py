@@ -12,9 +12,8 @@ and for data of the Hub (hub.py) also `dataset`, `revision`, `split` and, where 
 
 from pathlib import Path
 
-import yaml
-
 from data_prep.contracts import ACCESS, DOMAINS, BadInput
+from data_prep.files import read_yaml
 from data_prep.sources.text_records import printable, with_text
 
 NAME = "source.yaml"
@@ -25,10 +24,7 @@ HUB = ("dataset", "revision", "config", "split")
 
 def read_sidecar(path: Path, hub: bool = False) -> dict:
     """The settings in a source.yaml, with defaults. BadInput names the file and the key that is missing, unknown or impossible."""
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    given = read_yaml(path)
     known = (*CARD, *COLUMNS, *(HUB if hub else ()))
     settings = {"text": "text", "id": None, "meta": [], "config": None, **(given if isinstance(given, dict) else {})}
     for key in (*CARD, *(key for key in HUB if hub and key != "config")):

@@ -1,11 +1,29 @@
-"""What the two XML sources share: a parser that fetches and expands nothing, and text that survives losing its markup."""
+"""What the readers of XML share: a parser that fetches and expands nothing, and text that survives losing its markup."""
 
 import html
+from pathlib import Path
 
 from lxml import etree
 
+from data_prep.contracts import BadInput
+from data_prep.files import LONGEST_XML, open_bytes, read_whole
+
 # The files name DTDs on other machines, and an entity can be made to expand without end. Neither is needed to read them.
 SAFE = {"load_dtd": False, "no_network": True, "resolve_entities": False}
+
+
+def parse(path: Path):
+    """The root element of a whole file. BadInput if it is not well-formed."""
+    with open_bytes(path) as stream:
+        try:
+            return etree.fromstring(read_whole(stream, path, LONGEST_XML), etree.XMLParser(**SAFE))
+        except etree.XMLSyntaxError as error:
+            raise BadInput(f"{path}: not whole XML ({error})") from error
+
+
+def is_number(text: str | None) -> bool:
+    """Whether a text is a number of at most nine digits, as years, versions and PMIDs are."""
+    return bool(text) and text.strip().isdecimal() and len(text.strip()) < 10
 
 
 def local_name(element) -> str:
@@ -18,18 +36,18 @@ def spell_out(element) -> None:
 
     A raised number after a digit becomes a power (10<sup>6</sup> would read 106), a named character (&alpha;) becomes that
     character, and comments and processing instructions go."""
+    after = {}  # (element, whether text follows it or begins it) -> pieces of that text, joined once: a paragraph may have a million of them
     for node in list(element.iter(etree.Comment, etree.ProcessingInstruction, etree.Entity)):
         character = html.unescape(node.text) if node.tag is etree.Entity else ""
         parent, before = node.getparent(), node.getprevious()
         if parent is None:
             continue
-        text = character + (node.tail or "")
-        if before is not None:
-            before.tail = (before.tail or "") + text
-        else:
-            parent.text = (parent.text or "") + text
+        place = (parent, "text") if before is None else (before, "tail")
+        after.setdefault(place, [getattr(*place) or ""]).extend((character, node.tail or ""))
         node.tail = None
         parent.remove(node)
+    for (where, name), pieces in after.items():
+        setattr(where, name, "".join(pieces))
     for raised in element.iter("{*}sup"):
         before = raised.getprevious()
         left = (before.tail if before is not None else raised.getparent().text) or ""

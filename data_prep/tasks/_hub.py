@@ -13,11 +13,8 @@ Oddities  the exports named _test hold train, valid and test with the same rows:
 import re
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
-
 from data_prep.contracts import BadInput
-from data_prep.files import open_bytes, read_jsonl
+from data_prep.files import read_jsonl, read_parquet
 
 SPLITS = {"train": "train", "valid": "validation", "validation": "validation", "val": "validation", "dev": "validation", "test": "test"}
 
@@ -61,19 +58,7 @@ def _split(path: Path) -> str:
 
 def _records(path: Path):
     """Yield (number from 1, record)."""
-    if path.suffix == ".jsonl":
-        for number, record in read_jsonl(path):
-            if not isinstance(record, dict):
-                raise BadInput(f"{path}: line {number} is no JSON object")
-            yield number, record
-        return
-    with open_bytes(path) as stream:
-        try:
-            table = pyarrow.parquet.ParquetFile(stream)
-            number = 0
-            for batch in table.iter_batches(batch_size=1000):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield number, record
-        except pyarrow.ArrowException as error:
-            raise BadInput(f"{path}: not whole Parquet ({error}). Next: fetch it again") from error
+    for number, record in read_jsonl(path) if path.suffix == ".jsonl" else read_parquet(path):
+        if not isinstance(record, dict):
+            raise BadInput(f"{path}: line {number} is no JSON object")
+        yield number, record

@@ -19,10 +19,9 @@ import csv
 import itertools
 from pathlib import Path
 
-from lxml import etree
-
 from data_prep.contracts import BadInput
-from data_prep.files import open_bytes, open_text
+from data_prep.sources.raw_files import csv_records
+from data_prep.sources.xml_text import parse
 from data_prep.tasks import fraction, read_prompt
 
 LICENSE = "CC-BY-NC"
@@ -70,25 +69,19 @@ def read(folder: Path, drops):
 
 def _read_table(path: Path):
     """Yield (id, split, sentence, label, where). The file has raw quotes, so none is taken for the quote of a CSV field."""
-    with open_text(path) as stream:
-        for number, cells in enumerate(csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE), 1):
-            if number == 1:
-                if cells != ["index", "sentence", "label"]:
-                    raise BadInput(f"{path}: the columns are {cells}, must be index, sentence, label")
-            elif cells:
-                if len(cells) != 3:
-                    raise BadInput(f"{path}: line {number} has {len(cells)} columns, must have 3")
-                yield cells[0], TSV_SPLITS[path.stem], cells[1].strip(), cells[2].strip(), f"{path}: line {number}"
+    for number, cells in csv_records(path, delimiter="\t", quoting=csv.QUOTE_NONE):
+        if number == 1:
+            if cells != ["index", "sentence", "label"]:
+                raise BadInput(f"{path}: the columns are {cells}, must be index, sentence, label")
+        elif cells:
+            if len(cells) != 3:
+                raise BadInput(f"{path}: line {number} has {len(cells)} columns, must have 3")
+            yield cells[0], TSV_SPLITS[path.stem], cells[1].strip(), cells[2].strip(), f"{path}: line {number}"
 
 
 def _read_document(path: Path, part: str, drops):
     """Yield (id, split, sentence with its two drugs marked, label, where)."""
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
-    with open_bytes(path) as stream:
-        try:
-            document = etree.parse(stream, parser).getroot()
-        except etree.XMLSyntaxError as error:
-            raise BadInput(f"{path}: not whole XML ({error})") from error
+    document = parse(path)
     split = "test" if part == "Test" else "validation" if fraction(document.get("id", path.stem)) < VALIDATION_SHARE else "train"
     for sentence in document.iter("sentence"):
         text = sentence.get("text", "")

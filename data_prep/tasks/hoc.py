@@ -15,11 +15,11 @@ Oddities  the original's fields begin with "<", so the first piece is empty; " A
           The TSV is read as CSV (36 rows are quoted) and holds U+0085, at which str.splitlines would cut.
 """
 
-import csv
 from pathlib import Path
 
 from data_prep.contracts import BadInput
-from data_prep.files import open_text
+from data_prep.files import open_text, read_whole
+from data_prep.sources.raw_files import csv_records
 from data_prep.tasks import fraction, read_prompt
 
 LICENSE = "GPL-3.0"
@@ -88,11 +88,11 @@ def read(folder: Path, drops):
 def _read_original(text_path: Path, label_path: Path):
     """(PMID, split, text, hallmarks, where) of one abstract."""
     with open_text(text_path) as stream:
-        text = " ".join(stream.read().split())
+        text = " ".join(read_whole(stream, text_path).split())
     labels = set()
     if label_path.stat().st_size:
         with open_text(label_path) as stream:
-            for field in stream.read().split("<"):
+            for field in read_whole(stream, label_path).split("<"):
                 labels |= {path.partition("--")[0].strip().lower() for path in field.split(" AND")}
     place = fraction(text_path.stem)
     split = "test" if place < TEST_SHARE else "validation" if place < TEST_SHARE + VALIDATION_SHARE else "train"
@@ -101,19 +101,15 @@ def _read_original(text_path: Path, label_path: Path):
 
 def _read_table(path: Path):
     """Yield (PMID, split, text, hallmarks, where) for each row of a BLUE table."""
-    with open_text(path) as stream:
-        reader = csv.reader(stream, delimiter="\t", strict=True)
-        try:
-            header = next(reader, [])
-            if header[1:] != ["text", "labels"]:
-                raise BadInput(f"{path}: the columns are {header}, must be pmid, text, labels")
-            for number, cells in enumerate(reader, 1):
-                if not cells:
-                    continue
-                where = f"{path}: record {number}"
-                if len(cells) != 3:
-                    raise BadInput(f"{where} has {len(cells)} columns, must have 3")
-                labels = {label.strip().lower() for label in cells[2].split(";")} - {"", "null"}
-                yield cells[0].strip(), TSV_SPLITS[path.stem], " ".join(cells[1].split()), labels, where
-        except csv.Error as error:
-            raise BadInput(f"{path}: not whole CSV ({error}). Next: fetch the file again, it may be cut") from error
+    records = csv_records(path, delimiter="\t")
+    _, header = next(records, (0, []))
+    if header[1:] != ["text", "labels"]:
+        raise BadInput(f"{path}: the columns are {header}, must be pmid, text, labels")
+    for number, (_, cells) in enumerate(records, 1):
+        if not cells:
+            continue
+        where = f"{path}: record {number}"
+        if len(cells) != 3:
+            raise BadInput(f"{where} has {len(cells)} columns, must have 3")
+        labels = {label.strip().lower() for label in cells[2].split(";")} - {"", "null"}
+        yield cells[0].strip(), TSV_SPLITS[path.stem], " ".join(cells[1].split()), labels, where

@@ -19,7 +19,7 @@ import re
 from pathlib import Path
 
 from data_prep.contracts import BadInput
-from data_prep.files import open_text
+from data_prep.files import open_text, read_whole
 from data_prep.tasks import fraction, read_prompt
 
 LICENSE = "n2c2 Data Use Agreement"
@@ -54,7 +54,7 @@ def read(folder: Path, drops):
         part, record = text_path.parent.parent.name, text_path.stem
         split = "test" if part == "test" else "validation" if fraction(record) < VALIDATION_SHARE else "train"
         with open_text(text_path) as stream:
-            lines = [line.rstrip("\r") for line in stream.read().split("\n")]  # splitlines() would also cut at form feeds
+            lines = [line.rstrip("\r") for line in read_whole(stream, text_path).split("\n")]  # splitlines() would also cut at form feeds
         concepts, broken = _read_concepts(concept_path, len(lines))
         for number, line in enumerate(lines, 1):
             where = f"{text_path}: line {number}"
@@ -81,7 +81,7 @@ def _read_concepts(path: Path, n_lines: int) -> tuple[dict, set]:
     if path.stat().st_size == 0:  # a record without concepts
         return concepts, broken
     with open_text(path) as stream:
-        for number, text in enumerate(stream.read().split("\n"), 1):
+        for number, text in enumerate(read_whole(stream, path).split("\n"), 1):
             if not text.strip():
                 continue
             match = CONCEPT.fullmatch(text)

@@ -11,12 +11,12 @@ Oddities  of several sections of one name the last is taken (an addendum comes f
           the lines are wrapped by hand. "FINDINGS AND IMPRESSION" is neither of the two.
 """
 
-import csv
 import re
 from pathlib import Path
 
 from data_prep.contracts import BadInput
-from data_prep.files import open_text
+from data_prep.files import open_text, read_whole
+from data_prep.sources.raw_files import csv_rows
 from data_prep.tasks import fraction, read_prompt
 
 LICENSE = "PhysioNet Credentialed Health Data License 1.5.0"
@@ -57,7 +57,7 @@ def read(folder: Path, drops):
         found = {}
         if path.stat().st_size:
             with open_text(path) as stream:
-                found = sections(stream.read())
+                found = sections(read_whole(stream, path))
         if not found.get("findings") or not found.get("impression"):
             missing = " and ".join(name for name in ("findings", "impression") if not found.get(name))
             drops.add("mimic_cxr", f"no {missing}", str(path))
@@ -85,10 +85,9 @@ def sections(report: str) -> dict:
 def _read_splits(path: Path) -> dict:
     """{"sSTUDY": split}."""
     splits = {}
-    with open_text(path) as stream:
-        for number, row in enumerate(csv.DictReader(stream), 2):
-            study, split = row.get("study_id"), row.get("split")
-            if not study or split not in OFFICIAL:
-                raise BadInput(f"{path}: line {number} needs a study_id and a split of {', '.join(OFFICIAL)}")
-            splits[f"s{study}"] = OFFICIAL[split]
+    for number, row in csv_rows(path, ("study_id", "split")):
+        study, split = row["study_id"], row["split"]
+        if not study or split not in OFFICIAL:
+            raise BadInput(f"{path}: record {number} needs a study_id and a split of {', '.join(OFFICIAL)}")
+        splits[f"s{study}"] = OFFICIAL[split]
     return splits

@@ -12,12 +12,11 @@ Oddities  the same transcription stands under several specialties, so a perfect 
           build_tasks counts them. Specialties have a leading blank. Some names hold others ("Urology" is in "Neurology").
 """
 
-import csv
 import hashlib
 from pathlib import Path
 
 from data_prep.contracts import BadInput
-from data_prep.files import open_text
+from data_prep.sources.raw_files import csv_records
 from data_prep.tasks import fraction, read_prompt
 
 LICENSE = "unknown"
@@ -84,7 +83,7 @@ def read(folder: Path, drops):
     template = read_prompt("mtsamples", "specialties", "text")
     [path] = files(folder)
     seen = set()
-    for number, cells in enumerate(_records(path), 1):
+    for number, (_, cells) in enumerate(csv_records(path), 1):
         where = f"{path}: record {number}"
         if number == 1 and "medical_specialty" in cells:
             if [cell.strip() for cell in cells] != COLUMNS:
@@ -110,12 +109,3 @@ def read(folder: Path, drops):
                 "prompt": template.format(specialties="; ".join(SPECIALTIES), text=text),
                 "completion": specialty,
             }
-
-
-def _records(path: Path):
-    """The CSV records. `strict`: a quote that is opened and never closed is an error, not a record as long as the file."""
-    with open_text(path) as stream:
-        try:
-            yield from csv.reader(stream, strict=True)
-        except csv.Error as error:
-            raise BadInput(f"{path}: not whole CSV ({error}). Next: fetch the file again, it may be cut") from error
