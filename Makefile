@@ -18,7 +18,7 @@ export PYTHONPATH := .
 
 .DEFAULT_GOAL := help
 .SECONDARY:
-.PHONY: help setup demo demo-clean test lint corpus corpus-plan corpus-audit tasks tasks-status instructions pretrain sft merge finetune evaluate bertscore report plan plan-sweep bench bench-gpu
+.PHONY: help setup demo demo-clean test lint corpus corpus-plan corpus-audit tasks tasks-status instructions plan plan-sweep preflight pretrain sft merge finetune evaluate bertscore diagnose forgetting ablation mixture-study report release release-verify release-push guarantees fault-run bench bench-gpu
 
 need = @test -n "$($(1))" || { echo 'error: $(1) is not given. Next: make $@ $(1)=$(2)'; exit 1; }
 
@@ -70,8 +70,18 @@ instructions: $(VENV)/.installed  ## RAW=DIR [INSTRUCTIONS=alpaca,... DATA=]: ra
 	$(PY) -m data_prep.build_instructions --raw $(RAW) --sources $(INSTRUCTIONS) --out $(DATA)/instructions $(ARGS)
 INSTRUCTIONS ?= alpaca,dolly,sharegpt,flashcards
 
+# Training targets look at their rows first; PREFLIGHT=no skips it. ARGS goes to both, PREFLIGHT_ARGS to the look alone.
+PREFLIGHT ?= yes
+PREFLIGHT_ARGS ?=
+LOOK = $(if $(filter no,$(PREFLIGHT)),@echo "preflight of $(CONFIG): skipped (PREFLIGHT=no)",$(LAUNCH) recipes/preflight.py --config $(CONFIG) --world_size $(RANKS) $(ARGS) $(PREFLIGHT_ARGS))
+
+preflight: $(VENV)/.installed  ## CONFIG=YAML [ACCEL=YAML ARGS= PREFLIGHT_ARGS=]: decode real rows and find what is wrong before the machine is paid for
+	$(call need,CONFIG,recipes/configs/demo_chat.yaml)
+	$(LOOK)
+
 pretrain: $(VENV)/.installed  ## CONFIG=YAML [ACCEL=YAML ARGS=]: continual pretraining
 	$(call need,CONFIG,recipes/configs/demo_foundation.yaml)
+	$(LOOK)
 	$(LAUNCH) recipes/pretrain.py --config $(CONFIG) --world_size $(RANKS) $(ARGS)
 
 plan: $(VENV)/.installed  ## CONFIG=YAML ACCEL=YAML GPU=a100-80|h100|h200|rtx4090|... [ARGS=]: memory, hours, network, disk and cost before anything runs
@@ -84,6 +94,7 @@ plan-sweep: $(VENV)/.installed  ## [GPU=a100-80 ARGS=]: a picture of memory and 
 
 sft: $(VENV)/.installed  ## CONFIG=YAML [ACCEL=YAML ARGS=]: instruction tuning
 	$(call need,CONFIG,recipes/configs/demo_chat.yaml)
+	$(LOOK)
 	$(LAUNCH) recipes/sft.py --config $(CONFIG) --world_size $(RANKS) $(ARGS)
 
 merge: $(VENV)/.installed  ## CONFIG=YAML [ARGS=]: adapter + base -> model
@@ -92,6 +103,7 @@ merge: $(VENV)/.installed  ## CONFIG=YAML [ARGS=]: adapter + base -> model
 
 finetune: $(VENV)/.installed  ## CONFIG=YAML [ACCEL=YAML ARGS=]: fine-tuning for one benchmark task
 	$(call need,CONFIG,recipes/configs/demo_task.yaml)
+	$(LOOK)
 	$(LAUNCH) recipes/finetune_task.py --config $(CONFIG) --world_size $(RANKS) $(ARGS)
 
 evaluate: $(VENV)/.installed  ## TASKS=medqa,... [RAW=DIR or ROWS=DIR, MODEL=DIR PRESET=chat|paper]: rows -> outputs -> scores
@@ -110,13 +122,50 @@ bertscore: $(VENV)/.installed  ## ENCODER=DIR [LAYER=9 MODEL= EVALUATION=]: BERT
 report: $(VENV)/.installed  ## [EVALUATED=outputs/evaluation CONFIG=YAML RUNS=DIR ARGS=]: scores -> the article's tables beside yours, one page
 	$(PY) -m evaluation.report --evaluation $(EVALUATED) $(if $(CONFIG),--config $(CONFIG)) $(if $(RUNS),--runs $(RUNS)) --out outputs/report $(ARGS)
 EVALUATED ?= outputs/evaluation
+
+forgetting: $(VENV)/.installed  ## BASE=MODEL TUNED="MODEL ..." [GENERAL=DIR TASKS=general GATE=YAML ARGS=]: general tasks before and after training, with a gate
+	$(call need,BASE,llama-2-13b TUNED=outputs/my_13b)
+	$(call need,TUNED,outputs/my_13b)
+	$(PY) -m evaluation.forgetting --base $(BASE) --tuned $(TUNED) $(if $(GENERAL),--data $(GENERAL)) --tasks $(or $(TASKS),general) --gate $(GATE) --out outputs/forgetting $(ARGS)
+GATE ?= evaluation/gates/default.yaml
+
+diagnose: $(VENV)/.installed  ## CASES="agentclinic=FILE cases=FILE" [MODEL=DIR JUDGE="string ..." PRESET= ARGS=]: cases -> ranked differentials -> top-1 to top-5
+	$(call need,CASES,"agentclinic=FILE")
+	$(PY) -m data_prep.build_cases $(foreach case,$(CASES),--source $(case)) --out $(DATA)/cases
+	$(PY) -m evaluation.generate --model $(MODEL) --rows $(DATA)/cases --tasks diagnosis --preset $(PRESET) --out outputs/diagnosis/$(notdir $(MODEL)) $(ARGS)
+	$(PY) -m evaluation.judge outputs/diagnosis/$(notdir $(MODEL)) $(foreach judge,$(JUDGE),--judge $(judge)) --out outputs/judged/$(notdir $(MODEL))
+JUDGE ?= string
+
+ablation: $(VENV)/.installed  ## [PLAN=YAML ARGS=--scored]: the article's Table 6 for any checkpoints, running what is missing, with paired differences
+	$(PY) -m evaluation.ablation --plan $(or $(PLAN),evaluation/ablations/demo.yaml) --out outputs/ablation/$(basename $(notdir $(or $(PLAN),demo))) $(ARGS)
+
 bertscore: EVALUATION = outputs/evaluation/$(notdir $(MODEL))
 MODEL ?= outputs/demo/chat
 PRESET ?= chat
 
+release: $(VENV)/.installed  ## RUN=DIR [OUT=DIR SCORES=JSON FORGETTING=JSON ARGS=]: run -> a verified folder that can be published, or a local bundle
+	$(call need,RUN,outputs/demo/chat)
+	$(PY) -m recipes.release build $(OUT) --run $(RUN) $(if $(SCORES),--scores $(SCORES)) $(if $(FORGETTING),--forgetting $(FORGETTING)) $(ARGS)
+release: OUT ?= outputs/release/$(notdir $(RUN))
+
+release-verify: $(VENV)/.installed  ## OUT=DIR [RUN=DIR]: open a release again and prove it
+	$(call need,OUT,outputs/release/chat)
+	$(PY) -m recipes.release verify $(OUT) $(if $(RUN),--run $(RUN))
+
+release-push: $(VENV)/.installed  ## OUT=DIR REPO=organisation/name [ARGS=--public]: send it to the Hub, privately; never a credentialed one
+	$(call need,OUT,outputs/release/chat REPO=organisation/name)
+	$(call need,REPO,organisation/name)
+	$(PY) -m recipes.release push $(OUT) --repo $(REPO) $(ARGS)
+
 # ---------------------------------------------------------------- tests
 test: $(VENV)/.installed-dev  ## set up and run the tests
 	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+guarantees: $(VENV)/.installed-dev  ## run the tests behind GUARANTEES.md
+	$(PY) -m pytest -m guarantee --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+fault-run: $(VENV)/.installed  ## [ARGS="--kills 2 --seed 0"]: kill the demo at random moments of every stage; its report must come out the same
+	$(PY) tests/fault_run.py $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## ruff
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
@@ -134,6 +183,8 @@ CLEAN := $(addprefix data_prep/,clean_documents.py cleaning.py decontamination.p
 BLOCKS_CODE := data_prep/build_blocks.py data_prep/tokenise.py data_prep/dataset_card.py
 EVALUATE := $(CONTRACTS) $(addprefix evaluation/,generate.py model_entry.py responses.py server.py score.py logged.py metrics.py parsing.py paper_mode.py) $(wildcard evaluation/tasks/*)
 DEMO_LAUNCH := OMP_NUM_THREADS=$(shell getconf _NPROCESSORS_ONLN) $(VENV)/bin/accelerate launch -q --config_file accelerate_configs/cpu.yaml
+TRAIN = $(if $(filter no,$(PREFLIGHT)),,$(DEMO_LAUNCH) recipes/preflight.py --config $(2) --sample 200 &&) \
+	$(DEMO_LAUNCH) $(1) --config $(2) --overwrite true
 CPU := accelerate_configs/cpu.yaml
 DEMO_PRESET = chat
 GENERATE = $(PY) -m evaluation.generate --model $(O)/$(1) --rows $(D)/tasks --tasks medqa_ll,$(DEMO_TASKS) --preset $(2) --max_new_tokens 96 --batch_size 64 --out $(O)/evaluation/$(1)
@@ -143,13 +194,21 @@ DEMO_DATA := $(addprefix $(D)/,raw/README.md documents/manifest.json clean/manif
 	blocks/manifest.json tasks/.built instructions/manifest.json)
 DEMO_MODELS := $(addprefix $(O)/,$(addsuffix /.complete,backbone foundation chat_adapter backbone_chat_adapter chat backbone_chat task))
 
-.PRECIOUS: $(DEMO_DATA) $(DEMO_MODELS) $(O)/evaluation/%/scores.json $(O)/report/report.html  # each is whole when it is there
+.PRECIOUS: $(DEMO_DATA) $(DEMO_MODELS) $(O)/evaluation/%/scores.json $(O)/judged/summary.json $(O)/forgetting/forgetting.json $(O)/ablation/table6.json $(O)/report/report.html $(O)/release/SHA256SUMS.txt  # each is whole when it is there
 
-demo: $(DEMO_DATA) $(DEMO_MODELS) $(O)/report/report.html  ## the whole chain, raw sources to report, on a CPU with invented data
+demo: $(DEMO_DATA) $(DEMO_MODELS) $(O)/ablation/table6.json $(O)/report/report.html $(O)/release/SHA256SUMS.txt  ## the whole chain, raw sources to report, on a CPU with invented data
 	@echo; echo "The demo is complete. Open $(O)/report/report.html"
 
 demo-clean:  ## remove what the demo wrote
 	rm -rf $(D) $(O)
+
+DEMO_STUDY := recipes/configs/mixture_study_demo.yaml
+mixture-study: $(VENV)/.installed  ## [CONFIG=YAML ACCEL=YAML ARGS=]: proxies at several ratios, a mixing law, its best ratio checked by a run of its own
+	$(PY) recipes/mixture_study.py --config $(or $(CONFIG),$(DEMO_STUDY)) --accelerate $(ACCEL) $(ARGS)
+ifeq ($(or $(CONFIG),$(DEMO_STUDY)),$(DEMO_STUDY))
+mixture-study: $(D)/clean/manifest.json $(O)/backbone/.complete
+mixture-study: export OMP_NUM_THREADS = $(shell getconf _NPROCESSORS_ONLN)
+endif
 
 bench: $(VENV)/.installed $(D)/documents/manifest.json  ## speed on this CPU, as ratios: corpus, recipes, generation, each against the bare way
 	$(PY) -m data_prep.bench --out outputs/bench/corpus
@@ -160,78 +219,98 @@ bench-gpu: $(VENV)/.installed $(D)/documents/manifest.json  ## speed on a GPU at
 	$(PY) recipes/bench_gpu.py --documents $(D)/documents --out outputs/bench_gpu $(ARGS)
 
 $(D)/raw/README.md: data_prep/make_demo_sources.py data_prep/demo_world.py $(wildcard data_prep/prompts/*.txt) $(VENV)/.installed
-	@echo "[1/16] invented raw sources"
+	@echo "[1/20] invented raw sources"
 	$(PY) -m data_prep.make_demo_sources --out $(D)/raw
 
 $(D)/documents/manifest.json: $(D)/raw/README.md data_prep/build_documents.py $(ENGINE) $(wildcard data_prep/sources/*.py)
-	@echo "[2/16] documents"
+	@echo "[2/20] documents"
 	$(PY) -m data_prep.build_documents $(foreach s,$(DEMO_SOURCES),--source $(s)=$(D)/raw/$(s)) --out $(D)/documents
 
 $(D)/tasks/.built: $(D)/raw/README.md data_prep/build_tasks.py $(CONTRACTS) $(wildcard data_prep/tasks/*.py data_prep/prompts/*.txt)
-	@echo "[3/16] task rows"
+	@echo "[3/20] task rows"
 	$(PY) -m data_prep.build_tasks --raw $(D)/raw --tasks medqa,$(DEMO_TASKS) --out $(D)/tasks
 	@touch $@
 
 $(D)/clean/manifest.json: $(D)/documents/manifest.json $(D)/tasks/.built $(CLEAN) data_prep/cleaning_plans/demo.yaml $(ENGINE)
-	@echo "[4/16] clean documents: repaired, without the evaluation rows, without duplicates"
+	@echo "[4/20] clean documents: repaired, without the evaluation rows, without duplicates"
 	$(PY) -m data_prep.clean_documents --documents $(D)/documents --rows $(D)/tasks --plan data_prep/cleaning_plans/demo.yaml --out $(D)/clean
 
 $(D)/backbone_config/config.json: $(D)/clean/manifest.json data_prep/make_demo_backbone.py $(wildcard data_prep/prompts/*.txt)
-	@echo "[5/16] tokenizer and shape of the backbone"
+	@echo "[5/20] tokenizer and shape of the backbone"
 	$(PY) -m data_prep.make_demo_backbone --documents $(D)/clean --out $(D)/backbone_config
 
 $(D)/blocks_general/manifest.json: $(D)/backbone_config/config.json $(BLOCKS_CODE) data_prep/mixtures/demo_general.yaml $(ENGINE)
-	@echo "[6/16] packed blocks of general text, for the backbone"
+	@echo "[6/20] packed blocks of general text, for the backbone"
 	$(PY) -m data_prep.build_blocks --documents $(D)/clean --tokenizer $(D)/backbone_config --mixture data_prep/mixtures/demo_general.yaml --out $(D)/blocks_general
 
 $(D)/blocks/manifest.json: $(D)/backbone_config/config.json $(BLOCKS_CODE) data_prep/mixtures/demo.yaml $(ENGINE)
-	@echo "[7/16] packed blocks in the 15:1:4 mixture, for continual pretraining"
+	@echo "[7/20] packed blocks in the 15:1:4 mixture, for continual pretraining"
 	$(PY) -m data_prep.build_blocks --documents $(D)/clean --tokenizer $(D)/backbone_config --mixture data_prep/mixtures/demo.yaml --out $(D)/blocks
 	$(PY) -m data_prep.corpus_audit $(D)/blocks
 
 $(D)/instructions/manifest.json: $(D)/tasks/.built data_prep/build_instructions.py $(wildcard data_prep/instructions/*.py) $(CONTRACTS)
-	@echo "[8/16] instruction rows"
+	@echo "[8/20] instruction rows"
 	$(PY) -m data_prep.build_instructions --raw $(D)/raw --sources alpaca,dolly,sharegpt,flashcards --task_rows $(D)/tasks --task_names $(DEMO_TASKS) --size mtsamples=60 emrqa=240 i2b2=240 ddi=120 mednli=160 mimic_cxr=140 alpaca=100 dolly=100 --out $(D)/instructions
 
-$(O)/backbone/.complete: $(D)/blocks_general/manifest.json recipes/pretrain.py recipes/run_guard.py recipes/configs/demo_backbone.yaml $(CPU)
-	@echo "[9/16] backbone: a tiny LLaMA on general text only, which stands for LLaMA-2"
-	$(DEMO_LAUNCH) recipes/pretrain.py --config recipes/configs/demo_backbone.yaml --overwrite true
+$(O)/backbone/.complete: $(D)/blocks_general/manifest.json recipes/pretrain.py recipes/run_guard.py recipes/site_guard.py recipes/configs/demo_backbone.yaml $(CPU)
+	@echo "[9/20] backbone: a tiny LLaMA on general text only, which stands for LLaMA-2"
+	$(call TRAIN,recipes/pretrain.py,recipes/configs/demo_backbone.yaml)
 	@touch $@
 
-$(O)/foundation/.complete: $(O)/backbone/.complete $(D)/blocks/manifest.json recipes/pretrain.py recipes/run_guard.py recipes/configs/demo_foundation.yaml $(CPU)
-	@echo "[10/16] foundation model: continual pretraining of the backbone"
-	$(DEMO_LAUNCH) recipes/pretrain.py --config recipes/configs/demo_foundation.yaml --overwrite true
+$(O)/foundation/.complete: $(O)/backbone/.complete $(D)/blocks/manifest.json recipes/pretrain.py recipes/run_guard.py recipes/site_guard.py recipes/configs/demo_foundation.yaml $(CPU)
+	@echo "[10/20] foundation model: continual pretraining of the backbone"
+	$(call TRAIN,recipes/pretrain.py,recipes/configs/demo_foundation.yaml)
 	@touch $@
 
 $(O)/chat_adapter/.complete: $(O)/foundation/.complete $(D)/instructions/manifest.json recipes/sft.py recipes/run_guard.py recipes/chat_template.jinja recipes/configs/demo_chat.yaml $(CPU)
-	@echo "[11/16] chat model: LoRA instruction tuning of the foundation model"
-	$(DEMO_LAUNCH) recipes/sft.py --config recipes/configs/demo_chat.yaml --overwrite true
+	@echo "[11/20] chat model: LoRA instruction tuning of the foundation model"
+	$(call TRAIN,recipes/sft.py,recipes/configs/demo_chat.yaml)
 	@touch $@
 
 $(O)/backbone_chat_adapter/.complete: $(O)/backbone/.complete $(D)/instructions/manifest.json recipes/sft.py recipes/run_guard.py recipes/chat_template.jinja recipes/configs/demo_backbone_chat.yaml $(CPU)
-	@echo "[12/16] control: the same instruction tuning of the backbone"
-	$(DEMO_LAUNCH) recipes/sft.py --config recipes/configs/demo_backbone_chat.yaml --overwrite true
+	@echo "[12/20] control: the same instruction tuning of the backbone"
+	$(call TRAIN,recipes/sft.py,recipes/configs/demo_backbone_chat.yaml)
 	@touch $@
 
-$(O)/%/.complete: $(O)/%_adapter/.complete recipes/merge_adapter.py recipes/run_guard.py recipes/configs/demo_%_merge.yaml
-	@echo "[13/16] merge: $*"
+$(O)/%/.complete: $(O)/%_adapter/.complete recipes/merge_adapter.py recipes/run_guard.py recipes/site_guard.py recipes/configs/demo_%_merge.yaml
+	@echo "[13/20] merge: $*"
 	$(PY) recipes/merge_adapter.py --config recipes/configs/demo_$*_merge.yaml --overwrite true
 	@touch $@
 
-$(O)/task/.complete: $(O)/foundation/.complete $(D)/tasks/.built recipes/finetune_task.py recipes/run_guard.py recipes/configs/demo_task.yaml $(CPU)
-	@echo "[14/16] task model: the foundation model fine-tuned on one task"
-	$(DEMO_LAUNCH) recipes/finetune_task.py --config recipes/configs/demo_task.yaml --overwrite true
+$(O)/task/.complete: $(O)/foundation/.complete $(D)/tasks/.built recipes/finetune_task.py recipes/run_guard.py recipes/site_guard.py recipes/configs/demo_task.yaml $(CPU)
+	@echo "[14/20] task model: the foundation model fine-tuned on one task"
+	$(call TRAIN,recipes/finetune_task.py,recipes/configs/demo_task.yaml)
 	@touch $@
 
 $(O)/evaluation/backbone/scores.json $(O)/evaluation/foundation/scores.json $(O)/evaluation/task/scores.json: DEMO_PRESET = paper
 $(O)/evaluation/%/scores.json: $(O)/%/.complete $(D)/tasks/.built $(EVALUATE)
-	@echo "[15/16] evaluation: $*"
+	@echo "[15/20] evaluation: $*"
 	$(call GENERATE,$*,$(DEMO_PRESET))
 	$(call SCORE,$*)
 
-$(O)/report/report.html: $(foreach m,backbone foundation backbone_chat chat task,$(O)/evaluation/$(m)/scores.json) $(wildcard evaluation/report.*) $(addprefix evaluation/,tables.py figures.py rows_shown.py score.py metrics.py parsing.py paper_mode.py paper_tables.json) evaluation/claims/demo.yaml $(CONTRACTS)
-	@echo "[16/16] report"
-	$(PY) -m evaluation.report --config evaluation/claims/demo.yaml --evaluation $(O)/evaluation --runs $(O) --show_texts --out $(O)/report
+$(D)/cases/diagnosis/manifest.json: $(D)/raw/README.md data_prep/build_cases.py data_prep/prompts/diagnosis/differential.txt $(CONTRACTS)
+	$(PY) -m data_prep.build_cases --source agentclinic=$(D)/raw/case_diagnosis/agentclinic_medqa.jsonl --source cases=$(D)/raw/case_diagnosis/cases.jsonl --out $(D)/cases
+
+$(O)/judged/summary.json: $(O)/chat/.complete $(O)/backbone_chat/.complete $(D)/cases/diagnosis/manifest.json $(EVALUATE) evaluation/judge.py $(wildcard evaluation/diagnosis/*.py)
+	@echo "[16/20] clinical cases: ranked differentials, judged"
+	$(foreach m,chat backbone_chat,$(PY) -m evaluation.generate --model $(O)/$(m) --rows $(D)/cases --tasks diagnosis --preset chat --max_new_tokens 96 --batch_size 24 --out $(O)/diagnosis/$(m) &&) \
+	$(PY) -m evaluation.judge $(O)/diagnosis/chat $(O)/diagnosis/backbone_chat --judge string --out $(O)/judged
+
+$(O)/forgetting/forgetting.json: $(foreach m,backbone foundation backbone_chat chat,$(O)/$(m)/.complete) $(D)/raw/README.md evaluation/gates/demo.yaml $(addprefix evaluation/,forgetting.py forgetting_page.py gate.py general_tasks.py perplexity_curves.py responses.py model_entry.py metrics.py) $(CONTRACTS)
+	@echo "[17/20] forgetting: general questions before and after training"
+	$(PY) -m evaluation.forgetting --base $(O)/backbone --tuned $(O)/foundation $(O)/backbone_chat $(O)/chat --data $(D)/raw/general_questions --tasks mmlu_answers --gate evaluation/gates/demo.yaml --batch_size 64 --out $(O)/forgetting
+
+$(O)/ablation/table6.json: $(foreach m,backbone foundation backbone_chat chat,$(O)/evaluation/$(m)/scores.json) evaluation/ablation.py evaluation/compare.py evaluation/tables.py evaluation/ablations/demo.yaml
+	@echo "[18/20] ablation: what each stage adds"
+	$(PY) -m evaluation.ablation --plan evaluation/ablations/demo.yaml --scored --out $(O)/ablation
+
+$(O)/report/report.html: $(O)/forgetting/forgetting.json $(O)/judged/summary.json $(foreach m,backbone foundation backbone_chat chat task,$(O)/evaluation/$(m)/scores.json) $(wildcard evaluation/report.*) $(addprefix evaluation/,tables.py figures.py rows_shown.py score.py metrics.py parsing.py paper_mode.py paper_tables.json) evaluation/claims/demo.yaml $(CONTRACTS)
+	@echo "[19/20] report"
+	$(PY) -m evaluation.report --config evaluation/claims/demo.yaml --evaluation $(O)/evaluation --runs $(O) --forgetting $(O)/forgetting/forgetting.json --diagnosis $(O)/judged --show_texts --out $(O)/report
+
+$(O)/release/SHA256SUMS.txt: $(O)/report/report.html $(wildcard recipes/release/*.*)
+	@echo "[20/20] release: the chat model as a bundle that stays here, for it has read credentialed stand-ins"
+	$(PY) -m recipes.release build $(O)/release --name demo-chat --run $(O)/chat --scores $(O)/evaluation/chat/scores.json --forgetting $(O)/forgetting/forgetting.json
 
 # make demo DEMO=full: beyond the chain above, every source and every benchmark of the article, from stand-ins in their raw formats
 F := $(D)/full

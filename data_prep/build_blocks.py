@@ -33,13 +33,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import yaml
 
 from data_prep import engine
 from data_prep.contracts import DOMAINS, BadInput
 from data_prep.dataset_card import write_card
 from data_prep.documents import link
-from data_prep.files import WORK, keep_only, read_jsonl, resumable_folder, sha256
+from data_prep.files import WORK, keep_only, read_jsonl, read_yaml, resumable_folder, sha256
 from data_prep.manifest import describe, read_manifest, write_manifest
 from data_prep.tokenise import DocumentTokenizer
 
@@ -70,10 +69,7 @@ def read_mixture(path: Path) -> dict:
     """The mixture of a YAML file; BadInput names the key that is missing, unknown or out of range."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file. Next: copy data_prep/mixtures/demo.yaml")
-    try:
-        mixture = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    mixture = read_yaml(path)
     if not isinstance(mixture, dict):
         raise BadInput(f"{path}: must be keys and values, found {type(mixture).__name__}")
     for key in [*MIXTURE_KEYS, *mixture]:

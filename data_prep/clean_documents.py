@@ -76,7 +76,7 @@ def build(documents: Path, rows: Path | None, plan: dict, out: Path, executor: s
             if found["missing"]:
                 print(f"decontamination: no rows of {', '.join(found['missing'])} in {rows}: nothing is taken out for them", flush=True)
         units = [
-            {"name": output["path"], "file": [str((documents / output["path"]).absolute()), output["sha256"]], "source": output["source"],
+            {"name": output["path"], "file": [str(documents / output["path"]), output["sha256"]], "source": output["source"],
              "output": str((work / "cleaned" / output["path"]).absolute()), "cleaning": plan["cleaning"], "decontamination": index,
              "near_duplicates": plan["near_duplicates"]}
             for output in manifest["outputs"]

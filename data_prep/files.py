@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import zlib
@@ -173,10 +174,10 @@ def read_json(path: str | Path):
 
 
 def from_json(text: str | bytes, raw: bool = False):
-    """json.loads, with ValueError for whatever is wrong; where the text is `raw`, that is also what Python alone reads: NaN, Infinity, and so many levels that
-    it might not be able to write them again."""
+    """json.loads, with ValueError for whatever is wrong; where the text is `raw`, that is also what Python alone reads: NaN, Infinity, 1e999, and so many levels
+    that it might not be able to write them again."""
     try:
-        value = json.loads(text, parse_constant=_no_number) if raw else json.loads(text)
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite) if raw else json.loads(text)
     except RecursionError as error:
         raise ValueError("too many levels") from error
     if raw and sum(map(text.count, "[{" if isinstance(text, str) else (b"[", b"{"))) > DEEPEST:
@@ -190,8 +191,10 @@ def from_json(text: str | bytes, raw: bool = False):
     return value
 
 
-def _no_number(name):
-    raise ValueError(f"{name} is no number of JSON")
+def _finite(written):
+    if not math.isfinite(value := float(written)):
+        raise ValueError(f"{written} is no number of JSON")
+    return value
 
 
 class _Plain(yaml.SafeLoader):
@@ -260,7 +263,7 @@ def write_jsonl(path: Path, records) -> int:
 def whole_folder(out: str | Path, mark: str = "manifest.json"):
     """Yield a temporary folder beside `out` that takes its name only if the block ends well: an output exists whole or not at all.
     An older output is replaced; BadInput if `out` holds files but not `mark`, the file that tells an output of ours."""
-    out = Path(out).resolve()  # a link to another disk is followed
+    out = _followed(Path(out))
     partial = _check_ours(out, mark)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -276,7 +279,7 @@ def whole_folder(out: str | Path, mark: str = "manifest.json"):
 def resumable_folder(out: str | Path, identity: str, mark: str = "manifest.json"):
     """As whole_folder, for builds of hours: what a killed or failed build has finished stays in the temporary folder (.NAME.partial) for the next one, which
     decides what of it is still true. Yields None where `out` is the complete output of this very build (`identity`: a hash of all it depends on)."""
-    out = Path(out).resolve()  # a link to another disk is followed
+    out = _followed(Path(out))
     known = out / ".identity"
     if (out / mark).is_file() and known.is_file() and known.read_text() == identity:
         os.utime(out / mark)  # for make: as new as what it was made of
@@ -288,6 +291,11 @@ def resumable_folder(out: str | Path, identity: str, mark: str = "manifest.json"
     shutil.rmtree(partial / WORK, ignore_errors=True)
     (partial / ".identity").write_text(identity)
     _take_name(partial, out)
+
+
+def _followed(out: Path) -> Path:
+    """Where an output goes: a link to another disk stays a link, and what is there is replaced there."""
+    return out.resolve() if out.is_symlink() else out
 
 
 def _check_ours(out: Path, mark: str) -> Path:

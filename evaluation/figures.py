@@ -31,7 +31,7 @@ class Drawing(str):
         self.figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
 
 
-def _drawing(size, name: str, label: str, draw) -> Drawing:
+def drawing(size, name: str, label: str, draw) -> Drawing:
     settings = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9, "font.family": "DejaVu Sans"}  # the font matplotlib brings
     colours = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     with matplotlib.rc_context({**settings, **colours}):
@@ -45,9 +45,9 @@ def _drawing(size, name: str, label: str, draw) -> Drawing:
         figure.savefig(text, format="svg", metadata={"Date": None})
     svg = text.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL).replace(INK, "currentColor")
-    drawing = Drawing(re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{label}"', svg, count=1))
-    drawing.figure = figure
-    return drawing
+    made = Drawing(re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{label}"', svg, count=1))
+    made.figure = figure
+    return made
 
 
 def curve(label: str, losses: list) -> Drawing:
@@ -61,7 +61,7 @@ def curve(label: str, losses: list) -> Drawing:
         axes.set(xlabel="step", ylabel="loss (nats per token)")
         axes.legend(frameon=False, fontsize=8)
 
-    return _drawing((4.6, 2.7), f"curve {label}", f"loss curves of {label}", draw)
+    return drawing((4.6, 2.7), f"curve {label}", f"loss curves of {label}", draw)
 
 
 def _points(axes, groups: list[str], series: list[dict]):
@@ -109,7 +109,7 @@ def figure2(models: list[dict], cells: dict, published: list[dict]) -> Drawing |
         axes.set(xlabel="score", xlim=(-0.02, 1.02))
         axes.figure.legend(frameon=False, fontsize=7.5, loc="outside lower center", ncols=2)
 
-    return _drawing(
+    return drawing(
         (6.4, 1.5 + len(tasks) * (0.2 + 0.11 * len(series))), "figure2", "scores of the models on the datasets of Figure 2", draw
     )
 
@@ -134,6 +134,4 @@ def forest(baseline: str, differences: list[dict]) -> Drawing | None:
         axes.set(xlabel=f"difference to {baseline} (95 % interval)")
         axes.figure.legend(frameon=False, fontsize=7.5, loc="outside lower center", ncols=2)
 
-    return _drawing(
-        (6.4, 1.2 + len(tasks) * (0.16 + 0.12 * len(series))), "forest", f"differences to {baseline} with their intervals", draw
-    )
+    return drawing((6.4, 1.2 + len(tasks) * (0.16 + 0.12 * len(series))), "forest", f"differences to {baseline} with their intervals", draw)

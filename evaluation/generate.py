@@ -331,12 +331,7 @@ def answer(args, entry: Entry, settings: dict, identity: str, todo: dict[str, li
         for instance in task.instances:
             askers.setdefault(instance.args[0], set()).add((name, instance.doc_id))
 
-    cache = args.out.parent / ".responses"
-    cache.mkdir(parents=True, exist_ok=True)
-    cache.chmod(0o700)  # it holds text
-    # a key is the request alone: a second model, or the same one run otherwise, must not get the answers of the first
-    made_with = hashlib.sha256(json.dumps([settings[key] for key in ("backend", "dtype", "backend_args")]).encode()).hexdigest()
-    cached = Responses(lm, cache / f"{identity[:16]}-{made_with[:8]}.jsonl")
+    cached = Responses(lm, args.out.parent / ".responses", identity, settings)
     try:
         outputs = {}
         while asked := [name for name in names if fitting[name]]:

@@ -118,8 +118,9 @@ def grade(row: dict, rouge: dict | None = None) -> dict:
         return {"parsed": parsed, "score": {"exact_match": float(set(parsed or ()) == gold_labels(row))}}
     if scoring == "span":
         parsed = parsing.answer_part(output, parsing.NEXT_QUESTION)
-        score = {"exact_match": float(span_tokens(parsed) == span_tokens(gold)), "f1": span_f1(parsed, gold)}
-        return {"parsed": parsed or None, "score": score}
+        if not parsed:  # wrong, also where the gold answer has no words either ("-", "the")
+            return {"parsed": None, "score": {"exact_match": 0.0, "f1": 0.0}}
+        return {"parsed": parsed, "score": {"exact_match": float(span_tokens(parsed) == span_tokens(gold)), "f1": span_f1(parsed, gold)}}
     if scoring == "entities":
         answer = parsing.answer_part(output)
         words, entities = parsing.parse_entities(answer)

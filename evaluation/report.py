@@ -31,11 +31,11 @@ from pathlib import Path
 import jinja2
 import markupsafe
 import numpy as np
-import yaml
 
 from data_prep.contracts import BadInput, strictest
-from data_prep.files import read_json, whole_folder
-from evaluation import figures, metrics, rows_shown, score, tables
+from data_prep.files import read_json, read_yaml, whole_folder
+from evaluation import figures, forgetting_page, metrics, rows_shown, score, tables
+from evaluation.diagnosis import section as diagnosis_page
 
 MODEL_KEYS = {"name", "label", "preset", "what"}
 MODEL_OPTIONAL = {"run", "tables"}
@@ -50,6 +50,8 @@ def main(argv=None):
     parser.add_argument("--config", type=Path, help="models and claims; without it: every scored folder of --evaluation, no claims")
     parser.add_argument("--evaluation", type=Path, required=True, help="folder that holds a folder of scores for each model")
     parser.add_argument("--runs", type=Path, help="folder of the training runs that the configuration names")
+    parser.add_argument("--forgetting", type=Path, help="forgetting.json of evaluation.forgetting")
+    parser.add_argument("--diagnosis", type=Path, help="folder written by evaluation.judge")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=100, help="rows of each task that the page holds")
     parser.add_argument(
@@ -81,6 +83,8 @@ def read_page(args) -> dict:
     models = config["models"]
     runs = {model["name"]: read_run(args, model) for model in models}
     evaluations = {model["name"]: read_evaluation(args, config, model) for model in models}
+    forgetting = read_json(args.forgetting) if args.forgetting else None
+    diagnosis = diagnosis_page.read(args.diagnosis) if args.diagnosis else None
     tasks = list(dict.fromkeys(task for evaluation in evaluations.values() for task in evaluation["scores"]))
     for task in tasks:  # one line of the table compares like with like
         asked = {name: e["scores"][task]["n"] for name, e in evaluations.items() if task in e["scores"]}
@@ -88,7 +92,8 @@ def read_page(args) -> dict:
             counts = ", ".join(f"{name} {n}" for name, n in asked.items())
             raise BadInput(f"{task}: the models answered different rows ({counts}). Next: python -m evaluation.generate without --limit")
     answers, browser = read_answers(args, tasks, models, evaluations)
-    access = strictest(record.get("access", "public") for entry in [*runs.values(), *evaluations.values()] for record in [entry["run"]])
+    records = [*(entry["run"] for entry in (*runs.values(), *evaluations.values())), forgetting or {}, diagnosis or {}]
+    access = strictest(record.get("access", "public") for record in records)
     baseline = next((model for model in models if model["name"] == config.get("baseline")), models[0])
     differences = differences_to(baseline, models, tasks, answers, evaluations)
     of = {model["name"]: model.get("tables") or places(runs[model["name"]]["run"], evaluations[model["name"]]["run"]) for model in models}
@@ -96,7 +101,7 @@ def read_page(args) -> dict:
         "title": config["title"],
         "about": config["about"],
         "access": access,
-        "signed": signed([entry["run"] for entry in [*runs.values(), *evaluations.values()]]),
+        "signed": signed(records),
         "redacted": sum(row["hidden"] for task in browser["tasks"].values() for row in task["rows"]),
         "models": models,
         "claims": [judge(args, claim, runs, evaluations, answers) for claim in config.get("claims", [])],
@@ -109,6 +114,8 @@ def read_page(args) -> dict:
         "differences": differences,
         "curves": [curve(model["label"], runs[model["name"]]) for model in models if runs[model["name"]]["losses"]],
         "domains": perplexities(models, runs),
+        "forgetting": forgetting and {"html": forgetting_page.html(forgetting), "markdown": forgetting_page.markdown(forgetting, "##")},
+        "diagnosis": diagnosis,
         "browser": browser,
         "data": markupsafe.Markup(json.dumps(browser, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")),
         "runs": [{"label": model["label"], **run_facts(runs[model["name"]]["run"])} for model in models if runs[model["name"]]["run"]],
@@ -130,10 +137,7 @@ def signed(runs: list[dict]) -> list[str]:
 def read_config(path: Path) -> dict:
     if not path.is_file():
         raise BadInput(f"{path}: no such file. Next: --config evaluation/claims/demo.yaml")
-    try:
-        config = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    config = read_yaml(path)
     for key in ("title", "about", "models"):
         if not isinstance(config, dict) or not config.get(key):
             raise BadInput(f"{path}: '{key}' is missing")
@@ -442,6 +446,8 @@ def markdown(page: dict) -> str:
         head = ("domain", *(c["label"] for c in page["domains"][0]["cells"]))
         rows = [(row["domain"], *("–" if c["value"] is None else f"{c['value']:.2f}" for c in row["cells"])) for row in page["domains"]]
         parts += ["## Perplexity of held-out text\n", table(head, rows)]
+    parts += [page["forgetting"]["markdown"]] if page["forgetting"] else []
+    parts += ["## Clinical cases\n", page["diagnosis"]["markdown"]] if page["diagnosis"] else []
     if page["curves"]:
         parts += ["## Last losses\n", "".join(f"- {c['label']}: {c['last']}\n" for c in page["curves"])]
     for title, entries in (("Training runs", page["runs"]), ("Evaluation", page["evaluations"])):

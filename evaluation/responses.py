@@ -9,9 +9,14 @@ from pathlib import Path
 
 
 class Responses:
-    """Stands for a model of the harness, and asks it only what `path` does not hold. One file for each model: its name tells which."""
+    """Stands for a model of the harness, and asks it only what `folder` does not hold."""
 
-    def __init__(self, lm, path: Path):
+    def __init__(self, lm, folder: Path, identity: str, settings: dict):
+        """A key is the request alone, so each model has a file of its own, and the same one run otherwise has another."""
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)  # it holds text
+        made_with = hashlib.sha256(json.dumps([settings[key] for key in ("backend", "dtype", "backend_args")]).encode()).hexdigest()
+        path = folder / f"{identity[:16]}-{made_with[:8]}.jsonl"
         self.lm, self.known = lm, {}
         text = path.read_text() if path.is_file() else ""
         for line in text.splitlines():

@@ -36,7 +36,7 @@ from evaluation import logged, metrics, paper_mode, parsing
 
 UNPARSED_LIMIT = 0.05
 SCORER = {
-    "scorer_version": "2.0",
+    "scorer_version": "2.1",
     "parser_version": parsing.PARSER_VERSION,
     "paper_version": paper_mode.PAPER_VERSION,
     "draws": metrics.DRAWS,
@@ -76,6 +76,8 @@ def score_folder(folder: Path, redact: bool | None = None) -> dict:
     scores, scored = {}, {}
     for task, path in logged.task_files(folder).items():
         rows = logged.read_rows(path)
+        if rows[0]["scoring"] == "diagnosis":
+            raise BadInput(f"{path}: is judged, not scored. Next: python -m evaluation.judge {folder} --judge string --out {folder}_judged")
         facts = logged.read_facts(folder, task, path, rows)
         rows = [_graded(row) for row in rows]
         bertscore = add_bertscore(folder, task, path, rows)

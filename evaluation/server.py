@@ -9,12 +9,10 @@ With a tokenizer, the completions endpoint is sent token ids: the prompt that wa
 
 import asyncio
 import copy
-import ipaddress
 import json
 import os
 import urllib.error
 import urllib.request
-from urllib.parse import urlsplit
 
 import aiohttp
 from lm_eval.models.api_models import JsonChatStr
@@ -166,16 +164,6 @@ class Completions(_Patient, LocalCompletionsAPI):
 
     def count(self, context: str, continuation: str = "") -> int | None:
         return None if self.tokenizer is None else len(self.tok_encode(context + continuation))
-
-
-def host_of(entry) -> tuple[str, bool]:
-    """(the server's host, whether it is this machine or a private address)."""
-    host = urlsplit(entry.base_url).hostname or ""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host, host == "localhost"
-    return host, address.is_loopback or address.is_private
 
 
 def look(entry) -> dict:

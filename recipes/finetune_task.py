@@ -102,11 +102,11 @@ def read_rows(folder, split):
     path, rows = Path(folder, f"{split}.jsonl"), []
     if not path.is_file():
         raise Refused(f"{path}: no such file. Next: python -m data_prep.build_tasks --out {folder} --help")
-    for number, line in enumerate(path.open(encoding="utf-8"), 1):
+    for number, line in enumerate(path.open("rb"), 1):
         try:
             row = json.loads(line)
             rows.append({"prompt": row["prompt"], "completion": row["completion"]})
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Refused(f"{path}: line {number} is no row: {error!r}") from error
     if not rows:
         raise Refused(f"{path}: no rows")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel
-from run_guard import Refused, close_run, open_run, start
+from run_guard import Refused, check_weights, close_run, open_run, start
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import TrlParser
 
@@ -43,7 +43,9 @@ def main(args):
     # Data: the adapter and the base it was trained on
     if not Path(args.adapter, "adapter_config.json").is_file():
         raise Refused(f"{args.adapter}: no adapter_config.json here. Next: recipes/sft.py with use_peft: true, or use the model as it is")
+    check_weights(args.adapter)
     base_name = PeftConfig.from_pretrained(args.adapter).base_model_name_or_path
+    check_weights(base_name)
     if not Path(base_name, "config.json").is_file() and Path(base_name).exists():
         raise Refused(f"{base_name}: the base of {args.adapter} is no model any more (no config.json). Next: train the base again")
     weights = [path for path in (Path(base_name, "run.json"), Path(base_name, "config.json")) if path.is_file()][:1]
@@ -60,7 +62,7 @@ def main(args):
     # Model
     tokenizer = AutoTokenizer.from_pretrained(args.adapter)
     dtype = getattr(torch, args.dtype)
-    base = AutoModelForCausalLM.from_pretrained(base_name, dtype=dtype)
+    base = AutoModelForCausalLM.from_pretrained(base_name, dtype=dtype, trust_remote_code=False)
     model = PeftModel.from_pretrained(base, args.adapter).eval()
     batches = [tokenizer(prompt, return_tensors="pt").input_ids for prompt in args.prompts]
     with torch.no_grad():

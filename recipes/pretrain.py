@@ -101,9 +101,14 @@ def read_blocks(folder):
     """(manifest, training blocks in their order, {domain: held-out blocks}) of a folder of data_prep/build_blocks.py."""
     if not (folder / "order.npy").is_file():
         raise Refused(f"{folder} holds no packed blocks. Next: python -m data_prep.build_blocks --out {folder} --help")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    held_out = {domain: PackedBlocks(folder, manifest, "validation", domain) for domain in manifest["domains"]}
-    train = PackedBlocks(folder, manifest, "train", order=np.load(folder / "order.npy", mmap_mode="r"))
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        held_out = {domain: PackedBlocks(folder, manifest, "validation", domain) for domain in manifest["domains"]}
+        train = PackedBlocks(folder, manifest, "train", order=np.load(folder / "order.npy", mmap_mode="r"))
+    except (ValueError, KeyError, TypeError, EOFError, RecursionError) as error:  # cut short, or no numbers: a pickle is not opened
+        raise Refused(
+            f"{folder}: not whole packed blocks ({error!r}). Next: python -m data_prep.build_blocks --out {folder} --help"
+        ) from error
     return manifest, train, {domain: blocks for domain, blocks in held_out.items() if len(blocks)}
 
 

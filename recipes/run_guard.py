@@ -20,6 +20,7 @@ import itertools
 import json
 import math
 import os
+import pickle
 import platform
 import re
 import resource
@@ -81,6 +82,7 @@ class Watched:
         if run["access"] != "public":
             self.model.config.access = run["access"]  # config.json goes wherever the weights go
         self.args.logging_nan_inf_filter = False  # the guard looks once per optimizer step instead of once per micro-batch
+        self.args.remove_unused_columns = False  # the collator reads seq_lengths and row, in validation as well
         self._losses, self._usual = [], collections.deque(maxlen=50)  # of the step's micro-batches; of the last steps
         self._asked = self._terminated = 0.0  # SIGTERM: this rank got it; all ranks have agreed on it
         self._pending, self._since, self._clock = None, (0, 0), time.perf_counter()
@@ -294,7 +296,6 @@ class Answers(Watched):
         self.train_dataset = rows.add_column("row", np.arange(len(rows)))
         self.eval_dataset = self.eval_dataset.select_columns(["input_ids", "labels"]).with_format("numpy")
         self.data_collator = Collator(packed, self._tokenizer.pad_token_id)
-        self.args.remove_unused_columns = False  # the collator reads seq_lengths and row
         if isinstance(self.model, PeftModel) and not self.is_deepspeed_enabled:  # which keeps float32 copies itself
             for weight in self.model.parameters():
                 weight.data = weight.data.float() if weight.requires_grad else weight.data
@@ -485,15 +486,22 @@ def check_deepspeed(file):
         raise Refused(f"{file}: DeepSpeed does not know {', '.join(unknown)}. Next: see https://www.deepspeed.ai/docs/config-json")
 
 
+def check_weights(folder):
+    """Refused if the weights of a model or adapter are pickles."""
+    endings = {path.suffix for path in Path(folder).glob("*") if path.name != "training_args.bin"}
+    if ".safetensors" not in endings and endings & {".bin", ".pt", ".pth", ".pkl", ".ckpt"}:
+        load = f"from transformers import AutoModelForCausalLM as A; A.from_pretrained('{folder}').save_pretrained('NEW')"
+        raise Refused(
+            f'{folder}: its weights are pickles, which can run code; only safetensors are read. Next: python -c "{load}", '
+            f"which reads tensors and nothing else of them"
+        )
+
+
 def check_model(model, length, revision="main"):
     """(config, tokenizer) of a model's folder or Hub name; Refused if there is none, or it cannot learn texts of `length` tokens that end in EOS."""
     if not Path(model, "config.json").is_file() and (Path(model).exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model)):
         raise Refused(f"{model}: no model here (no config.json). Next: check model_name_or_path; a path starts at the current folder")
-    endings = {path.suffix for path in Path(model).glob("*") if path.name != "training_args.bin"}
-    if ".safetensors" not in endings and endings & {".bin", ".pt", ".pth", ".pkl", ".ckpt"}:
-        said = f"{model}: its weights are pickles, which can run code; only safetensors are read"
-        load = f"from transformers import AutoModelForCausalLM as A; A.from_pretrained('{model}').save_pretrained('NEW')"
-        raise Refused(f'{said}. Next: python -c "{load}", which reads tensors and nothing else of them')
+    check_weights(model)
     try:
         config, tokenizer = (
             auto.from_pretrained(model, revision=revision, trust_remote_code=False) for auto in (AutoConfig, AutoTokenizer)
@@ -687,7 +695,7 @@ def start(main, parser):
         main(*parsed)
     except Refused as error:
         said = str(error)
-    except OSError as error:  # a model or file that transformers cannot find or open
+    except (OSError, pickle.UnpicklingError) as error:  # a model or file that transformers cannot find or open; code in a checkpoint
         said = f"{given}: {error}"
     else:
         return

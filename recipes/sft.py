@@ -94,13 +94,13 @@ def read_conversations(folder, split):
     path, conversations = Path(folder, f"{split}.jsonl"), []
     if not path.is_file():
         raise Refused(f"{path}: no such file. Next: python -m data_prep.build_instructions --out {folder} --help")
-    for number, line in enumerate(path.open(encoding="utf-8"), 1):
+    for number, line in enumerate(path.open("rb"), 1):
         try:
             row = json.loads(line)
             if "messages" not in row:
                 row["messages"] = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
             conversations.append({"messages": row["messages"]})
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Refused(f"{path}: line {number} is no row: {error!r}") from error
     if not conversations:
         raise Refused(f"{path}: no rows")

@@ -27,7 +27,7 @@ def commands():
         for line in text.splitlines():
             line = line.strip().lstrip("#").strip().strip("`")
             for found in re.findall(
-                r"(?:^|`|Next: |\s)((?:python -m (?:data_prep|evaluation)\.|python recipes/|accelerate launch ).*)", line
+                r"(?:^|`|Next: |\s)((?:python -m (?:data_prep|evaluation|recipes)\.|python recipes/|accelerate launch ).*)", line
             ):
                 yield path.relative_to(ROOT).as_posix(), re.split(r"`|\"|, |; | \.\.\.$", found)[0]
 
@@ -45,7 +45,7 @@ def recipe_parser(name):
 
 def flags(script):
     """The flags that a script of this repository accepts."""
-    if script.startswith("recipes/") and not Path(script).stem.startswith("bench"):
+    if script.startswith("recipes/") and not Path(script).stem.startswith(("bench", "__main__")):
         return set(recipe_parser(Path(script).stem)._option_string_actions) | {"--config"}
     return set(re.findall(r"add_argument\(\s*[\"'](--\w+)", (ROOT / script).read_text())) | {"--help"}
 
@@ -59,7 +59,8 @@ def test_there_are_commands_to_check():
 def test_printed_commands_name_existing_files_and_flags(where, command):
     words = shlex.split(command.replace("'", "").replace("\\", ""), comments=True)
     if "-m" in words:
-        script = words[words.index("-m") + 1].replace(".", "/") + ".py"
+        module = words[words.index("-m") + 1].replace(".", "/")
+        script = f"{module}/__main__.py" if (ROOT / module).is_dir() else f"{module}.py"
     else:
         script = next(word for word in words if word.startswith("recipes/"))
     assert (ROOT / script).is_file(), f"{where}: {script}"

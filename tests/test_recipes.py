@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from data_prep import make_demo_backbone
 from tests.lab import PRETRAIN, ROOT, SFT, TASK, build_lab, ledger, losses, recipe, run_json, weights
@@ -50,6 +51,23 @@ def test_validation_loss_does_not_change_with_the_batch_size(lab):
     for domain in MIXTURE["ratio"]:
         assert one[f"eval_{domain}_loss"] == pytest.approx(seven[f"eval_{domain}_loss"], rel=1e-5)
         assert one[f"eval_{domain}_tokens"] == seven[f"eval_{domain}_tokens"]
+
+
+@pytest.mark.guarantee("Training", "Reported validation losses are those of each document alone.")
+def test_validation_is_of_documents_that_do_not_see_each_other(lab):
+    """The losses that a run reports, against those of each document alone."""
+    model, held_out = LlamaForCausalLM.from_pretrained(lab / "base").eval(), json.loads((lab / "base" / "validation.json").read_text())
+    manifest = json.loads((lab / "blocks" / "manifest.json").read_text())
+    for domain, found in held_out.items():
+        nll, tokens = [], []
+        for file in (o["path"] for o in manifest["outputs"] if (o["split"], o["domain"]) == ("validation", domain)):
+            for block in datasets.Dataset.from_file(str(lab / "blocks" / file)):
+                parts = torch.tensor(block["input_ids"][: sum(block["seq_lengths"])]).split(block["seq_lengths"])
+                alone = [(part[None], len(part) - 1) for part in parts if len(part) > 1]
+                with torch.no_grad():
+                    nll.append(sum(float(model(ids, labels=ids).loss) * count for ids, count in alone))
+                tokens.append(sum(count for _, count in alone))
+        assert found["tokens"] == tokens and found["nll"] == pytest.approx(nll, rel=1e-4), domain
 
 
 def test_a_complete_run_is_left_alone(lab, capsys):

@@ -112,6 +112,10 @@ def attempts():
     "Credentialed data",
     "A process that holds credentialed text opens no connection to another machine: clients of HTTP, sockets, datagrams, names, proxies, redirects, the Hub, telemetry.",
 )
+@pytest.mark.guarantee(
+    "Credentialed data",
+    "A process that holds credentialed text opens no connection to another machine: clients of HTTP, sockets, datagrams, names, proxies, redirects, the Hub, telemetry.",
+)
 def test_no_connection_leaves_a_process_that_holds_credentialed_text(attempts, escape):
     said = attempts[escape]
     assert said.endswith(" 0"), "the guard has let a connection pass"
@@ -134,6 +138,10 @@ def test_a_private_address_is_not_this_machine(host):
         site_guard.permit(f"http://{f'[{host}]' if ':' in host else host}:80/v1", [], ["T"], BadInput)
 
 
+@pytest.mark.guarantee(
+    "Credentialed data",
+    "An entry of the allow list (endpoint, agreement, person, date) is the only way out, and every output made under it records it.",
+)
 @pytest.mark.guarantee(
     "Credentialed data",
     "An entry of the allow list (endpoint, agreement, person, date) is the only way out, and every output made under it records it.",
@@ -170,6 +178,9 @@ def test_an_allow_list_names_agreement_person_and_date(tmp_path):
 @pytest.mark.guarantee(
     "Credentialed data", "A run with credentialed rows uses no remote tracker and pushes nothing, whatever its YAML allows."
 )
+@pytest.mark.guarantee(
+    "Credentialed data", "A run with credentialed rows uses no remote tracker and pushes nothing, whatever its YAML allows."
+)
 def test_a_run_with_credentialed_rows_uploads_nothing_whatever_its_yaml_allows(lab, closed, change, host):
     said = recipe(lab, "sft", {**closed, **change, "allow_upload": True, "output_dir": "refused"})
     assert f"credentialed text is not sent to {host}: its terms ({LICENSE})" in said and not (lab / "refused" / "run.json").exists()
@@ -189,6 +200,9 @@ def test_an_entry_of_the_allow_list_is_the_only_way_and_is_recorded(lab, tmp_pat
     assert run_guard.keep_on_site({"access": "gated", "agreements": []}, {"report_to": ["wandb"]}) == []
 
 
+@pytest.mark.guarantee(
+    "Credentialed data", "What a run of credentialed rows writes, caches included, lies in its folder and is its owner's alone."
+)
 @pytest.mark.guarantee(
     "Credentialed data", "What a run of credentialed rows writes, caches included, lies in its folder and is its owner's alone."
 )
@@ -307,6 +321,9 @@ def test_a_build_of_credentialed_sources_is_closed_in_its_workers_too(tmp_path, 
 
 # ---------------------------------------------------------------- the whole chain
 @pytest.mark.parametrize("code", ["socket.socket().connect(('192.0.2.1', 80))", "socket.getaddrinfo('collect.example', 80)"])
+@pytest.mark.guarantee(
+    "Credentialed data", "The demo chain runs under a guard that ends a process at its first connection beyond this machine."
+)
 @pytest.mark.guarantee(
     "Credentialed data", "The demo chain runs under a guard that ends a process at its first connection beyond this machine."
 )

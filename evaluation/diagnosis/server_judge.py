@@ -1,0 +1,121 @@
+"""A judge behind an OpenAI-compatible chat endpoint: GPT-4o in the article, or a server of one's own.
+
+It is asked at temperature 0, and the version that the server says it served is kept with each verdict. A request that fails is tried again with growing
+pauses; one that fails for good is missing. Nothing that is not public goes beyond this machine without an entry of an allow list (data_prep/site_guard.py).
+"""
+
+import concurrent.futures
+import json
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from data_prep import site_guard
+from data_prep.contracts import BadInput
+from evaluation import server
+from evaluation.diagnosis.judges import Judge
+from evaluation.model_entry import read_entry
+from evaluation.parsing import answer_part
+
+OPENAI = "https://api.openai.com/v1/chat/completions"
+DATED = re.compile(r"\d{4}-\d{2}-\d{2}|-\d{4}$|\d{8}$")
+ANSWER_TOKENS = 64
+
+
+class _Stays(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_):
+        return None  # a question and a key go to the host that was named, or nowhere
+
+
+ASK = urllib.request.build_opener(_Stays)
+
+
+class ServerJudge(Judge):
+    kind, opened = "openai", None
+
+    def __init__(self, rest: str, prompt: Path, allow_list: Path | None):
+        self.allow_list = allow_list
+        name, _, url = rest.partition("@")
+        self.entry = read_entry("server", ["backend=chat", f"served={name}", f"base_url={url or OPENAI}"])
+        self.host = site_guard.host_of(self.entry.base_url)
+        self.id = f"openai:{name}@{self.host}"
+        self.read_prompt(prompt)
+
+    def permit(self, cases: list[dict]) -> None:
+        """BadInput before a byte of a case that is not public goes beyond this machine, unless the allow list has an entry for the host."""
+        closed = [case for case in cases if case["access"] != "public" or case.get("model_access") == "credentialed"]
+        self.quiet = bool(closed)  # what a server complains of may repeat the question
+        if not closed or site_guard.is_here(self.host):
+            return
+        allowed = site_guard.read_allow_list(self.allow_list, BadInput)
+        self.opened = next((entry for entry in allowed if site_guard.host_of(entry["endpoint"]) == self.host), None)
+        if not self.opened:
+            raise BadInput(
+                f"case {closed[0]['id']} is not public, or was answered by a model trained on credentialed text, and is not sent to {self.host}. "
+                f"Next: a judge on this machine, or --allow_list FILE with an entry for {self.host} (data_prep/site_guard.py)"
+            )
+        site_guard.keep_inside({case["license"] for case in closed}, BadInput, [self.opened])
+
+    def ask(self, items):
+        self.permit([case for _, case in items])
+        if not items:
+            return
+        server.look(self.entry)
+        with concurrent.futures.ThreadPoolExecutor(server.CONCURRENT) as pool:
+            waiting = {pool.submit(self._one, self.question(*item)): place for place, item in enumerate(items)}
+            answered = in_a_row = 0
+            try:
+                for future in concurrent.futures.as_completed(waiting):
+                    answer = future.result()
+                    answered, in_a_row = (answered + 1, 0) if "verdict" in answer else (answered, in_a_row + 1)
+                    yield waiting[future], answer
+                    if answer.get("closed") or in_a_row >= server.ENOUGH:
+                        raise BadInput(
+                            f"{self.entry.base_url}: {answer['failed']}; {answered} verdicts were kept. Next: see to the server, then the same command"
+                        )
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _one(self, question: str) -> dict:
+        body = {
+            "model": self.entry.served,
+            "messages": [{"role": "user", "content": question}],
+            "temperature": 0,
+            "seed": 0,
+            "max_tokens": ANSWER_TOKENS,
+        }
+        request = urllib.request.Request(self.entry.base_url, json.dumps(body).encode(), {
+            "Content-Type": "application/json", "Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', '')}"})  # fmt: skip
+        for pause in (*server.PAUSES, None):
+            try:
+                with ASK.open(request, timeout=server.TIMEOUT) as response:
+                    outputs = json.load(response)
+                text = outputs["choices"][0]["message"]["content"] or ""
+                break
+            except urllib.error.HTTPError as error:
+                said = "" if self.quiet else f": {' '.join(error.read(200).decode(errors='replace').split())}"
+                status, problem = error.code, f"HTTP {error.code}{said}"
+            except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+                status, problem = None, f"{type(error).__name__}: {error}".rstrip(": ")
+            if pause is None or status in server.REFUSED + server.CLOSED:
+                return {"failed": problem, "closed": status in server.CLOSED}
+            time.sleep(pause)
+        served = outputs.get("model")
+        if not served and not DATED.search(self.entry.served):
+            return {
+                "failed": f"the server does not say which version of {self.entry.served} answered, and its name has no date",
+                "closed": True,
+            }
+        return {"verdict": read_verdict(text), "raw": text, "model": served, "system_fingerprint": outputs.get("system_fingerprint")}
+
+
+def read_verdict(text: str) -> bool | None:
+    """What a judge wrote: its first word is yes or no, or one of the two stands in it alone. In doubt None."""
+    text = re.sub(r"\by/n\b|\bno (?:idea|answer|information|way)\b|\byes (?:and|or) no\b", "", answer_part(text).lower())
+    if first := re.match(r"\W*(yes|no|y|n)\b", text):
+        return first[1].startswith("y")
+    found = {word[0] for word in re.findall(r"\b(yes|no|y|n)\b", text)}
+    return found == {"y"} if len(found) == 1 else None

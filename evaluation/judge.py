@@ -1,0 +1,216 @@
+"""Judge the differentials of one or more models, and say how often the right diagnosis is among the first one to five.
+
+    python -m evaluation.judge outputs/demo/diagnosis/chat --judge string --out outputs/demo/diagnosis/judged
+    python -m evaluation.judge RUN OTHER --judge openai:gpt-4o-2024-08-06 --judge human:ratings --out outputs/judged
+    python -m evaluation.judge RUN --judge vote:string+hf:models/judge+openai:NAME@http://127.0.0.1:8000/v1/chat/completions --out outputs/judged
+
+Reads   RUN/diagnosis.jsonl and run.json, as `python -m evaluation.generate --tasks diagnosis` writes them; the judges are in diagnosis/judges.py
+Writes  OUT/verdicts.jsonl   every verdict as it comes, append-only: the same command again asks nothing twice and goes on where it was
+        OUT/summary.json     for each judge and model top-1 to top-5 accuracy with a bootstrap and a Wilson interval; differences between models with
+                             McNemar's exact test; where clinicians rated, kappa, sensitivity, specificity and corrected accuracies of each judge
+        OUT/summary.md       the same as tables
+        OUT/judged.jsonl     of each case and model what was read from the answer, and the verdict on each name
+        OUT/figure3.*, figure4.*   the article's Figures 3 (automatic judge, k = 1 to 5) and 4 (clinicians, k = 1 and 5) of these models, SVG and PDF
+
+An answer without a readable list is wrong, and counted; where more than 5 % are such, the accuracies are withheld, as by evaluation.score. A verdict
+that could not be had is missing and counted, never a no. The summary holds ids and numbers; judged.jsonl holds no name of a credentialed case, or of
+a model that was trained on such text. No published values stand beside Figures 3 and 4: the article prints them as pictures only.
+"""
+
+import argparse
+import collections
+import itertools
+import sys
+from pathlib import Path
+
+from data_prep.contracts import BadInput, strictest
+from data_prep.files import sha256
+from evaluation import logged, metrics
+from evaluation.diagnosis import judges, ratings, section, statistics
+from evaluation.diagnosis.differential import PARSER_VERSION, parse_differential
+from evaluation.diagnosis.verdicts import Log, judge_all
+from evaluation.score import UNPARSED_LIMIT, closed
+
+TASK = "diagnosis"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="RUN", help="folders written by evaluation.generate; a model is named by its folder"
+    )
+    parser.add_argument(
+        "--judge", action="append", required=True, help="string, openai:MODEL[@URL], hf:DIR, human:FILE or vote:JUDGE+JUDGE; repeatable"
+    )
+    parser.add_argument("--prompt", type=Path, default=judges.PROMPT, help="what an LLM is asked, with {prediction} and {diagnosis}")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--allow_list", type=Path, help="YAML of servers that may be sent cases that are not public (data_prep/site_guard.py)"
+    )
+    return parser
+
+
+def main(argv=None):
+    args = make_parser().parse_args(argv)
+    try:
+        summary = judge_runs(args)
+    except BadInput as error:
+        sys.exit(f"error: {error}")
+    print(section.markdown(summary), flush=True)
+    print(f"wrote {args.out}: summary.json, summary.md, judged.jsonl, verdicts.jsonl", flush=True)
+
+
+def judge_runs(args) -> dict:
+    """Write OUT and return the summary."""
+    if args.out.resolve() in [folder.resolve() for folder in args.folders]:
+        raise BadInput(f"--out {args.out}: is a run, which holds outputs and nothing else. Next: another --out")
+    runs = read_runs(args.folders)
+    differentials = {name: {row["id"]: row["differential"] for row in run["rows"]} for name, run in runs.items()}
+    asked = [judges.make_judge(spec, args.prompt, args.allow_list, differentials) for spec in args.judge]
+    if len({judge.id for judge in asked}) < len(asked):
+        raise BadInput(f"--judge: the same judge is given twice ({', '.join(judge.id for judge in asked)}). Next: give each once")
+    items = {}  # each prediction once, whichever models made it
+    for run in runs.values():
+        for row in run["rows"]:
+            for name in row["differential"] or ():
+                case = items.setdefault((row["id"], name), (name, row))[1]
+                if strictest([row["model_access"], case["model_access"]]) != case["model_access"]:
+                    items[row["id"], name] = (name, row)
+
+    access = strictest(row[field] for run in runs.values() for row in run["rows"] for field in ("access", "model_access"))
+    args.out.mkdir(parents=True, exist_ok=True)
+    if access == "credentialed":
+        args.out.chmod(0o700)
+    heard, log = {}, Log(args.out / "verdicts.jsonl")
+    try:
+        for judge in asked:
+            heard[judge.id] = judge_all(judge, list(items.values()), log)
+    finally:
+        log.close()
+
+    found = {judge.id: {name: outcomes_of(run, heard[judge.id][0]) for name, run in runs.items()} for judge in asked}
+    summary = {
+        "access": access, "cases": len(next(iter(runs.values()))["rows"]), "parser_version": PARSER_VERSION, "draws": metrics.DRAWS, "level": metrics.LEVEL,
+        "models": [run["facts"] for run in runs.values()],
+        "judges": [judge_entry(judge, heard[judge.id][1], found[judge.id]) for judge in asked],
+        "agreement": [agreement(judge, human, heard, found) for human in asked if human.kind == "human" for judge in asked if judge.kind != "human"],
+        "raters": [entry for human in asked if human.kind == "human" for entry in between_raters(human.ratings)],
+    }  # fmt: skip
+    verdicts = {judge_id: pairs for judge_id, (pairs, _) in heard.items()}
+    section.write(args.out, summary, [judged_row(name, row, verdicts) for name, run in runs.items() for row in run["rows"]])
+    return summary
+
+
+# ---------------------------------------------------------------- runs
+def read_runs(folders: list[Path]) -> dict:
+    """{model: {"rows", "facts"}}, each row with its `differential`. BadInput unless all answered the same cases."""
+    runs = {}
+    for folder in dict.fromkeys(folders):
+        path = logged.task_files(folder).get(TASK)
+        if path is None:
+            raise BadInput(f"{folder}: no outputs of {TASK}. Next: python -m evaluation.generate --tasks {TASK} --out {folder} ...")
+        if folder.resolve().name in runs:
+            raise BadInput(f"{folder}: two runs are named {folder.resolve().name}. Next: rename a folder, a model is named by it")
+        rows = logged.read_rows(path)
+        if rows[0]["scoring"] != "diagnosis":
+            raise BadInput(
+                f"{path}: its rows have scoring {rows[0]['scoring']}. Next: python -m data_prep.build_cases, then evaluation.generate"
+            )
+        facts = logged.read_facts(folder, TASK, path, rows)
+        for row in rows:
+            row["differential"], row["rule"] = parse_differential(row["output"])
+            row["model_access"] = facts.get("model_access") or "public"
+        runs[folder.resolve().name] = {"rows": rows, "facts": run_entry(folder, path, facts, rows)}
+    (first, run), *others = runs.items()
+    asked = {row["id"]: (row["completion"], row.get("synonyms", [])) for row in run["rows"]}
+    for name, other in others:
+        theirs = {row["id"]: (row["completion"], row.get("synonyms", [])) for row in other["rows"]}
+        if theirs != asked:
+            different = next(i for i in [*asked, *theirs] if asked.get(i) != theirs.get(i))
+            raise BadInput(
+                f"{first} and {name} did not answer the same cases ({different} for one). Next: run both on the same rows, without --limit"
+            )
+        by_id = {row["id"]: row for row in other["rows"]}
+        other["rows"] = [by_id[i] for i in asked]
+    return runs
+
+
+def run_entry(folder: Path, path: Path, facts: dict, rows: list[dict]) -> dict:
+    unparsed = sum(row["differential"] is None for row in rows)
+    rate, withheld = unparsed / len(rows), None
+    if rate > UNPARSED_LIMIT:
+        withheld = f"{unparsed} of {len(rows)} answers ({rate:.1%}) hold no readable list, more than {UNPARSED_LIMIT:.0%}"
+    return {
+        "name": folder.resolve().name, "run": str(folder), "n": len(rows), "unparsed": unparsed, "unparsed_rate": rate, "withheld": withheld,
+        "names_given": sum(len(row["differential"] or ()) for row in rows) / len(rows), "rules": dict(collections.Counter(row["rule"] for row in rows).most_common()),
+        "outputs_sha256": sha256(path), **{name: facts.get(name) for name in ("model", "fingerprint", "preset", "n_overlong", "rows_sha256")},
+    }  # fmt: skip
+
+
+def outcomes_of(run: dict, verdicts: dict) -> list[dict]:
+    return [
+        statistics.outcomes(None if row["differential"] is None else [verdicts[row["id"], name] for name in row["differential"]])
+        for row in run["rows"]
+    ]
+
+
+# ---------------------------------------------------------------- entries of the summary
+def judge_entry(judge, facts: dict, found: dict) -> dict:
+    pairs = [
+        {"first": a, "second": b, "top": {str(k): statistics.compare(found[a], found[b], k) for k in statistics.K}}
+        for a, b in itertools.combinations(found, 2)
+    ]
+    return {
+        "id": judge.id, "kind": judge.kind, "prompt": judge.prompt, "prompt_sha256": judge.prompt_sha256, "allowed_by": getattr(judge, "opened", None), **facts,
+        "models": {name: {"top": {str(k): statistics.top_k(cases, k) for k in statistics.K}} for name, cases in found.items()},
+        "pairs_of_models": pairs,
+    }  # fmt: skip
+
+
+def agreement(judge, human, heard: dict, found: dict) -> dict:
+    """How far a judge agrees with the clinicians: on predictions, and on whole cases for each k with the corrected accuracies."""
+    said, rated = heard[judge.id][0], heard[human.id][0]
+    by_case = collections.defaultdict(list)
+    for (case, name), verdict in rated.items():
+        if verdict is not None and said[case, name] is not None:
+            by_case[case].append((said[case, name], verdict))
+    entry = {"judge": judge.id, "human": human.id, **statistics.agreement(by_case), "top": {}}
+    for k in statistics.K:
+        judged = {model: {i: case[k] for i, case in enumerate(cases) if case[k] is not None} for model, cases in found[judge.id].items()}
+        rated = {model: {i: case[k] for i, case in enumerate(cases) if case[k] is not None} for model, cases in found[human.id].items()}
+        both = {model: {i: [(judged[model][i], rated[model][i])] for i in judged[model] if i in rated[model]} for model in judged}
+        pooled = collections.defaultdict(list)
+        for pairs in both.values():
+            for i, pair in pairs.items():
+                pooled[i] += pair
+        measured = statistics.agreement(pooled)
+        entry["top"][str(k)] = {name: measured[name] for name in ("cases", "pairs", "confusion", "sensitivity", "specificity")} | {
+            "corrected": {model: statistics.corrected(judged[model], both[model]) for model in judged}
+        }
+    return entry
+
+
+def between_raters(said: dict) -> list[dict]:
+    found = []
+    raters = ratings.by_rater(said)
+    for first, second in itertools.combinations(sorted(raters), 2):
+        by_case = collections.defaultdict(list)
+        for pair in raters[first].keys() & raters[second].keys():
+            by_case[pair[0]].append((raters[first][pair], raters[second][pair]))
+        measured = statistics.agreement(dict(sorted(by_case.items())))
+        found.append({"first": first, "second": second, **{name: measured[name] for name in ("cases", "pairs", "kappa")}})
+    return found
+
+
+def judged_row(model: str, row: dict, verdicts: dict) -> dict:
+    """One case of one model, without names where they are credentialed."""
+    names = row["differential"]
+    return {
+        "id": row["id"], "model": model, "access": row["access"], "rule": row["rule"], "answered": names is not None,
+        "differential": None if closed(row, row) else names,
+        "verdicts": {judge: None if names is None else [said[row["id"], name] for name in names] for judge, said in verdicts.items()},
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
