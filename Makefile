@@ -20,6 +20,7 @@ export PYTHONPATH := .
 .SECONDARY:
 .PHONY: help setup demo demo-clean test lint corpus corpus-plan corpus-audit tasks tasks-status instructions plan plan-sweep preflight pretrain sft merge finetune evaluate bertscore diagnose forgetting ablation mixture-study report release release-verify release-push guarantees fault-run bench bench-gpu
 
+name = $(notdir $(patsubst %/,%,$(1)))
 need = @test -n "$($(1))" || { echo 'error: $(1) is not given. Next: make $@ $(1)=$(2)'; exit 1; }
 
 help:  ## this list
@@ -112,7 +113,7 @@ evaluate: $(VENV)/.installed  ## TASKS=medqa,... [RAW=DIR or ROWS=DIR, MODEL=DIR
 	$(PY) -m evaluation.generate --model $(MODEL) --rows $(ROWS) --tasks $(TASKS) --preset $(PRESET) --out $(EVALUATION) $(ARGS)
 	$(PY) -m evaluation.score $(EVALUATION)
 evaluate: ROWS ?= $(if $(RAW),$(DATA)/tasks,data/demo/tasks)
-evaluate: EVALUATION = outputs/evaluation/$(notdir $(MODEL))
+evaluate: EVALUATION = outputs/evaluation/$(call name,$(MODEL))
 
 bertscore: $(VENV)/.installed  ## ENCODER=DIR [LAYER=9 MODEL= EVALUATION=]: BERTScore of generated summaries, then their scores
 	$(call need,ENCODER,models/bert-base-multilingual-cased)
@@ -126,27 +127,28 @@ EVALUATED ?= outputs/evaluation
 forgetting: $(VENV)/.installed  ## BASE=MODEL TUNED="MODEL ..." [GENERAL=DIR TASKS=general GATE=YAML ARGS=]: general tasks before and after training, with a gate
 	$(call need,BASE,llama-2-13b TUNED=outputs/my_13b)
 	$(call need,TUNED,outputs/my_13b)
-	$(PY) -m evaluation.forgetting --base $(BASE) --tuned $(TUNED) $(if $(GENERAL),--data $(GENERAL)) --tasks $(or $(TASKS),general) --gate $(GATE) --out outputs/forgetting $(ARGS)
+	$(PY) -m evaluation.forgetting --base $(BASE) --tuned $(TUNED) $(if $(GENERAL),--data $(GENERAL)) --tasks $(or $(TASKS),general) $(if $(GATE),--gate $(GATE)) --out outputs/forgetting $(ARGS)
 GATE ?= evaluation/gates/default.yaml
 
-diagnose: $(VENV)/.installed  ## CASES="agentclinic=FILE cases=FILE" [MODEL=DIR JUDGE="string ..." PRESET= ARGS=]: cases -> ranked differentials -> top-1 to top-5
+diagnose: $(VENV)/.installed  ## CASES="agentclinic=FILE cases=FILE" [MODEL=DIR JUDGE="string ..." JUDGE_ARGS= PRESET= ARGS=]: cases -> ranked differentials -> top-1 to top-5
 	$(call need,CASES,"agentclinic=FILE")
 	$(PY) -m data_prep.build_cases $(foreach case,$(CASES),--source $(case)) --out $(DATA)/cases
-	$(PY) -m evaluation.generate --model $(MODEL) --rows $(DATA)/cases --tasks diagnosis --preset $(PRESET) --out outputs/diagnosis/$(notdir $(MODEL)) $(ARGS)
-	$(PY) -m evaluation.judge outputs/diagnosis/$(notdir $(MODEL)) $(foreach judge,$(JUDGE),--judge $(judge)) --out outputs/judged/$(notdir $(MODEL))
+	$(PY) -m evaluation.generate --model $(MODEL) --rows $(DATA)/cases --tasks diagnosis --preset $(PRESET) --out outputs/diagnosis/$(call name,$(MODEL)) $(ARGS)
+	$(PY) -m evaluation.judge outputs/diagnosis/$(call name,$(MODEL)) $(foreach judge,$(JUDGE),--judge $(judge)) --out outputs/judged/$(call name,$(MODEL)) $(JUDGE_ARGS)
 JUDGE ?= string
+JUDGE_ARGS ?=
 
 ablation: $(VENV)/.installed  ## [PLAN=YAML ARGS=--scored]: the article's Table 6 for any checkpoints, running what is missing, with paired differences
 	$(PY) -m evaluation.ablation --plan $(or $(PLAN),evaluation/ablations/demo.yaml) --out outputs/ablation/$(basename $(notdir $(or $(PLAN),demo))) $(ARGS)
 
-bertscore: EVALUATION = outputs/evaluation/$(notdir $(MODEL))
+bertscore: EVALUATION = outputs/evaluation/$(call name,$(MODEL))
 MODEL ?= outputs/demo/chat
 PRESET ?= chat
 
 release: $(VENV)/.installed  ## RUN=DIR [OUT=DIR SCORES=JSON FORGETTING=JSON ARGS=]: run -> a verified folder that can be published, or a local bundle
 	$(call need,RUN,outputs/demo/chat)
 	$(PY) -m recipes.release build $(OUT) --run $(RUN) $(if $(SCORES),--scores $(SCORES)) $(if $(FORGETTING),--forgetting $(FORGETTING)) $(ARGS)
-release: OUT ?= outputs/release/$(notdir $(RUN))
+release: OUT ?= outputs/release/$(call name,$(RUN))
 
 release-verify: $(VENV)/.installed  ## OUT=DIR [RUN=DIR]: open a release again and prove it
 	$(call need,OUT,outputs/release/chat)
@@ -192,11 +194,13 @@ SCORE = $(PY) -m evaluation.score $(O)/evaluation/$(1)
 
 DEMO_DATA := $(addprefix $(D)/,raw/README.md documents/manifest.json clean/manifest.json backbone_config/config.json blocks_general/manifest.json \
 	blocks/manifest.json tasks/.built instructions/manifest.json)
+DEMO_RESULTS := $(foreach m,backbone foundation backbone_chat chat task,$(O)/evaluation/$(m)/scores.json) \
+	$(addprefix $(O)/,judged/summary.json forgetting/forgetting.json ablation/table6.json report/report.html release/SHA256SUMS.txt)
 DEMO_MODELS := $(addprefix $(O)/,$(addsuffix /.complete,backbone foundation chat_adapter backbone_chat_adapter chat backbone_chat task))
 
-.PRECIOUS: $(DEMO_DATA) $(DEMO_MODELS) $(O)/evaluation/%/scores.json $(O)/judged/summary.json $(O)/forgetting/forgetting.json $(O)/ablation/table6.json $(O)/report/report.html $(O)/release/SHA256SUMS.txt  # each is whole when it is there
+.PRECIOUS: $(DEMO_DATA) $(DEMO_MODELS) $(DEMO_RESULTS)  # each is whole when it is there
 
-demo: $(DEMO_DATA) $(DEMO_MODELS) $(O)/ablation/table6.json $(O)/report/report.html $(O)/release/SHA256SUMS.txt  ## the whole chain, raw sources to report, on a CPU with invented data
+demo: $(DEMO_DATA) $(DEMO_MODELS) $(DEMO_RESULTS)  ## the whole chain, raw sources to report, on a CPU with invented data
 	@echo; echo "The demo is complete. Open $(O)/report/report.html"
 
 demo-clean:  ## remove what the demo wrote
@@ -204,6 +208,7 @@ demo-clean:  ## remove what the demo wrote
 
 DEMO_STUDY := recipes/configs/mixture_study_demo.yaml
 mixture-study: $(VENV)/.installed  ## [CONFIG=YAML ACCEL=YAML ARGS=]: proxies at several ratios, a mixing law, its best ratio checked by a run of its own
+	$(if $(and $(CONFIG),$(filter file,$(origin ACCEL))),$(error ACCEL is not given. Next: make $@ CONFIG=$(CONFIG) ACCEL=accelerate_configs/zero2_8gpu.yaml))
 	$(PY) recipes/mixture_study.py --config $(or $(CONFIG),$(DEMO_STUDY)) --accelerate $(ACCEL) $(ARGS)
 ifeq ($(or $(CONFIG),$(DEMO_STUDY)),$(DEMO_STUDY))
 mixture-study: $(D)/clean/manifest.json $(O)/backbone/.complete
@@ -298,7 +303,7 @@ $(O)/judged/summary.json: $(O)/chat/.complete $(O)/backbone_chat/.complete $(D)/
 
 $(O)/forgetting/forgetting.json: $(foreach m,backbone foundation backbone_chat chat,$(O)/$(m)/.complete) $(D)/raw/README.md evaluation/gates/demo.yaml $(addprefix evaluation/,forgetting.py forgetting_page.py gate.py general_tasks.py perplexity_curves.py responses.py model_entry.py metrics.py) $(CONTRACTS)
 	@echo "[17/20] forgetting: general questions before and after training"
-	$(PY) -m evaluation.forgetting --base $(O)/backbone --tuned $(O)/foundation $(O)/backbone_chat $(O)/chat --data $(D)/raw/general_questions --tasks mmlu_answers --gate evaluation/gates/demo.yaml --batch_size 64 --out $(O)/forgetting
+	$(PY) -m evaluation.forgetting --base $(O)/backbone --tuned $(O)/foundation $(O)/backbone_chat $(O)/chat --data $(D)/raw/general_questions --tasks mmlu_answers --gate evaluation/gates/demo.yaml --batch_size 64 --out $(O)/forgetting || { touch -d 1970-01-02 $@; exit 1; }
 
 $(O)/ablation/table6.json: $(foreach m,backbone foundation backbone_chat chat,$(O)/evaluation/$(m)/scores.json) evaluation/ablation.py evaluation/compare.py evaluation/tables.py evaluation/ablations/demo.yaml
 	@echo "[18/20] ablation: what each stage adds"

@@ -3,9 +3,10 @@
 This file lies in data_prep/ and in recipes/, byte for byte the same: a recipe that is copied takes it along.
 
 `keep_inside` makes a process that holds such text one that opens no connection beyond this machine. An audit hook of Python sees every connection before
-it is opened, whichever library asks for it, so that a redirect, a proxy, a tracker or the Hub's client is stopped as well, and no library can take the hook
-out. It sees what Python opens. The ranks of one run talk to each other below it (NCCL, gloo), and so do programs that a library starts (wandb's service):
-ranks belong inside the site, and trackers are refused by name. What the process writes from then on is readable by its owner alone.
+it is opened, whichever library asks for it, so that a redirect, a proxy, a tracker or the Hub's client is stopped as well. It sees what Python opens in this
+process and in those forked from it: not the ranks of one run talking to each other (NCCL, gloo), nor native network code, nor a program or a fresh process
+that a library starts (wandb's service, vLLM's engine). Trackers are refused by name; for the rest, a machine without a route out is the second wall. What
+the process writes from then on is readable by its owner alone.
 
 The one way out is an entry of an allow list, a YAML file, which every output made under it records:
 
@@ -26,10 +27,12 @@ from urllib.parse import urlsplit
 import yaml
 
 ENTRY = ("endpoint", "agreement", "person", "date")
-EVENTS = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg")
+NAMES = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo")
+EVENTS = ("socket.connect", "socket.sendto", "socket.sendmsg", *NAMES)
+OWN = {socket.gethostname()}
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
-_inside = None  # {"terms": set, "refuse": exception, "hosts": set} once this process holds credentialed text
+_inside = None  # {"terms": set, "refuse": exception, "hosts": set, "addresses": set} once this process holds credentialed text
 _hooked = False
 
 
@@ -74,7 +77,8 @@ def keep_inside(terms, refuse, allowed=()):
     if _inside and not allowed and set(terms) <= _inside["terms"]:
         return
     hosts = (_inside["hosts"] if _inside else set()) | {host_of(entry["endpoint"]) for entry in allowed}
-    _inside = {"terms": set(terms) | (_inside["terms"] if _inside else set()), "refuse": refuse, "hosts": hosts}
+    before = _inside or {"terms": set(), "addresses": set()}
+    _inside = {"terms": set(terms) | before["terms"], "refuse": refuse, "hosts": hosts, "addresses": before["addresses"]}
     if not _hooked:
         sys.addaudithook(_watch)
         _hooked = True
@@ -104,7 +108,7 @@ def is_here(host):
     if host in ("localhost", "ip6-localhost"):
         return True
     try:
-        address = ipaddress.ip_address(host.partition("%")[0])
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
     address = getattr(address, "ipv4_mapped", None) or address
@@ -114,15 +118,16 @@ def is_here(host):
 def _watch(event, args):
     if _inside is None or event not in EVENTS:
         return
-    by_name = event in ("socket.getaddrinfo", "socket.gethostbyname")
-    host = args[0] if by_name else args[1][0] if isinstance(args[1], tuple) and args[1] else ""
+    asked = args[0] if event in NAMES else args[1]
+    host = asked[0] if isinstance(asked, tuple) and asked else asked
     host = host.decode(errors="replace") if isinstance(host, bytes) else host
-    if not isinstance(host, str) or not host or is_here(host):  # a socket file, another kind of socket, or this machine
+    path = event not in NAMES and not isinstance(asked, tuple)  # a socket file has no host
+    if path or not isinstance(host, str) or not host or is_here(host) or host in _inside["hosts"] or (event in NAMES and host in OWN):
         return
-    if host in _inside["hosts"] or (by_name and host == socket.gethostname()):
-        return
-    if not by_name and any(host == found[4][0] for name in _inside["hosts"] for found in socket.getaddrinfo(name, None)):
-        return
+    if event not in NAMES:  # an address: of an allowed name? A name may have others each time it is asked
+        _inside["addresses"] |= {found[4][0] for name in _inside["hosts"] for found in socket.getaddrinfo(name, None)}
+        if host in _inside["addresses"]:
+            return
     raise _inside["refuse"](_sentence(host, _inside["terms"]))
 
 

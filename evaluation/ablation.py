@@ -58,6 +58,12 @@ def read_plan(path: Path) -> dict:
     for key in ("tasks", "models", *(["differences"] if "differences" in plan else [])):
         if not isinstance(plan[key], list) or not plan[key]:
             raise BadInput(f"{path}: '{key}' must be a list that holds something. Next: copy evaluation/ablations/demo.yaml")
+    if wrong := [task for task in plan["tasks"] if not isinstance(task, str)] + [
+        model for model in plan["models"] if not isinstance(model, dict)
+    ]:
+        raise BadInput(f"{path}: {wrong[0]!r} is no task or model. Next: copy evaluation/ablations/demo.yaml")
+    if not isinstance(plan.get("settings", {}), dict):
+        raise BadInput(f"{path}: settings must be keys and values. Next: copy evaluation/ablations/demo.yaml")
     article = read_json(tables.ARTICLE)[tables.TABLES[6]]["models"]
     for number, model in enumerate(plan["models"], 1):
         if wrong := sorted((MODEL_KEYS - set(model)) | (set(model) - MODEL_KEYS - MODEL_OPTIONAL)):

@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.contracts import BadInput, strictest
-from data_prep.files import read_json, read_jsonl, whole_folder, write_jsonl
+from data_prep.files import read_json, read_jsonl, sha256, whole_folder, write_jsonl
 from evaluation import compare, forgetting_page, gate, general_tasks, generate, metrics, perplexity_curves, score
 from evaluation.model_entry import Entry, fingerprint, read_entry
 from evaluation.responses import Responses
@@ -72,7 +72,11 @@ def main(argv=None):
         sys.exit(f"error: {error}")
     if result["gate"]["verdict"] == "failed":
         failed = [finding["sentence"] for one in result["tuned"] for finding in one["gate"] if finding["level"] == "failed"]
-        sys.exit(f"gate failed: {failed[0]}" + (f" (and {len(failed) - 1} more)" if failed[1:] else ""))
+        sys.exit(
+            f"gate failed: {failed[0]}"
+            + (f" (and {len(failed) - 1} more)" if failed[1:] else "")
+            + ". Next: more general data and another training, or another limit"
+        )
 
 
 def measure(args) -> dict:
@@ -85,6 +89,10 @@ def measure(args) -> dict:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is local: nothing has to be asked of the Hub
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     loaded, asked, not_asked = load_tasks(args)
+    if absent := [task for task in limits["tasks"] if task not in asked]:
+        raise BadInput(
+            f"{args.gate}: wants {', '.join(absent)}, which cannot be asked here. Next: --data with their files, or a gate whose tasks are {', '.join(asked)}"
+        )
     answers = {name: ask_model(args, name, entry, fingerprints[name], loaded, asked) for name, entry in entries.items()}
     base, *tuned = entries
     facts = {name: {"model": str(e.path), "access": e.access, "fingerprint": fingerprints[name]} for name, e in entries.items()}
@@ -341,13 +349,22 @@ def perplexity_ratios(tuned: Path, base: Path) -> dict:
     new, old = map(read_json, files)
     ratios = {}
     for domain in sorted(set(new) & set(old)):
-        try:
-            ratio, draws = metrics.ratio_of_perplexities(new[domain], old[domain])
-        except ValueError:
-            continue  # other blocks: nothing to compare
+        blocks = held_out(tuned, domain)
+        if not blocks or blocks != held_out(base, domain):
+            continue  # other blocks, or nobody can tell any more: nothing to compare
+        ratio, draws = metrics.ratio_of_perplexities(new[domain], old[domain])
         low, high = metrics.interval(draws)
         ratios[domain] = {"ratio": ratio, "low": low, "high": high, "blocks": len(new[domain]["tokens"])}
     return ratios
+
+
+def held_out(run: Path, domain: str) -> list[str] | None:
+    """Hashes of the blocks of a domain on which a run was validated; None where its manifest is not what it was."""
+    record = read_json(run / "run.json") if (run / "run.json").is_file() else {}
+    path = Path(record.get("arguments", {}).get("blocks") or "", "manifest.json")
+    if not path.is_file() or sha256(path) != record.get("inputs", {}).get(str(path)):
+        return None
+    return sorted(o["sha256"] for o in read_json(path)["outputs"] if (o["split"], o["domain"]) == ("validation", domain))
 
 
 # ---------------------------------------------------------------- what is written

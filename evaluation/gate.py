@@ -41,7 +41,7 @@ def read_limits(path: Path | None, instead: dict, tuned: list[str]) -> dict:
     for name in ("tasks", "models"):
         if not isinstance(limits[name], list):
             raise BadInput(f"{path}: {name} must be a list, found {limits[name]!r}")
-    if unknown := [task for task in limits["tasks"] if task not in general_tasks.TASKS]:
+    if unknown := [task for task in limits["tasks"] if str(task) not in general_tasks.TASKS]:
         raise BadInput(f"{path}: unknown task '{unknown[0]}' (known: {', '.join(general_tasks.TASKS)})")
     if unknown := [model for model in limits["models"] if model not in tuned]:
         raise BadInput(f"{path}: '{unknown[0]}' is none of the tuned models ({', '.join(tuned)})")

@@ -132,6 +132,8 @@ def load(name: str, data: Path | None, num_fewshot: int | None = None) -> tuple[
     task = TASKS[name]
     if absent := [package for package in task.needs if not importlib.util.find_spec(package)]:
         raise Missing(f"its definition needs packages that are not here: pip install {' '.join(absent)}")
+    if name == "ifeval" and not _has_sentences():
+        raise Missing("its definition counts sentences with data of NLTK that is not here: python -m nltk.downloader punkt_tab")
     manager = harness.TaskManager(include_path=str(Path(harness.__file__).parent / task.definitions), include_defaults=False)
     if data is None:
         try:
@@ -155,6 +157,15 @@ def load(name: str, data: Path | None, num_fewshot: int | None = None) -> tuple[
         pool = one.fewshot_docs() if wanted else ()
         one.set_config("num_fewshot", min(wanted, len(pool)) if one.get_config("num_fewshot") != 0 else 0)
     return loaded, found
+
+
+def _has_sentences() -> bool:
+    import nltk
+
+    try:
+        return bool(nltk.data.find("tokenizers/punkt_tab"))
+    except LookupError:
+        return False
 
 
 def _giver(splits):

@@ -48,6 +48,7 @@ GROUPS = {
     "all_ll": [task for task in KNOWN if task.endswith("_ll")],
 }
 PRESETS = {"paper": {"chat_template": False, "max_new_tokens": 256}, "chat": {"chat_template": True, "max_new_tokens": None}}
+OTHER_WEIGHTS = {"pretrained", "peft", "delta", "lora_local_path", "tokenizer", "gguf_file", "revision", "subfolder", "trust_remote_code"}
 OVERLONG = 0.01  # share of rows whose prompt does not fit; above it nothing is generated unless --allow_overlong
 
 
@@ -89,7 +90,8 @@ def generate(args) -> None:
     started = time.time()
     entry = read_entry(args.model, args.changes)
     rows = {task: read_rows(args, task) for task in parse_tasks(args.tasks)}
-    allowed = keep_on_site(args.allow_list, entry, itertools.chain(*rows.values()))
+    shots = {task: read_shots(args, task) for task in rows}
+    allowed = keep_on_site(args.allow_list, entry, itertools.chain(*rows.values(), *shots.values()))
     listed = check_server(args, entry, rows) if entry.on_server else None
     identity = fingerprint(entry, listed)
     template = template_facts(args, entry)
@@ -200,6 +202,16 @@ def read_rows(args, task: str) -> list[dict]:
     return rows[: args.limit]
 
 
+def read_shots(args, task: str) -> list[dict]:
+    """The training rows among which examples are chosen; none without --num_fewshot."""
+    if not args.num_fewshot:
+        return []
+    from evaluation.tasks.mibe import FEWSHOT_POOL
+
+    path = rows_file(args, task, "train")
+    return [check_row(row, f"{path}: line {number}") for number, row in itertools.islice(read_jsonl(path), FEWSHOT_POOL)]
+
+
 def template_facts(args, entry: Entry) -> dict:
     """{"name", "sha256"} of the prompt wrapper: none, the entry's, the tokenizer's own, or unseen, in a server."""
     if entry.backend == "chat":
@@ -222,8 +234,9 @@ def template_facts(args, entry: Entry) -> dict:
 
 def keep_on_site(allow_list: Path | None, entry: Entry, rows) -> list[dict]:
     """If a row is credentialed, close this process to everything beyond this machine but the entry's server where the allow list opens it. Returns the
-    entries of the allow list that were needed; BadInput if the server is not in it."""
-    terms = sorted({row["license"] for row in rows if row["access"] == "credentialed"})
+    entries of the allow list that were needed; BadInput if the server is not in it. A model of such data closes it too: it may say what it has read."""
+    terms = {row["license"] for row in rows if row["access"] == "credentialed"}
+    terms |= {f"what {entry.name} was trained under"} if entry.access == "credentialed" else set()
     if not terms:
         return []
     opened = entry.on_server and site_guard.permit(entry.base_url, site_guard.read_allow_list(allow_list, BadInput), terms, BadInput)
@@ -270,6 +283,8 @@ def load_model(args, entry: Entry):
     from lm_eval.utils import simple_parse_args_string
 
     more = simple_parse_args_string(args.backend_args)
+    if wrong := sorted(OTHER_WEIGHTS & set(more)):
+        raise BadInput(f"--backend_args: '{wrong[0]}' names other weights or code. Next: merge the adapter first, or path=DIR")
     if entry.on_server:
         from evaluation import server
 
@@ -435,7 +450,7 @@ def look_at_prompts(args, entry: Entry, lm, task, name: str, rows: list[dict]) -
         "prompts_sha256": hashlib.sha256(json.dumps([prompts[i] for i in sorted(prompts)]).encode()).hexdigest(),
         "rows": str(rows_file(args, name)),
         "rows_sha256": sha256(rows_file(args, name)),
-        "access": strictest(row["access"] for row in rows),
+        "access": strictest(row["access"] for row in [*rows, *read_shots(args, name)]),
     }, fitting
 
 

@@ -23,12 +23,12 @@ import itertools
 import sys
 from pathlib import Path
 
-from data_prep.contracts import BadInput, strictest
+from data_prep.contracts import BadInput, hold, strictest
 from data_prep.files import sha256
 from evaluation import logged, metrics
 from evaluation.diagnosis import judges, ratings, section, statistics
 from evaluation.diagnosis.differential import PARSER_VERSION, parse_differential
-from evaluation.diagnosis.verdicts import Log, judge_all
+from evaluation.diagnosis.verdicts import Log, judge_all, prediction_id
 from evaluation.score import UNPARSED_LIMIT, closed
 
 TASK = "diagnosis"
@@ -77,6 +77,12 @@ def judge_runs(args) -> dict:
                 if strictest([row["model_access"], case["model_access"]]) != case["model_access"]:
                     items[row["id"], name] = (name, row)
 
+    known = {(case, prediction_id(case, name)) for case, name in items}
+    for judge in asked:
+        if judge.kind == "human" and not known & judge.ratings.keys():
+            raise BadInput(
+                f"{judge.id}: none of its {len(judge.ratings)} ratings is of these answers. Next: the runs that the page was made of, or a new page"
+            )
     access = strictest(row[field] for run in runs.values() for row in run["rows"] for field in ("access", "model_access"))
     args.out.mkdir(parents=True, exist_ok=True)
     if access == "credentialed":
@@ -120,6 +126,7 @@ def read_runs(folders: list[Path]) -> dict:
         for row in rows:
             row["differential"], row["rule"] = parse_differential(row["output"])
             row["model_access"] = facts.get("model_access") or "public"
+            hold({"access": row["model_access"], "license": f"what {facts.get('model')} was trained under"})
         runs[folder.resolve().name] = {"rows": rows, "facts": run_entry(folder, path, facts, rows)}
     (first, run), *others = runs.items()
     asked = {row["id"]: (row["completion"], row.get("synonyms", [])) for row in run["rows"]}
@@ -161,7 +168,7 @@ def judge_entry(judge, facts: dict, found: dict) -> dict:
         for a, b in itertools.combinations(found, 2)
     ]
     return {
-        "id": judge.id, "kind": judge.kind, "prompt": judge.prompt, "prompt_sha256": judge.prompt_sha256, "allowed_by": getattr(judge, "opened", None), **facts,
+        "id": judge.id, "kind": judge.kind, "prompt": judge.prompt, "prompt_sha256": judge.prompt_sha256, **facts,
         "models": {name: {"top": {str(k): statistics.top_k(cases, k) for k in statistics.K}} for name, cases in found.items()},
         "pairs_of_models": pairs,
     }  # fmt: skip

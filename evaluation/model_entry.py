@@ -68,13 +68,13 @@ def read_entry(model: str, changes: list[str] = ()) -> Entry:
         )
     if entry.name == "server":
         entry.name = entry.served
-    if entry.path:
-        entry.access = strictest([entry.access, access_of(entry.path)])
     if not entry.on_server:
         entry.path = entry.path or _cached(entry)
         check_folder(entry.path)
     elif entry.path and not entry.path.is_dir():
         raise BadInput(f"{entry.path}: no such folder. Next: path=DIR, the folder of the tokenizer that the server uses")
+    if entry.path:
+        entry.access = strictest([entry.access, access_of(entry.path)])
     return entry
 
 

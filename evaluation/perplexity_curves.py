@@ -50,7 +50,7 @@ def read_curves(run: Path) -> list[dict]:
     state = read_json(path)
     log = state.get("log_history", [])
     counted = {0: 0} | {entry["step"]: entry["tokens_seen"] for entry in log if "tokens_seen" in entry}
-    counted[state["global_step"]] = state["num_input_tokens_seen"]
+    counted[state.get("global_step", 0)] = state.get("num_input_tokens_seen", 0)
     steps = sorted(counted)
     points = {}
     for entry in log:

@@ -32,6 +32,8 @@ def main(argv=None):
     parser.add_argument("--limit", type=int, help="so many cases, drawn by the seed: to measure how far a judge agrees with a clinician")
     args = parser.parse_args(argv)
     try:
+        if args.limit is not None and args.limit < 1:
+            raise BadInput(f"--limit {args.limit}: must be 1 or more cases")
         page, key = contents(read_runs(args.folders), args.seed, args.limit)
     except BadInput as error:
         sys.exit(f"error: {error}")

@@ -61,6 +61,8 @@ def main(argv=None):
     try:
         page = read_page(args)
         with whole_folder(args.out, mark="report.html") as folder:
+            if page["access"] == "credentialed":
+                folder.chmod(0o700)
             (folder / "report.md").write_text(markdown(page))
             (folder / "tables.csv").write_text(tables.as_csv(page["article"]))
             (folder / "tables.tex").write_text(tables.latex(page["article"]))
@@ -93,7 +95,8 @@ def read_page(args) -> dict:
             raise BadInput(f"{task}: the models answered different rows ({counts}). Next: python -m evaluation.generate without --limit")
     answers, browser = read_answers(args, tasks, models, evaluations)
     records = [*(entry["run"] for entry in (*runs.values(), *evaluations.values())), forgetting or {}, diagnosis or {}]
-    access = strictest(record.get("access", "public") for record in records)
+    read = [row["access"] for rows in answers.values() for row in rows]  # a folder of the harness alone has no run.json that says it
+    access = strictest([*read, *(record.get("access", "public") for record in records)])
     baseline = next((model for model in models if model["name"] == config.get("baseline")), models[0])
     differences = differences_to(baseline, models, tasks, answers, evaluations)
     of = {model["name"]: model.get("tables") or places(runs[model["name"]]["run"], evaluations[model["name"]]["run"]) for model in models}

@@ -81,5 +81,5 @@ def cut(text: str) -> str:
 
 def slim(row: dict) -> dict:
     """What the metrics need of a graded row: a run of many thousand rows does not stay in memory with its texts."""
-    keys = ("id", "task", "scoring", "completion", "choices", "options", "parsed", "score")
+    keys = ("id", "access", "task", "scoring", "completion", "choices", "options", "parsed", "score")
     return {key: row[key] for key in keys if key in row} | {"output": [] if isinstance(row["output"], list) else ""}

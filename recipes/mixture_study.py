@@ -12,15 +12,16 @@ methods to better determine the optimal ratio." This is such a method, in six st
                   power         L = c + k (r_own + e)^-g                       the term of the ratio in the D-CPT law, Que et al. 2024, arXiv:2406.01375
               c and k by least squares, the two exponents on a grid. Each domain takes the law that misses less when proxies are left out in turn
     predict   the shares with the least target loss (`target`, a weighted sum of the domains) among those whose general perplexity stays within
-              max_general_perplexity_ratio of the base. Searched only between the ratios tried
+              max_general_perplexity_ratio of the base, with its interval: less general text is nearly always better for the target, so the best point
+              stands on the limit, and would be beyond it half of the time. Searched only between the ratios tried
     check     one more proxy at the predicted shares, which no fit has seen: predicted against measured loss
     report    OUT/study.md, study.json, study.png
 
 Reads   the YAML of recipes/pretrain.py that is `pretrain_config`, whose base model and settings every proxy shares, and `documents`, as build_blocks does.
 Writes  output_dir/{mixtures, blocks, runs, logs} and the report. What is complete is not made again: the same command goes on after a stop.
 
-Intervals are 95 % percentile intervals of a paired bootstrap: held-out blocks are drawn with replacement, the same for all proxies, and everything, fit and
-optimum too, is computed again for each draw. They hold what the choice of held-out text could change, not what another seed of the training would:
+Intervals are 95 % percentile intervals of a paired bootstrap: held-out blocks are drawn with replacement, the same for all proxies, and all but the choice of
+the law is computed again for each draw, fit and optimum too. They hold what the choice of held-out text could change, not what another seed of the training would:
 for that give more than one of `seeds`. Where a ratio needs more text of a domain than there is, the text is repeated; passes are reported.
 """
 
@@ -79,12 +80,12 @@ def main(args):
     out.mkdir(parents=True, exist_ok=True)
 
     # Train: a proxy for each ratio, and the base as it is
-    ratios, proxies = dict(zip(args.ratios, study["shares"], strict=True)), {}
+    ratios, proxies, base = dict(zip(args.ratios, study["shares"], strict=True)), {}, None
     for ratio, shares in ratios.items():
         proxies[ratio] = train_proxies(args, study, ratio, shares)
+        base = base or train(args, study, "base", blocks_folder(args, ratio, args.seeds[0]), args.seeds[0], AS_IT_IS)
         minutes = sum(run["record"]["seconds"] for run in proxies[ratio]) / 60
         print(f"{len(ratios) - len(proxies)} ratios and the check are left, at {minutes:.1f} min of training each", flush=True)
-    base = train(args, study, "base", blocks_folder(args, args.ratios[0], args.seeds[0]), args.seeds[0], AS_IT_IS)
 
     # Fit: losses are [1 + DRAWS, proxies]
     held_out = Bootstrap(base)
@@ -122,6 +123,8 @@ def read_study(args):
         raise Refused(
             f"{args.accelerate}: num_machines {machine['num_machines']}, a study runs on one. Next: a smaller proxy, or an accelerate file of one machine"
         )
+    if not args.seeds:
+        raise Refused("seeds: none is given. Next: seeds: [0]")
     shares = np.array([read_ratio("ratios", ratio) for ratio in args.ratios])
     for ratio, share in zip(args.ratios, shares, strict=True):
         if share.min() <= 0:
@@ -226,8 +229,11 @@ def train(args, study, name, blocks, seed, more=()):
     folder = Path(args.output_dir, "runs", name)
     given = {"config": args.pretrain_config, "blocks": blocks, "output_dir": folder, "seed": seed, "world_size": study["ranks"],
              "eval_strategy": "no"}  # fmt: skip
-    launch = ["-m", "accelerate.commands.launch", "-q", "--config_file", args.accelerate, HERE / "pretrain.py"]
-    execute(args, name, [*launch, *itertools.chain(*((f"--{key}", value) for key, value in given.items())), *more])
+    launch = ["-m", "accelerate.commands.launch", "-q", "--config_file", args.accelerate]
+    given = [*itertools.chain(*((f"--{key}", value) for key, value in given.items())), *more]
+    if not Path(args.output_dir, "logs", "preflight.log").is_file():  # the others differ in their blocks alone
+        execute(args, "preflight", [*launch, HERE / "preflight.py", *given])
+    execute(args, name, [*launch, HERE / "pretrain.py", *given])
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)  # a complete proxy does not go on, and ten of them fill a disk
     record, validation = (json.loads((folder / file).read_text()) for file in ("run.json", "validation.json"))
@@ -356,6 +362,7 @@ def predict_best(study, laws, limit):
     predicted = {domain: predict(laws[domain], points) for domain in DOMAINS}  # [1 + DRAWS, points]
     target = sum(weight * predicted[domain] for domain, weight in zip(DOMAINS, study["weights"], strict=True))
     allowed = predicted["general"] <= limit[:, None]
+    allowed[0] = np.quantile(predicted["general"] - limit[:, None], 0.975, axis=0) <= 0  # what is recommended is within the limit for sure
     best = np.where(allowed.any(1), np.where(allowed, target, np.inf).argmin(1), predicted["general"].argmin(1))
     drawn = points[best[1:][allowed[1:].any(1)]]
     at, tried = points[best[:1]], study["shares"]

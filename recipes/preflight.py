@@ -246,7 +246,9 @@ class Rows:
     def around(self, place, ids, at):
         """Where in a row: the token, and what stands before and after."""
         before, after = ids[max(0, at - 8) : at].tolist(), ids[at : at + 4].tolist()
-        said = f"ids {before} | {after}" if self.closed(place) else f"{self.tokenizer.decode(before)!r} | {self.tokenizer.decode(after)!r}"
+        said = (
+            "(credentialed, not shown)" if self.closed(place) else f"{self.tokenizer.decode(before)!r} | {self.tokenizer.decode(after)!r}"
+        )
         return f"{self.name(place)}, token {at}: {said}"
 
 

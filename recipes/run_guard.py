@@ -179,6 +179,9 @@ class Watched:
         if self.is_fsdp_enabled and not _internal_call:
             self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")  # one model, also where checkpoints are sharded
         super().save_model(output_dir, _internal_call)
+        adapter = Path(output_dir or self.args.output_dir, "adapter_config.json")
+        if self.run["access"] != "public" and adapter.is_file() and self.is_world_process_zero():
+            replace(adapter, json.dumps(json.loads(adapter.read_text()) | {"access": self.run["access"]}, indent=2) + "\n")
 
     def log(self, logs, start_time=None):
         if "loss" in logs:
@@ -447,9 +450,12 @@ def keep_on_site(terms, arguments):
         return []
     allowed = read_allow_list(arguments.get("allow_list"), Refused)
     hub, wandb = os.environ.get("HF_ENDPOINT", "huggingface.co"), os.environ.get("WANDB_BASE_URL", "api.wandb.ai")
+    offline = (
+        ["wandb"] if "wandb" in arguments.get("report_to", ()) and "wandb" not in sent_by(arguments) else []
+    )  # its files wait to be sent
     needed = [
         permit({"wandb": wandb, **dict.fromkeys(UPLOAD_KEYS, hub)}.get(name, name), allowed, terms["agreements"], Refused)
-        for name in sent_by(arguments)
+        for name in sent_by(arguments) + offline
     ]
     keep_inside(terms["agreements"], Refused, [entry for entry in needed if entry])
     return [entry for entry in needed if entry]
@@ -625,8 +631,8 @@ def terms_of(reads):
         silent = "missing" if path.name in ("manifest.json", "run.json") else "public"
         with path.open(encoding="utf-8") as file:
             for record in map(json.loads, file) if path.suffix == ".jsonl" else [json.load(file)]:
-                classes.setdefault(record.get("access", silent), path)
                 given = [record, *(record["inputs"] if isinstance(record.get("inputs"), list) else ())]
+                classes |= {entry.get("access", silent): path for entry in given}
                 agreements.update(entry["license"] for entry in given if entry.get("access") == "credentialed" and "license" in entry)
                 agreements.update(record.get("agreements", ()))
                 signed += [entry for entry in record.get("declassified", ()) if entry not in signed]

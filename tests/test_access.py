@@ -114,9 +114,6 @@ def trained(lab):
 @pytest.mark.guarantee(
     "Credentialed data", "A model has the class of its strictest row, also as a checkpoint or a copy without its run.json."
 )
-@pytest.mark.guarantee(
-    "Credentialed data", "A model has the class of its strictest row, also as a checkpoint or a copy without its run.json."
-)
 def test_a_model_has_the_class_of_its_strictest_row(trained):
     for folder in ("notes_adapter", "notes_chat"):
         run = run_json(trained / folder)

@@ -91,6 +91,7 @@ for pid in $pids; do wait "$pid" || code=$?; done
 exit "${code:-0}" """,
     "accelerate": """
 printf '%s\\n' "$@" > "$LOG/node$SLURM_NODEID"
+echo "${@:15}" >> "$LOG/calls$SLURM_NODEID"
 [[ $MODE == fail ]] && exit 7
 [[ $MODE == train ]] && exit 0
 trap 'sleep 0.2; echo saved > "$LOG/saved$SLURM_NODEID"; exit 1' TERM
@@ -141,6 +142,20 @@ def test_each_node_gets_its_own_rank(cluster):
         "srun does not inherit it: eight ranks would share one core"
     )
     assert not (cluster.log / "scontrol").exists() and not (cluster.log / "scancel").exists()
+
+
+def test_every_rank_looks_at_the_rows_before_the_first_start(cluster):
+    (cluster.log / "recipes" / "preflight.py").touch()
+    process = cluster("train", 2, *JOB)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    for node in (0, 1):
+        assert (cluster.log / f"calls{node}").read_text().splitlines() == [
+            f"recipes/{name}.py --config my run.yaml --world_size 16" for name in ("preflight", "pretrain")
+        ]
+    process = cluster("fail", 2, *JOB)
+    process.communicate(timeout=60)
+    assert process.returncode and (cluster.log / "calls0").read_text().count("pretrain") == 1, "what the look has found stops the job"
 
 
 @pytest.mark.parametrize("sent", [[signal.SIGUSR1], [signal.SIGTERM], [signal.SIGUSR1, signal.SIGTERM]], ids=["limit", "preempted", "both"])

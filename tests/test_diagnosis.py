@@ -203,7 +203,8 @@ def test_a_table_adds_synonyms_and_makes_another_judge(tmp_path):
 @pytest.mark.guarantee("Clinical cases and forgetting", "A verdict that could not be had is missing, never a no.")
 def test_outcomes_are_cumulative_and_a_missing_verdict_is_never_a_no():
     assert list(statistics.outcomes([False, True, False, False, False]).values()) == [False, True, True, True, True]
-    assert list(statistics.outcomes([None, False, True]).values()) == [None, None, True, True, True]
+    assert list(statistics.outcomes([None, False, True]).values()) == [None] * 5, "a hit later on does not make it known"
+    assert list(statistics.outcomes([True, None]).values()) == [True, None, None, None, None]
     assert list(statistics.outcomes([False, False, None]).values()) == [False, False, None, None, None]
     assert list(statistics.outcomes(None).values()) == list(statistics.outcomes([False]).values()) == [False] * 5
     cases = [statistics.outcomes(v) for v in ([True], [False], [None], None)]

@@ -240,9 +240,6 @@ def test_logs_hold_no_text(tmp_path, monkeypatch):
 @pytest.mark.guarantee(
     "Corpus", "The training order is a function of manifest and seed alone, and the blocks do not depend on the number of workers."
 )
-@pytest.mark.guarantee(
-    "Corpus", "The training order is a function of manifest and seed alone, and the blocks do not depend on the number of workers."
-)
 def test_blocks_do_not_depend_on_the_number_of_workers(tmp_path, monkeypatch):
     from data_prep import make_demo_backbone
 

@@ -11,6 +11,7 @@ from tiny_model import REPO, make_model, read_jsonl
 
 from data_prep import demo_world, make_demo_sources
 from data_prep.contracts import BadInput
+from data_prep.files import sha256
 from evaluation import forgetting, forgetting_page, gate, general_tasks, generate, perplexity_curves
 
 REAL = REPO.parent / "shared" / "data"
@@ -47,6 +48,12 @@ def world(tmp_path_factory):
     for seed, name in enumerate(("base", "tuned")):
         make_model(folder / name, seed=seed, positions=1024, template=False)
     blocks = {"general": {"nll": [20.0, 22.0, 21.0], "tokens": [10, 10, 10]}}
+    manifest = folder / "blocks" / "manifest.json"
+    manifest.parent.mkdir()
+    manifest.write_text(json.dumps({"outputs": [{"split": "validation", "domain": "general", "sha256": "a"}]}))
+    record = {"access": "public", "arguments": {"blocks": str(manifest.parent)}, "inputs": {str(manifest): sha256(manifest)}}
+    for name in ("base", "tuned"):
+        (folder / name / "run.json").write_text(json.dumps(record))
     (folder / "base/validation.json").write_text(json.dumps(blocks))
     (folder / "tuned/validation.json").write_text(json.dumps({"general": {**blocks["general"], "nll": [21.0, 23.0, 22.0]}}))
     forgetting.main(command(folder, "out", "--max_general_drop", "1.0"))
@@ -311,6 +318,8 @@ def test_a_base_at_chance_has_nothing_to_lose():
 # ---------------------------------------------------------------- perplexity, and the page
 def test_perplexity_ratio_and_curves(world, capsys):
     assert result_of(world)["tuned"][0]["perplexity"]["general"]["ratio"] == pytest.approx(math.exp(3 / 30))
+    (world / "blocks" / "manifest.json").write_text(json.dumps({"outputs": []}))
+    assert forgetting.perplexity_ratios(world / "tuned", world / "base") == {}, "nobody can tell any more which blocks these were"
     run = world / "run"
     run.mkdir()
     log = [{"step": 10, "tokens_seen": 1000, "loss": 2.0}, {"step": 15, "eval_general_perplexity": 9.0}, {"step": 20, "tokens_seen": 3000},

@@ -354,9 +354,8 @@ def test_scores_of_another_model_and_a_failed_gate_are_refused(at):
     for changed, said in (
         ({"gate": [{"level": "failed", "sentence": "arc lost"}]}, "arc lost"),
         ({"fingerprint": "0"}, "says nothing of"),
-        ({}, "gate on forgetting has failed"),
     ):
-        spoilt = report | {"tuned": [report["tuned"][0] | changed], "gate": {"passed": False}}
+        spoilt = report | {"tuned": [report["tuned"][0] | changed]}
         (at / "forgetting.json").write_text(json.dumps(spoilt))
         assert said in command("build", at / "new", "--run", "chat", "--forgetting", at / "forgetting.json")
 

@@ -120,9 +120,6 @@ def rows_on(folder):
 @pytest.mark.guarantee(
     "Credentialed data", "Scored rows of credentialed data, and what a model of such data wrote, are redacted unless asked."
 )
-@pytest.mark.guarantee(
-    "Credentialed data", "Scored rows of credentialed data, and what a model of such data wrote, are redacted unless asked."
-)
 def test_what_is_credentialed_is_left_out_unless_asked_for(tmp_path):
     invented_runs(tmp_path)
     invented_config(tmp_path)
@@ -144,10 +141,6 @@ def test_what_is_credentialed_is_left_out_unless_asked_for(tmp_path):
     assert "secret" in shown["i2b2"]["rows"][0]["prompt"] and shown["mednli"]["outputs"]["chat"][0]["output"] == "neutral"
 
 
-@pytest.mark.guarantee(
-    "Credentialed data",
-    "An entry of the allow list (endpoint, agreement, person, date) is the only way out, and every output made under it records it.",
-)
 @pytest.mark.guarantee(
     "Credentialed data",
     "An entry of the allow list (endpoint, agreement, person, date) is the only way out, and every output made under it records it.",

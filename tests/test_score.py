@@ -171,9 +171,6 @@ SECRETS = ("secret", "cough", "aspirin", "5.0 mg", "acute", "I cannot tell", "β
 @pytest.mark.guarantee(
     "Credentialed data", "Scored rows of credentialed data, and what a model of such data wrote, are redacted unless asked."
 )
-@pytest.mark.guarantee(
-    "Credentialed data", "Scored rows of credentialed data, and what a model of such data wrote, are redacted unless asked."
-)
 def test_credentialed_rows_are_redacted_unless_asked_otherwise(tmp_path, rows_access, run_access):
     folder = write_run(tmp_path / "run", *everything(rows_access), access=run_access)
     whole = score.score_folder(folder, redact=False)

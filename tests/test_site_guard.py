@@ -60,6 +60,8 @@ ESCAPES = {
     "a bare socket": "import socket; socket.socket().connect(('192.0.2.1', 80))",
     "a datagram": "import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(b'note', ('192.0.2.1', 53))",
     "a name that carries text": "import socket; socket.getaddrinfo('note.collect.example', 80)",
+    "a reverse look-up": "import socket; socket.gethostbyaddr('note.collect.example')",
+    "the name of an address": "import socket; socket.getnameinfo(('192.0.2.1', 80), 0)",
     "IPv6": "import socket; socket.socket(socket.AF_INET6).connect(('2001:db8::1', 80))",
     "a proxy": "import os, urllib.request; assert 'https_proxy' not in os.environ; urllib.request.urlopen('http://192.0.2.9:3128/')",
     "a push to the Hub": "from huggingface_hub import HfApi; HfApi(token='hf_x').create_repo('org/notes')",
@@ -112,10 +114,6 @@ def attempts():
     "Credentialed data",
     "A process that holds credentialed text opens no connection to another machine: clients of HTTP, sockets, datagrams, names, proxies, redirects, the Hub, telemetry.",
 )
-@pytest.mark.guarantee(
-    "Credentialed data",
-    "A process that holds credentialed text opens no connection to another machine: clients of HTTP, sockets, datagrams, names, proxies, redirects, the Hub, telemetry.",
-)
 def test_no_connection_leaves_a_process_that_holds_credentialed_text(attempts, escape):
     said = attempts[escape]
     assert said.endswith(" 0"), "the guard has let a connection pass"
@@ -129,7 +127,17 @@ def test_this_machine_is_here(host):
 
 
 @pytest.mark.parametrize(
-    "host", ["10.0.0.8", "192.168.1.4", "169.254.169.254", "api.openai.com", "localhost.example", "127.0.0.1.example", "::2"]
+    "host",
+    [
+        "10.0.0.8",
+        "192.168.1.4",
+        "169.254.169.254",
+        "api.openai.com",
+        "localhost.example",
+        "127.0.0.1.example",
+        "::2",
+        "127.0.0.1%x.example",
+    ],
 )
 @pytest.mark.guarantee("Credentialed data", "A private address is another machine.")
 def test_a_private_address_is_not_this_machine(host):
@@ -138,10 +146,6 @@ def test_a_private_address_is_not_this_machine(host):
         site_guard.permit(f"http://{f'[{host}]' if ':' in host else host}:80/v1", [], ["T"], BadInput)
 
 
-@pytest.mark.guarantee(
-    "Credentialed data",
-    "An entry of the allow list (endpoint, agreement, person, date) is the only way out, and every output made under it records it.",
-)
 @pytest.mark.guarantee(
     "Credentialed data",
     "An entry of the allow list (endpoint, agreement, person, date) is the only way out, and every output made under it records it.",
@@ -178,9 +182,6 @@ def test_an_allow_list_names_agreement_person_and_date(tmp_path):
 @pytest.mark.guarantee(
     "Credentialed data", "A run with credentialed rows uses no remote tracker and pushes nothing, whatever its YAML allows."
 )
-@pytest.mark.guarantee(
-    "Credentialed data", "A run with credentialed rows uses no remote tracker and pushes nothing, whatever its YAML allows."
-)
 def test_a_run_with_credentialed_rows_uploads_nothing_whatever_its_yaml_allows(lab, closed, change, host):
     said = recipe(lab, "sft", {**closed, **change, "allow_upload": True, "output_dir": "refused"})
     assert f"credentialed text is not sent to {host}: its terms ({LICENSE})" in said and not (lab / "refused" / "run.json").exists()
@@ -200,9 +201,6 @@ def test_an_entry_of_the_allow_list_is_the_only_way_and_is_recorded(lab, tmp_pat
     assert run_guard.keep_on_site({"access": "gated", "agreements": []}, {"report_to": ["wandb"]}) == []
 
 
-@pytest.mark.guarantee(
-    "Credentialed data", "What a run of credentialed rows writes, caches included, lies in its folder and is its owner's alone."
-)
 @pytest.mark.guarantee(
     "Credentialed data", "What a run of credentialed rows writes, caches included, lies in its folder and is its owner's alone."
 )
@@ -321,9 +319,6 @@ def test_a_build_of_credentialed_sources_is_closed_in_its_workers_too(tmp_path, 
 
 # ---------------------------------------------------------------- the whole chain
 @pytest.mark.parametrize("code", ["socket.socket().connect(('192.0.2.1', 80))", "socket.getaddrinfo('collect.example', 80)"])
-@pytest.mark.guarantee(
-    "Credentialed data", "The demo chain runs under a guard that ends a process at its first connection beyond this machine."
-)
 @pytest.mark.guarantee(
     "Credentialed data", "The demo chain runs under a guard that ends a process at its first connection beyond this machine."
 )

@@ -69,7 +69,9 @@ def make_judge(spec: str, prompt: Path = PROMPT, allow_list: Path | None = None,
         return HumanJudge(Path(rest), runs or {})
     if kind == "vote" and len(rest.split("+")) > 1:
         return Vote([make_judge(member, prompt, allow_list, runs) for member in rest.split("+")])
-    raise BadInput(f"--judge {spec}: must be string[:TABLE], openai:MODEL[@URL], hf:DIR, human:FILE or vote:JUDGE+JUDGE")
+    raise BadInput(
+        f"--judge {spec}: must be string[:TABLE], openai:MODEL[@URL], hf:DIR, human:FILE or vote:JUDGE+JUDGE. Next: one of these"
+    )
 
 
 class StringJudge(Judge):

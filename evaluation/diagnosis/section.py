@@ -37,7 +37,7 @@ def read(folder: Path) -> dict | None:
     if not (folder / SUMMARY).is_file():
         return None
     summary = read_json(folder / SUMMARY)
-    allowed = [judge["allowed_by"] for judge in summary["judges"] if judge.get("allowed_by")]
+    allowed = [entry for judge in summary["judges"] for entry in judge.get("allowed", ())]
     return {"access": summary["access"], "allowed": allowed, "markdown": markdown(summary), "html": as_html(summary)}
 
 
@@ -58,7 +58,7 @@ def _accuracies(summary, judge):
     rows = []
     for model in summary["models"]:
         top = judge["models"][model["name"]]["top"].values()
-        cells = ["withheld" for _ in top] if model["withheld"] else [interval(cell) for cell in top]
+        cells = ["withheld" for _ in top] if model["withheld"] else [bounded(cell) for cell in top]
         rows.append((model["name"], f"{model['unparsed']} of {model['n']}", str(max(cell["missing"] for cell in top)), *cells))
         if not model["withheld"]:
             rows.append(("Wilson", "", "", *(wilson(cell) for cell in top)))
@@ -91,6 +91,11 @@ def _corrected(summary):
         for name in shown
     ]
     return "Accuracy corrected by the clinicians", ("judge", "model", *TOP), rows
+
+
+def bounded(cell: dict) -> str:
+    """The accuracy, and where verdicts are missing what it could be at the least and at the most."""
+    return interval(cell) + (f" [{cell['least']:.3f} to {cell['most']:.3f} whatever is missing]" if cell["missing"] else "")
 
 
 def wilson(cell: dict) -> str:

@@ -30,9 +30,6 @@ class _Stays(urllib.request.HTTPRedirectHandler):
         return None  # a question and a key go to the host that was named, or nowhere
 
 
-ASK = urllib.request.build_opener(_Stays)
-
-
 class ServerJudge(Judge):
     kind, opened = "openai", None
 
@@ -42,6 +39,8 @@ class ServerJudge(Judge):
         self.entry = read_entry("server", ["backend=chat", f"served={name}", f"base_url={url or OPENAI}"])
         self.host = site_guard.host_of(self.entry.base_url)
         self.id = f"openai:{name}@{self.host}"
+        near = [urllib.request.ProxyHandler({})] if site_guard.is_here(self.host) else []  # a proxy is no part of this machine
+        self.opener = urllib.request.build_opener(*near, _Stays)
         self.read_prompt(prompt)
 
     def permit(self, cases: list[dict]) -> None:
@@ -91,7 +90,7 @@ class ServerJudge(Judge):
             "Content-Type": "application/json", "Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', '')}"})  # fmt: skip
         for pause in (*server.PAUSES, None):
             try:
-                with ASK.open(request, timeout=server.TIMEOUT) as response:
+                with self.opener.open(request, timeout=server.TIMEOUT) as response:
                     outputs = json.load(response)
                 text = outputs["choices"][0]["message"]["content"] or ""
                 break
@@ -109,7 +108,14 @@ class ServerJudge(Judge):
                 "failed": f"the server does not say which version of {self.entry.served} answered, and its name has no date",
                 "closed": True,
             }
-        return {"verdict": read_verdict(text), "raw": text, "model": served, "system_fingerprint": outputs.get("system_fingerprint")}
+        allowed = {"allowed": self.opened} if self.opened else {}
+        return {
+            "verdict": read_verdict(text),
+            "raw": text,
+            "model": served,
+            "system_fingerprint": outputs.get("system_fingerprint"),
+            **allowed,
+        }
 
 
 def read_verdict(text: str) -> bool | None:

@@ -1,6 +1,7 @@
 """Top-k accuracy of judged differentials, tests between models, and how far a judge agrees with clinicians. Pure functions over verdicts.
 
-An outcome is True, False or None: a case whose first k predictions hold no right one but one without a verdict is missing for this k. With 70 cases a
+An outcome is True, False or None: a case counts for a k only if each of its first k predictions has a verdict. Else what is missing would take cases without
+a hit out, and leave those with one in. With 70 cases a
 95 % interval is some 11 points to each side. All intervals but Wilson's are percentile bootstraps over cases (metrics.draws).
 """
 
@@ -19,7 +20,7 @@ def outcomes(verdicts: list[bool | None] | None) -> dict[int, bool | None]:
     for k in K:
         if verdicts and k <= len(verdicts):
             hit, missing = hit or verdicts[k - 1] is True, missing or verdicts[k - 1] is None
-        found[k] = True if hit else None if missing else False
+        found[k] = None if missing else hit
     return found
 
 

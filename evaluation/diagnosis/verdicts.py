@@ -47,7 +47,11 @@ def judge_all(judge, items: list[tuple[str, dict]], log: Log) -> tuple[dict, dic
     if hasattr(judge, "members"):
         heard = [judge_all(member, items, log) for member in judge.members]
         verdicts = {pair: judge.majority([found[pair] for found, _ in heard]) for pair in ((case["id"], p) for p, case in items)}
-        return verdicts, _facts(verdicts) | {"members": {m.id: facts for m, (_, facts) in zip(judge.members, heard, strict=True)}}
+        facts = {member.id: said for member, (_, said) in zip(judge.members, heard, strict=True)}
+        return verdicts, _facts(verdicts) | {
+            "members": facts,
+            "allowed": distinct(e for said in facts.values() for e in said.get("allowed", ())),
+        }
     asked, failed, records = [], {}, {}
     for prediction, case in items:
         key = hashed(judge.id, judge.prompt_sha256, case["id"], judge.question(prediction, case))
@@ -69,8 +73,13 @@ def judge_all(judge, items: list[tuple[str, dict]], log: Log) -> tuple[dict, dic
     said = {name: sorted({str(r[name]) for r in records.values() if r.get(name)}) for name in ("model", "system_fingerprint")}
     return verdicts, _facts(verdicts) | {
         "asked_now": len(asked) - len(failed), "failed": len(failed), "first_failure": next(iter(failed.values()), None), "served": said["model"],
-        "system_fingerprints": said["system_fingerprint"],
+        "system_fingerprints": said["system_fingerprint"], "allowed": distinct(r["allowed"] for r in records.values() if r.get("allowed")),
     }  # fmt: skip
+
+
+def distinct(entries) -> list[dict]:
+    """Entries of an allow list, each once."""
+    return [json.loads(line) for line in sorted({json.dumps(entry, sort_keys=True) for entry in entries})]
 
 
 def _facts(verdicts: dict) -> dict:

@@ -13,14 +13,18 @@ HERE = {"localhost", "127.0.0.1", "::1", "0.0.0.0", "::", "", None, socket.getho
 
 
 def watch(event, args):
-    if event in ("socket.getaddrinfo", "socket.gethostbyname"):
-        host = args[0]
+    if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo"):
+        host = args[0][0] if isinstance(args[0], tuple) else args[0]
     elif event in ("socket.connect", "socket.sendto", "socket.sendmsg") and args[0].family in (socket.AF_INET, socket.AF_INET6) and args[1]:
         host = args[1][0]
     else:
         return
     if (host.decode(errors="replace") if isinstance(host, bytes) else host) not in HERE:
-        os.write(2, f"\nsocket guard: {event} to {host!r} by {sys.argv}\n".encode())
+        said = f"\nsocket guard: {event} to {host!r} by {sys.argv}\n"
+        os.write(2, said.encode())
+        if log := os.environ.get("SOCKET_GUARD_LOG"):  # a parent may pass over how its child ended
+            with open(log, "a") as file:
+                file.write(said)
         os._exit(97)
 
 
