@@ -25,6 +25,8 @@ def commands():
             .replace("$*", "chat")
         )
         for line in text.splitlines():
+            if "$(1) --config" in line:
+                continue  # a macro: the rules that call it name the script
             line = line.strip().lstrip("#").strip().strip("`")
             for found in re.findall(
                 r"(?:^|`|Next: |\s)((?:python -m (?:data_prep|evaluation|recipes)\.|python recipes/|accelerate launch ).*)", line

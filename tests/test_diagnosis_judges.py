@@ -241,7 +241,7 @@ def test_a_rank_is_a_prediction_of_a_run(tmp_path):
     assert entry["pairs"] - entry["missing"] == 2 and entry["models"]["good"]["top"]["1"]["right"] == 1
     with pytest.raises(SystemExit, match="r.csv: record 1: a rank of which of good, poor. Next: a column model"):
         run(tmp_path, f"human:{file}", runs=("good", "poor"))
-    rate(file, ["case_id,rank,rater,match,model", "c0,2,AB,y,poor"])
+    rate(file, ["case_id,rank,rater,match,model", "c0,1,AB,n,poor", "c0,2,AB,y,poor"])
     entry = run(tmp_path, f"human:{file}", runs=("good", "poor"))["judges"][0]
     assert entry["models"]["poor"]["top"]["2"]["right"] == 1 and entry["models"]["good"]["top"]["1"]["right"] == 1, (
         "gout is gout, whoever said it"

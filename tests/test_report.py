@@ -235,13 +235,17 @@ def views(page, *wanted):
     )
     host = page / "report" / "frames.html"
     host.write_text(f"<body><pre></pre>{frames}<script>{hears}</script>")
-    profile = tempfile.mkdtemp()
-    command = [BROWSER, *FLAGS, f"--user-data-dir={profile}", "--window-size=1400,900", "--dump-dom", host.as_uri()]
-    try:
-        dumped = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    finally:
-        shutil.rmtree(profile, ignore_errors=True)
-    return json.loads(html.unescape(re.search(r"<pre>(.*?)</pre>", dumped, re.DOTALL)[1]))
+    for _ in range(3):  # on a busy machine a frame may answer after the page was dumped
+        profile = tempfile.mkdtemp()
+        command = [BROWSER, *FLAGS, f"--user-data-dir={profile}", "--window-size=1400,900", "--dump-dom", host.as_uri()]
+        try:
+            dumped = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+        finally:
+            shutil.rmtree(profile, ignore_errors=True)
+        heard = json.loads(html.unescape(re.search(r"<pre>(.*?)</pre>", dumped, re.DOTALL)[1]) or "[]")
+        if len(heard) == len(wanted) and None not in heard:
+            return heard
+    raise AssertionError(f"the browser answered for {len(heard)} of {len(wanted)} frames")
 
 
 def test_a_cell_opens_its_rows_an_id_finds_its_row_and_nothing_sticks_out(page):
