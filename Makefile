@@ -185,8 +185,9 @@ CLEAN := $(addprefix data_prep/,clean_documents.py cleaning.py decontamination.p
 BLOCKS_CODE := data_prep/build_blocks.py data_prep/tokenise.py data_prep/dataset_card.py
 EVALUATE := $(CONTRACTS) $(addprefix evaluation/,generate.py model_entry.py responses.py server.py score.py logged.py metrics.py parsing.py paper_mode.py) $(wildcard evaluation/tasks/*)
 DEMO_LAUNCH := OMP_NUM_THREADS=$(shell getconf _NPROCESSORS_ONLN) $(VENV)/bin/accelerate launch -q --config_file accelerate_configs/cpu.yaml
-TRAIN = $(if $(filter no,$(PREFLIGHT)),,$(DEMO_LAUNCH) recipes/preflight.py --config $(2) --sample 200 &&) \
-	$(DEMO_LAUNCH) $(1) --config $(2) --overwrite true
+DEMO_RECIPE = $(DEMO_LAUNCH) $(1) --config $(2) --overwrite true
+# a stage looks at its rows first, once: its control and the backbone are the same recipe
+TRAIN = $(if $(filter no,$(PREFLIGHT)),,$(DEMO_LAUNCH) recipes/preflight.py --config $(2) --sample 200 &&) $(DEMO_RECIPE)
 CPU := accelerate_configs/cpu.yaml
 DEMO_PRESET = chat
 GENERATE = $(PY) -m evaluation.generate --model $(O)/$(1) --rows $(D)/tasks --tasks medqa_ll,$(DEMO_TASKS) --preset $(2) --max_new_tokens 96 --batch_size 64 --out $(O)/evaluation/$(1)
@@ -259,7 +260,7 @@ $(D)/instructions/manifest.json: $(D)/tasks/.built data_prep/build_instructions.
 
 $(O)/backbone/.complete: $(D)/blocks_general/manifest.json recipes/pretrain.py recipes/run_guard.py recipes/site_guard.py recipes/configs/demo_backbone.yaml $(CPU)
 	@echo "[9/20] backbone: a tiny LLaMA on general text only, which stands for LLaMA-2"
-	$(call TRAIN,recipes/pretrain.py,recipes/configs/demo_backbone.yaml)
+	$(call DEMO_RECIPE,recipes/pretrain.py,recipes/configs/demo_backbone.yaml)
 	@touch $@
 
 $(O)/foundation/.complete: $(O)/backbone/.complete $(D)/blocks/manifest.json recipes/pretrain.py recipes/run_guard.py recipes/site_guard.py recipes/configs/demo_foundation.yaml $(CPU)
@@ -274,7 +275,7 @@ $(O)/chat_adapter/.complete: $(O)/foundation/.complete $(D)/instructions/manifes
 
 $(O)/backbone_chat_adapter/.complete: $(O)/backbone/.complete $(D)/instructions/manifest.json recipes/sft.py recipes/run_guard.py recipes/chat_template.jinja recipes/configs/demo_backbone_chat.yaml $(CPU)
 	@echo "[12/20] control: the same instruction tuning of the backbone"
-	$(call TRAIN,recipes/sft.py,recipes/configs/demo_backbone_chat.yaml)
+	$(call DEMO_RECIPE,recipes/sft.py,recipes/configs/demo_backbone_chat.yaml)
 	@touch $@
 
 $(O)/%/.complete: $(O)/%_adapter/.complete recipes/merge_adapter.py recipes/run_guard.py recipes/site_guard.py recipes/configs/demo_%_merge.yaml
@@ -296,10 +297,10 @@ $(O)/evaluation/%/scores.json: $(O)/%/.complete $(D)/tasks/.built $(EVALUATE)
 $(D)/cases/diagnosis/manifest.json: $(D)/raw/README.md data_prep/build_cases.py data_prep/prompts/diagnosis/differential.txt $(CONTRACTS)
 	$(PY) -m data_prep.build_cases --source agentclinic=$(D)/raw/case_diagnosis/agentclinic_medqa.jsonl --source cases=$(D)/raw/case_diagnosis/cases.jsonl --out $(D)/cases
 
-$(O)/judged/summary.json: $(O)/chat/.complete $(O)/backbone_chat/.complete $(D)/cases/diagnosis/manifest.json $(EVALUATE) evaluation/judge.py $(wildcard evaluation/diagnosis/*.py)
+$(O)/judged/summary.json: $(O)/chat/.complete $(D)/cases/diagnosis/manifest.json $(EVALUATE) evaluation/judge.py $(wildcard evaluation/diagnosis/*.py)
 	@echo "[16/20] clinical cases: ranked differentials, judged"
-	$(foreach m,chat backbone_chat,$(PY) -m evaluation.generate --model $(O)/$(m) --rows $(D)/cases --tasks diagnosis --preset chat --max_new_tokens 96 --batch_size 24 --out $(O)/diagnosis/$(m) &&) \
-	$(PY) -m evaluation.judge $(O)/diagnosis/chat $(O)/diagnosis/backbone_chat --judge string --out $(O)/judged
+	$(PY) -m evaluation.generate --model $(O)/chat --rows $(D)/cases --tasks diagnosis --preset chat --max_new_tokens 96 --batch_size 24 --out $(O)/diagnosis/chat
+	$(PY) -m evaluation.judge $(O)/diagnosis/chat --judge string --out $(O)/judged
 
 $(O)/forgetting/forgetting.json: $(foreach m,backbone foundation backbone_chat chat,$(O)/$(m)/.complete) $(D)/raw/README.md evaluation/gates/demo.yaml $(addprefix evaluation/,forgetting.py forgetting_page.py gate.py general_tasks.py perplexity_curves.py responses.py model_entry.py metrics.py) $(CONTRACTS)
 	@echo "[17/20] forgetting: general questions before and after training"
