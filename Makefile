@@ -304,7 +304,7 @@ $(O)/judged/summary.json: $(O)/chat/.complete $(D)/cases/diagnosis/manifest.json
 
 $(O)/forgetting/forgetting.json: $(foreach m,backbone foundation backbone_chat chat,$(O)/$(m)/.complete) $(D)/raw/README.md evaluation/gates/demo.yaml $(addprefix evaluation/,forgetting.py forgetting_page.py gate.py general_tasks.py perplexity_curves.py responses.py model_entry.py metrics.py) $(CONTRACTS)
 	@echo "[17/20] forgetting: general questions before and after training"
-	$(PY) -m evaluation.forgetting --base $(O)/backbone --tuned $(O)/foundation $(O)/backbone_chat $(O)/chat --data $(D)/raw/general_questions --tasks mmlu_answers --gate evaluation/gates/demo.yaml --batch_size 64 --out $(O)/forgetting || { touch -d 1970-01-02 $@; exit 1; }
+	$(PY) -m evaluation.forgetting --base $(O)/backbone --tuned $(O)/foundation $(O)/backbone_chat $(O)/chat --data $(D)/raw/general_questions --tasks mmlu_answers --gate evaluation/gates/demo.yaml --batch_size 64 --out $(O)/forgetting || { touch -t 197001020000 $@; exit 1; }
 
 $(O)/ablation/table6.json: $(foreach m,backbone foundation backbone_chat chat,$(O)/evaluation/$(m)/scores.json) evaluation/ablation.py evaluation/compare.py evaluation/tables.py evaluation/ablations/demo.yaml
 	@echo "[18/20] ablation: what each stage adds"

@@ -166,13 +166,19 @@ class Completions(_Patient, LocalCompletionsAPI):
         return None if self.tokenizer is None else len(self.tok_encode(context + continuation))
 
 
+def opener(entry, *handlers):
+    """urllib's way to the server; to one on this machine no proxy is asked, which is no part of it."""
+    near = [urllib.request.ProxyHandler({})] if site_guard.is_here(site_guard.host_of(entry.base_url)) else []
+    return urllib.request.build_opener(*near, *handlers)
+
+
 def look(entry) -> dict:
     """What the server says of the model in its list of models ({} if it has no such list). BadInput if it is not there, wants a key, or
     serves other models."""
     url = entry.base_url.removesuffix("/").removesuffix("/completions").removesuffix("/chat") + "/models"
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', '')}"})
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with opener(entry).open(request, timeout=30) as response:
             listed = json.load(response).get("data", [])
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):

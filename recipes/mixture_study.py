@@ -231,7 +231,7 @@ def train(args, study, name, blocks, seed, more=()):
              "eval_strategy": "no"}  # fmt: skip
     launch = ["-m", "accelerate.commands.launch", "-q", "--config_file", args.accelerate]
     given = [*itertools.chain(*((f"--{key}", value) for key, value in given.items())), *more]
-    if not Path(args.output_dir, "logs", "preflight.log").is_file():  # the others differ in their blocks alone
+    if not any(Path(args.output_dir, "runs").glob("*/run.json")):  # the first: the others differ in their blocks alone
         execute(args, "preflight", [*launch, HERE / "preflight.py", *given])
     execute(args, name, [*launch, HERE / "pretrain.py", *given])
     for checkpoint in folder.glob("checkpoint-*"):

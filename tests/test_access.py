@@ -132,6 +132,8 @@ def test_it_outlives_the_run_json(trained):
     assert (trained / "further" / "checkpoint-2" / "config.json").is_file()
     assert read_json(trained / "further" / "checkpoint-2" / "config.json")["access"] == "credentialed"
     shutil.copytree(trained / "notes_adapter" / "checkpoint-1", trained / "alone")
+    for lost in ("run.json", "complete.json"):  # what PEFT itself writes of an adapter is left
+        (trained / "alone" / lost).unlink(missing_ok=True)
     assert recipe(trained, "merge_adapter", {"adapter": "alone", "output_dir": "alone_chat"}) is None
     assert run_json(trained / "alone_chat")["access"] == read_json(trained / "alone_chat" / "config.json")["access"] == "credentialed"
 
@@ -143,6 +145,16 @@ def test_a_manifest_that_says_nothing_or_nonsense_is_refused(lab):
         (lab / "odd" / "manifest.json").write_text(json.dumps({} if access is None else {"access": access}))
         stopped = recipe(lab, "sft", {**SFT, "rows": "odd", "output_dir": "odd_run"})
         assert f"{said}, must be one of public, gated, credentialed" in stopped and not (lab / "odd_run").exists()
+
+
+def test_a_manifest_that_says_less_than_its_inputs_changes_nothing(lab):
+    shutil.copytree(lab / "blocks", lab / "understated")
+    manifest = read_json(lab / "understated" / "manifest.json")
+    for entry in manifest["inputs"]:
+        entry |= {"access": "credentialed", "license": LICENSE}
+    (lab / "understated" / "manifest.json").write_text(json.dumps(manifest | {"access": "public"}))
+    assert recipe(lab, "pretrain", {**PRETRAIN, "blocks": "understated", "output_dir": "understated_run", "max_steps": 1}) is None
+    assert (run_json(lab / "understated_run")["access"], run_json(lab / "understated_run")["agreements"]) == ("credentialed", [LICENSE])
 
 
 def test_an_unknown_class_in_a_model_is_refused(trained):

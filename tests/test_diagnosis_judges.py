@@ -1,6 +1,7 @@
 """Judges that can fail: servers, a local model, votes, clinicians; and the log that asks nothing twice."""
 
 import json
+import socket
 
 import pytest
 from fake_openai import FakeServer
@@ -136,6 +137,33 @@ def test_an_entry_of_the_allow_list_opens_its_host_alone(tmp_path):
     assert one.opened["agreement"] == "Contract 7"
     with pytest.raises(Exception, match="not sent to api.openai.com"):
         judges.make_judge("openai:m", allow_list=allowed).permit([{**CASE, "access": "gated"}])
+
+
+def test_a_judge_on_this_machine_is_asked_without_a_proxy(tmp_path, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody is there
+    monkeypatch.setenv("no_proxy", "")
+    with FakeServer("judge-2026-01-02") as fake:
+        fake.reply = lambda prompt: "n"
+        summary = run(tmp_path, f"openai:judge-2026-01-02@{fake.url('chat')}")
+    assert summary["judges"][0]["missing"] == 0 and len(fake.requests) == 18
+
+
+@pytest.mark.parametrize("spec", ["{}", "vote:string+{}"])
+def test_an_entry_that_was_needed_is_recorded_also_where_the_log_answers(tmp_path, monkeypatch, spec):
+    look_up = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *a, **k: look_up("127.0.0.1" if host == "llm.hospital.example" else host, *a, **k)
+    )
+    monkeypatch.setitem(CASES[0], "access", "gated")
+    allowed = tmp_path / "allowed.yaml"
+    allowed.write_text("- {endpoint: 'http://llm.hospital.example/v1', agreement: Contract 7, person: A. Example, date: 2026-01-02}\n")
+    with FakeServer("judge-2026-01-02") as fake:
+        fake.reply = lambda prompt: "n"
+        judge_of = spec.format(f"openai:judge-2026-01-02@{fake.url('chat').replace('127.0.0.1', 'llm.hospital.example')}")
+        for _ in range(2):
+            summary = run(tmp_path, judge_of, more=["--allow_list", str(allowed)])
+            assert [entry["agreement"] for entry in summary["judges"][0]["allowed"]] == ["Contract 7"]
+    assert len(fake.requests) == 18
 
 
 def test_a_model_without_a_date_must_say_its_version(tmp_path, monkeypatch):

@@ -343,7 +343,7 @@ def test_deep_xml_is_counted(tmp_path):
 def test_members_of_a_tar_are_never_written_and_what_is_no_file_is_counted(tmp_path):
     kinds = {"link": tarfile.SYMTYPE, "hard": tarfile.LNKTYPE, "pipe": tarfile.FIFOTYPE, "device": tarfile.CHRTYPE}
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
-        for number, name in enumerate(["../../evil.nxml", "/tmp/evil-of-a-test.nxml", "a/../../evil.nxml", "good.nxml"]):
+        for number, name in enumerate(["../../evil.nxml", str(tmp_path / "evil.nxml"), "a/../../evil.nxml", "good.nxml"]):
             content = jats(pmcid=f'<article-id pub-id-type="pmc">{number}</article-id>').encode()
             member = tarfile.TarInfo(name)
             member.size = len(content)
@@ -356,7 +356,6 @@ def test_members_of_a_tar_are_never_written_and_what_is_no_file_is_counted(tmp_p
     documents = list(pmc.read(tmp_path / "a.tar.gz", drops))
     assert [document["id"] for document in documents] == [f"pmc:PMC{number}" for number in range(4)]
     assert bad_of(drops) == {"member of an archive that is no file": 4} and sorted(tmp_path.parent.rglob("*")) == before
-    assert not Path("/tmp/evil-of-a-test.nxml").exists()
 
 
 def test_a_tar_with_a_damaged_header_in_its_middle_does_not_end_there(tmp_path):

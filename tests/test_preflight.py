@@ -439,6 +439,7 @@ def test_texts_of_credentialed_rows_are_not_shown(inspect, lab):
             "fever" not in everything
             and "liver" not in everything
             and "row train0" in everything
+            and "ids [" not in everything
             and "Supervised are tokens 2" in everything
         )
     _, shown = inspect("sft", {"rows": "closed"}, "--show_texts")

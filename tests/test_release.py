@@ -203,7 +203,7 @@ def test_nothing_of_the_site_gets_out(lab):
 
 
 @pytest.mark.parametrize(("text", "kept"), [
-    ("/home/jane/models/base", "base"), ("../../jane/x.json", "x.json"), ("~/runs/x", "x"), ("see /srv/data/a.json: row 5", "see a.json: row 5"),
+    ("/institute/jane/models/base", "base"), ("../../jane/x.json", "x.json"), ("~/runs/x", "x"), ("see /institute/data/a.json: row 5", "see a.json: row 5"),
     ("host:/srv/a/b", "host:b"), ("file:///srv/jane/c", "c"), ("https://example.org/a/b", None), ("org/name", None), ("data/demo/x", None), ("</s> [/INST] and/or", None),
 ])  # fmt: skip
 def test_paths_are_shortened(text, kept):
@@ -315,9 +315,9 @@ def test_links_and_lost_files_are_found(at):
 
 def test_a_path_in_the_papers_is_found(at):
     with (at / "demo/README.md").open("a") as card:
-        card.write("\nSee /home/jane/notes/results.txt.\n")
+        card.write("\nSee /institute/jane/notes/results.txt.\n")
     verify.write_sums(at / "demo")
-    assert failed(at / "demo") == {"no path, machine or person of this site": "README.md holds the path /home/jane/notes/results.txt"}
+    assert failed(at / "demo") == {"no path, machine or person of this site": "README.md holds the path /institute/jane/notes/results.txt"}
 
 
 # ---------------------------------------------------------------- what is not released

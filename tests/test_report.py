@@ -145,6 +145,16 @@ def test_what_is_credentialed_is_left_out_unless_asked_for(tmp_path):
     "Credentialed data",
     "An entry of the allow list (endpoint, agreement, person, date) is the only way out, and every output made under it records it.",
 )
+def test_a_folder_without_a_run_json_has_the_class_of_its_rows(tmp_path):
+    rows = rows_of("mednli", "choice", [("Is it so?", "neutral")], choices=["neutral"])
+    folder = answers_of(tmp_path, "m", "mednli", [row | {"access": "credentialed"} for row in rows], ["neutral"])
+    (folder / "run.json").unlink()
+    score.score_folder(folder)
+    report.main(["--evaluation", str(tmp_path / "eval"), "--out", str(tmp_path / "report")])
+    assert "Access class of this report: **credentialed**" in (tmp_path / "report" / "report.md").read_text()
+    assert not (tmp_path / "report").stat().st_mode & 0o077
+
+
 def test_what_a_person_has_signed_stands_on_top(tmp_path):
     rows = rows_of("mednli", "choice", [("Is it so?", "neutral")], choices=["neutral"])
     allowed = {"endpoint": "https://llm.hospital.example/v1", "agreement": "contract 7", "person": "A. Example", "date": "2026-11-01"}

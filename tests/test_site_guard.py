@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 import yaml
 from fake_openai import FakeServer
-from tiny_model import make_tokenizer, rows_of, write_rows
+from tiny_model import make_model, make_tokenizer, rows_of, write_rows
 
 from data_prep import build_documents, site_guard
 from data_prep.contracts import BadInput
 from data_prep.files import write_jsonl
 from evaluation import generate, score
+from evaluation.tasks import mibe
 from tests.lab import ROOT, SFT, build_lab, copied, recipe
 
 LICENSE = "PhysioNet Credentialed Health Data License 1.5.0"
@@ -175,6 +176,7 @@ def test_an_allow_list_names_agreement_person_and_date(tmp_path):
     [
         ({"report_to": ["wandb"]}, "api.wandb.ai"),
         ({"report_to": ["comet_ml"]}, "comet_ml"),
+        ({"report_to": ["wandb"], "WANDB_MODE": "offline"}, "api.wandb.ai"),
         ({"push_to_hub": True, "hub_model_id": "org/x"}, "huggingface.co"),
         ({"report_to": ["trackio"], "trackio_space_id": "org/x"}, "huggingface.co"),
     ],
@@ -182,7 +184,10 @@ def test_an_allow_list_names_agreement_person_and_date(tmp_path):
 @pytest.mark.guarantee(
     "Credentialed data", "A run with credentialed rows uses no remote tracker and pushes nothing, whatever its YAML allows."
 )
-def test_a_run_with_credentialed_rows_uploads_nothing_whatever_its_yaml_allows(lab, closed, change, host):
+def test_a_run_with_credentialed_rows_uploads_nothing_whatever_its_yaml_allows(lab, closed, change, host, monkeypatch):
+    if "WANDB_MODE" in change:  # its files would wait to be sent
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        change = {"report_to": change["report_to"]}
     said = recipe(lab, "sft", {**closed, **change, "allow_upload": True, "output_dir": "refused"})
     assert f"credentialed text is not sent to {host}: its terms ({LICENSE})" in said and not (lab / "refused" / "run.json").exists()
 
@@ -255,6 +260,35 @@ def test_credentialed_rows_go_to_no_other_machine_not_even_a_private_one(world, 
 
 
 @pytest.mark.guarantee("Credentialed data", "A server that redirects gets nothing through.")
+def test_examples_close_a_process_too(world):
+    """Public questions with credentialed examples before them."""
+    options = {"choices": ["neutral", "entailment"]}
+    write_rows(world / "rows", "mednli", rows_of("mednli", "choice", [("So?", "neutral")], **options))
+    shots = rows_of("mednli", "choice", [(f"{MARK}?", "neutral"), (f"{MARK} too?", "entailment")], "train", **options)
+    write_rows(world / "rows", "mednli", [row | CLOSED for row in shots], "train")
+    site_guard._inside = None  # writing them here has closed this process
+    with pytest.raises(SystemExit, match="credentialed text is not sent to api.openai.com"):
+        ask(world, "https://api.openai.com/v1/chat/completions", "--num_fewshot", "1")
+    with FakeServer() as fake:
+        fake.reply = lambda prompt: "neutral"
+        ask(world, fake.url("chat"), "--num_fewshot", "1")
+    run = json.loads((world / "eval" / "x" / "run.json").read_text())
+    assert run["access"] == run["tasks"]["mednli"]["access"] == "credentialed" and MARK in str(fake.requests)
+
+
+def test_plain_lm_eval_closes_its_process_when_it_loads_our_rows(world):
+    site_guard._inside = None
+    mibe.load("mednli", str(world / "rows"))
+    assert site_guard.held() == [LICENSE]
+
+
+def test_other_weights_do_not_come_in_unseen(world, tmp_path):
+    make_model(tmp_path / "model")
+    with pytest.raises(SystemExit, match="--backend_args: 'peft' names other weights or code. Next: merge the adapter first"):
+        generate.main(["--model", str(tmp_path / "model"), "--tasks", "mednli", "--preset", "paper", "--rows", str(world / "rows"),
+                       "--out", str(world / "y"), "--backend_args", "peft=outputs/notes_adapter"])  # fmt: skip
+
+
 def test_a_server_that_redirects_gets_nothing_through(world, monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", _socket.socket.connect)  # without the tests' own guard
     with FakeServer() as fake:

@@ -10,6 +10,7 @@ An LLM is asked a prompt file with {prediction} and {diagnosis}; the default is 
 its procedure. The article's own wording stands in its Appendix A.3, which is not at hand.
 """
 
+import abc
 import argparse
 import json
 import math
@@ -26,7 +27,7 @@ WORDS = {True: ("y", "Y", "yes", "Yes"), False: ("n", "N", "no", "No")}
 BATCH = 64  # questions to a local model between two writes of the log
 
 
-class Judge:
+class Judge(abc.ABC):
     """`id` names the judge and all its verdicts depend on but the question; `question` is what it is asked, word for word."""
 
     kind, id, prompt_sha256, logged, prompt = "", "", None, True, None
@@ -34,9 +35,9 @@ class Judge:
     def question(self, prediction: str, case: dict) -> str:
         return self.template.format(prediction=prediction, diagnosis=case["completion"])
 
+    @abc.abstractmethod
     def ask(self, items: list[tuple[str, dict]]):
         """Yield (place in `items`, {"verdict", "raw", ...} or {"failed": reason}) as the answers come."""
-        raise NotImplementedError
 
     def __call__(self, prediction: str, case: dict) -> bool | None:
         return next(answer.get("verdict") for _, answer in self.ask([(prediction, case)]))

@@ -39,8 +39,7 @@ class ServerJudge(Judge):
         self.entry = read_entry("server", ["backend=chat", f"served={name}", f"base_url={url or OPENAI}"])
         self.host = site_guard.host_of(self.entry.base_url)
         self.id = f"openai:{name}@{self.host}"
-        near = [urllib.request.ProxyHandler({})] if site_guard.is_here(self.host) else []  # a proxy is no part of this machine
-        self.opener = urllib.request.build_opener(*near, _Stays)
+        self.opener = server.opener(self.entry, _Stays)
         self.read_prompt(prompt)
 
     def permit(self, cases: list[dict]) -> None:

@@ -1,8 +1,8 @@
 """What evaluation/ has measured of this very model, and of no other: its scores, and what it forgot."""
 
-import hashlib
+from evaluation import model_entry
 
-from .files import Refused, read_json, sha256
+from .files import Refused, read_json
 
 
 def read_scores(path, run):
@@ -36,8 +36,4 @@ def read_forgetting(path, run):
 
 
 def fingerprint(run):
-    """As evaluation/model_entry.py has it: sha256 over config, weights and tokenizer of a model's folder."""
-    others = {"run.json", "trainer_state.json", "validation.json", "manifest.json", "training_args.bin"}
-    patterns = ("*.json", "*.safetensors", "*.bin", "*.model", "*.jinja", "*.txt")
-    files = sorted({path for pattern in patterns for path in run.glob(pattern) if path.name not in others})
-    return hashlib.sha256("".join(f"{path.name} {sha256(path)}\n" for path in files).encode()).hexdigest()
+    return model_entry.fingerprint(model_entry.Entry(run.name, path=run))
