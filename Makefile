@@ -9,7 +9,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 ACCEL ?= accelerate_configs/cpu.yaml
 LAUNCH = $(VENV)/bin/accelerate launch -q --config_file $(ACCEL)
-RANKS = $(shell sed -n 's/^num_processes: *\([0-9]*\).*/\1/p' $(ACCEL))
+RANKS = $(shell sed -n 's/^num_processes: *\([0-9]*\).*/\1/p' $(ACCEL) 2>/dev/null)
 DATA ?= data
 ARGS ?=
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -21,6 +21,10 @@ export PYTHONPATH := .
 .PHONY: help setup demo demo-clean test lint corpus corpus-plan corpus-audit tasks tasks-status instructions plan plan-sweep preflight pretrain sft merge finetune evaluate bertscore diagnose forgetting ablation mixture-study report release release-verify release-push guarantees fault-run bench bench-gpu
 
 name = $(notdir $(patsubst %/,%,$(1)))
+# A run of your own names its machine; the demo's YAMLs are made for this one
+machine = @$(if $(and $(filter file,$(origin ACCEL)),$(filter-out demo_%,$(notdir $(CONFIG)))),\
+	echo 'error: ACCEL is not given. Next: make $@ CONFIG=$(CONFIG) ACCEL=accelerate_configs/$(1)'; exit 1,\
+	grep -qs '^distributed_type:' $(ACCEL) || { echo 'error: $(ACCEL): no accelerate file. Next: make $@ CONFIG=$(CONFIG) ACCEL=accelerate_configs/$(1)'; exit 1; })
 need = @test -n "$($(1))" || { echo 'error: $(1) is not given. Next: make $@ $(1)=$(2)'; exit 1; }
 
 help:  ## this list
@@ -40,13 +44,15 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@touch $@
 
 # ---------------------------------------------------------------- stages, for your own files: the same commands as the demo's, with your paths
-corpus: $(VENV)/.installed  ## SOURCES="pubmed=DIR pmc=DIR ..." [PLAN= ROWS= MIXTURE= TOKENIZER= EXECUTOR= DATA=]: raw files -> documents -> clean -> packed blocks
-	$(call need,SOURCES,"pubmed=DIR pmc=DIR")
+corpus: $(VENV)/.installed  ## SOURCES="pubmed=DIR pmc=DIR ..." TOKENIZER=MODEL [PLAN= ROWS= MIXTURE= EXECUTOR= DATA=]: raw files -> documents -> clean -> packed blocks
+	$(call need,SOURCES,"pubmed=DIR pmc=DIR" TOKENIZER=MODEL)
+	$(call need,TOKENIZER,MODEL)
 	$(PY) -m data_prep.build_documents $(foreach source,$(SOURCES),--source $(source)) --out $(CORPUS)/documents --executor $(EXECUTOR)
 	$(if $(PLAN),$(PY) -m data_prep.clean_documents --documents $(CORPUS)/documents $(if $(ROWS),--rows $(ROWS)) --plan $(PLAN) --out $(CORPUS)/clean --executor $(EXECUTOR))
 	$(PY) -m data_prep.build_blocks --documents $(CORPUS)/$(if $(PLAN),clean,documents) --tokenizer $(TOKENIZER) --mixture $(MIXTURE) --out $(CORPUS)/blocks --executor $(EXECUTOR)
 
-corpus-plan: $(VENV)/.installed  ## MIXTURE=YAML [SOURCES= TOKENIZER=]: tokens, passes, disk and core-hours, before anything runs
+corpus-plan: $(VENV)/.installed  ## MIXTURE=YAML [SOURCES= with TOKENIZER=MODEL]: tokens, passes, disk and core-hours, before anything runs
+	$(if $(SOURCES),$(call need,TOKENIZER,MODEL))
 	$(PY) -m data_prep.corpus_plan $(foreach source,$(SOURCES),--source $(source)) $(if $(SOURCES),--tokenizer $(TOKENIZER)) --mixture $(MIXTURE)
 
 corpus-audit: $(VENV)/.installed  ## [BLOCKS=data/corpus/blocks]: prove packed blocks against their manifest
@@ -54,7 +60,7 @@ corpus-audit: $(VENV)/.installed  ## [BLOCKS=data/corpus/blocks]: prove packed b
 corpus corpus-audit: CORPUS = $(DATA)/corpus
 EXECUTOR ?= local
 PLAN ?=
-TOKENIZER ?= outputs/demo/backbone
+TOKENIZER ?=
 MIXTURE ?= data_prep/mixtures/one_pass.yaml
 
 tasks: $(VENV)/.installed  ## RAW=DIR [TASKS=medqa,... DATA=]: raw benchmark files -> task rows
@@ -78,16 +84,19 @@ LOOK = $(if $(filter no,$(PREFLIGHT)),@echo "preflight of $(CONFIG): skipped (PR
 
 preflight: $(VENV)/.installed  ## CONFIG=YAML [ACCEL=YAML ARGS= PREFLIGHT_ARGS=]: decode real rows and find what is wrong before the machine is paid for
 	$(call need,CONFIG,recipes/configs/demo_chat.yaml)
+	$(call machine,single_gpu.yaml)
 	$(LOOK)
 
 pretrain: $(VENV)/.installed  ## CONFIG=YAML [ACCEL=YAML ARGS=]: continual pretraining
 	$(call need,CONFIG,recipes/configs/demo_foundation.yaml)
+	$(call machine,zero3_8gpu.yaml)
 	$(LOOK)
 	$(LAUNCH) recipes/pretrain.py --config $(CONFIG) --world_size $(RANKS) $(ARGS)
 
 plan: $(VENV)/.installed  ## CONFIG=YAML ACCEL=YAML GPU=a100-80|h100|h200|rtx4090|... [ARGS=]: memory, hours, network, disk and cost before anything runs
 	$(call need,CONFIG,recipes/configs/pretrain_70b.yaml ACCEL=accelerate_configs/zero3_160gpu.yaml GPU=a100-80)
 	$(call need,GPU,a100-80)
+	$(call machine,zero3_160gpu.yaml)
 	$(PY) recipes/plan.py --config $(CONFIG) --accelerate $(ACCEL) --gpu $(GPU) $(ARGS)
 
 plan-sweep: $(VENV)/.installed  ## [GPU=a100-80 ARGS=]: a picture of memory and hours on 1 to 1,024 GPUs, for 13B and 70B: outputs/plan/sweep.png
@@ -95,6 +104,7 @@ plan-sweep: $(VENV)/.installed  ## [GPU=a100-80 ARGS=]: a picture of memory and 
 
 sft: $(VENV)/.installed  ## CONFIG=YAML [ACCEL=YAML ARGS=]: instruction tuning
 	$(call need,CONFIG,recipes/configs/demo_chat.yaml)
+	$(call machine,single_gpu.yaml)
 	$(LOOK)
 	$(LAUNCH) recipes/sft.py --config $(CONFIG) --world_size $(RANKS) $(ARGS)
 
@@ -104,6 +114,7 @@ merge: $(VENV)/.installed  ## CONFIG=YAML [ARGS=]: adapter + base -> model
 
 finetune: $(VENV)/.installed  ## CONFIG=YAML [ACCEL=YAML ARGS=]: fine-tuning for one benchmark task
 	$(call need,CONFIG,recipes/configs/demo_task.yaml)
+	$(call machine,single_gpu.yaml)
 	$(LOOK)
 	$(LAUNCH) recipes/finetune_task.py --config $(CONFIG) --world_size $(RANKS) $(ARGS)
 
@@ -268,12 +279,12 @@ $(O)/foundation/.complete: $(O)/backbone/.complete $(D)/blocks/manifest.json rec
 	$(call TRAIN,recipes/pretrain.py,recipes/configs/demo_foundation.yaml)
 	@touch $@
 
-$(O)/chat_adapter/.complete: $(O)/foundation/.complete $(D)/instructions/manifest.json recipes/sft.py recipes/run_guard.py recipes/chat_template.jinja recipes/configs/demo_chat.yaml $(CPU)
+$(O)/chat_adapter/.complete: $(O)/foundation/.complete $(D)/instructions/manifest.json recipes/sft.py recipes/run_guard.py recipes/site_guard.py recipes/chat_template.jinja recipes/configs/demo_chat.yaml $(CPU)
 	@echo "[11/20] chat model: LoRA instruction tuning of the foundation model"
 	$(call TRAIN,recipes/sft.py,recipes/configs/demo_chat.yaml)
 	@touch $@
 
-$(O)/backbone_chat_adapter/.complete: $(O)/backbone/.complete $(D)/instructions/manifest.json recipes/sft.py recipes/run_guard.py recipes/chat_template.jinja recipes/configs/demo_backbone_chat.yaml $(CPU)
+$(O)/backbone_chat_adapter/.complete: $(O)/backbone/.complete $(D)/instructions/manifest.json recipes/sft.py recipes/run_guard.py recipes/site_guard.py recipes/chat_template.jinja recipes/configs/demo_backbone_chat.yaml $(CPU)
 	@echo "[12/20] control: the same instruction tuning of the backbone"
 	$(call DEMO_RECIPE,recipes/sft.py,recipes/configs/demo_backbone_chat.yaml)
 	@touch $@
@@ -302,15 +313,15 @@ $(O)/judged/summary.json: $(O)/chat/.complete $(D)/cases/diagnosis/manifest.json
 	$(PY) -m evaluation.generate --model $(O)/chat --rows $(D)/cases --tasks diagnosis --preset chat --max_new_tokens 96 --batch_size 24 --out $(O)/diagnosis/chat
 	$(PY) -m evaluation.judge $(O)/diagnosis/chat --judge string --out $(O)/judged
 
-$(O)/forgetting/forgetting.json: $(foreach m,backbone foundation backbone_chat chat,$(O)/$(m)/.complete) $(D)/raw/README.md evaluation/gates/demo.yaml $(addprefix evaluation/,forgetting.py forgetting_page.py gate.py general_tasks.py perplexity_curves.py responses.py model_entry.py metrics.py) $(CONTRACTS)
+$(O)/forgetting/forgetting.json: $(foreach m,backbone foundation backbone_chat chat,$(O)/$(m)/.complete) $(D)/raw/README.md evaluation/gates/demo.yaml $(addprefix evaluation/,forgetting.py forgetting_page.py gate.py general_tasks.py perplexity_curves.py generate.py responses.py model_entry.py metrics.py) $(CONTRACTS)
 	@echo "[17/20] forgetting: general questions before and after training"
-	$(PY) -m evaluation.forgetting --base $(O)/backbone --tuned $(O)/foundation $(O)/backbone_chat $(O)/chat --data $(D)/raw/general_questions --tasks mmlu_answers --gate evaluation/gates/demo.yaml --batch_size 64 --out $(O)/forgetting || { touch -t 197001020000 $@; exit 1; }
+	$(PY) -m evaluation.forgetting --base $(O)/backbone --tuned $(O)/foundation $(O)/backbone_chat $(O)/chat --data $(D)/raw/general_questions --tasks mmlu_answers --gate evaluation/gates/demo.yaml --batch_size 64 --out $(O)/forgetting || { touch -c -t 197001020000 $@; exit 1; }
 
-$(O)/ablation/table6.json: $(foreach m,backbone foundation backbone_chat chat,$(O)/evaluation/$(m)/scores.json) evaluation/ablation.py evaluation/compare.py evaluation/tables.py evaluation/ablations/demo.yaml
+$(O)/ablation/table6.json: $(foreach m,backbone foundation backbone_chat chat,$(O)/evaluation/$(m)/scores.json) evaluation/ablation.py evaluation/compare.py evaluation/score.py evaluation/logged.py evaluation/tables.py evaluation/ablations/demo.yaml
 	@echo "[18/20] ablation: what each stage adds"
 	$(PY) -m evaluation.ablation --plan evaluation/ablations/demo.yaml --scored --out $(O)/ablation
 
-$(O)/report/report.html: $(O)/forgetting/forgetting.json $(O)/judged/summary.json $(foreach m,backbone foundation backbone_chat chat task,$(O)/evaluation/$(m)/scores.json) $(wildcard evaluation/report.*) $(addprefix evaluation/,tables.py figures.py rows_shown.py score.py metrics.py parsing.py paper_mode.py paper_tables.json) evaluation/claims/demo.yaml $(CONTRACTS)
+$(O)/report/report.html: $(O)/forgetting/forgetting.json $(O)/judged/summary.json $(foreach m,backbone foundation backbone_chat chat task,$(O)/evaluation/$(m)/scores.json) $(wildcard evaluation/report.*) $(addprefix evaluation/,tables.py figures.py rows_shown.py perplexity_curves.py logged.py score.py metrics.py parsing.py paper_mode.py paper_tables.json) evaluation/claims/demo.yaml $(CONTRACTS)
 	@echo "[19/20] report"
 	$(PY) -m evaluation.report --config evaluation/claims/demo.yaml --evaluation $(O)/evaluation --runs $(O) --forgetting $(O)/forgetting/forgetting.json --diagnosis $(O)/judged --show_texts --out $(O)/report
 

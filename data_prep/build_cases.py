@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 
 from data_prep.contracts import ACCESS, BadInput, check_row
-from data_prep.files import open_text, read_jsonl, sha256, whole_folder, write_jsonl
+from data_prep.files import check_out, open_text, read_jsonl, sha256, whole_folder, write_jsonl
 from data_prep.manifest import Drops, describe, write_manifest
 from data_prep.sources.raw_files import csv_rows
 from data_prep.tasks import pick, prompt_file, read_prompt, texts
@@ -126,6 +126,7 @@ def names_answer(case: dict) -> bool:
 
 def build(sources: list[tuple[str, Path]], out: Path, drop_named: bool = False) -> dict:
     """Write OUT/diagnosis and return its manifest."""
+    check_out(out / TASK)
     template, drops, rows, named, inputs, asked, ids = read_prompt(PROMPT, "case"), Drops(), [], [], [], set(), set()
     for source, path in sources:
         kinds = collections.Counter()

@@ -26,7 +26,7 @@ from data_prep.contracts import BadInput, check_document, hold
 from data_prep.documents import put_in_place
 from data_prep.files import WORK, keep_only, resumable_folder, sha256, write_jsonl
 from data_prep.manifest import Drops, write_manifest
-from data_prep.sources import ARCHIVES, SOURCES, card
+from data_prep.sources import ARCHIVES, SOURCES, card, sidecar
 
 MAX_BAD = 0.001
 
@@ -44,7 +44,7 @@ def build(source_paths: list[tuple[str, str]], out: str | Path, executor: str = 
     for name, files in raw_files.items():
         for file in {file.parent: file for file in files}.values():
             hold(card(name, file))
-    identity = engine.fingerprint(arguments, max_bad, [engine.stamp(file) for files in raw_files.values() for file in files])
+    identity = engine.fingerprint(arguments, max_bad, [stamp(name, file) for name, files in raw_files.items() for file in files])
 
     with resumable_folder(out, identity) as folder:
         if folder is None:
@@ -104,7 +104,7 @@ def plan(name: str, files: list[Path], work: Path, executor: str) -> list[dict]:
         loose = module.FILES_PER_OUTPUT > 1 and not files[start].name.endswith(ARCHIVES)
         stem = not_taken(f"{name}_{len(units):05d}" if loose else stem_of(files[start]), names_taken)
         unit = {
-            "name": f"{name}/{stem}", "source": name, "files": [engine.stamp(file) for file in files[start:stop]],
+            "name": f"{name}/{stem}", "source": name, "files": [stamp(name, file) for file in files[start:stop]],
             "output": str(work / "documents" / name / f"{stem}.jsonl.gz"), "known": None, "known_sha256": None,
         }  # fmt: skip
         if any(entry is not None for entry in known[start:stop]):
@@ -114,6 +114,11 @@ def plan(name: str, files: list[Path], work: Path, executor: str) -> list[dict]:
             unit |= {"known": str(path), "known_sha256": sha256(path)}
         units.append(unit)
     return units
+
+
+def stamp(name: str, file: Path) -> list:
+    """engine.stamp of a raw file, and the sha256 of the source.yaml that gives its class and columns, if its source has one."""
+    return engine.stamp(file) + ([sha256(sidecar.above(file))] if hasattr(SOURCES[name], "card") else [])
 
 
 def groups(files: list[Path], size: int):

@@ -21,14 +21,14 @@ import collections
 import hashlib
 import heapq
 import json
-import os.path
 import re
 import sys
 from pathlib import Path
 
-from data_prep import instructions
+from data_prep import instructions, tasks
 from data_prep.contracts import BadInput, check_row, strictest
-from data_prep.files import read_json, read_jsonl, read_yaml, sha256, whole_folder, write_jsonl
+from data_prep.evaluation_items import item_name
+from data_prep.files import check_out, read_json, read_jsonl, read_yaml, sha256, whole_folder, write_jsonl
 from data_prep.manifest import Drops, describe, write_manifest
 
 PLAN_KEYS = {"sources": dict, "validation": float, "seed": int}
@@ -42,9 +42,9 @@ class HeldOut:
     exact     a text of it (prompt, completion, turn) is the prompt or the bare question of an evaluation row, or its completion of at
               least 13 words, blind to case and white space; or
     covered   it holds at least half of the runs of 13 words (64 of them, evenly spaced, if there are more) of such a prompt without the
-              lines that all prompts of the file begin with (the instruction), of such a question, or of such a completion; or
+              instruction that all prompts of the file begin with (tasks.wording), of such a question, or of such a completion; or
     article   it was made of the same article of PMC, by the PMCID in both ids.
-    Shorter texts are compared exactly only, and a paraphrase is not found."""
+    Shorter texts are compared exactly only, and a paraphrase is not found. Evaluation rows are named as evaluation_items.item_name does."""
 
     RULE = (
         "exact text, or at least 0.5 of the 13-word runs of an evaluation row (at most 64 of them) in prompt and answer, or the same PMCID"
@@ -58,20 +58,24 @@ class HeldOut:
             return
         paths = sorted([*task_rows.glob("*/test.jsonl"), *task_rows.glob("*/validation.jsonl")])
         if not paths:
-            raise BadInput(f"{task_rows}: no <task>/test.jsonl. Next: python -m data_prep.build_tasks --out {task_rows}")
+            raise BadInput(
+                f"{task_rows}: no <task>/test.jsonl. Next: python -m data_prep.build_tasks --raw RAW --tasks all --out {task_rows}"
+            )
         for path in paths:
             self._read(path)
             self.files.append({"path": str(path), "sha256": sha256(path)})
 
     def _read(self, path: Path) -> None:
-        head = None
-        for number, row in read_jsonl(path):
-            check_row(row, f"{path}: line {number}")
-            if "prompt" not in row:
-                raise BadInput(f"{path}: line {number} is a conversation, not a row of an evaluation set")
-            head = row["prompt"] if head is None else os.path.commonprefix([head, row["prompt"]])
-        head = (head or "")[: (head or "").rfind("\n") + 1]
+        def prompts():
+            for number, row in read_jsonl(path):
+                check_row(row, f"{path}: line {number}")
+                if "prompt" not in row:
+                    raise BadInput(f"{path}: line {number} is a conversation, not a row of an evaluation set")
+                yield row["prompt"]
+
+        head = tasks.wording(path.parent.name, prompts(), self.N)
         for _, row in read_jsonl(path):
+            name = item_name(row, row["task"], row["id"])
             bare = [row["question"]] if "question" in row else []
             long_answer = [row["completion"]] if len(row["completion"].split()) >= self.N else []
             for item in (row["prompt"].removeprefix(head), *bare, *long_answer):
@@ -80,19 +84,19 @@ class HeldOut:
                 for gram in grams:
                     self.holders.setdefault(gram, []).append(len(self.items))
                 if grams:
-                    self.items.append((row["id"], len(grams)))
-            self.exact.update((_normal(item), row["id"]) for item in (row["prompt"], *bare, *long_answer))
-            self.articles.update((name, row["id"]) for name in re.findall(r"PMC\d+", row["id"]))
+                    self.items.append((name, len(grams)))
+            self.exact.update((_normal(item), name) for item in (row["prompt"], *bare, *long_answer))
+            self.articles.update((article, name) for article in re.findall(r"PMC\d+", row["id"]))
 
     def _grams(self, text: str):
         words = re.findall(r"\w+", text.casefold())
         return (hash(tuple(words[i : i + self.N])) for i in range(len(words) - self.N + 1))
 
     def find(self, row: dict) -> tuple[str, str] | None:
-        """(id of the evaluation row that `row` gives away, how it was recognised), or None."""
-        for name in re.findall(r"PMC\d+", row["id"]):
-            if name in self.articles:
-                return self.articles[name], "article"
+        """(name of the evaluation row that `row` gives away, how it was recognised), or None. Of several that are covered, the one that is covered most."""
+        for article in re.findall(r"PMC\d+", row["id"]):
+            if article in self.articles:
+                return self.articles[article], "article"
         texts = [m["content"] for m in row["messages"]] if "messages" in row else [row["prompt"], row["completion"]]
         for text in texts:
             if _normal(text) in self.exact:
@@ -100,9 +104,10 @@ class HeldOut:
         counts = collections.Counter()
         for gram in {gram for text in texts for gram in self._grams(text)}:
             counts.update(self.holders.get(gram, ()))
-        for item, count in counts.items():
-            if count >= self.COVERAGE * self.items[item][1]:
-                return self.items[item][0], f"covered {count / self.items[item][1]:.2f}"
+        shares = ((count / self.items[item][1], self.items[item][0]) for item, count in counts.items())
+        if covered := [(-share, name) for share, name in shares if share >= self.COVERAGE]:
+            share, name = min(covered)
+            return name, f"covered {-share:.2f}"
         return None
 
 
@@ -111,6 +116,7 @@ def build(raw: Path, documents: Path | None, plan: dict, out: Path, task_rows: P
     """Write OUT and return its manifest. `plan`: "sources" {name: rows wanted, or None for all}, "validation" (a share), "seed".
 
     `skip`: go on without a source whose raw files are not there."""
+    check_out(out)
     held_out, drops, seen, inputs, removed = HeldOut(task_rows), Drops(), set(), [], []
     seed, report, parts, licenses = plan["seed"], {}, {"train": [], "validation": []}, collections.Counter()
     for name, wanted in plan["sources"].items():
@@ -311,11 +317,13 @@ def main(argv=None) -> None:
             raise BadInput(f"neither --sources nor --plan. Known sources: {', '.join(instructions.NAMES)}")
         sources = list(plan["sources"]) if args.sources is None else _names(args.sources, instructions.NAMES, "--sources")
         if args.task_rows and not args.task_rows.is_dir():
-            raise BadInput(f"{args.task_rows}: no such folder. Next: python -m data_prep.build_tasks --out {args.task_rows}")
+            raise BadInput(
+                f"{args.task_rows}: no such folder. Next: python -m data_prep.build_tasks --raw RAW --tasks all --out {args.task_rows}"
+            )
         if args.task_names and not args.task_rows:
             raise BadInput("--task_names needs --task_rows, the folder that build_tasks wrote")
-        tasks = sorted(path.name for path in args.task_rows.iterdir() if path.is_dir()) if args.task_rows else []
-        task_names = _names(args.task_names, tasks, "--task_names")
+        folders = sorted(path.name for path in args.task_rows.iterdir() if path.is_dir()) if args.task_rows else []
+        task_names = _names(args.task_names, folders, "--task_names")
         if not sources and not task_names:
             raise BadInput(f"--sources: no source is named. Known: {', '.join(instructions.NAMES)}")
         sizes = plan["sources"] | _sizes(args.size, sources + task_names)

@@ -17,7 +17,6 @@ import contextlib
 import hashlib
 import heapq
 import json
-import os.path
 import re
 import sys
 import zlib
@@ -25,7 +24,7 @@ from pathlib import Path
 
 from data_prep import tasks
 from data_prep.contracts import SPLITS, BadInput, check_row
-from data_prep.files import sha256, whole_folder
+from data_prep.files import check_out, sha256, whole_folder
 from data_prep.manifest import Drops, describe, write_manifest
 
 FILES_LISTED = 20  # inputs of more files than this are described by one hash
@@ -34,17 +33,21 @@ SHINGLE, SKETCH, SAME_IN_SKETCH, WORDS_READ = 8, 8, 6, 400  # see sketch()
 
 def build(name: str, raw: Path, out: Path) -> dict:
     """Write OUT/name and return its manifest."""
+    check_out(out / name)
     module, folder, drops = tasks.load(name), raw / name, Drops()
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder. Next: put the raw files there, see the card in data_prep/tasks/{name}.py")
 
     # The set is read twice, so that the test is known before train is written and no set must fit into memory.
-    test_prompts, head = set(), None
-    for row in tasks.read(name, folder, Drops()):
-        if row["split"] == "test":
-            test_prompts.add(_digest(row["prompt"]))
-            head = row["prompt"] if head is None else os.path.commonprefix([head, row["prompt"]])
-    head = (head or "")[: (head or "").rfind("\n") + 1]  # the lines that all test prompts begin with: the instruction, no text
+    test_prompts = set()
+
+    def test():
+        for row in tasks.read(name, folder, Drops()):
+            if row["split"] == "test":
+                test_prompts.add(_digest(row["prompt"]))
+                yield row["prompt"]
+
+    head = tasks.wording(name, test(), SHINGLE + SKETCH - 1)
 
     counts, ids, answers, ambiguous = dict.fromkeys(SPLITS, 0), set(), {}, 0
     test_sketches, other_sketches = [], []

@@ -7,7 +7,8 @@ Reads   DOCUMENTS (build_documents); ROWS, the task rows of build_tasks, which n
             decontamination   data_prep/decontamination.py: by id, then by runs of words
             near_duplicates   data_prep/near_duplicates.py: exact and near, within and across sources
 Writes  OUT/<source>/*.jsonl.gz, documents as they were read but for their text; OUT/manifest.json; and
-        OUT/removed.jsonl.gz: {source, id, stage, ...} of every document that went for an evaluation row or another document, and of every passage cut.
+        OUT/removed.jsonl.gz: {source, id, stage, ...} of every document that went for an evaluation row or another document, and of every passage cut;
+        an evaluation row of a credentialed set is named by a hash of its id (evaluation_items.item_name).
         OUT/unmatched.jsonl.gz: {task, item, reason} of the evaluation rows that have too few words of their own to be looked for.
 
 clean.yaml gives the mix to train on, paper_like.yaml the article's, which tells of no decontamination: it reports what it would remove, and keeps it.

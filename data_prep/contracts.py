@@ -21,7 +21,7 @@ Row (one line of INSTRUCTIONS/*.jsonl and TASKS/<task>/{train,validation,test}.j
     question, synonyms  for diagnosis cases (scoring "diagnosis", build_cases.py): the bare text of the case, and other names of the final
                         diagnosis, which is the completion
     source, license, access
-A row only gains fields: generation adds `output`, scoring adds `parsed` and `score`.
+A row only gains fields: generation adds `output` and `model_access`, the class of the model that wrote it; scoring adds `parsed` and `score`.
 """
 
 from data_prep import site_guard
@@ -34,7 +34,7 @@ SCORINGS = ("choice", "labels", "span", "entities", "summary", "diagnosis", "non
 DOCUMENT_FIELDS = {"id": str, "text": str, "source": str, "domain": str, "license": str, "access": str, "meta": dict}
 ROW_FIELDS = {"id": str, "task": str, "split": str, "scoring": str, "source": str, "license": str, "access": str}
 ROW_OPTIONAL = {"prompt": str, "completion": str, "messages": list, "choices": list, "question": str, "options": list, "synonyms": list,
-                "output": object, "parsed": object, "score": object}  # fmt: skip
+                "output": object, "model_access": str, "parsed": object, "score": object}  # fmt: skip
 
 
 class BadInput(Exception):
@@ -88,6 +88,10 @@ def check_document(document: dict, where: str) -> dict:
     for field in ("id", "text", "source", "license"):
         if not document[field].strip():
             raise BadInput(f"{where}: field '{field}' is empty")
+    if document["id"].splitlines() != [document["id"]]:  # ids are written line by line
+        raise BadInput(
+            f"{' '.join(where.splitlines())}: field 'id' holds a line end. Next: mend the raw file, or name another column as id"
+        )
     return hold(document)
 
 

@@ -31,6 +31,9 @@ PREFIX, TOLERANCE = 1_000, 0.001  # blocks; share of the tokens
 def audit(folder: Path, blocks: int = 64, seed: int = 0) -> list[str]:
     """One line for each proof; BadInput for the first that fails. `blocks` of every file are read in the fourth."""
     manifest = read_manifest(folder, made_by="python -m data_prep.build_blocks --help")
+    if manifest["stage"] != "build_blocks":
+        next_step = "python -m data_prep.build_blocks --documents DOCUMENTS --tokenizer TOKENIZER --mixture YAML --out BLOCKS"
+        raise BadInput(f"{folder}: made by {manifest['stage']}, and holds no packed blocks. Next: {next_step}")
     lines = [check_files(folder, manifest)]
     rows = {output["path"]: datasets.Dataset.from_file(str(folder / output["path"])) for output in manifest["outputs"]}
     lines += [check_order(folder, manifest, rows), check_blocks(folder, manifest, rows, blocks, seed)]

@@ -20,12 +20,14 @@ from data_prep.manifest import read_manifest
 
 
 def declassify(folder: Path, to: str, who: str, why: str, out: Path, date: str) -> dict:
-    """Write OUT and return its manifest. BadInput if the folder is none of ours, is not stricter than `to`, or nobody signs."""
+    """Write OUT and return its manifest. BadInput if the folder is none of ours, is not stricter than `to`, or nobody signs on a day that has come."""
     manifest = read_manifest(folder, made_by="python -m data_prep.build_documents or build_tasks, whose folders can be declassified")
     if ACCESS.index(manifest["access"]) <= ACCESS.index(to):
         raise BadInput(f"{folder}: its access class is {manifest['access']} already, not stricter than {to}")
     if not who.strip() or not why.strip():
         raise BadInput("--who and --why must say who answers for this, and for what reason")
+    if not has_come(date):
+        raise BadInput(f"--date {date}: must be a day that has come, as 2026-11-01")
     paths = [output["path"] for output in manifest["outputs"]]
     if other := [path for path in paths if not path.endswith((".jsonl", ".jsonl.gz"))]:
         raise BadInput(f"{folder}: {other[0]} holds no documents or rows. Next: declassify what it was made of, and make it again")
@@ -58,6 +60,14 @@ def declassify(folder: Path, to: str, who: str, why: str, out: Path, date: str) 
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     print(f"wrote {out}: {lowered:,} records from {entry['from']} to {to}, signed by {who}")
     return manifest
+
+
+def has_come(date: str) -> bool:
+    """Whether a text is a day as ISO 8601 writes it, with hyphens, and not after today."""
+    try:
+        return str(datetime.date.fromisoformat(date)) == date <= str(datetime.date.today())
+    except ValueError:
+        return False
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -65,7 +65,7 @@ class Match(NamedTuple):
 
 
 class Index:
-    """All items by their runs of words: `match` finds those that a text holds."""
+    """All items by their runs of words: `find` gives those that a text holds."""
 
     def __init__(self, items: list[Item], n=13, n_short=8, max_df=10, min_hits=3, coverage=0.2):
         self.coverage = coverage if isinstance(coverage, dict) else {"default": coverage}
@@ -101,12 +101,8 @@ class Index:
         order = np.argsort(runs[kept], kind="stable")
         return Table(length, runs[kept][order], owners[kept][order])
 
-    def match(self, text: str) -> list[tuple[str, str, float]]:
-        """[(task, item id, coverage)] of the items that the text holds, the most covered first."""
-        return [match[:3] for match in self.find(text)]
-
     def find(self, text: str) -> list[Match]:
-        """As `match`, with the passages."""
+        """The items that the text holds, the most covered first."""
         words, starts, ends = hash_words(text)
         found = []
         for table in self.tables:

@@ -3,14 +3,13 @@
     python -m data_prep.make_demo_sources --full --out data/demo/raw
 
 Reads   nothing.
-Writes  RAW/<folder>/... for each name of WRITERS, beside what make_demo_sources writes: five evaluation sets, eleven instruction sources,
+Writes  RAW/<folder>/... for each name of TAUGHT_ONLY and EVERYTHING, beside what make_demo_sources writes: five evaluation sets, eleven instruction sources,
         the structured tables of MIMIC-III (into the folder mimic_iii, beside its notes) and articles with key words (into pmc).
 
 As there, the files are invented from the documented formats alone, and the oddities of the formats are in them: a byte-order mark and
-CR LF, labels as paths, formatted empty rows. Writers marked "taught" are given the taught diseases and cannot tell on the others.
+CR LF, labels as paths, formatted empty rows. Writers of TAUGHT_ONLY cannot tell on the other diseases.
 """
 
-import csv
 import io
 import json
 import random
@@ -22,6 +21,7 @@ from xml.sax.saxutils import escape
 import openpyxl
 
 from data_prep import demo_world as world
+from data_prep.make_demo_sources import write_csv, write_json, write_lines
 
 
 # ---------------------------------------------------------------- evaluation sets
@@ -367,49 +367,34 @@ def write_pmc_with_keywords(folder, rng, diseases):
         (folder / f"PMC{pmcid}.nxml").write_text(text, encoding="utf-8")
 
 
-# ---------------------------------------------------------------- encodings
-def write_csv(path, header, rows):
-    out = io.StringIO(newline="")
-    csv.writer(out, lineterminator="\n").writerows([header, *rows])
-    path.write_text(out.getvalue(), encoding="utf-8", newline="")
-
-
-def write_json(path, value):
-    path.write_text(json.dumps(value, indent=1) + "\n")
-
-
-def write_lines(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-# folder below RAW -> (writer, the diseases it is given). mimic_iii and pmc are there already; these writers add files to them.
-WRITERS = {
-    "pubmedqa": (write_pubmedqa, "taught"),
-    "medmcqa": (write_medmcqa, "taught"),
-    "hoc": (write_hoc, "taught"),
-    "pubmed_summ": (write_pubmed_summ, "taught"),
-    "bionli": (write_bionli, "taught"),
-    "healthcaremagic": (write_healthcaremagic, "taught"),
-    "icliniq": (write_icliniq, "taught"),
-    "medinstruct": (write_medinstruct, "taught"),
-    "mediqa2019": (write_mediqa2019, "taught"),
-    "medicationqa": (write_medicationqa, "taught"),
-    "liveqa": (write_liveqa, "taught"),
-    "wikidoc_patient": (write_wikidoc_patient, "taught"),
-    "guidelineqa": (write_guidelineqa, "taught"),
-    "pubmed_causal": (write_pubmed_causal, "taught"),
-    "umls_relation": (write_umls_relation, "taught"),
-    "mimic_iii": (write_mimic_iii_tables, "taught"),
-    "pmc": (write_pmc_with_keywords, "all"),
+# folder below RAW -> writer, which is given the taught diseases. mimic_iii and pmc are there already; these writers add files to them.
+TAUGHT_ONLY = {
+    "pubmedqa": write_pubmedqa,
+    "medmcqa": write_medmcqa,
+    "hoc": write_hoc,
+    "pubmed_summ": write_pubmed_summ,
+    "bionli": write_bionli,
+    "healthcaremagic": write_healthcaremagic,
+    "icliniq": write_icliniq,
+    "medinstruct": write_medinstruct,
+    "mediqa2019": write_mediqa2019,
+    "medicationqa": write_medicationqa,
+    "liveqa": write_liveqa,
+    "wikidoc_patient": write_wikidoc_patient,
+    "guidelineqa": write_guidelineqa,
+    "pubmed_causal": write_pubmed_causal,
+    "umls_relation": write_umls_relation,
+    "mimic_iii": write_mimic_iii_tables,
 }
+EVERYTHING = {"pmc": write_pmc_with_keywords}  # given every disease
 
 
 def write_all(raw: Path, diseases: list, seed: int) -> None:
-    """Add the files of WRITERS to the folder `raw`. One random stream for each: changing one leaves the others as they are."""
+    """Add the files of all writers to the folder `raw`. One random stream for each: changing one leaves the others as they are."""
     taught = [disease for disease in diseases if disease.taught]
-    for name, (write, which) in WRITERS.items():
+    for name, write in {**TAUGHT_ONLY, **EVERYTHING}.items():
         (raw / name).mkdir(parents=True, exist_ok=True)
         before = {path for path in (raw / name).rglob("*") if path.is_file()}
-        write(raw / name, random.Random(f"full-{name}-{seed}"), diseases if which == "all" else taught)
+        write(raw / name, random.Random(f"full-{name}-{seed}"), diseases if name in EVERYTHING else taught)
         added = [path for path in (raw / name).rglob("*") if path.is_file() and path not in before]
         print(f"{name}: {sum(path.stat().st_size for path in added) / 1e6:.2f} MB of invented files", flush=True)

@@ -259,12 +259,20 @@ def write_jsonl(path: Path, records) -> int:
     return count
 
 
+def replaced(path: Path, write) -> None:
+    """`write` a file under a temporary name beside `path`, which then takes its name: it is there whole, as it was, or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)  # of a killed run, perhaps open to all, or a link
+    write(partial)
+    os.replace(partial, path)
+
+
 @contextlib.contextmanager
 def whole_folder(out: str | Path, mark: str = "manifest.json"):
     """Yield a temporary folder beside `out` that takes its name only if the block ends well: an output exists whole or not at all.
     An older output is replaced; BadInput if `out` holds files but not `mark`, the file that tells an output of ours."""
     out = _followed(Path(out))
-    partial = _check_ours(out, mark)
+    partial = check_out(out, mark)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -285,7 +293,7 @@ def resumable_folder(out: str | Path, identity: str, mark: str = "manifest.json"
         os.utime(out / mark)  # for make: as new as what it was made of
         yield None
         return
-    partial = _check_ours(out, mark)
+    partial = check_out(out, mark)
     partial.mkdir(parents=True, exist_ok=True)
     yield partial
     shutil.rmtree(partial / WORK, ignore_errors=True)
@@ -298,8 +306,17 @@ def _followed(out: Path) -> Path:
     return out.resolve() if out.is_symlink() else out
 
 
-def _check_ours(out: Path, mark: str) -> Path:
-    """The temporary folder for the output `out`. BadInput where either may be another's."""
+def check_folder(out: str | Path) -> Path:
+    """Where `out`, followed to its end, is or can become a folder; BadInput else."""
+    out = _followed(Path(out))
+    if file := next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None):
+        raise BadInput(f"{file}: is a file, and the output is a folder. Next: another --out")
+    return out
+
+
+def check_out(out: str | Path, mark: str = "manifest.json") -> Path:
+    """The temporary folder for the output `out`. BadInput where either may be another's, or is no folder; to be asked before work that takes long."""
+    out = check_folder(out)
     if out.is_dir() and any(out.iterdir()) and not (out / mark).is_file():
         raise BadInput(f"{out}: holds files and no {mark}, so it is no earlier output and is left alone. Next: another --out")
     partial = out.with_name(f".{out.name}.partial")

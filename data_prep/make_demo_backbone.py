@@ -4,7 +4,8 @@
 
 Reads   DOCUMENTS/<source>/*.jsonl.gz and data_prep/prompts/*.txt: the tokenizer learns from all domains and from the wording of the tasks, as
         LLaMA-2's knows medical words and everyday English before any medical training.
-Writes  OUT/config.json, tokenizer.json, tokenizer_config.json. `recipes/pretrain.py` with `from_scratch: true` turns it into a model.
+Writes  OUT/config.json (with the access class of the documents), tokenizer.json, tokenizer_config.json. `recipes/pretrain.py` with
+        `from_scratch: true` turns it into a model.
 
 A laboratory with LLaMA-2, Llama-3 or Qwen weights has no use for this script: give their folder to `build_blocks` and to the recipes.
 """
@@ -65,6 +66,8 @@ def main(argv=None):
             max_position_embeddings=2048, tie_word_embeddings=False, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id, architectures=["LlamaForCausalLM"],
         )  # fmt: skip
+        if manifest["access"] != "public":
+            config.access = manifest["access"]  # its words are those of the documents
         with whole_folder(args.out, mark="config.json") as out:
             tokenizer.model_max_length = config.max_position_embeddings
             tokenizer.save_pretrained(out)

@@ -8,7 +8,7 @@ which are FineWeb's, one of 14 keys agrees in
     of the pairs  5 %   21 %   56 %   77 %   92 %   99.9 %  all            1 - (1 - J ** 8) ** 14
 
 so of texts that share half of their runs 1 pair in 20 would pass for duplicates, unless `find_duplicates` is given `same` to look at the
-two texts (with `jaccard`, which is exact). Numbers count as words: two radiology reports that differ in every number are not the same.
+two texts (with `overlap`, which is exact). Numbers count as words: two radiology reports that differ in every number are not the same.
 
 Not datatrove's MinHash: its last stage addresses documents by (rank, place in the file), so that a changed input removes the wrong ones
 without a word; it keeps any member of a cluster; and its hashing fails with xxhash 4. Clusters there are chains, too: of texts each like
@@ -38,6 +38,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.contracts import BadInput
+from data_prep.sources import SOURCES
 from data_prep.words import hash_runs, hash_words, mix
 
 RUNS_AT_ONCE, RECORDS_AT_ONCE = 512, 1 << 14
@@ -56,11 +57,15 @@ class Settings:
 
 
 def make_settings(config: dict) -> Settings:
-    """The settings of a YAML's `near_duplicates`. BadInput names an unknown key, or a source that stands in two runs."""
+    """The settings of a YAML's `near_duplicates`. BadInput names an unknown key or source, or a source that stands in two runs."""
     known = [field.name for field in dataclasses.fields(Settings)]
     for key in config:
         if key not in known:
             raise BadInput(f"near_duplicates: unknown key '{key}' (known: {', '.join(known)})")
+    runs = config.get("runs", [])
+    lists = isinstance(runs, list) and all(isinstance(run, list) for run in runs)
+    if not lists or any(source not in list(SOURCES) for run in runs for source in run):  # what YAML gives may have no hash
+        raise BadInput(f"near_duplicates: 'runs' must be lists of sources in a list, found {runs!r} (known: {', '.join(SOURCES)})")
     settings = Settings(**{**config, "runs": tuple(map(tuple, config.get("runs", Settings.runs)))})
     sources = [source for run in settings.runs for source in run]
     for source in sources:
@@ -100,18 +105,13 @@ def _permutations(settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     return np.array(factors, np.uint64), np.array([numbers.getrandbits(64) for _ in range(count)], np.uint64)
 
 
-def jaccard(text: str, other: str, settings: Settings = Settings()) -> float:  # noqa: B008
-    """The share of the runs of both texts that is in both: 1.0 for the same words, 0.0 where neither has a run."""
-    return overlap(distinct_runs(text, settings), distinct_runs(other, settings))
-
-
 def distinct_runs(text: str, settings: Settings) -> np.ndarray:
     """[distinct runs] uint64, ascending."""
     return np.unique(hash_runs(hash_words(text)[0], settings.n_grams))
 
 
 def overlap(runs: np.ndarray, others: np.ndarray) -> float:
-    """The Jaccard similarity of two texts by their `distinct_runs`."""
+    """The Jaccard similarity of two texts by their `distinct_runs`: the share of the runs of both that is in both, 0 where neither has one."""
     both = len(np.intersect1d(runs, others, assume_unique=True))
     return both / max(1, len(runs) + len(others) - both)
 

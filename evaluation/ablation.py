@@ -41,6 +41,8 @@ def main(argv=None):
         result = measure(plan)
         text = markdown(result)
         with whole_folder(args.out, mark="table6.json") as folder:
+            if result["access"] == "credentialed":
+                folder.chmod(0o700)
             (folder / "table6.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
             (folder / "table6.md").write_text(text)
             (folder / "table6.csv").write_text(tables.as_csv([result["table"]] if result["table"] else []))
@@ -121,7 +123,6 @@ def measure(plan: dict) -> dict:
     """{"title", "table": as tables.py has Table 6 or None, "others": rows of tasks that it has not, "differences"}, as plain values."""
     models, tasks = plan["models"], generate.parse_tasks(",".join(plan["tasks"]))
     folders = {model["name"]: Path(plan["evaluation"], model["name"]) for model in models}
-    runs = [folder / "run.json" for folder in folders.values()]
     evaluations = {
         name: {"scores": {t: e for t, e in read_json(folder / "scores.json").items() if t in tasks}} for name, folder in folders.items()
     }
@@ -146,7 +147,7 @@ def measure(plan: dict) -> dict:
     lines += [(row["task"], row["metric"]) for row in others]
     return {
         "stage": "ablation",
-        "access": strictest(read_json(run).get("access", "public") for run in runs if run.is_file()),
+        "access": strictest(score.access_of(entry) for evaluation in evaluations.values() for entry in evaluation["scores"].values()),
         "title": plan["title"],
         "models": models,
         "table": table,

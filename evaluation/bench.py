@@ -56,6 +56,7 @@ def bench(args) -> dict:
         scratch = Path(scratch)
         made = make_rows(scratch / "rows", args.prompts)
         entry = read_entry(args.model or str(make_model(scratch / "model", args.hidden_size)))
+        generate.keep_on_site(None, entry, made)
         more = ["--max_new_tokens", args.new_tokens, "--batch_size", args.batch_size, *(["--device", args.device] if args.device else [])]
         command = ["--model", entry.path, "--rows", scratch / "rows", "--tasks", TASK, "--preset", "paper", "--out", scratch / "out", *more]
         options = generate.make_parser().parse_intermixed_args([str(part) for part in command])

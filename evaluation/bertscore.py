@@ -15,12 +15,11 @@ import argparse
 import hashlib
 import importlib.metadata
 import json
-import os
 import sys
 from pathlib import Path
 
 from data_prep.contracts import BadInput
-from data_prep.files import sha256
+from data_prep.files import replaced, sha256
 from evaluation import logged, parsing
 
 LAYERS = {"bert-base-multilingual-cased": 9, "bert-base-uncased": 9, "roberta-large": 17, "deberta-xlarge-mnli": 40}  # bert_score's
@@ -41,7 +40,7 @@ def main(argv=None):
             rows_of = {task: logged.read_rows(path) for task, path in logged.task_files(folder).items()}
             summaries = [task for task, rows in rows_of.items() if rows[0]["scoring"] == "summary"]
             if not summaries:
-                raise BadInput(f"{folder}: no task with summaries. Next: python -m evaluation.generate --tasks pubmed_summ,mimic_cxr ...")
+                raise BadInput(f"{folder}: no task with summaries. Next: {logged.generate_command(folder, 'pubmed_summ,mimic_cxr')}")
             encoder = encoder or Encoder(args.model, args.layer, args.revision, args.device, args.batch_size)
             for task in summaries:
                 print(f"{folder.name}: {score_task(folder, task, rows_of[task], encoder)}", flush=True)
@@ -64,10 +63,7 @@ def score_task(folder: Path, task: str, rows: list[dict], encoder: "Encoder") ->
         "outputs_sha256": sha256(logged.task_files(folder)[task]),
         "f1": {row["id"]: f1 for row, (_, _, f1) in zip(rows, scores, strict=True)},
     }
-    file = folder / f"{task}.bertscore.json"
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n")
-    os.replace(partial, file)
+    replaced(folder / f"{task}.bertscore.json", lambda path: path.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n"))
     cut = f"{truncated['predictions']} outputs and {truncated['references']} references longer than {encoder.facts['max_length']} tokens"
     return f"{task}: BERTScore F1 {mean['f1']:.3f} of {len(rows)} rows, layer {encoder.facts['layer']}; {cut}. Next: python -m evaluation.score {folder}"
 

@@ -6,11 +6,10 @@ McNemar's exact test. No correction for the number of tasks and metrics is made.
 """
 
 import json
-import os
 from pathlib import Path
 
-from data_prep.contracts import BadInput
-from data_prep.files import read_json
+from data_prep.contracts import BadInput, strictest
+from data_prep.files import read_json, replaced
 from evaluation import logged, metrics, score
 
 RIGHT_OR_WRONG = ("accuracy", "exact_match")
@@ -29,12 +28,12 @@ def compare_folders(folder: Path, other: Path) -> str:
     found = {
         task: compare(score.graded_rows(folder, task), score.graded_rows(other, task), f"{task}: {folder} and {other}") for task in shared
     }
+    entries = {task: [read_json(run / "scores.json")[task] for run in (folder, other)] for task in shared}
     for task in shared:
-        found[task]["unparsed_rate"] = [read_json(run / "scores.json")[task]["unparsed_rate"] for run in (folder, other)]
-    file = folder / f"against_{other.name}.json"
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(json.dumps({"run": str(folder), "against": str(other), "scorer": score.SCORER, "tasks": found}, indent=1) + "\n")
-    os.replace(partial, file)
+        found[task]["unparsed_rate"] = [entry["unparsed_rate"] for entry in entries[task]]
+    access = strictest(score.access_of(entry) for pair in entries.values() for entry in pair)
+    result = {"access": access, "run": str(folder), "against": str(other), "scorer": score.SCORER, "tasks": found}
+    replaced(folder / f"against_{other.name}.json", lambda path: path.write_text(json.dumps(result, indent=1) + "\n"))
     alone = [
         f"{task} only in {run.name}"
         for run, own, foreign in ((folder, asked, theirs), (other, theirs, asked))
@@ -62,7 +61,7 @@ def compare(rows: list[dict], others: list[dict], where: str = "the two runs") -
     differences = {}
     for name in shared:
         difference, drawn = metrics.paired_difference(rows, others, name)
-        differences[name] = score.estimate(difference, drawn) | {"p": metrics.p_value(drawn)}
+        differences[name] = metrics.estimate(difference, drawn) | {"p": metrics.p_value(drawn)}
         differences[name]["difference"] = differences[name].pop("value")
     tested = next((name for name in RIGHT_OR_WRONG if name in shared), None)
     return {"n": len(rows), "metrics": differences, "mcnemar": tested and mcnemar(rows, others, tested)}

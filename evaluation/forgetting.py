@@ -13,6 +13,9 @@ Writes  OUT/forgetting.json, OUT/forgetting.md   for each task and model: accura
         OUT/<model>/<task>.jsonl, run.json   every item: its hash, target, what the model gave, its scores
         OUT/.responses     every response as it comes, by model fingerprint: a killed run goes on where it was, and nothing is asked twice
 
+A model of access class credentialed closes the process before anything is asked (site_guard.py): the tasks' data then come from DATA, or from what
+the Hub's local cache holds.
+
 Intervals are paired bootstraps over items, within each task; the mean over tasks weighs tasks alike. Prompts are raw, for every model the same;
 with --chat_template a model that has one is asked in it.
 
@@ -33,8 +36,8 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.contracts import BadInput, strictest
-from data_prep.files import read_json, read_jsonl, sha256, whole_folder, write_jsonl
-from evaluation import compare, forgetting_page, gate, general_tasks, generate, metrics, perplexity_curves, score
+from data_prep.files import check_folder, read_json, read_jsonl, replaced, whole_folder, write_jsonl
+from evaluation import compare, forgetting_page, gate, general_tasks, generate, metrics, perplexity_curves
 from evaluation.model_entry import Entry, fingerprint, read_entry
 from evaluation.responses import Responses
 
@@ -58,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_fewshot", type=int, help="examples in the prompt, instead of each task's own")
     parser.add_argument("--chat_template", action="store_true", help="ask models that have a chat template in it")
     parser.add_argument("--allow_overlong", action="store_true", help="let the harness cut prompts that do not fit, from the left")
-    parser.add_argument("--batch_size", default="16", help="auto: as many as fit")
+    parser.add_argument("--batch_size", default="16", help="auto[:N]: as many as fit")
     parser.add_argument("--device", help="default: cuda if there is one, else cpu")
     parser.add_argument("--dtype", default="auto", help="type of the weights; auto: as stored")
     parser.add_argument("--backend_args", default="", help="more arguments of the harness's backend, as parallelize=True")
@@ -82,8 +85,14 @@ def main(argv=None):
 def measure(args) -> dict:
     """Ask every model, write OUT, and return what forgetting.json says."""
     started = time.time()
+    generate.check_numbers(args)
+    generate.check_backend(args)
+    check_folder(args.out)
     entries = read_entries(args)
+    for entry in entries.values():
+        generate.keep_on_site(None, entry, [])
     limits = gate.read_limits(args.gate, {name: getattr(args, name) for name in gate.NUMBERS}, list(entries)[1:])
+    curves = read_curves([*args.runs, *(entry.path for entry in entries.values())], args.runs)
     fingerprints = {name: fingerprint(entry) for name, entry in entries.items()}
     if args.data:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is local: nothing has to be asked of the Hub
@@ -99,7 +108,7 @@ def measure(args) -> dict:
     differences = [differences_to(answers[base], answers[name], asked) for name in tuned]
     result = {
         "stage": "forgetting",
-        "access": strictest(entry.access for entry in entries.values()),
+        "access": strictest([entry.access for entry in entries.values()] + [curve["access"] for curve in curves]),
         "base": {"name": base, **facts[base], "tasks": levels(answers[base], asked)},
         "tuned": [
             {"name": name, **facts[name], "tasks": levels(answers[name], asked), **difference,
@@ -115,11 +124,12 @@ def measure(args) -> dict:
         **generate.machine(),
         "versions": {name: importlib.metadata.version(name) for name in ("lm_eval", "torch", "transformers", "datasets", "numpy")},
         "seconds": round(time.time() - started, 1),
+        "curves": curves,
     }  # fmt: skip
     for one in result["tuned"]:
         one["gate"] = gate.findings(limits, one, result)
     result["gate"]["verdict"] = gate.verdict(limits, result["tuned"])
-    write(args, result, entries)
+    write(args.out, result)
     return result
 
 
@@ -195,7 +205,7 @@ def ask_model(args, name: str, entry: Entry, identity: str, loaded: dict, asked:
     }
     origin = {"fingerprint": identity, "settings": settings}
     old = read_json(folder / "run.json") if (folder / "run.json").is_file() else {"tasks": {}}
-    same = {key: old.get(key) for key in origin} == origin
+    same = {key: old.get(key) for key in (*origin, "access")} == origin | {"access": entry.access}
     kept = {task: facts for task, facts in old["tasks"].items() if same and keys.get(task) in (None, facts["key"])}
     todo = {task: loaded[task] for task in loaded if task not in kept}
     made, facts = answer(args, entry, identity, settings, todo) if todo else ({}, {})
@@ -205,7 +215,7 @@ def ask_model(args, name: str, entry: Entry, identity: str, loaded: dict, asked:
             if entry.access == "credentialed":
                 partial.chmod(0o700)  # what such a model wrote
             for task, rows in items.items():
-                write_jsonl(partial / f"{task}.jsonl", rows)
+                write_jsonl(partial / f"{task}.jsonl", [row | {"model_access": entry.access} for row in rows])
             tasks = kept | {task: {"key": keys[task], **facts[task]} for task in made}
             run = {"stage": "forgetting", "model": str(entry.path), "access": entry.access, **origin, "tasks": tasks}
             (partial / "run.json").write_text(json.dumps(run, indent=1) + "\n")
@@ -300,7 +310,7 @@ def levels(items: dict, asked: dict) -> dict:
 
 def level(rows: list[dict], metric: str) -> dict:
     counts, finish = metrics.mean_of(rows, metric)
-    return score.estimate(float(finish(counts.sum(0), len(rows))), metrics.draws(counts, finish))
+    return metrics.estimate(float(finish(counts.sum(0), len(rows))), metrics.draws(counts, finish))
 
 
 def at_chance(rows: list[dict], metric: str) -> bool:
@@ -316,7 +326,8 @@ def differences_to(base: dict, tuned: dict, asked: dict) -> dict:
     found, drawn = {}, []
     for number, (task, facts) in enumerate(asked.items()):
         metric = facts["metric"]
-        difference, draws = paired(tuned[task], base[task], metric, seed=number)
+        (counts, _), (base_counts, _) = (metrics.mean_of(rows[task], metric) for rows in (tuned, base))
+        difference, draws = metrics.paired(counts, base_counts, mean_difference, seed=number)
         found[task] = described(difference, draws)
         if all(row["score"][metric] in (0, 1) for row in (*tuned[task], *base[task])):
             found[task]["mcnemar"] = compare.mcnemar(tuned[task], base[task], metric)
@@ -325,15 +336,8 @@ def differences_to(base: dict, tuned: dict, asked: dict) -> dict:
     return {"differences": found, "mean": described(mean, np.mean(drawn, axis=0))}
 
 
-def paired(rows: list[dict], others: list[dict], metric: str, seed: int) -> tuple[float, np.ndarray]:
-    """The difference of the means of a score on the same items, and its draws from a paired bootstrap over them."""
-    (counts, _), (other_counts, _) = metrics.mean_of(rows, metric), metrics.mean_of(others, metric)
-    both = np.hstack([counts, other_counts])
-
-    def finish(total, n):
-        return (total[..., 0] - total[..., 1]) / n
-
-    return float(finish(both.sum(0), len(both))), metrics.draws(both, finish, seed)
+def mean_difference(total, base_total, n):
+    return (total[..., 0] - base_total[..., 0]) / n
 
 
 def described(difference: float, draws: np.ndarray) -> dict:
@@ -349,40 +353,28 @@ def perplexity_ratios(tuned: Path, base: Path) -> dict:
     new, old = map(read_json, files)
     ratios = {}
     for domain in sorted(set(new) & set(old)):
-        blocks = held_out(tuned, domain)
-        if not blocks or blocks != held_out(base, domain):
-            continue  # other blocks, or nobody can tell any more: nothing to compare
+        if not perplexity_curves.same_blocks(tuned, base, domain):
+            continue
         ratio, draws = metrics.ratio_of_perplexities(new[domain], old[domain])
         low, high = metrics.interval(draws)
         ratios[domain] = {"ratio": ratio, "low": low, "high": high, "blocks": len(new[domain]["tokens"])}
     return ratios
 
 
-def held_out(run: Path, domain: str) -> list[str] | None:
-    """Hashes of the blocks of a domain on which a run was validated; None where its manifest is not what it was."""
-    record = read_json(run / "run.json") if (run / "run.json").is_file() else {}
-    path = Path(record.get("arguments", {}).get("blocks") or "", "manifest.json")
-    if not path.is_file() or sha256(path) != record.get("inputs", {}).get(str(path)):
-        return None
-    return sorted(o["sha256"] for o in read_json(path)["outputs"] if (o["split"], o["domain"]) == ("validation", domain))
-
-
 # ---------------------------------------------------------------- what is written
-def write(args, result: dict, entries: dict[str, Entry]) -> None:
-    curves = []
-    for run in dict.fromkeys([*args.runs, *(entry.path for entry in entries.values())]):
-        if run in args.runs or _logged_perplexity(run):
-            curves += perplexity_curves.read_curves(run)
-    if curves:
-        with whole_folder(args.out / "curves", mark="perplexity.json") as folder:
-            perplexity_curves.write(curves, folder)
-    result["curves"] = curves
+def read_curves(runs: list[Path], wanted: list[Path]) -> list[dict]:
+    """The curves of the runs that logged any, and of all that are `wanted`."""
+    return [c for run in dict.fromkeys(runs) if run in wanted or _logged_perplexity(run) for c in perplexity_curves.read_curves(run)]
+
+
+def write(out: Path, result: dict) -> None:
+    if result["curves"]:
+        with whole_folder(out / "curves", mark="perplexity.json") as folder:
+            perplexity_curves.write(result["curves"], folder)
     text = forgetting_page.markdown(result)
-    for name, content in (("forgetting.md", text), ("forgetting.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")):
-        partial = args.out / f".{name}.partial"
-        partial.write_text(content)
-        os.replace(partial, args.out / name)
-    print(f"{text}wrote {args.out / 'forgetting.json'}", flush=True)
+    replaced(out / "forgetting.md", lambda path: path.write_text(text))
+    replaced(out / "forgetting.json", lambda path: path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n"))
+    print(f"{text}wrote {out / 'forgetting.json'}", flush=True)
 
 
 def _logged_perplexity(run: Path) -> bool:

@@ -53,6 +53,7 @@ def view(result: dict) -> dict:
         for domain, r in one["perplexity"].items()
     ]
     notes += [f"perplexity of held-out text, {perplexity_curves.in_words(curve)}" for curve in result["curves"]]
+    notes += [f"perplexity of held-out text, {sentence}" for sentence in perplexity_curves.apart(result["curves"])]
     return {
         "base": base,
         "rows": rows,

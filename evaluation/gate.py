@@ -4,9 +4,9 @@ It compares the loss, base minus tuned, of each task and of their mean with `max
     failed   the loss is above the limit
     warned   the loss is within the limit, but its interval reaches beyond: there are too few items to tell
     passed   the whole interval is within
-`max_general_perplexity_ratio` is judged alike, on the held-out blocks of the domain "general". `tasks` of a gate are those that must have been
-asked, `models` those that are judged (default: every tuned one). What was not measured fails, and a base that does not answer better than by
-chance warns: it has nothing to lose. With `uncertain: fail` a warning fails too. The verdict stands in forgetting.json.
+`max_general_perplexity_ratio` is judged alike, on the held-out blocks of the domain "general"; where it was not measured it fails. `tasks` of a gate
+are those without which evaluation.forgetting does not begin, `models` those that are judged (default: every tuned one). A base that does not answer
+better than by chance warns: it has nothing to lose. With `uncertain: fail` a warning fails too. The verdict stands in forgetting.json.
 """
 
 import math
@@ -59,7 +59,7 @@ def findings(limits: dict, tuned: dict, result: dict) -> list[dict]:
         return []
     if limits["models"] and name not in limits["models"]:
         return [{"level": UNJUDGED, "sentence": f"{name} is not among the models that the gate judges"}]
-    found = [("failed", f"{task} was not asked, and the gate wants it") for task in limits["tasks"] if task not in result["asked"]]
+    found = []
     most = limits["max_general_drop"]
     if most is not None:
         several = {"the mean over tasks": tuned["mean"]} if len(tuned["differences"]) > 1 else {}

@@ -25,6 +25,7 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
+from data_prep import site_guard
 from data_prep.contracts import BadInput
 from data_prep.files import open_text, read_json, read_jsonl, read_parquet
 
@@ -74,7 +75,8 @@ def of_ifeval(record: dict) -> dict:
 @dataclasses.dataclass(frozen=True)
 class General:
     """`harness`: the definition, {} stands for each subject. `metrics`: as the harness logs them, the one that stands for the task first.
-    `files`: split -> patterns below the task's folder, of which the first with a match counts; the asked split comes first."""
+    `files`: split -> patterns below the task's folder, of which the first with a match counts; the asked split comes first. `folder`: in DATA, and of the
+    harness's definitions."""
 
     harness: str
     group: str
@@ -83,7 +85,6 @@ class General:
     files: dict[str, tuple[str, ...]]
     read: Callable
     folder: str
-    definitions: str
     needs: tuple[str, ...] = ()
 
 
@@ -96,25 +97,25 @@ ARC = {
     "train": ("**/ARC-Challenge-Train.jsonl", "ARC-Challenge/train-*.parquet"),
 }
 TASKS = {
-    "mmlu": General("mmlu_{}", "mmlu", ("acc,none",), 5, MMLU, of_mmlu, "mmlu", "mmlu"),
+    "mmlu": General("mmlu_{}", "mmlu", ("acc,none",), 5, MMLU, of_mmlu, "mmlu"),
     "hellaswag": General("hellaswag", "hellaswag", ("acc_norm,none", "acc,none"), 10, {
         "validation": ("hellaswag_val.jsonl", "**/validation-*.parquet"), "train": ("hellaswag_train.jsonl", "**/train-*.parquet"),
-    }, of_hellaswag, "hellaswag", "hellaswag"),
-    "arc": General("arc_challenge", "arc_challenge", ("acc_norm,none", "acc,none"), 25, ARC, of_arc, "arc", "arc"),
+    }, of_hellaswag, "hellaswag"),
+    "arc": General("arc_challenge", "arc_challenge", ("acc_norm,none", "acc,none"), 25, ARC, of_arc, "arc"),
     "winogrande": General("winogrande", "winogrande", ("acc,none",), 5, {
         "validation": ("dev.jsonl", "winogrande_xl/validation-*.parquet"), "train": ("train_xl.jsonl", "winogrande_xl/train-*.parquet"),
-    }, of_winogrande, "winogrande", "winogrande"),
+    }, of_winogrande, "winogrande"),
     "gsm8k": General("gsm8k", "gsm8k", ("exact_match,flexible-extract", "exact_match,strict-match"), 5, {
         "test": ("test.jsonl", "main/test-*.parquet"), "train": ("train.jsonl", "main/train-*.parquet"),
-    }, of_gsm8k, "gsm8k", "gsm8k"),
+    }, of_gsm8k, "gsm8k"),
     "truthfulqa": General("truthfulqa_mc2", "truthfulqa_mc2", ("acc,none",), 0, {
         "validation": ("mc_task.json", "multiple_choice/validation-*.parquet"),
-    }, of_truthfulqa, "truthfulqa", "truthfulqa"),
+    }, of_truthfulqa, "truthfulqa"),
     "ifeval": General("ifeval", "ifeval", ("prompt_level_strict_acc,none", "prompt_level_loose_acc,none"), 0, {
         "train": ("input_data.jsonl", "ifeval_input_data.jsonl", "**/train-*.parquet"),
-    }, of_ifeval, "ifeval", "ifeval", ("langdetect", "immutabledict")),
+    }, of_ifeval, "ifeval", ("langdetect", "immutabledict")),
     "mmlu_answers": General(
-        "mmlu_{}_continuation", "mmlu_continuation", ("acc,none", "acc_norm,none"), 5, MMLU, of_mmlu, "mmlu", "mmlu"
+        "mmlu_{}_continuation", "mmlu_continuation", ("acc,none", "acc_norm,none"), 5, MMLU, of_mmlu, "mmlu"
     ),
 }  # fmt: skip
 GENERAL = [name for name in TASKS if name != "mmlu_answers"]
@@ -125,7 +126,8 @@ class Missing(Exception):
 
 
 def load(name: str, data: Path | None, num_fewshot: int | None = None) -> tuple[dict, dict]:
-    """({name of the harness: its task, ready to ask}, what was found). From the files in `data`, else from the Hub or its local cache.
+    """({name of the harness: its task, ready to ask}, what was found). From the files in `data`, else from the Hub or its local cache; a process that is
+    closed (site_guard.py) has the cache alone.
     Missing if there is nothing to load in `data`; BadInput names a record that cannot be read, or what the Hub did not give."""
     from lm_eval import tasks as harness
 
@@ -134,12 +136,13 @@ def load(name: str, data: Path | None, num_fewshot: int | None = None) -> tuple[
         raise Missing(f"its definition needs packages that are not here: pip install {' '.join(absent)}")
     if name == "ifeval" and not _has_sentences():
         raise Missing("its definition counts sentences with data of NLTK that is not here: python -m nltk.downloader punkt_tab")
-    manager = harness.TaskManager(include_path=str(Path(harness.__file__).parent / task.definitions), include_defaults=False)
+    manager = harness.TaskManager(include_path=str(Path(harness.__file__).parent / task.folder), include_defaults=False)
     if data is None:
         try:
             loaded = manager.load([task.group])["tasks"]
-        except (OSError, ValueError) as error:
-            said = " ".join(str(error).split())[:120]
+        except (OSError, ValueError, BadInput) as error:
+            closed = "a model of credentialed data is asked, so nothing is fetched, and it is not in the Hub's local cache"
+            said = closed if site_guard.held() else " ".join(str(error).split())[:120]
             raise BadInput(
                 f"{name}: the Hub's data set could not be loaded ({said}). Next: --data DIR with the publisher's files in DIR/{task.folder}"
             ) from error

@@ -3,11 +3,13 @@
     python -m evaluation.generate --model outputs/demo/chat --rows data/demo/tasks --tasks medqa,medqa_ll,mednli --preset chat \
         --out outputs/demo/evaluation/chat
     python -m evaluation.generate --model pmc-llama-13b-chat path=/models/PMC_LLaMA_13B backend=vllm --rows data/tasks --tasks all ...
-    python -m evaluation.generate --model server backend=chat base_url=http://127.0.0.1:8000/v1/chat/completions served=NAME context=8192 ...
+    python -m evaluation.generate --model server backend=chat base_url=http://127.0.0.1:8000/v1/chat/completions served=NAME access=public \
+        context=8192 ...      # access: of what the model was trained on (model_entry.py)
 
 Reads   MODEL (model_entry.py: a folder, or a name of evaluation/models; an adapter must be merged first)
         ROWS/<task>/test.jsonl (and train.jsonl with --num_fewshot)
-Writes  OUT/<task>.jsonl   the rows, each with its `output`: text, or for a task ending in _ll [[sum of nats, bytes], ...] of its answers
+Writes  OUT/<task>.jsonl   the rows, each with its `output`: text, or for a task ending in _ll [[sum of nats, bytes], ...] of its answers; and with
+                           `model_access`, the class of the model
         OUT/run.json       the model and its fingerprint; for each task the first prompt as the model saw it, template, examples and their
                            ids, decoding, over-long and failed rows
         OUT/../.responses  every response as it comes, by model fingerprint: a killed run goes on where it was
@@ -17,7 +19,8 @@ chat: the model's prompt wrapper (that of its entry, else its tokenizer's), and 
 is greedy in both. A chat endpoint is sent the prompt as one message in both: its server wraps it.
 
 OUT is replaced as a whole or left alone. Tasks that OUT already holds from the same model, rows and settings are not run again. Nothing is
-fetched. With rows of access class credentialed the process reaches this machine only, and what an entry of --allow_list opens (site_guard.py).
+fetched. With rows or a model of access class credentialed the process reaches this machine only, and what an entry of --allow_list opens
+(site_guard.py).
 """
 
 import argparse
@@ -29,6 +32,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import sys
 import time
@@ -36,7 +40,8 @@ from pathlib import Path
 
 from data_prep import site_guard
 from data_prep.contracts import BadInput, check_row, strictest
-from data_prep.files import read_json, read_jsonl, sha256, whole_folder, write_jsonl
+from data_prep.files import check_out, read_json, read_jsonl, sha256, whole_folder, write_jsonl
+from evaluation.logged import answers
 from evaluation.model_entry import Entry, fingerprint, read_entry
 from evaluation.responses import Responses
 
@@ -49,6 +54,8 @@ GROUPS = {
 }
 PRESETS = {"paper": {"chat_template": False, "max_new_tokens": 256}, "chat": {"chat_template": True, "max_new_tokens": None}}
 OTHER_WEIGHTS = {"pretrained", "peft", "delta", "lora_local_path", "tokenizer", "gguf_file", "revision", "subfolder", "trust_remote_code"}
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+LEAST = {"limit": 1, "max_new_tokens": 1, "num_fewshot": 0}
 OVERLONG = 0.01  # share of rows whose prompt does not fit; above it nothing is generated unless --allow_overlong
 
 
@@ -59,13 +66,17 @@ def make_parser() -> argparse.ArgumentParser:
         "changes", nargs="*", metavar="KEY=VALUE", help="change a fact of the entry: path=DIR, backend=vllm, ... (model_entry.py)"
     )
     parser.add_argument("--rows", type=Path, required=True, help="folder made by data_prep.build_tasks")
-    parser.add_argument("--tasks", required=True, help=f"comma-separated, of: {', '.join(KNOWN)}; all: the twelve; all_ll: their twins")
+    parser.add_argument(
+        "--tasks",
+        required=True,
+        help=f"comma-separated, of: {', '.join(KNOWN)}; all: those of the twelve that ROWS has; all_ll: of their twins",
+    )
     parser.add_argument("--preset", choices=PRESETS, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--limit", type=int, help="the first N rows of each task only")
     parser.add_argument("--num_fewshot", type=int, default=0, help="examples from train.jsonl, the same for every row")
     parser.add_argument("--max_new_tokens", type=int, help="instead of the preset's limit")
-    parser.add_argument("--batch_size", default="16", help="of the local backends; auto: as many as fit")
+    parser.add_argument("--batch_size", default="16", help="of the local backends; auto[:N]: as many as fit")
     parser.add_argument("--device", help="default: cuda if there is one, else cpu")
     parser.add_argument("--dtype", default="auto", help="type of the weights; auto: as stored")
     parser.add_argument(
@@ -88,11 +99,17 @@ def main(argv=None):
 
 def generate(args) -> None:
     started = time.time()
+    check_numbers(args)
+    check_backend(args)
+    check_out(args.out, "run.json")
     entry = read_entry(args.model, args.changes)
-    rows = {task: read_rows(args, task) for task in parse_tasks(args.tasks)}
+    rows = {task: read_rows(args, task) for task in with_rows(args, parse_tasks(args.tasks))}
     shots = {task: read_shots(args, task) for task in rows}
-    allowed = keep_on_site(args.allow_list, entry, itertools.chain(*rows.values(), *shots.values()))
-    listed = check_server(args, entry, rows) if entry.on_server else None
+    given = list(itertools.chain(*rows.values(), *shots.values()))
+    allowed, listed = keep_on_site(args.allow_list, entry, given), None
+    if entry.on_server:
+        listed = check_server(args, entry, rows)
+        allowed = keep_on_site(args.allow_list, entry, given)  # the server may have named weights of a stricter class
     identity = fingerprint(entry, listed)
     template = template_facts(args, entry)
     settings = {
@@ -113,11 +130,8 @@ def generate(args) -> None:
     keys = {task: task_key(origin, args, task) for task in rows}
 
     old = read_json(args.out / "run.json") if (args.out / "run.json").is_file() else {"tasks": {}}
-    kept = {
-        task: facts
-        for task, facts in old["tasks"].items()
-        if {key: old.get(key) for key in origin} == origin and keys.get(task) in (None, facts["key"])
-    }
+    same = {key: old.get(key) for key in (*origin, "model_access")} == origin | {"model_access": entry.access}
+    kept = {task: facts for task, facts in old["tasks"].items() if same and keys.get(task) in (None, facts["key"])}
     for task in old["tasks"]:
         if task in rows and task in kept:
             print(f"{task}: already done", flush=True)
@@ -165,6 +179,40 @@ def next_step(tasks, out: Path) -> str:
 
 
 # ---------------------------------------------------------------- inputs
+def check_numbers(args) -> None:
+    """BadInput for a number of rows, tokens or examples that is none."""
+    for name, least in LEAST.items():
+        value = getattr(args, name, None)
+        if value is not None and value < least:
+            raise BadInput(f"--{name} {value}: must be {least} or more. Next: leave it out, or --{name} {max(least, 1)}")
+
+
+def check_backend(args) -> None:
+    """BadInput for a batch size, type, device or argument of the backend that is none, or not here."""
+    if not re.fullmatch(r"[1-9]\d*|auto(:[1-9]\d*)?", args.batch_size):
+        raise BadInput(f"--batch_size {args.batch_size}: must be 1 or more, auto or auto:N. Next: leave it out, or --batch_size 1")
+    if args.dtype not in DTYPES:
+        raise BadInput(f"--dtype {args.dtype}: is unknown (known: {', '.join(DTYPES)}). Next: leave it out, for the type as stored")
+    if args.device and args.device not in (here := devices()):
+        raise BadInput(f"--device {args.device}: is not on this machine (known: {', '.join(here)}). Next: leave it out, or --device cpu")
+    for part in filter(None, args.backend_args.strip().split(",")):
+        key, _, value = part.partition("=")
+        if not key.isidentifier() or not value:
+            raise BadInput(f"--backend_args: '{part}' is not KEY=VALUE. Next: as num_concurrent=8, several with commas and without blanks")
+        if key in OTHER_WEIGHTS:
+            raise BadInput(f"--backend_args: '{key}' names other weights or code. Next: merge the adapter first, or path=DIR")
+        if key in ("batch_size", "dtype", "device"):
+            raise BadInput(f"--backend_args: '{key}' has a flag of its own. Next: --{key} {value}")
+
+
+def devices() -> list[str]:
+    """The names of this machine's devices."""
+    import torch
+
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    return ["cpu", *([kind.type, *(f"{kind.type}:{i}" for i in range(torch.accelerator.device_count()))] if kind else [])]
+
+
 def parse_tasks(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     tasks = list(dict.fromkeys(task for name in names for task in GROUPS.get(name, [name])))
@@ -174,6 +222,21 @@ def parse_tasks(text: str) -> list[str]:
     if not tasks:
         raise BadInput(f"--tasks: names no task (known: {', '.join((*KNOWN, *GROUPS))})")
     return tasks
+
+
+def with_rows(args, tasks: list[str]) -> list[str]:
+    """`tasks` without those that only a group names and that have no rows, which are printed. BadInput if none is left."""
+    named = {name.strip() for name in args.tasks.split(",")}
+    absent = [task for task in tasks if task not in named and not rows_file(args, task).is_file()]
+    if absent == tasks:
+        raise BadInput(
+            f"{args.rows}: has rows of none of the {len(tasks)} tasks of --tasks {args.tasks}. "
+            f"Next: python -m data_prep.build_tasks --raw RAW --tasks all --out {args.rows}"
+        )
+    if absent:
+        left = f"{len(tasks) - len(absent)} of {len(tasks)} tasks"
+        print(f"--tasks {args.tasks}: {left}; left out, as {args.rows} has no rows of them: {', '.join(absent)}", flush=True)
+    return [task for task in tasks if task not in absent]
 
 
 def rows_file(args, task: str, split: str = "test") -> Path:
@@ -234,14 +297,24 @@ def template_facts(args, entry: Entry) -> dict:
 
 def keep_on_site(allow_list: Path | None, entry: Entry, rows) -> list[dict]:
     """If a row is credentialed, close this process to everything beyond this machine but the entry's server where the allow list opens it. Returns the
-    entries of the allow list that were needed; BadInput if the server is not in it. A model of such data closes it too: it may say what it has read."""
+    entries of the allow list that were needed; BadInput if the server, or one that it stands before, is not in it. A model of such data closes it too: it
+    may say what it has read."""
     terms = {row["license"] for row in rows if row["access"] == "credentialed"}
     terms |= {f"what {entry.name} was trained under"} if entry.access == "credentialed" else set()
     if not terms:
         return []
-    opened = entry.on_server and site_guard.permit(entry.base_url, site_guard.read_allow_list(allow_list, BadInput), terms, BadInput)
-    site_guard.keep_inside(terms, BadInput, [opened] if opened else [])
-    return [opened] if opened else []
+    allowed = site_guard.read_allow_list(allow_list, BadInput)
+
+    def refuse(said):
+        return BadInput(
+            f"--model {entry.name}: is at {site_guard.host_of(entry.behind)}, and {entry.base_url} is taken for a relay to it; {said}, or --model server "
+            "for a model that is on this machine"
+        )
+
+    reached = site_guard.permit(entry.base_url, allowed, terms, BadInput) if entry.on_server else None
+    behind = site_guard.permit(entry.behind, allowed, terms, refuse) if entry.behind else None
+    site_guard.keep_inside(terms, BadInput, [reached] if reached else [])  # what is behind a relay is not reached by this process
+    return [opened for opened in (reached, behind) if opened]
 
 
 def check_server(args, entry: Entry, rows: dict) -> dict:
@@ -283,8 +356,6 @@ def load_model(args, entry: Entry):
     from lm_eval.utils import simple_parse_args_string
 
     more = simple_parse_args_string(args.backend_args)
-    if wrong := sorted(OTHER_WEIGHTS & set(more)):
-        raise BadInput(f"--backend_args: '{wrong[0]}' names other weights or code. Next: merge the adapter first, or path=DIR")
     if entry.on_server:
         from evaluation import server
 
@@ -360,7 +431,9 @@ def answer(args, entry: Entry, settings: dict, identity: str, todo: dict[str, li
     for name, task in names.items():
         likelihood = task.endswith("_ll")
         texts = {sample["doc_id"]: output_of(sample, todo[task][sample["doc_id"]], likelihood) for sample in outputs.get(name, [])}
-        made[task] = [{**row, "output": texts.get(i, [] if likelihood else "")} for i, row in enumerate(todo[task])]
+        made[task] = [
+            {**row, "output": texts.get(i, [] if likelihood else ""), "model_access": entry.access} for i, row in enumerate(todo[task])
+        ]
         if sorted(texts) != fitting[name]:
             raise BadInput(f"{task}: the harness answered {len(texts)} of {len(fitting[name])} rows. Next: run the same command again")
     return made, facts
@@ -466,8 +539,7 @@ def output_of(sample: dict, row: dict, likelihood: bool):
     """The output of one logged sample of the harness, in the form that score.py reads."""
     if not likelihood:
         return sample["resps"][0][0]
-    texts = row.get("options") or row["choices"]
-    return [[float(response[0][0]), len(text.encode())] for response, text in zip(sample["resps"], texts, strict=True)]
+    return [[float(response[0][0]), len(text.encode())] for response, text in zip(sample["resps"], answers(row), strict=True)]
 
 
 if __name__ == "__main__":

@@ -23,13 +23,13 @@ import itertools
 import sys
 from pathlib import Path
 
-from data_prep.contracts import BadInput, hold, strictest
-from data_prep.files import sha256
+from data_prep.contracts import BadInput, strictest
+from data_prep.files import check_folder, sha256
 from evaluation import logged, metrics
 from evaluation.diagnosis import judges, ratings, section, statistics
 from evaluation.diagnosis.differential import PARSER_VERSION, parse_differential
 from evaluation.diagnosis.verdicts import Log, judge_all, prediction_id
-from evaluation.score import UNPARSED_LIMIT, closed
+from evaluation.score import UNPARSED_LIMIT
 
 TASK = "diagnosis"
 
@@ -64,6 +64,7 @@ def judge_runs(args) -> dict:
     """Write OUT and return the summary."""
     if args.out.resolve() in [folder.resolve() for folder in args.folders]:
         raise BadInput(f"--out {args.out}: is a run, which holds outputs and nothing else. Next: another --out")
+    check_folder(args.out)
     runs = read_runs(args.folders)
     differentials = {name: {row["id"]: row["differential"] for row in run["rows"]} for name, run in runs.items()}
     asked = [judges.make_judge(spec, args.prompt, args.allow_list, differentials) for spec in args.judge]
@@ -95,6 +96,9 @@ def judge_runs(args) -> dict:
         log.close()
 
     found = {judge.id: {name: outcomes_of(run, heard[judge.id][0]) for name, run in runs.items()} for judge in asked}
+    access = strictest([access, *(facts["access"] for _, facts in heard.values())])
+    if access == "credentialed":
+        args.out.chmod(0o700)
     summary = {
         "access": access, "cases": len(next(iter(runs.values()))["rows"]), "parser_version": PARSER_VERSION, "draws": metrics.DRAWS, "level": metrics.LEVEL,
         "models": [run["facts"] for run in runs.values()],
@@ -114,7 +118,7 @@ def read_runs(folders: list[Path]) -> dict:
     for folder in dict.fromkeys(folders):
         path = logged.task_files(folder).get(TASK)
         if path is None:
-            raise BadInput(f"{folder}: no outputs of {TASK}. Next: python -m evaluation.generate --tasks {TASK} --out {folder} ...")
+            raise BadInput(f"{folder}: no outputs of {TASK}. Next: {logged.generate_command(folder, TASK)}")
         if folder.resolve().name in runs:
             raise BadInput(f"{folder}: two runs are named {folder.resolve().name}. Next: rename a folder, a model is named by it")
         rows = logged.read_rows(path)
@@ -125,8 +129,6 @@ def read_runs(folders: list[Path]) -> dict:
         facts = logged.read_facts(folder, TASK, path, rows)
         for row in rows:
             row["differential"], row["rule"] = parse_differential(row["output"])
-            row["model_access"] = facts.get("model_access") or "public"
-            hold({"access": row["model_access"], "license": f"what {facts.get('model')} was trained under"})
         runs[folder.resolve().name] = {"rows": rows, "facts": run_entry(folder, path, facts, rows)}
     (first, run), *others = runs.items()
     asked = {row["id"]: (row["completion"], row.get("synonyms", [])) for row in run["rows"]}
@@ -214,7 +216,7 @@ def judged_row(model: str, row: dict, verdicts: dict) -> dict:
     names = row["differential"]
     return {
         "id": row["id"], "model": model, "access": row["access"], "rule": row["rule"], "answered": names is not None,
-        "differential": None if closed(row, row) else names,
+        "differential": None if logged.closed(row) else names,
         "verdicts": {judge: None if names is None else [said[row["id"], name] for name in names] for judge, said in verdicts.items()},
     }  # fmt: skip
 

@@ -281,18 +281,28 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def estimate(value: float, drawn: np.ndarray) -> dict:
+    """{"value", "low", "high"} of a metric and its bootstrap draws; None where it is not defined."""
+    numbers = (value, *interval(drawn))
+    return {key: None if math.isnan(x) else x for key, x in zip(("value", "low", "high"), numbers, strict=True)}
+
+
+def paired(first: np.ndarray, second: np.ndarray, difference, seed: int = 0) -> tuple[float, np.ndarray]:
+    """What `difference` makes of the summed counts of two models on the same rows and the number of rows, and its draws from a paired bootstrap."""
+    both, width = np.hstack([first, second]), first.shape[1]
+
+    def finish(total, n):
+        return difference(total[..., :width], total[..., width:], n)
+
+    return float(finish(both.sum(0), len(both))), draws(both, finish, seed)
+
+
 def paired_difference(better: list[dict], worse: list[dict], metric: str, seed: int = 0) -> tuple[float, np.ndarray]:
     """The difference of a metric between two models on the same rows, and its draws from a paired bootstrap. ValueError if the rows differ."""
     if [row["id"] for row in better] != [row["id"] for row in worse]:
         raise ValueError("the two models did not answer the same rows in the same order")
     (first, finish_first), (second, finish_second) = (statistics(rows)[metric] for rows in (better, worse))
-    width = first.shape[1]
-
-    def finish(total, n):
-        return finish_first(total[..., :width], n) - finish_second(total[..., width:], n)
-
-    both = np.hstack([first, second])
-    return float(finish(both.sum(0), len(both))), draws(both, finish, seed)
+    return paired(first, second, lambda total, other, n: finish_first(total, n) - finish_second(other, n), seed)
 
 
 def p_value(differences: np.ndarray) -> float:
@@ -304,7 +314,8 @@ def p_value(differences: np.ndarray) -> float:
 
 def ratio_of_perplexities(new: dict, old: dict, seed: int = 0) -> tuple[float, np.ndarray]:
     """Perplexity of `new` over that of `old`, each {"nll": [nats of a block], "tokens": [predicted tokens of a block]} on the same blocks,
-    weighted by tokens; and its draws from a bootstrap over blocks. ValueError if the blocks differ."""
+    weighted by tokens; and its draws from a bootstrap over blocks. Which blocks these were is not told here (perplexity_curves.same_blocks); ValueError if
+    not even their tokens agree."""
     if new["tokens"] != old["tokens"]:
         raise ValueError("the two models were not validated on the same blocks")
     counts = np.array([new["nll"], old["nll"], new["tokens"]], dtype=float).T

@@ -12,9 +12,15 @@ A file describes a family: `models` has an entry for each name, what they share 
     path           folder of the weights; for a server, of its tokenizer (to count tokens, and for likelihoods)
     revision       of the Hub, or whatever tells two versions behind one address apart
     base_url, served    of a server: the address of its endpoint, and the name by which it knows the model
-    size, license, architecture, context (tokens), access (class of what it was trained on, as data_prep/contracts.py has them)
+    size, license, architecture, context (tokens)
+    access         class of what it was trained on, as data_prep/contracts.py has them. KEY=VALUE and the files of the weights can only raise it
     chat_template  the prompt wrapper, as a Jinja chat template; an entry with `chat: true` has it, one without is a base model
     turns          one: the wrapper knows no second turn, so few-shot examples stand in the one question
+
+Weights behind a server cannot be looked at: --model server, and whatever else says nothing of its own, needs access=CLASS, or path=DIR with the
+config.json of the weights (a tokenizer alone says nothing of them). Where the server lists a folder of this machine as the model's root, that
+folder's class counts too (server.py). An entry whose own base_url is another machine and that is asked at this one is asked through a relay: what is
+credentialed then needs the allow list for the entry's own host.
 
 Nothing is fetched: weights that are not on this machine are named with the command that fetches them.
 """
@@ -24,6 +30,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from data_prep import site_guard
 from data_prep.contracts import ACCESS, BadInput, strictest
 from data_prep.files import read_json, read_yaml, sha256
 
@@ -43,6 +50,7 @@ class Entry:
     page: str | None = None
     revision: str | None = None
     base_url: str | None = None
+    behind: str | None = None  # the entry's own address on another machine, where base_url is now a relay on this one
     served: str | None = None
     context: int | None = None
     access: str = "public"
@@ -56,23 +64,35 @@ class Entry:
 
 def read_entry(model: str, changes: list[str] = ()) -> Entry:
     """The entry that `model` names, with KEY=VALUE `changes`. BadInput says what is unknown, and what is known."""
-    facts = _facts(model) | _changes(model, changes)
+    own, given = _facts(model), _changes(model, changes)
+    stated = [facts["access"] for facts in (own, given) if "access" in facts]
+    if unknown := [access for access in stated if access not in ACCESS]:
+        raise BadInput(f"--model {model}: access '{unknown[0]}' is unknown (known: {', '.join(ACCESS)})")
+    facts = own | given | {"access": strictest(stated)}
     entry = Entry(**{field.name: facts[field.name] for field in dataclasses.fields(Entry) if field.name in facts})
     if entry.backend not in BACKENDS:
         raise BadInput(f"--model {model}: backend '{entry.backend}' is unknown (known: {', '.join(BACKENDS)})")
-    if entry.access not in ACCESS:
-        raise BadInput(f"--model {model}: access '{entry.access}' is unknown (known: {', '.join(ACCESS)})")
     if entry.on_server and not (entry.base_url and entry.served):
         raise BadInput(
             f"--model {model}: a {entry.backend} server needs base_url and served. Next: base_url=http://127.0.0.1:8000/v1/... served=NAME"
         )
+    elsewhere = {"base_url", "served"} <= own.keys() & given.keys()  # another model at another address: the entry's class is not its own
+    if entry.on_server and entry.path and not entry.path.is_dir():
+        raise BadInput(f"{entry.path}: no such folder. Next: path=DIR, the folder of the weights or of the tokenizer that the server uses")
+    looked_at = entry.path and (entry.path / "config.json").is_file()  # a tokenizer alone says nothing of what was trained
+    if entry.on_server and not looked_at and not (given if elsewhere else own | given).get("access"):
+        raise BadInput(
+            f"--model {model}: what was the model at {entry.base_url} trained on? Next: access=public, access=gated or access=credentialed, or "
+            "path=DIR, the folder of its weights or at least of their config.json"
+        )
+    if entry.on_server and site_guard.is_here(site_guard.host_of(entry.base_url)):
+        away = own.get("base_url", entry.base_url)
+        entry.behind = None if site_guard.is_here(site_guard.host_of(away)) else away
     if entry.name == "server":
         entry.name = entry.served
     if not entry.on_server:
         entry.path = entry.path or _cached(entry)
         check_folder(entry.path)
-    elif entry.path and not entry.path.is_dir():
-        raise BadInput(f"{entry.path}: no such folder. Next: path=DIR, the folder of the tokenizer that the server uses")
     if entry.path:
         entry.access = strictest([entry.access, access_of(entry.path)])
     return entry
@@ -140,9 +160,9 @@ def _changes(model: str, changes) -> dict:
 
 
 def access_of(folder: Path) -> str:
-    """What the files that our training leaves with a model say of it; a folder without a word is public as far as can be known."""
+    """What the files that our training leaves with a model or adapter say of it; a folder without a word is public as far as can be known."""
     said = ["public"]
-    for path in (folder / name for name in ("run.json", "complete.json", "config.json")):
+    for path in (folder / name for name in ("run.json", "complete.json", "config.json", "adapter_config.json")):
         if path.is_file():
             known = read_json(path)
             said.append(known.get("access", "public") if isinstance(known, dict) else type(known).__name__)

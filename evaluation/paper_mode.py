@@ -296,9 +296,3 @@ def _gold_labels(total, n):
 def point(name: str, counts: np.ndarray, finish, drawn: np.ndarray) -> float:
     """The value that is reported: the metric itself, but for ROUGE the median of its bootstrap draws (S1)."""
     return float(np.median(drawn) if name.startswith("rouge") else finish(counts.sum(0), len(counts)))
-
-
-def value(rows: list[dict], name: str) -> float:
-    """One metric of rows with `paper`, without an interval."""
-    counts, finish = statistics(rows)[name]
-    return point(name, counts, finish, metrics.draws(counts, finish))

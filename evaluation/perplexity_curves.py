@@ -3,14 +3,17 @@
     python -m evaluation.perplexity_curves outputs/demo/foundation outputs/demo/backbone --out outputs/demo/curves
 
 Reads   RUN/trainer_state.json (recipes/pretrain.py logs eval_<domain>_perplexity at each evaluation), RUN/run.json
-        the validation.json of the run's parent model, where there is one: the perplexity at token 0
-Writes  OUT/perplexity.json   [{"run", "domain", "tokens": [seen so far], "perplexity": [...]}]
+        the validation.json of the run's parent model, where there is one of the same blocks: the perplexity at token 0
+Writes  OUT/perplexity.json   [{"run", "access", "domain", "blocks": what they were, "tokens": [seen so far], "perplexity": [...]}]
         OUT/perplexity.png
 
-Tokens are those of this run, as its log counts them: real ones, without padding. An evaluation between two lines of the log is placed between them.
+Perplexities are compared on the same held-out blocks only, as far as the manifests that the runs were made of still tell (`held_out`); curves of
+others are named. Tokens are those of this run, as its log counts them: real ones, without padding. An evaluation between two lines of the log is
+placed between them.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import re
@@ -19,9 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.contracts import BadInput
-from data_prep.files import read_json, whole_folder
+from data_prep.contracts import BadInput, strictest
+from data_prep.files import read_json, sha256, whole_folder
 from evaluation import figures
+from evaluation.model_entry import access_of
 
 STROKES = ("-", "--", ":", "-.")
 
@@ -39,6 +43,8 @@ def main(argv=None):
         sys.exit(f"error: {error}")
     for curve in curves:
         print(in_words(curve), flush=True)
+    for sentence in apart(curves):
+        print(sentence, flush=True)
     print(f"wrote {args.out / 'perplexity.png'} and perplexity.json", flush=True)
 
 
@@ -61,21 +67,54 @@ def read_curves(run: Path) -> list[dict]:
     if not points:
         raise BadInput(f"{path}: no eval_<domain>_perplexity in its log. Next: eval_strategy: steps, and blocks with a validation_share")
     return [
-        {"run": run.name, "domain": domain, "tokens": sorted(of), "perplexity": [of[tokens] for tokens in sorted(of)]}
+        {"run": run.name, "access": access_of(run), "domain": domain, "blocks": held_out(run, domain), "tokens": sorted(of),
+         "perplexity": [of[tokens] for tokens in sorted(of)]}
         for domain, of in sorted(points.items())
-    ]
+    ]  # fmt: skip
+
+
+def held_out(run: Path, domain: str) -> str | None:
+    """A hash of the blocks of a domain on which a run was validated; None where there are none, or the manifest of its blocks is not what it was."""
+    record = read_json(run / "run.json") if (run / "run.json").is_file() else {}
+    path = Path(record.get("arguments", {}).get("blocks") or "", "manifest.json")
+    if not path.is_file() or sha256(path) != record.get("inputs", {}).get(str(path)):
+        return None
+    blocks = sorted(o["sha256"] for o in read_json(path)["outputs"] if (o["split"], o["domain"]) == ("validation", domain))
+    return hashlib.sha256(json.dumps(blocks).encode()).hexdigest() if blocks else None
+
+
+def same_blocks(run: Path, other: Path, domain: str) -> bool:
+    """Whether perplexities of two runs can be compared; not where nobody can tell any more."""
+    blocks = held_out(run, domain)
+    return blocks is not None and blocks == held_out(other, domain)
+
+
+def apart(curves: list[dict]) -> list[str]:
+    """A sentence for each domain whose curves are not of the same blocks, as far as can be told."""
+    sentences = []
+    for domain in dict.fromkeys(curve["domain"] for curve in curves):
+        runs, blocks = zip(*((curve["run"], curve.get("blocks")) for curve in curves if curve["domain"] == domain), strict=True)
+        if len(runs) > 1 and (None in blocks or len(set(blocks)) > 1):
+            sentences.append(
+                f"{domain}: {', '.join(runs)} were validated on different blocks, or nobody can tell any more: do not compare them"
+            )
+    return sentences
 
 
 def before(run: Path, domain: str) -> dict[int, float]:
-    """{0: perplexity of the model that the run began with}, where its own run measured it and this one did not begin from random weights."""
+    """{0: perplexity of the model that the run began with}, where its own run measured it on the same blocks and this one did not begin from random
+    weights."""
     arguments = read_json(run / "run.json").get("arguments", {}) if (run / "run.json").is_file() else {}
-    measured = Path(arguments.get("model_name_or_path", ""), "validation.json")
-    if arguments.get("from_scratch") or not measured.is_file() or domain not in (losses := read_json(measured)):
+    parent = Path(arguments.get("model_name_or_path", ""))
+    losses = read_json(parent / "validation.json") if (parent / "validation.json").is_file() else {}
+    if arguments.get("from_scratch") or domain not in losses or not same_blocks(run, parent, domain):
         return {}
     return {0: math.exp(sum(losses[domain]["nll"]) / sum(losses[domain]["tokens"]))}
 
 
 def write(curves: list[dict], folder: Path) -> None:
+    if strictest(curve["access"] for curve in curves) == "credentialed":
+        folder.chmod(0o700)
     (folder / "perplexity.json").write_text(json.dumps(curves, indent=1) + "\n")
     draw(curves).figure.savefig(folder / "perplexity.png", dpi=150, facecolor="white", metadata={"Software": None})
 
@@ -93,6 +132,8 @@ def draw(curves: list[dict]) -> figures.Drawing:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
         axes.legend(frameon=False, fontsize=8)
+        if sentences := apart(curves):
+            axes.set_title("\n".join(sentences), fontsize=6, loc="left")
 
     return figures.drawing((6.4, 3.4), "curve perplexity", "perplexity of held-out text over training", lines)
 

@@ -12,13 +12,14 @@ A prediction stands there once, whichever models made it, in an order drawn from
 
 import argparse
 import json
-import os
 import random
 import sys
 from pathlib import Path
 
 from data_prep.contracts import BadInput, strictest
+from data_prep.files import check_folder, replaced
 from evaluation.diagnosis.verdicts import hashed, prediction_id
+from evaluation.generate import check_numbers
 from evaluation.judge import read_runs
 
 TEMPLATE = Path(__file__).resolve().parent / "diagnosis" / "rating_page.html"
@@ -32,21 +33,20 @@ def main(argv=None):
     parser.add_argument("--limit", type=int, help="so many cases, drawn by the seed: to measure how far a judge agrees with a clinician")
     args = parser.parse_args(argv)
     try:
-        if args.limit is not None and args.limit < 1:
-            raise BadInput(f"--limit {args.limit}: must be 1 or more cases")
+        check_numbers(args)
+        check_folder(args.out.parent)
+        if args.out.is_dir():
+            raise BadInput(f"{args.out}: is a folder, and the page is a file. Next: --out {args.out}/rate.html")
         page, key = contents(read_runs(args.folders), args.seed, args.limit)
     except BadInput as error:
         sys.exit(f"error: {error}")
     data = json.dumps(page, separators=(",", ":")).replace("<", "\\u003c")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    for path, text in (
+    for path, text in (  # its owner's alone where read_runs has closed this process
         (args.out, TEMPLATE.read_text(encoding="utf-8").replace("@DATA@", data)),
         (args.out.with_name(f"{args.out.name}.key.json"), json.dumps(key, indent=1)),
     ):
-        partial = path.with_name(f".{path.name}.partial")
-        partial.touch(mode=0o600 if page["access"] == "credentialed" else 0o644)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        replaced(path, lambda partial, text=text: partial.write_text(text, encoding="utf-8"))
     n = sum(len(case["predictions"]) for case in page["cases"])
     print(
         f"wrote {args.out}: {len(page['cases'])} cases, {n} predictions, access {page['access']}; {args.out}.key.json is not for the rater",

@@ -11,9 +11,9 @@ Writes  OUT/report.html (one file that loads nothing: any score opens the rows b
         OUT/figure2.svg and OUT/forest.svg, each with a PDF
 
 A claim of kind "accuracy" is the mean over its tasks of a metric's difference between two models, with a paired bootstrap over rows:
-"shown" if the 95 % interval lies above 0, "contradicted" if below, else "not shown". A claim of kind "perplexity" is a ratio on one domain,
-with a paired bootstrap over blocks: "shown" if the interval ends at or below the margin, "contradicted" if it begins above it, else
-"not shown".
+"shown" if the 95 % interval lies above 0, "contradicted" if below, else "not shown". A claim of kind "perplexity" is a ratio on one domain
+of two models that were validated on the same blocks, with a paired bootstrap over them: "shown" if the interval ends at or below the margin,
+"contradicted" if it begins above it, else "not shown".
 
 In the article's tables a model of ours stands in Table 4 if it was fine-tuned on a task, in Tables 5 and 6 if it was asked in a chat template
 without examples, in Table 6 if it was asked raw; `tables: [...]` of the configuration says otherwise. Same inputs, same bytes. The page holds
@@ -33,12 +33,13 @@ import markupsafe
 import numpy as np
 
 from data_prep.contracts import BadInput, strictest
-from data_prep.files import read_json, read_yaml, whole_folder
-from evaluation import figures, forgetting_page, metrics, rows_shown, score, tables
+from data_prep.files import check_out, read_json, read_yaml, whole_folder
+from evaluation import figures, forgetting_page, logged, metrics, perplexity_curves, rows_shown, score, tables
 from evaluation.diagnosis import section as diagnosis_page
 
 MODEL_KEYS = {"name", "label", "preset", "what"}
 MODEL_OPTIONAL = {"run", "tables"}
+SAME_BLOCKS = "Each line is of the same blocks; – : not measured on those."
 CLAIM_KEYS = {
     "accuracy": {"name", "statement", "kind", "tasks", "metric", "better", "worse"},
     "perplexity": {"name", "statement", "kind", "domain", "new", "old", "margin"},
@@ -59,6 +60,7 @@ def main(argv=None):
     )
     args = parser.parse_args(argv)
     try:
+        check_out(args.out, "report.html")
         page = read_page(args)
         with whole_folder(args.out, mark="report.html") as folder:
             if page["access"] == "credentialed":
@@ -81,6 +83,13 @@ def main(argv=None):
 
 def read_page(args) -> dict:
     """Everything that the page says, as plain values; report.html and markdown() only lay it out."""
+    if args.runs and not args.runs.is_dir():
+        raise BadInput(f"--runs {args.runs}: no such folder. Next: the folder that the training runs lie in, or leave it out")
+    if args.forgetting and not args.forgetting.is_file():
+        raise BadInput(
+            f"--forgetting {args.forgetting}: no such file. Next: python -m evaluation.forgetting --base MODEL --tuned MODEL --out OUT, "
+            "and --forgetting OUT/forgetting.json"
+        )
     config = read_config(args.config) if args.config else found_models(args.evaluation)
     models = config["models"]
     runs = {model["name"]: read_run(args, model) for model in models}
@@ -95,7 +104,7 @@ def read_page(args) -> dict:
             raise BadInput(f"{task}: the models answered different rows ({counts}). Next: python -m evaluation.generate without --limit")
     answers, browser = read_answers(args, tasks, models, evaluations)
     records = [*(entry["run"] for entry in (*runs.values(), *evaluations.values())), forgetting or {}, diagnosis or {}]
-    read = [row["access"] for rows in answers.values() for row in rows]  # a folder of the harness alone has no run.json that says it
+    read = [row[name] for rows in answers.values() for row in rows for name in ("access", "model_access")]
     access = strictest([*read, *(record.get("access", "public") for record in records)])
     baseline = next((model for model in models if model["name"] == config.get("baseline")), models[0])
     differences = differences_to(baseline, models, tasks, answers, evaluations)
@@ -117,6 +126,7 @@ def read_page(args) -> dict:
         "differences": differences,
         "curves": [curve(model["label"], runs[model["name"]]) for model in models if runs[model["name"]]["losses"]],
         "domains": perplexities(models, runs),
+        "same_blocks": SAME_BLOCKS,
         "forgetting": forgetting and {"html": forgetting_page.html(forgetting), "markdown": forgetting_page.markdown(forgetting, "##")},
         "diagnosis": diagnosis,
         "browser": browser,
@@ -181,9 +191,9 @@ def found_models(folder: Path) -> dict:
 
 
 def read_run(args, model: dict) -> dict:
-    """{"run", "losses": [(name, steps, values)], "validation"} of a training run; what the run did not write is empty."""
+    """{"folder", "run", "losses": [(name, steps, values)], "validation"} of a training run; what the run did not write is empty."""
     if "run" not in model:
-        return {"run": {}, "losses": [], "validation": {}}
+        return {"folder": None, "run": {}, "losses": [], "validation": {}}
     if not args.runs:
         raise BadInput(f"{args.config}: model {model['name']} names the run {model['run']}. Next: --runs FOLDER, the folder it lies in")
     folder = args.runs / model["run"]
@@ -197,6 +207,7 @@ def read_run(args, model: dict) -> dict:
                 name = "training" if key == "loss" else key.removeprefix("eval_").removesuffix("loss").strip("_") or "validation"
                 losses.setdefault(name, {})[entry["step"]] = value  # an evaluation repeated at the last step replaces the first
     return {
+        "folder": folder,
         "run": read_json(folder / "run.json"),
         "losses": [(name, list(points), list(points.values())) for name, points in losses.items()],
         "validation": optional["validation.json"],
@@ -233,11 +244,9 @@ def read_answers(args, tasks: list[str], models: list[dict], evaluations: dict) 
             rows = score.graded_rows(evaluations[name]["folder"], task)
             first = rows[: args.rows]
             if not kept["rows"]:
-                kept["rows"] = [rows_shown.question(row, rows_shown.closed(row) and not args.show_texts) for row in first]
-            run = evaluations[name]["run"]
-            writer = run.get("model_access", run.get("access", "public"))
+                kept["rows"] = [rows_shown.question(row, row["access"] == "credentialed" and not args.show_texts) for row in first]
             if [row["id"] for row in first] == [row["id"] for row in kept["rows"]]:
-                kept["outputs"][name] = [rows_shown.reply(row, rows_shown.closed(row, writer) and not args.show_texts) for row in first]
+                kept["outputs"][name] = [rows_shown.reply(row, logged.closed(row) and not args.show_texts) for row in first]
             answers[name, task] = [rows_shown.slim(row) for row in rows]
         shown[task] = kept
     return answers, {"models": {model["name"]: model["label"] for model in models}, "tasks": shown}
@@ -247,7 +256,7 @@ def read_answers(args, tasks: list[str], models: list[dict], evaluations: dict) 
 def judge(args, claim: dict, runs: dict, evaluations: dict, answers: dict) -> dict:
     """The claim with its estimate, 95 % interval and verdict."""
     try:
-        judged = accuracy_claim(args, claim, evaluations, answers) if claim["kind"] == "accuracy" else perplexity_claim(args, claim, runs)
+        judged = accuracy_claim(args, claim, evaluations, answers) if claim["kind"] == "accuracy" else perplexity_claim(claim, runs)
     except ValueError as error:
         raise BadInput(f"claim '{claim['name']}': {error}. Next: run both models again on the same rows and blocks") from error
     return {**claim, **judged}
@@ -285,13 +294,15 @@ def rows_of(args, answers: dict, evaluations: dict, name: str, task: str) -> lis
     return answers[name, task]
 
 
-def perplexity_claim(args, claim: dict, runs: dict) -> dict:
-    pair = []
-    for role in ("new", "old"):
-        path = args.runs / claim[role] / "validation.json"
-        if claim["domain"] not in runs[claim[role]]["validation"]:
-            raise BadInput(f"{path}: no losses on domain '{claim['domain']}'. Next: train {claim[role]} with blocks that hold it out")
-        pair.append(runs[claim[role]]["validation"][claim["domain"]])
+def perplexity_claim(claim: dict, runs: dict) -> dict:
+    new, old = (runs[claim[role]] for role in ("new", "old"))
+    for role, run in (("new", new), ("old", old)):
+        if claim["domain"] not in run["validation"]:
+            where = Path(run["folder"] or claim[role], "validation.json")
+            raise BadInput(f"{where}: no losses on domain '{claim['domain']}'. Next: train {claim[role]} with blocks that hold it out")
+    if not perplexity_curves.same_blocks(new["folder"], old["folder"], claim["domain"]):
+        raise ValueError("the two models were not validated on the same blocks, or these are not what they were")
+    pair = [run["validation"][claim["domain"]] for run in (new, old)]
     estimate, draws = metrics.ratio_of_perplexities(*pair)
     low, high = metrics.interval(draws)
     margin = float(claim["margin"])
@@ -375,14 +386,20 @@ def differences_to(baseline: dict, models: list, tasks: list, answers: dict, eva
 
 
 def perplexities(models: list, runs: dict) -> list[dict]:
-    """exp(nats / tokens) per domain, for the models that were validated on blocks; and how many blocks."""
+    """exp(nats / tokens) per domain, for the models that were validated on blocks. A line is of the same blocks: those of its first model; a model that was
+    validated on others, or of which nobody can tell any more, has no value there."""
     measured = [model for model in models if runs[model["name"]]["validation"]]
     domains = sorted({domain for model in measured for domain in runs[model["name"]]["validation"]})
     rows = []
     for domain in domains:
-        losses = [runs[model["name"]]["validation"].get(domain) for model in measured]
-        values = [math.exp(sum(loss["nll"]) / sum(loss["tokens"])) if loss else None for loss in losses]
-        rows.append({"domain": domain, "cells": [{"label": m["label"], "value": v} for m, v in zip(measured, values, strict=True)]})
+        cells, first = [], None
+        for model in measured:
+            run = runs[model["name"]]
+            loss = run["validation"].get(domain)
+            first = first or (loss and run["folder"])
+            comparable = loss and (run["folder"] == first or perplexity_curves.same_blocks(run["folder"], first, domain))
+            cells.append({"label": model["label"], "value": math.exp(sum(loss["nll"]) / sum(loss["tokens"])) if comparable else None})
+        rows.append({"domain": domain, "cells": cells})
     return rows
 
 
@@ -448,7 +465,7 @@ def markdown(page: dict) -> str:
     if page["domains"]:
         head = ("domain", *(c["label"] for c in page["domains"][0]["cells"]))
         rows = [(row["domain"], *("–" if c["value"] is None else f"{c['value']:.2f}" for c in row["cells"])) for row in page["domains"]]
-        parts += ["## Perplexity of held-out text\n", table(head, rows)]
+        parts += ["## Perplexity of held-out text\n", SAME_BLOCKS + "\n", table(head, rows)]
     parts += [page["forgetting"]["markdown"]] if page["forgetting"] else []
     parts += ["## Clinical cases\n", page["diagnosis"]["markdown"]] if page["diagnosis"] else []
     if page["curves"]:

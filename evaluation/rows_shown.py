@@ -1,14 +1,9 @@
 """The rows behind a score, as the report shows them: prompt, gold, what each model wrote, what was read from it, both scores."""
 
-from data_prep.contracts import strictest
+from evaluation.logged import answers
 from evaluation.tables import LABELS
 
 LONGEST_TEXT = 6000  # characters of a text on the page
-
-
-def closed(row: dict, written_by: str = "public") -> bool:
-    """Whether a text of this row, or what a model of access class `written_by` made of it, is credentialed."""
-    return strictest([row.get("access", "public"), written_by]) == "credentialed"
 
 
 def question(row: dict, hide: bool) -> dict:
@@ -33,8 +28,7 @@ def reply(row: dict, hide: bool) -> dict:
     if hide:
         return entry
     if isinstance(row["output"], list):
-        texts = row.get("options") or row["choices"]
-        entry["output"] = "\n".join(f"{nats:8.2f}  {text}" for text, (nats, _) in zip(texts, row["output"], strict=False))
+        entry["output"] = "\n".join(f"{nats:8.2f}  {text}" for text, (nats, _) in zip(answers(row), row["output"], strict=False))
     else:
         entry["output"] = cut(row["output"])
     entry["parsed"] = None if row["parsed"] is None else cut(in_text(row["parsed"]))
@@ -81,5 +75,5 @@ def cut(text: str) -> str:
 
 def slim(row: dict) -> dict:
     """What the metrics need of a graded row: a run of many thousand rows does not stay in memory with its texts."""
-    keys = ("id", "access", "task", "scoring", "completion", "choices", "options", "parsed", "score")
+    keys = ("id", "access", "model_access", "task", "scoring", "completion", "choices", "options", "parsed", "score")
     return {key: row[key] for key in keys if key in row} | {"output": [] if isinstance(row["output"], list) else ""}

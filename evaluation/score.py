@@ -13,8 +13,8 @@ Writes  RUN/scores.json            for each task: the strict metrics and the art
 Intervals are percentile bootstraps over rows. An output without a readable answer is unparsed, and wrong; where more than 5 % are, the headline
 is withheld: it would tell how a model writes and not what it knows.
 
-Rows of access class credentialed, and those of a model that was trained on such data, are redacted: ids, hashes and verdicts, no text and no
-label. --show_texts keeps them whole, --redact redacts every row. The outputs themselves are left as they are.
+Rows of access class credentialed, and those of a model that was trained on such data or of which nothing is known, are redacted: ids, hashes and
+verdicts, no text and no label. --show_texts keeps them whole, --redact redacts every row. The outputs themselves are left as they are.
 """
 
 import argparse
@@ -22,16 +22,12 @@ import collections
 import hashlib
 import importlib.metadata
 import json
-import math
-import os
 import platform
 import sys
 from pathlib import Path
 
-import numpy as np
-
-from data_prep.contracts import BadInput, strictest
-from data_prep.files import read_json, read_jsonl, sha256, write_jsonl
+from data_prep.contracts import BadInput
+from data_prep.files import read_json, read_jsonl, replaced, sha256, write_jsonl
 from evaluation import logged, metrics, paper_mode, parsing
 
 UNPARSED_LIMIT = 0.05
@@ -81,7 +77,7 @@ def score_folder(folder: Path, redact: bool | None = None) -> dict:
         facts = logged.read_facts(folder, task, path, rows)
         rows = [_graded(row) for row in rows]
         bertscore = add_bertscore(folder, task, path, rows)
-        hidden = [closed(row, facts) if redact is None else redact for row in rows]
+        hidden = [logged.closed(row) if redact is None else redact for row in rows]
         scores[task] = score_task(rows) | {
             "bertscore": bertscore,
             "scorer": SCORER,
@@ -90,8 +86,8 @@ def score_folder(folder: Path, redact: bool | None = None) -> dict:
         }
         scored[task] = [redacted(row) if hide else row for row, hide in zip(rows, hidden, strict=True)]
     for task, rows in scored.items():
-        _replace(folder / f"{task}.scored.jsonl", lambda path, rows=rows: write_jsonl(path, rows))
-    _replace(folder / "scores.json", lambda path: path.write_text(json.dumps(scores, indent=1, ensure_ascii=False) + "\n"))
+        replaced(folder / f"{task}.scored.jsonl", lambda path, rows=rows: write_jsonl(path, rows))
+    replaced(folder / "scores.json", lambda path: path.write_text(json.dumps(scores, indent=1, ensure_ascii=False) + "\n"))
     print(table(folder.name, scores), flush=True)
     return scores
 
@@ -101,13 +97,13 @@ def graded_rows(folder: Path, task: str) -> list[dict]:
     redacted or of an earlier parser."""
     path = logged.task_files(folder).get(task)
     if path is None:
-        raise BadInput(f"{folder}: no outputs of {task}. Next: python -m evaluation.generate --tasks {task} --out {folder} ...")
+        raise BadInput(f"{folder}: no outputs of {task}. Next: {logged.generate_command(folder, task)}")
     entry = read_json(folder / "scores.json").get(task, {}) if (folder / "scores.json").is_file() else {}
     file, scored = folder / f"{task}.scored.jsonl", []
     if file.is_file() and entry.get("scorer") == SCORER and entry["provenance"]["outputs_sha256"] == sha256(path):
         scored = [row for _, row in read_jsonl(file)]
         if not any(row.get("redacted") for row in scored):
-            return scored
+            return logged.written(path, scored)
     known = {row["id"]: row["score"] for row in scored if row["scoring"] == "summary"}
     rows = [_graded(row, known.get(row["id"])) for row in logged.read_rows(path)]
     add_bertscore(folder, task, path, rows)
@@ -125,7 +121,7 @@ def score_task(rows: list[dict]) -> dict:
     """What scores.json says of the outputs of one task, from graded rows. A metric that is not defined on these rows is null."""
     values = {}
     for name, (counts, finish) in metrics.statistics(rows).items():
-        values[name] = estimate(float(finish(counts.sum(0), len(rows))), metrics.draws(counts, finish))
+        values[name] = metrics.estimate(float(finish(counts.sum(0), len(rows))), metrics.draws(counts, finish))
     unparsed, primary = sum(row["parsed"] is None for row in rows), metrics.primary(rows)
     rate, withheld = unparsed / len(rows), None
     if rate > UNPARSED_LIMIT:
@@ -153,7 +149,7 @@ def paper_entry(rows: list[dict]) -> dict | None:
     values = {}
     for name, (counts, finish) in paper_mode.statistics(rows).items():
         drawn = metrics.draws(counts, finish)
-        values[name] = estimate(paper_mode.point(name, counts, finish, drawn), drawn)
+        values[name] = metrics.estimate(paper_mode.point(name, counts, finish, drawn), drawn)
     missing = sum(row["paper"]["parsed"] is None for row in rows) if rows[0]["scoring"] == "choice" else None
     return {
         "metrics": values,
@@ -162,11 +158,6 @@ def paper_entry(rows: list[dict]) -> dict | None:
         "faults": paper_mode.FAULTS[rows[0]["task"]].split(),
         "notes": paper_mode.NOTES.get(rows[0]["task"], {}),
     }
-
-
-def estimate(value: float, drawn: np.ndarray) -> dict:
-    numbers = (value, *metrics.interval(drawn))
-    return {key: None if math.isnan(x) else x for key, x in zip(("value", "low", "high"), numbers, strict=True)}
 
 
 def add_bertscore(folder: Path, task: str, path: Path, rows: list[dict]) -> dict | None:
@@ -200,8 +191,9 @@ def provenance(facts: dict, path: Path, hide_prompt: bool) -> dict:
     return known | ({"first_prompt": None} if hide_prompt else {})
 
 
-def closed(row: dict, facts: dict) -> bool:
-    return strictest([row["access"], facts.get("model_access") or "public"]) == "credentialed"
+def access_of(entry: dict) -> str:
+    """The class of an entry of scores.json; older ones of the harness alone do not say it."""
+    return entry["provenance"]["access"] or "credentialed"
 
 
 def redacted(row: dict) -> dict:
@@ -210,7 +202,7 @@ def redacted(row: dict) -> dict:
     prompt = row.get("prompt", "")
     output = row["output"] if isinstance(row["output"], str) else json.dumps(row["output"])
     return {
-        **{name: row[name] for name in ("id", "task", "split", "scoring", "source", "license", "access") if name in row},
+        **{name: row[name] for name in ("id", "task", "split", "scoring", "source", "license", "access", "model_access") if name in row},
         "redacted": True,
         "answered": row["parsed"] is not None,
         "score": row["score"],
@@ -250,12 +242,6 @@ def table(title: str, scores: dict) -> str:
     return "\n".join(
         [*lines, "* stands for the task. unparsed: no readable answer, scored as wrong. paper: the article's scorer on the same outputs"]
     )
-
-
-def _replace(path: Path, write) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    write(partial)
-    os.replace(partial, path)
 
 
 if __name__ == "__main__":

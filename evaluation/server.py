@@ -13,6 +13,7 @@ import json
 import os
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import aiohttp
 from lm_eval.models.api_models import JsonChatStr
@@ -20,7 +21,8 @@ from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompleti
 from transformers import AutoTokenizer
 
 from data_prep import site_guard
-from data_prep.contracts import BadInput
+from data_prep.contracts import BadInput, strictest
+from evaluation.model_entry import access_of
 
 PAUSES = (1, 2, 4, 8, 16, 32)  # seconds before a request is tried again
 REFUSED = (400, 413, 422)  # this request will never be answered
@@ -173,8 +175,8 @@ def opener(entry, *handlers):
 
 
 def look(entry) -> dict:
-    """What the server says of the model in its list of models ({} if it has no such list). BadInput if it is not there, wants a key, or
-    serves other models."""
+    """What the server says of the model in its list of models ({} if it has no such list); `entry` takes the class of the folders of this machine that
+    the list names as its root and its parent's, as vLLM does. BadInput if it is not there, wants a key, or serves other models."""
     url = entry.base_url.removesuffix("/").removesuffix("/completions").removesuffix("/chat") + "/models"
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', '')}"})
     try:
@@ -189,7 +191,10 @@ def look(entry) -> dict:
             return {}
         reason = getattr(error, "reason", error)
         raise BadInput(f"{entry.base_url}: no server answers there ({reason}). Next: start it, or base_url=URL of its endpoint") from error
-    models = {model.get("id"): model for model in listed if isinstance(model, dict)}
+    models = {model["id"]: model for model in listed if isinstance(model, dict) and isinstance(model.get("id"), str)}
     if models and entry.served not in models:
         raise BadInput(f"{entry.base_url}: serves {', '.join(map(str, models))}, not {entry.served}. Next: served=NAME")
-    return models.get(entry.served, {})
+    listed = models.get(entry.served, {})
+    roots = [model.get("root") for model in models.values() if model["id"] in (entry.served, listed.get("parent"))]
+    entry.access = strictest([entry.access, *(access_of(Path(root)) for root in roots if isinstance(root, str) and os.path.isdir(root))])
+    return listed

@@ -26,9 +26,11 @@ from run_guard import (
     close_run,
     last_checkpoint,
     open_run,
+    reason,
     set_pad_token,
     split_step,
     start,
+    text,
 )
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, get_quantization_config
 
@@ -105,9 +107,9 @@ def read_rows(folder, split):
     for number, line in enumerate(path.open("rb"), 1):
         try:
             row = json.loads(line)
-            rows.append({"prompt": row["prompt"], "completion": row["completion"]})
+            rows.append({"prompt": text(row, "prompt"), "completion": text(row, "completion")})
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise Refused(f"{path}: line {number} is no row: {error!r}") from error
+            raise Refused(f"{path}: line {number} is no row ({reason(error)})") from error
     if not rows:
         raise Refused(f"{path}: no rows")
     return rows

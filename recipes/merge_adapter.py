@@ -49,7 +49,8 @@ def main(args):
     if not Path(base_name, "config.json").is_file() and Path(base_name).exists():
         raise Refused(f"{base_name}: the base of {args.adapter} is no model any more (no config.json). Next: train the base again")
     weights = [path for path in (Path(base_name, "run.json"), Path(base_name, "config.json")) if path.is_file()][:1]
-    trained_on = json.loads(Path(args.adapter, "run.json").read_text())["inputs"] if Path(args.adapter, "run.json").is_file() else {}
+    trained = json.loads(Path(args.adapter, "run.json").read_text()) if Path(args.adapter, "run.json").is_file() else {}
+    trained_on, revision = trained.get("inputs", {}), trained.get("arguments", {}).get("model_revision") or "main"
     for path in weights:
         if trained_on and hashlib.sha256(path.read_bytes()).hexdigest() not in trained_on.values():
             raise Refused(
@@ -62,7 +63,7 @@ def main(args):
     # Model
     tokenizer = AutoTokenizer.from_pretrained(args.adapter)
     dtype = getattr(torch, args.dtype)
-    base = AutoModelForCausalLM.from_pretrained(base_name, dtype=dtype, trust_remote_code=False)
+    base = AutoModelForCausalLM.from_pretrained(base_name, revision=revision, dtype=dtype, trust_remote_code=False)
     model = PeftModel.from_pretrained(base, args.adapter).eval()
     batches = [tokenizer(prompt, return_tensors="pt").input_ids for prompt in args.prompts]
     with torch.no_grad():

@@ -252,10 +252,11 @@ def execute(args, name, words):
     """Run python with `words`; what it says goes to OUT/logs/NAME.log. Refused with its last line if it fails."""
     log = Path(args.output_dir, "logs", f"{name}.log")
     log.parent.mkdir(exist_ok=True)
-    with log.open("a") as file:
+    with log.open("ab") as file:
+        before = file.tell()  # an earlier run's lines
         done = subprocess.run([sys.executable, *map(str, words)], stdout=file, stderr=subprocess.STDOUT)
     if done.returncode:
-        lines = [line for line in log.read_text().splitlines() if line.strip()]
+        lines = [line for line in log.read_bytes()[before:].decode(errors="replace").splitlines() if line.strip()]
         last = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "no output")
         raise Refused(
             f"{log}: {last.removeprefix('error: ')}"
@@ -314,7 +315,7 @@ def fit(law, own, shares, losses):
     shape, grid = LAWS[law]
     x = shape(shares, own, grid)  # [grid, proxies]
     x_centred, y_centred = x - x.mean(1, keepdims=True), losses - losses.mean(1, keepdims=True)
-    size = np.linalg.norm(x_centred, axis=1)
+    size = np.maximum(np.linalg.norm(x_centred, axis=1), 1e-6 * x.max(1))  # what is the same in all proxies explains nothing, not 0 / 0
     best = np.square(y_centred @ (x_centred / size[:, None]).T).argmax(1)  # [rows]: explains most
     k = (y_centred * x_centred[best]).sum(1) / size[best] ** 2
     return {"law": law, "own": own, "exponents": grid[best], "k": k, "c": losses.mean(1) - k * x[best].mean(1)}
@@ -342,27 +343,30 @@ def choose_law(shares, losses, own):
 SEARCHED = {
     "share of general text": lambda shares: shares[:, 2],
     "clinical part of the medical text": lambda shares: shares[:, 1] / shares[:, :2].sum(1),
+    "share of clinical text": lambda shares: shares[:, 1],
 }
 
 
 def search_grid(shares):
-    """[points, 3] shares in steps of STEP that lie between the ratios tried in what is SEARCHED; without those ratios, whose proxy would not be held out."""
+    """[points, 3] shares in steps of STEP that lie between the ratios tried in what is SEARCHED, to half a step; without those ratios, whose proxy would not
+    be held out."""
     steps = round(1 / STEP)
     points = np.array([(steps - c - g, c, g) for g in range(1, steps) for c in range(1, steps - g)]) / steps
     inside = np.abs(points[:, None] - shares).max(2).min(1) >= STEP / 2
     for of in SEARCHED.values():
-        inside &= (of(points) >= of(shares).min() - 1e-9) & (of(points) <= of(shares).max() + 1e-9)
+        inside &= (of(points) >= of(shares).min() - STEP / 2) & (of(points) <= of(shares).max() + STEP / 2)
     return points[inside]
 
 
 def predict_best(study, laws, limit):
-    """The point of the search grid with the least target loss among those whose general loss is within `limit` [1 + DRAWS]; where none is, the one with the
-    least general loss. "drawn" [draws with such a point, 3]: the best point of each draw; "edges": of what is SEARCHED, where it could lie beyond."""
+    """The point of the search grid with the least target loss among those whose general loss is within `limit` [1 + DRAWS] for sure; where none is, the one
+    with the least general loss. "drawn" [draws with such a point, 3]: the best point of each draw; "edges": of what is SEARCHED, where it could lie beyond."""
     points = search_grid(study["shares"])
     predicted = {domain: predict(laws[domain], points) for domain in DOMAINS}  # [1 + DRAWS, points]
     target = sum(weight * predicted[domain] for domain, weight in zip(DOMAINS, study["weights"], strict=True))
-    allowed = predicted["general"] <= limit[:, None]
-    allowed[0] = np.quantile(predicted["general"] - limit[:, None], 0.975, axis=0) <= 0  # what is recommended is within the limit for sure
+    over = predicted["general"] - limit[:, None]
+    # For sure: by as much as the upper end of the interval lies above the estimate. The same of each draw, or their points would not be this one's interval
+    allowed = over + np.quantile(over, 0.975, axis=0) - over[0] <= 0
     best = np.where(allowed.any(1), np.where(allowed, target, np.inf).argmin(1), predicted["general"].argmin(1))
     drawn = points[best[1:][allowed[1:].any(1)]]
     at, tried = points[best[:1]], study["shares"]

@@ -334,6 +334,8 @@ def read_shape(name, targets=(), rank=0, saved=()):
 def read_machine(path, changed):
     """The accelerate file's symbols."""
     given = read(path) | changed
+    if "distributed_type" not in given:
+        raise Refused(f"{path}: no accelerate file (distributed_type is missing). Next: one of accelerate_configs/*.yaml")
     nodes, gpus, kind = given.get("num_machines", 1), given.get("num_processes", 1), given.get("distributed_type", "NO")
     if gpus < 1 or nodes < 1 or gpus % nodes:
         raise Refused(f"{path}: {gpus} processes on {nodes} machines. Next: num_processes a multiple of num_machines")
@@ -359,9 +361,15 @@ def read_rows(folder, args, chat):
     """([tokens of each training row], what is assumed): from the rows' bytes or, where they are not built yet, drawn around a mean."""
     path = Path(folder, "train.jsonl")
     if path.is_file() and not args.rows:
-        rows = [json.loads(line) for line in path.open(encoding="utf-8")]
-        turns = ([turn["content"] for turn in row["messages"]] if "messages" in row else [row["prompt"], row["completion"]] for row in rows)
-        return np.array([len("".join(texts).encode()) / 3.4 for texts in turns]), f"a token of {path} is 3.4 bytes"
+        tokens = []
+        for number, line in enumerate(path.open("rb"), 1):
+            try:
+                row = json.loads(line)
+                texts = [turn["content"] for turn in row["messages"]] if "messages" in row else [row["prompt"], row["completion"]]
+                tokens.append(len("".join(texts).encode()) / 3.4)
+            except (ValueError, KeyError, TypeError) as error:  # the error may quote the row
+                raise Refused(f"{path}: line {number} is no row ({type(error).__name__}). Next: build it again, or --rows N") from error
+        return np.array(tokens), f"a token of {path} is 3.4 bytes"
     if not args.rows and not chat:
         raise Refused(f"{path}: no such file, so the length of the run is not known. Next: build it, or --rows 10178 --row_tokens 300")
     count, mean = args.rows or ARTICLE["rows"], args.row_tokens or ARTICLE["row_tokens"]
@@ -381,6 +389,12 @@ def read_blocks(folder, args):
     return ARTICLE["length"], tokens, [f"{tokens / 1e9:g}B tokens in blocks of {ARTICLE['length']:,} ({source}; --tokens)"]
 
 
+NUMBERS = (
+    "per_device_train_batch_size", "gradient_accumulation_steps", "tokens_per_step", "rows_per_step", "max_length", "max_steps", "num_train_epochs",
+    "save_steps", "save_total_limit", "lora_r", "lora_dropout",
+)  # fmt: skip
+
+
 def read_run(path, args, changed):
     """The YAML, its model and its machine as a Run. Refused where the recipe would not start on that machine either."""
     given = read(path)
@@ -388,6 +402,9 @@ def read_run(path, args, changed):
     if unknown := changed.keys() - known:
         raise Refused(f"--{min(unknown)} is in neither {path} nor {args.accelerate}. Next: python recipes/plan.py --help")
     given |= changed
+    for key in NUMBERS:
+        if not isinstance(given.get(key, 1), int | float | None):
+            raise Refused(f"{path}: {key} is '{given[key]}', no number. Next: correct it")
     pretraining = "blocks" in given
     if not pretraining and "rows" not in given:
         raise Refused(f"{path}: neither blocks nor rows, so nothing is trained. Next: a YAML of pretrain, sft or finetune_task")

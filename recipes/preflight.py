@@ -58,7 +58,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
-from peft import PeftModel, get_peft_model
+from peft import PeftError, PeftModel, get_peft_model
 from run_guard import Answers, Refused, Watched
 from safetensors import safe_open
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -130,8 +130,9 @@ def build(recipe, parsed, sample, ranks, report):
 
     Returns what was found: config, tokenizer, peft (LoraConfig or None), rows (number of training rows or blocks), places (those looked at), whole (their
     rows before they are cut and packed, each with its `place`; None for blocks), silent (places left out: nobody answers), trainer (None: not reached),
-    stopped (the Refused of the trainer itself)."""
-    found = SimpleNamespace(config=None, tokenizer=None, peft=None, rows=0, places=(), whole=None, silent=[], trainer=None, stopped=None)
+    stopped (the Refused of the trainer itself), run (what open_run gave; None: it refused, and nobody knows what may be shown)."""
+    nothing = dict.fromkeys(("config", "tokenizer", "peft", "whole", "trainer", "stopped", "run"))
+    found = SimpleNamespace(**nothing, rows=0, places=(), silent=[])
     own = vars(recipe)
     [(name, kind)] = [(n, v) for n, v in own.items() if isinstance(v, type) and issubclass(v, Watched) and v.__module__ == recipe.__name__]
 
@@ -139,7 +140,7 @@ def build(recipe, parsed, sample, ranks, report):
         def call(*args, **kwargs):
             with report.check(check), mock.patch.object(type(parsed[1]), "world_size", ranks) if ranks else contextlib.nullcontext():
                 return function(*args, **kwargs)
-            return {"status": "running", "access": "public"}  # what open_run would
+            return None
 
         return call
 
@@ -173,7 +174,12 @@ def build(recipe, parsed, sample, ranks, report):
         raise Built
 
     stand_ins = {key: noted(own[key], check) for key, check in COLLECTED.items() if key in own}
-    stand_ins |= {"check_model": check_model, name: make_trainer}
+
+    def open_run(*args, function=stand_ins["open_run"]):
+        found.run = function(*args)
+        return found.run or {"status": "running", "access": "credentialed"}
+
+    stand_ins |= {"open_run": open_run, "check_model": check_model, name: make_trainer}
     if "AutoModelForCausalLM" in own:
         stand_ins["AutoModelForCausalLM"] = mock.MagicMock()
     with contextlib.ExitStack() as stack:
@@ -187,7 +193,9 @@ def build(recipe, parsed, sample, ranks, report):
         except Built:
             pass
         except (ValueError, TypeError, RuntimeError, OSError, jinja2.TemplateError) as error:
-            raise Refused(f"{type(error).__name__}: {error}") from error
+            closed = not found.run or found.run["access"] == "credentialed"
+            said = "its message may quote a credentialed row, and is left out" if closed else error
+            raise Refused(f"{type(error).__name__}: {said}") from error
     return found
 
 
@@ -225,12 +233,15 @@ class Rows:
     def __init__(self, folder, found, show_texts):
         self.tokenizer, self.show_texts, self.facts, self.texts = found.tokenizer, show_texts, {}, []
         path, wanted = Path(folder, "train.jsonl"), set(found.places.tolist())
-        least = json.loads(Path(folder, "manifest.json").read_text()).get("access", "public")
+        files = [[Path(folder, "manifest.json")], [path, Path(folder, "validation.jsonl")]]
+        least, own = (run_guard.terms_of(each)["access"] if found.run else "credentialed" for each in files)
+        floor = "public" if found.run and own == least else least  # rows that account for the manifest's class are taken at their word
         with path.open(encoding="utf-8") as lines:
             for place, line in enumerate(lines):
                 if place in wanted:
                     row = json.loads(line)
-                    self.facts[place] = (f"row {row.get('id')} ({path} line {place + 1})", row.get("access", least))
+                    access = floor if floor == "credentialed" else max(row.get("access", least), floor, key=ACCESS.index)
+                    self.facts[place] = (f"row {row.get('id')} ({path} line {place + 1})", access)
         if found.whole is not None:
             numbers = found.whole.select_columns(["input_ids", "labels"]).with_format("numpy")
             rows = found.whole.remove_columns(["input_ids", "labels"])
@@ -261,9 +272,11 @@ class Blocks(Rows):
         self.files = [output for output in self.manifest["outputs"] if output["split"] == "train"]
         self.ends = np.cumsum([output["records"] for output in self.files])
         self.access = {}
-        for source in self.manifest["inputs"]:
+        for source in self.manifest["inputs"] if found.run else ():
             name = source.get("source")
             self.access[name] = max(source["access"], self.access.get(name, "public"), key=ACCESS.index)
+        least = run_guard.terms_of([Path(folder, "manifest.json")])["access"] if found.run else "credentialed"
+        self.floor = "public" if least in self.access.values() else least
         rows = ((number, self.data.rows[number]) for number in map(int, self.data.order))
         self.texts = [(number, np.asarray(row["input_ids"], dtype=np.int64), None, row) for number, row in rows]
 
@@ -277,8 +290,8 @@ class Blocks(Rows):
         return f"block {number - first} of {file['path']}"
 
     def closed(self, number):
-        access = self.access.get(self.file_of(number)[0]["source"], self.manifest["access"])
-        return access == "credentialed" and not self.show_texts
+        source = self.file_of(number)[0]["source"]
+        return "credentialed" in (self.access.get(source, "credentialed"), self.floor) and not self.show_texts
 
     def pieces(self):
         """(block, its ids, start, stop, document) of each piece"""
@@ -519,7 +532,10 @@ def make_sizes(found, given, deepspeed):
     with torch.device("meta"):
         model = MODEL_FOR_CAUSAL_LM_MAPPING[type(found.config)](found.config).to(getattr(torch, given.dtype))
         if found.peft:
-            model = get_peft_model(model, copy.deepcopy(found.peft))
+            try:
+                model = get_peft_model(model, copy.deepcopy(found.peft))
+            except PeftError as error:
+                raise Refused(f"lora_target_modules: {error}. Next: modules that this model has") from error
             for weight in model.parameters():
                 weight.data = weight.data.float() if weight.requires_grad and not deepspeed else weight.data  # as Answers does
     return model
@@ -589,7 +605,7 @@ def check_precision(look):
 def check_disk(look):
     folder = Path(look.given.output_dir).resolve()
     folder = next(path for path in (folder, *folder.parents) if path.is_dir())
-    settings = {key: getattr(look.given, key) for key in ("save_strategy", "save_total_limit")}
+    settings = {key: getattr(look.given, key) for key in ("save_strategy", "save_total_limit", "save_only_model")}
     weights = [(weight.numel(), weight.requires_grad) for weight in look.sizes.parameters()]
     counts = [sum(numbers for numbers, trained in weights if trained or not only) for only in (False, True)]
     look.report.looked["disk"] = "{:,} weights, {:,} of them trained; {}".format(*counts, folder)
@@ -703,10 +719,7 @@ def inspect(args, more):
     if args.accelerate:
         ranks, environment["ACCELERATE_DEEPSPEED_CONFIG_FILE"], deepspeed = read_machine(args.accelerate)
         more = more if torch.cuda.is_available() or "--use_cpu" in more else [*more, "--use_cpu", "true"]
-    try:
-        parsed = recipe.make_parser().parse_args_and_config(["--config", args.config, *more])
-    except (ValueError, TypeError) as error:
-        raise Refused(f"{args.config} {' '.join(more)}: {error}") from error
+    parsed = run_guard.parse(recipe.make_parser(), ["--config", args.config, *more])
     given = SimpleNamespace(**{key: value for part in parsed for key, value in vars(part).items()})
     with report.check("ranks"):
         compare_ranks(gather_object([fingerprint(recipe, args.config, given)]), report)

@@ -32,6 +32,7 @@ from run_guard import (
     close_run,
     last_checkpoint,
     open_run,
+    reason,
     split_step,
     start,
 )
@@ -107,7 +108,7 @@ def read_blocks(folder):
         train = PackedBlocks(folder, manifest, "train", order=np.load(folder / "order.npy", mmap_mode="r"))
     except (ValueError, KeyError, TypeError, EOFError, RecursionError) as error:  # cut short, or no numbers: a pickle is not opened
         raise Refused(
-            f"{folder}: not whole packed blocks ({error!r}). Next: python -m data_prep.build_blocks --out {folder} --help"
+            f"{folder}: not whole packed blocks ({reason(error)}). Next: python -m data_prep.build_blocks --out {folder} --help"
         ) from error
     return manifest, train, {domain: blocks for domain, blocks in held_out.items() if len(blocks)}
 

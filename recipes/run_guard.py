@@ -36,7 +36,8 @@ import numpy as np
 import pyarrow.compute
 import pydantic
 import torch
-from peft import PeftModel
+from huggingface_hub import try_to_load_from_cache
+from peft import PeftError, PeftModel
 from site_guard import keep_inside, permit, read_allow_list
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
@@ -45,6 +46,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.trainer_utils import rotate_checkpoints
+from yaml import YAMLError
 
 
 class Refused(Exception):
@@ -108,9 +110,13 @@ class Watched:
         before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_asked", 1.0))
         self._clock = time.perf_counter()
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
             signal.signal(signal.SIGTERM, before)
+        # Trainer divides what it summed since it was last started by all steps; the log has the whole run
+        steps, losses = zip(*((entry["step"], entry["loss"]) for entry in self.state.log_history if "loss" in entry), strict=True)
+        loss = float(np.average(losses, weights=np.diff(steps, prepend=0)))
+        return result._replace(training_loss=loss, metrics={"train_loss": loss, "epoch": self.state.epoch})
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimizer step, less `taken`, which is gathered from all ranks for the ledger."""
@@ -151,11 +157,13 @@ class Watched:
     def _stop(self, found):
         """End the run with a checkpoint of the weights as they are, before they take this step."""
         done, rows = self.state.global_step, self._pending[0]
+        kept = f"the weights before it are in checkpoint-{done}" if done else "nothing was trained yet"
+        again = "with that checkpoint as model_name_or_path, and " if done else "with "
         if done and not Path(self.args.output_dir, f"checkpoint-{done}", "complete.json").is_file():
             self._save_checkpoint(self.model_wrapped, trial=None)
         raise Refused(
-            f"{found} at step {done + 1}, on rows {', '.join(map(str, rows[:8]))}...; the weights before it are in checkpoint-{done}. Next: look at "
-            f"those rows; then a new output_dir with that checkpoint as model_name_or_path, and a lower learning_rate or max_loss_jump null"
+            f"{found} at step {done + 1}, on rows {', '.join(map(str, rows[:8]))}...; {kept}. Next: look at those rows; then a new output_dir "
+            f"{again}a lower learning_rate or max_loss_jump null"
         )
 
     def _maybe_log_save_evaluate(self, *args, **kwargs):
@@ -171,6 +179,8 @@ class Watched:
             self._since = [a + b for a, b in zip(self._since, (tokens, squares), strict=True)]
             self._pending = None
             self.control.should_save |= bool(self._terminated)
+            # a line of the log ends with each checkpoint, else the first one of a run that goes on would be of fewer steps
+            self.control.should_log |= self.control.should_save or self.control.should_training_stop
         super()._maybe_log_save_evaluate(*args, **kwargs)
         if self._terminated:
             raise Refused(f"stopped by SIGTERM after step {self.state.global_step}. Next: the same command goes on from there")
@@ -292,12 +302,14 @@ class Answers(Watched):
         table = rows.with_format("arrow")[:]
         lengths = table["seq_lengths"].combine_chunks().flatten() if packed else pyarrow.compute.list_value_length(table["input_ids"])
         lengths = np.asarray(lengths)
-        self.rows = {"given": len(train_dataset), "kept": len(lengths), "cut_at_max_length": int((lengths >= (longest or np.inf)).sum())}
+        self.rows = {"given": len(train_dataset), "kept": len(lengths), "at_max_length": int((lengths >= (longest or np.inf)).sum())}
         rows = rows.with_format("numpy")
         if not any(self._tokenizer.eos_token_id in row["labels"] for row in itertools.islice(rows, 1000)):
             raise Refused("no answer ends in EOS: nothing would learn to stop. Next: end the template's answers in eos_token")
         self.train_dataset = rows.add_column("row", np.arange(len(rows)))
         self.eval_dataset = self.eval_dataset.select_columns(["input_ids", "labels"]).with_format("numpy")
+        if not any((row["labels"] != -100).any() for row in self.eval_dataset):
+            raise Refused("no validation row has a supervised token, after cutting at max_length. Next: a larger max_length")
         self.data_collator = Collator(packed, self._tokenizer.pad_token_id)
         if isinstance(self.model, PeftModel) and not self.is_deepspeed_enabled:  # which keeps float32 copies itself
             for weight in self.model.parameters():
@@ -341,7 +353,7 @@ class Collator:
             used = sum(lengths)  # after it, a block may have an unused end
             input_ids[place, : len(tokens)] = tokens
             labels[place, :used] = torch.tensor(np.asarray(row.get("labels", tokens), dtype=np.int64))[:used]
-            documents += lengths
+            documents += lengths if self.isolated else [used]
             for start in itertools.accumulate(lengths, initial=0):
                 if self.isolated and start < length:
                     starts.append(place * length + start)
@@ -415,12 +427,30 @@ def check_isolation(config, attn_implementation, training_args):
 
 
 # ---------------------------------------------------------------- before the first step
+def text(record, key):
+    """record[key]; TypeError if it is no text."""
+    if not isinstance(record[key], str):
+        raise TypeError(f"'{key}' is {type(record[key]).__name__}, not text")
+    return record[key]
+
+
+def reason(error):
+    """What is wrong with a line of data, in words that quote nothing of it: more people read a log than may read the data."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start + 1} is not UTF-8"
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    return f"{type(error).__name__}: {error}" if isinstance(error, KeyError | TypeError) else type(error).__name__
+
+
 def check_launch(watch, training_args):
     """Refused: other ranks than asked for, a DeepSpeed key that nobody reads, a tracker that sends data away. Trackio's files go to OUTPUT_DIR."""
     ranks = training_args.world_size
     if not ranks == (watch.world_size or ranks) == int(os.environ.get("WORLD_SIZE", ranks)):
         asked = watch.world_size or os.environ["WORLD_SIZE"]
         raise Refused(f"{ranks} ranks run, {asked} were asked for. Next: check num_processes and distributed_type of the accelerate file")
+    if training_args.deepspeed:
+        raise Refused("deepspeed stands in the YAML, which is not looked at. Next: deepspeed_config_file in the accelerate file")
     check_deepspeed(os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none"))
     away = sent_by(vars(training_args))
     if away and not watch.allow_upload:
@@ -505,7 +535,9 @@ def check_weights(folder):
 
 def check_model(model, length, revision="main"):
     """(config, tokenizer) of a model's folder or Hub name; Refused if there is none, or it cannot learn texts of `length` tokens that end in EOS."""
-    if not Path(model, "config.json").is_file() and (Path(model).exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model)):
+    folder = Path(model)
+    elsewhere = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model) and not folder.exists() and not (folder.parent.name and folder.parent.exists())
+    if not Path(folder, "config.json").is_file() and not elsewhere:  # a name as the Hub has them
         raise Refused(f"{model}: no model here (no config.json). Next: check model_name_or_path; a path starts at the current folder")
     check_weights(model)
     try:
@@ -514,6 +546,9 @@ def check_model(model, length, revision="main"):
         )
     except (ValueError, TypeError, AttributeError, RecursionError) as error:  # also: code of its own, which is not run
         raise Refused(f"{model}: config.json or the tokenizer cannot be read: {error}. Next: a model that transformers knows") from error
+    except OSError as error:
+        said = str(error).splitlines()[0].rstrip(".")
+        raise Refused(f"{model}: {said}. Next: check model_name_or_path; train that model first, or hf download it") from error
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if length and positions and length > positions:
         said = f"texts of {length} tokens, but {model} knows {positions} positions"
@@ -545,7 +580,7 @@ def check_precision(model, training_args):
     held_back = ("bf16_stochastic_round=true", "use_kahan_summation=true", "kahan_sum=true")
     kept = any(setting in (training_args.optim_args or "").lower() for setting in held_back)
     coarse = [weight.detach() for weight in model.parameters() if weight.requires_grad and weight.element_size() == 2]
-    if kept or not coarse or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+    if kept or not coarse or not training_args.learning_rate or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
         return
     pieces = [weight.flatten()[:1_000_000] for weight in coarse]
     share = sum((piece - training_args.learning_rate != piece).sum().item() for piece in pieces) / sum(piece.numel() for piece in pieces)
@@ -563,7 +598,8 @@ def check_disk(trainer):
     trained = [weight for weight in weights if weight.requires_grad]
     saved = trained if len(trained) < len(weights) else weights  # an adapter goes alone
     model = sum(numel(weight) * weight.element_size() for weight in saved)
-    checkpoint = model + sum(map(numel, trained)) * (12 if trainer.is_deepspeed_enabled else 8)
+    moments = 0 if args.save_only_model else sum(map(numel, trained)) * (12 if trainer.is_deepspeed_enabled else 8)
+    checkpoint = model + moments
     there = len(list(Path(args.output_dir).glob("checkpoint-*/complete.json")))
     copies = 0 if args.save_strategy == "no" else max(0, (args.save_total_limit or 3) + 1 - there)
     needed, free = copies * checkpoint + model, shutil.disk_usage(args.output_dir).free
@@ -602,12 +638,15 @@ def open_run(script, reads, model, overwrite, *parts):
         if not changed and old["status"] == "complete":
             return old
         if changed:
-            shutil.rmtree(folder)
             old = {}
     elif folder.is_dir() and any(folder.iterdir()):
         raise Refused(f"{folder} holds files and no run.json: not a run of these recipes. Next: another output_dir")
-    terms = terms_of([*reads, *(path for path in [Path(model, "config.json")] if path.is_file())])
+    cached = None if Path(model).exists() else try_to_load_from_cache(model, "config.json", revision=arguments.get("model_revision"))
+    config = Path(cached) if isinstance(cached, str) else Path(model, "config.json")
+    terms = terms_of([*reads, *([config] if config.is_file() else [])])
     allowed = keep_on_site(terms, arguments)
+    if folder.is_dir() and not old:
+        shutil.rmtree(folder)  # now that nothing refuses the new run
     git = ["git", "-C", str(Path(script).resolve().parent), "rev-parse", "HEAD"]
     packages = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "deepspeed", "bitsandbytes", "torchao")
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU, {os.cpu_count()} cores"
@@ -690,19 +729,32 @@ def last_checkpoint(training_args):
     return str(whole[-1])
 
 
+def parse(parser, arguments):
+    """The dataclasses of a YAML and a command line. Refused says what is wrong with which of them, in place of argparse's pages of usage."""
+    given = " ".join(arguments)
+
+    def refuse(said):
+        raise Refused(f"{given}: {said}. Next: correct it; --help lists the keys of this recipe")
+
+    parser.error = refuse
+    try:
+        return parser.parse_args_and_config(arguments)
+    except (ValueError, TypeError, YAMLError) as error:
+        raise Refused(f"{given}: {error}") from error
+
+
 def start(main, parser):
     """Parse the YAML and the command line and run `main`; what is wrong with them is one sentence, once for all ranks, and no traceback."""
-    given = " ".join(sys.argv[1:])
     try:
-        try:
-            parsed = parser.parse_args_and_config()
-        except (ValueError, TypeError) as error:
-            raise Refused(f"{given}: {error}") from error
-        main(*parsed)
+        main(*parse(parser, sys.argv[1:]))
     except Refused as error:
         said = str(error)
-    except (OSError, pickle.UnpicklingError) as error:  # a model or file that transformers cannot find or open; code in a checkpoint
-        said = f"{given}: {error}"
+    except (
+        OSError,
+        pickle.UnpicklingError,
+        PeftError,
+    ) as error:  # what cannot be found or opened; code in a checkpoint; modules that are not there
+        said = f"{' '.join(sys.argv[1:])}: {error}"
     else:
         return
     sys.exit(f"error: {' '.join(said.split())}" if int(os.environ.get("LOCAL_RANK", 0)) == 0 else 1)

@@ -27,9 +27,11 @@ from run_guard import (
     close_run,
     last_checkpoint,
     open_run,
+    reason,
     set_pad_token,
     split_step,
     start,
+    text,
 )
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, get_quantization_config
 
@@ -57,8 +59,9 @@ def main(run_args, training_args, model_args):
         check_isolation(config, model_args.attn_implementation, training_args)
     run_args.rows_per_step = split_step("rows_per_step", run_args.rows_per_step, 1, training_args)
     reads = [Path(run_args.rows, name) for name in ("manifest.json", "train.jsonl", "validation.jsonl")]
-    if training_args.chat_template_path and Path(training_args.chat_template_path).is_file():
-        reads.append(Path(training_args.chat_template_path))
+    template = training_args.chat_template_path
+    if template and (Path(template).is_file() or template.endswith(".jinja")):  # else the folder of a tokenizer
+        reads.append(Path(template))
     with training_args.main_process_first(local=False):
         run = open_run(__file__, reads, model_args.model_name_or_path, run_args.overwrite, run_args, model_args, training_args)
     if run["status"] == "complete":
@@ -99,9 +102,9 @@ def read_conversations(folder, split):
             row = json.loads(line)
             if "messages" not in row:
                 row["messages"] = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
-            conversations.append({"messages": row["messages"]})
+            conversations.append({"messages": [{"role": text(turn, "role"), "content": text(turn, "content")} for turn in row["messages"]]})
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise Refused(f"{path}: line {number} is no row: {error!r}") from error
+            raise Refused(f"{path}: line {number} is no row ({reason(error)})") from error
     if not conversations:
         raise Refused(f"{path}: no rows")
     return conversations

@@ -5,8 +5,9 @@ This file lies in data_prep/ and in recipes/, byte for byte the same: a recipe t
 `keep_inside` makes a process that holds such text one that opens no connection beyond this machine. An audit hook of Python sees every connection before
 it is opened, whichever library asks for it, so that a redirect, a proxy, a tracker or the Hub's client is stopped as well. It sees what Python opens in this
 process and in those forked from it: not the ranks of one run talking to each other (NCCL, gloo), nor native network code, nor a program or a fresh process
-that a library starts (wandb's service, vLLM's engine). Trackers are refused by name; for the rest, a machine without a route out is the second wall. What
-the process writes from then on is readable by its owner alone.
+that a library starts (wandb's service, vLLM's engine), nor a relay on this machine that passes on what it is given. Trackers are refused by name; for the
+rest, a machine without a route out is the second wall. What the process writes from then on is readable by its owner alone, and an error that nobody foresaw
+is printed without its message, which may quote a record.
 
 The one way out is an entry of an allow list, a YAML file, which every output made under it records:
 
@@ -21,6 +22,7 @@ import ipaddress
 import os
 import socket
 import sys
+import traceback
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,6 +32,16 @@ ENTRY = ("endpoint", "agreement", "person", "date")
 NAMES = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo")
 EVENTS = ("socket.connect", "socket.sendto", "socket.sendmsg", *NAMES)
 OWN = {socket.gethostname()}
+LOCAL = [getattr(socket, name, None) for name in ("AF_UNIX", "AF_NETLINK")]  # families that end on this machine
+MESSAGES = (
+    OSError,
+    MemoryError,
+    RuntimeError,
+    ImportError,
+    AttributeError,
+    NameError,
+    KeyboardInterrupt,
+)  # of program and machine, not of data
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 _inside = None  # {"terms": set, "refuse": exception, "hosts": set, "addresses": set} once this process holds credentialed text
@@ -49,8 +61,9 @@ def read_allow_list(path, refuse):
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise refuse(f"{path}: must be a list of entries. Next: see the form in site_guard.py")
     for number, entry in enumerate(entries, 1):
-        if sorted(entry) != sorted(ENTRY) or not all(str(entry[key] or "").strip() for key in ENTRY):
-            raise refuse(f"{path}: entry {number} must have {', '.join(ENTRY)}, and nothing else")
+        texts = [entry.get(key) for key in ENTRY[:3]]
+        if sorted(map(str, entry)) != sorted(ENTRY) or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise refuse(f"{path}: entry {number} must have {', '.join(ENTRY)}, the first three as text, and nothing else")
         if not isinstance(entry["date"], datetime.date) or str(entry["date"]) > str(datetime.date.today()):
             raise refuse(f"{path}: entry {number}: date must be a day that has come, as 2026-11-01")
         if not host_of(entry["endpoint"]):
@@ -82,6 +95,7 @@ def keep_inside(terms, refuse, allowed=()):
     if not _hooked:
         sys.addaudithook(_watch)
         _hooked = True
+    sys.excepthook = _without_text
     os.umask(0o077)
     for name in [name for name in os.environ if name.lower() in PROXIES and host_of(os.environ[name]) not in hosts]:
         del os.environ[name]
@@ -119,12 +133,14 @@ def _watch(event, args):
     if _inside is None or event not in EVENTS:
         return
     asked = args[0] if event in NAMES else args[1]
-    host = asked[0] if isinstance(asked, tuple) and asked else asked
-    host = host.decode(errors="replace") if isinstance(host, bytes) else host
-    path = event not in NAMES and not isinstance(asked, tuple)  # a socket file has no host
-    if path or not isinstance(host, str) or not host or is_here(host) or host in _inside["hosts"] or (event in NAMES and host in OWN):
+    if event not in NAMES and (asked is None or args[0].family in LOCAL):  # sent over a connection that was seen before; a socket file
         return
-    if event not in NAMES:  # an address: of an allowed name? A name may have others each time it is asked
+    internet = event in NAMES or args[0].family in (socket.AF_INET, socket.AF_INET6)
+    host = asked[0] if isinstance(asked, tuple) and asked else asked
+    host = bytes(host).decode(errors="replace") if isinstance(host, bytes | bytearray) else host
+    if internet and (not host or is_here(host) or host in _inside["hosts"] or (event in NAMES and host in OWN)):
+        return
+    if internet and event not in NAMES:  # an address: of an allowed name? A name may have others each time it is asked
         _inside["addresses"] |= {found[4][0] for name in _inside["hosts"] for found in socket.getaddrinfo(name, None)}
         if host in _inside["addresses"]:
             return
@@ -136,3 +152,14 @@ def _sentence(host, terms):
         f"credentialed text is not sent to {host}: its terms ({', '.join(sorted(terms)) or 'unknown'}) do not let third parties have it. "
         f"Next: do it on this machine (a local model, or its server at 127.0.0.1; report_to tensorboard), or allow_list FILE with an entry for {host}"
     )
+
+
+def _without_text(kind, error, trace):
+    """In place of sys.excepthook: where an error that nobody foresaw was raised, and of what kind; its message only where it speaks of no data."""
+    chain, told = [], (*MESSAGES, _inside["refuse"])
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    for error in reversed(chain):
+        said = str(error) if isinstance(error, told) else "(its message may quote a credentialed record, and is left out)"
+        print(*traceback.format_tb(error.__traceback__), f"{type(error).__name__}: {said}", sep="", file=sys.stderr)

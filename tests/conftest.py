@@ -29,6 +29,7 @@ def as_before():
     for name in ("site_guard", "data_prep.site_guard"):
         if name in sys.modules:
             sys.modules[name]._inside = None
+    sys.excepthook = sys.__excepthook__
     os.umask(mask)
     os.environ.clear()
     os.environ.update(environment)

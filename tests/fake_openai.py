@@ -8,6 +8,7 @@ with FakeServer(model="m") as server:
     server.complaint            prompt -> what a refusal says
     server.dead_after = 5       from the 6th on every connection is closed
     server.requests             [(path, body)]
+    server.others               more entries of its list of models
 """
 
 import json
@@ -17,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 class FakeServer:
     def __init__(self, model="fake", **listed):
-        self.model, self.listed = model, listed
+        self.model, self.listed, self.others = model, listed, []
         self.requests, self.faults, self.dead_after, self.authorization = [], {}, None, None
         self.reply = lambda prompt: "The answer is A"
         self.refuse = lambda prompt: None  # a prompt -> an HTTP status, or None
@@ -33,7 +34,7 @@ class FakeServer:
 
             def do_GET(self):
                 fake.authorization = self.headers.get("Authorization")
-                self.send({"data": [{"id": fake.model, **fake.listed}]})
+                self.send({"data": [*fake.others, {"id": fake.model, **fake.listed}]})
 
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

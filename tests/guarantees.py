@@ -6,6 +6,7 @@
 A promise is a mark on the test that fails when it is broken: @pytest.mark.guarantee("Resume", "A run killed with SIGKILL goes on bit for bit.")
 """
 
+import argparse
 import ast
 from pathlib import Path
 
@@ -39,6 +40,11 @@ def table() -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
+def main(argv=None):
+    argparse.ArgumentParser(description=__doc__.split("\n")[0], epilog="Writes GUARANTEES.md anew; there are no options.").parse_args(argv)
     (ROOT / "GUARANTEES.md").write_text(table())
     print(f"wrote GUARANTEES.md: {table().count('| `tests/')} promises. Next: make guarantees")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,11 +1,13 @@
 """Table 6 for any checkpoints: what is missing is run, what is there is not, and differences are paired."""
 
 import json
+import os
 
 import pytest
 import yaml
 from tiny_model import REPO, make_model, read_jsonl, rows_of, write_rows
 
+from data_prep import site_guard
 from evaluation import ablation, generate, model_entry, tables
 
 OPTIONS = {"choices": ["A", "B"], "question": "Which drug?", "options": ["zorimel", "tavoxan forte"]}
@@ -62,6 +64,19 @@ def test_the_shape_is_table_6_with_the_articles_columns_beside_ours(world):
     assert "i2b2 of Me-LLaMA 13B-chat is 0.166 in Table 5" in (world / "out/table6.md").read_text(), "a known contradiction stands below"
     assert "Me-LLaMA 70B" not in (world / "out/table6.md").read_text()
     assert (world / "out/table6.csv").read_text().count("article") == 4 and r"\begin{table}" in (world / "out/table6.tex").read_text()
+
+
+def test_the_class_is_that_of_rows_and_models_also_without_a_run_json(world, tmp_path):
+    rows = [row | {"output": "neutral"} for row in rows_of("mednli", "choice", [("So?", "neutral")], choices=["neutral"])]
+    for name, access in (("first", "public"), ("second", "credentialed"), ("third", "public")):
+        (tmp_path / "evaluation" / name).mkdir(parents=True)
+        (tmp_path / "evaluation" / name / "mednli.jsonl").write_text(json.dumps(rows[0] | {"model_access": access}) + "\n")
+    plan = write_plan(tmp_path, tasks=["mednli"], differences=[{"what": "Public ones", "of": "third", "to": "first"}])
+    for _ in range(2):  # the second time no file of the credentialed model is read but its scores
+        ablation.main(["--plan", str(plan), "--out", str(tmp_path / "out"), "--scored"])
+        site_guard._inside = None
+        os.umask(0o022)
+    assert result_of(tmp_path)["access"] == "credentialed" and not (tmp_path / "out").stat().st_mode & 0o077
 
 
 def test_differences_are_paired_and_named(world):

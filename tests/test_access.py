@@ -1,7 +1,10 @@
 """The strictest access class goes along from the publisher's file to the report, and only a person lowers it."""
 
+import importlib
 import json
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -11,10 +14,10 @@ from data_prep import build_blocks, build_documents, clean_documents, declassify
 from data_prep.contracts import BadInput
 from data_prep.files import read_json, read_jsonl, write_jsonl
 from evaluation.model_entry import read_entry
-from tests.lab import PRETRAIN, SFT, TASK, build_lab, recipe, run_json
+from tests.lab import PRETRAIN, ROOT, SFT, TASK, build_lab, recipe, run_json
 
 LICENSE = "agreement 7"
-SIGNED = {"to": "gated", "who": "A. Example, data steward", "why": "reviewed, protocol 2026-117", "date": "2026-11-01"}
+SIGNED = {"to": "gated", "who": "A. Example, data steward", "why": "reviewed, protocol 2026-117", "date": "2025-11-01"}
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +91,7 @@ def test_a_person_lowers_it_and_the_name_goes_along(corpus, lab, capsys):
 @pytest.mark.parametrize(
     ("change", "said"),
     [({"who": " "}, "--who and --why must say"), ({"why": ""}, "--who and --why must say"), ({"folder": "lowered"}, "is gated already"),
+     *(({"date": date}, f"--date {date}: must be a day that has come") for date in ("2999-01-01", "soon", "01.11.2026", "20251101")),
      ({"folder": "blocks"}, "holds no documents or rows. Next: declassify what it was made of")],
 )  # fmt: skip
 def test_nobody_lowers_it_in_passing(corpus, tmp_path, change, said):
@@ -155,6 +159,19 @@ def test_a_manifest_that_says_less_than_its_inputs_changes_nothing(lab):
     (lab / "understated" / "manifest.json").write_text(json.dumps(manifest | {"access": "public"}))
     assert recipe(lab, "pretrain", {**PRETRAIN, "blocks": "understated", "output_dir": "understated_run", "max_steps": 1}) is None
     assert (run_json(lab / "understated_run")["access"], run_json(lab / "understated_run")["agreements"]) == ("credentialed", [LICENSE])
+
+
+def test_a_model_in_the_cache_of_the_hub_has_its_class(trained, monkeypatch):
+    """Named as on the Hub, not by a folder: its config.json lies in the local cache."""
+    config = {**TASK, "model_name_or_path": "org/notes", "output_dir": "from_cache", "report_to": []}
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "recipes"))
+        patch.chdir(trained)
+        run_guard = importlib.import_module("run_guard")
+        patch.setattr(run_guard, "try_to_load_from_cache", lambda model, file, revision: str(trained / "notes_chat" / file))
+        terms = [Path("task_rows", name) for name in ("manifest.json", "train.jsonl")]
+        run = run_guard.open_run(run_guard.__file__, terms, "org/notes", False, SimpleNamespace(**config))
+    assert run["access"] == "credentialed"
 
 
 def test_an_unknown_class_in_a_model_is_refused(trained):

@@ -1,5 +1,6 @@
 """Every YAML parses with its own recipe, and every command we print names files and flags that exist."""
 
+import ast
 import importlib
 import re
 import shlex
@@ -72,6 +73,36 @@ def test_printed_commands_name_existing_files_and_flags(where, command):
             assert (ROOT / word).is_file(), f"{where}: {word}"
     for flag in re.findall(r"(?<!\S)(--\w+)", " ".join(rest)):
         assert flag in flags(script), f"{where}: {script} has no {flag}"
+
+
+def strings(tree):
+    """The strings of a module, those of several literals and f-strings whole, with X for each value."""
+    parts = {part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in parts:
+            yield node.value
+
+
+def required(module):
+    for node in ast.walk(ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())):
+        if isinstance(node, ast.Call) and any(word.arg == "required" and word.value.value for word in node.keywords):
+            yield node.args[0].value
+
+
+def test_commands_of_data_prep_in_strings_name_what_is_required():
+    checked = 0
+    for path in (path for path in TEXTS if path.suffix == ".py"):
+        for text in strings(ast.parse(path.read_text())):
+            text = re.sub(r'"[^"\n]*"', "X", re.sub(r"\\\n\s*", " ", text))
+            for module, rest in re.findall(r"python -m (data_prep\.\w+)( [^`;\n]*)", text):
+                given = re.findall(r"--\w+", rest.split(", ")[0])
+                if given and "--help" not in given and not rest.endswith("..."):
+                    missing = set(required(module)) - set(given)
+                    assert not missing, f"{path.relative_to(ROOT)}: python -m {module}{rest} lacks {missing}"
+                    checked += 1
+    assert checked > 20
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

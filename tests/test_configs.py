@@ -26,6 +26,20 @@ PROCESSES = {"cpu": (1, 1), "single_gpu": (1, 1), "ddp_8gpu": (1, 8), "zero2_8gp
 
 
 # ---------------------------------------------------------------- accelerate
+@pytest.mark.parametrize("target", ["preflight", "pretrain", "sft", "finetune", "plan"])
+def test_a_run_of_your_own_names_its_machine(target):
+    """What make would do: a YAML that is not the demo's is not started on this CPU in passing."""
+
+    def first(*given):
+        command = ["make", "-n", "-o", ".venv/.installed", target, "GPU=h100", *given]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ | {"MAKEFLAGS": ""})
+        return next(line for line in done.stdout.splitlines() if line.startswith(("echo", "grep")))
+
+    assert first("CONFIG=recipes/configs/sft_13b_qlora.yaml").startswith("echo 'error: ACCEL is not given. Next: make")
+    for given in ("CONFIG=recipes/configs/demo_chat.yaml",), ("CONFIG=my.yaml", "ACCEL=accelerate_configs/zero3_8gpu.yaml"):
+        assert first(*given).startswith("grep -qs '^distributed_type:' accelerate_configs/")
+
+
 @pytest.mark.parametrize("path", MACHINES, ids=lambda p: p.stem)
 def test_accelerate_loads_the_file(path, tmp_path):
     config = load_config_from_file(str(path))

@@ -6,6 +6,7 @@ import json
 import pytest
 import zstandard
 
+from data_prep import build_cases, build_documents, build_instructions, build_tasks
 from data_prep.contracts import BadInput, check_document, check_row, strictest
 from data_prep.files import open_bytes, open_text, read_json, read_jsonl, whole_folder, write_jsonl
 from data_prep.manifest import Drops, describe, read_manifest, write_manifest
@@ -30,6 +31,9 @@ def test_a_right_document_and_row_pass():
         ({"domain": "medical"}, "'domain' is 'medical'"),
         ({"access": "secret"}, "'access' is 'secret'"),
         ({"text": " "}, "'text' is empty"),
+        ({"id": "a:1\r"}, "'id' holds a line end"),
+        ({"id": "a:\x851"}, "'id' holds a line end"),
+        ({"id": "a:1\u2028b"}, "'id' holds a line end"),
         ({"meta": None}, "'meta' must be dict"),
         ({"extra": 1}, "unknown field 'extra'"),
     ],
@@ -121,6 +125,27 @@ def test_a_folder_exists_whole_or_not_at_all(tmp_path):
         raise KeyboardInterrupt
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (build_documents, ["--source", "redpajama=RAW/good.jsonl"]),
+        (build_tasks, ["--raw", "RAW"]),
+        (build_instructions, ["--raw", "RAW", "--sources", "sharegpt"]),
+        (build_cases, ["--source", "cases=RAW/bad.jsonl"]),
+    ],
+)
+def test_an_output_that_is_a_file_is_left_alone_before_anything_is_read(tmp_path, command, arguments, below):
+    raw, out = tmp_path / "raw", tmp_path / "thesis"
+    for name, content in (("good.jsonl", '{"text": "x"}'), ("bad.jsonl", "{"), ("medqa/US/test.jsonl", "{"), ("sharegpt/a.json", "{")):
+        (raw / name).parent.mkdir(parents=True, exist_ok=True)
+        (raw / name).write_text(content)
+    out.write_text("years of work")
+    with pytest.raises(SystemExit, match="error: .*thesis: is a file, and the output is a folder. Next: another --out"):
+        command.main([*(argument.replace("RAW", str(raw)) for argument in arguments), "--out", str(out / below)])
+    assert out.read_text() == "years of work" and sorted(tmp_path.iterdir()) == [raw, out]
 
 
 def test_same_records_same_bytes_and_a_manifest_that_says_so(tmp_path):

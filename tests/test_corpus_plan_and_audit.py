@@ -2,16 +2,19 @@
 
 import gzip
 import json
+import zipfile
 
 import datasets
 import huggingface_hub
 import numpy as np
+import pyarrow.parquet
 import pytest
 import yaml
 
-from data_prep import build_blocks, build_documents, corpus_audit, corpus_plan, make_demo_backbone
+from data_prep import build_blocks, build_documents, corpus_audit, corpus_plan, make_demo_backbone, site_guard
 from data_prep.contracts import BadInput
 from data_prep.files import sha256
+from data_prep.tokenise import DocumentTokenizer
 
 RNG = np.random.default_rng(0)
 WORDS = np.array(["heart", "lung", "pain", "fever", "daily", "mg", "patient", "town", "river", "boat", "the", "of", "given"])
@@ -114,6 +117,11 @@ def test_the_audit_finds(blocks, tamper, said):
         corpus_audit.main([str(blocks)])
 
 
+def test_the_audit_is_of_blocks_alone(world):
+    with pytest.raises(SystemExit, match="documents: made by build_documents, and holds no packed blocks. Next: python -m"):
+        corpus_audit.main([str(world / "documents")])
+
+
 def test_the_card_is_one_that_the_hub_reads_and_datasets_loads(blocks, tmp_path):
     card = huggingface_hub.DatasetCard.load(blocks / "README.md")
     assert card.data.license == "other" and card.data.size_categories == ["n<1K"]
@@ -144,6 +152,86 @@ def test_the_plan_warns_of_text_that_repeats_and_of_a_domain_without_text(world,
     )
     said = capsys.readouterr().out
     assert "warning: biomedical text would be repeated" in said and "warning: no clinical source" in said
+
+
+def collection(folder, texts, parquet=False, **card):
+    """A folder with one file of `texts`, and a source.yaml."""
+    folder.mkdir(parents=True)
+    (folder / "source.yaml").write_text(yaml.safe_dump({"domain": "general", "license": "agreement 7", "access": "public", **card}))
+    if parquet:
+        pyarrow.parquet.write_table(pyarrow.table({"text": texts}), folder / "a.parquet", compression="none", use_dictionary=False)
+    else:
+        (folder / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return str(folder)
+
+
+@pytest.fixture
+def tokenizer(world):
+    return DocumentTokenizer(str(world / "backbone"))
+
+
+@pytest.fixture
+def texts():
+    numbers = np.random.default_rng(1)
+    return [" ".join(numbers.choice(WORDS, 60)) for _ in range(2000)]
+
+
+def test_the_first_bytes_of_a_file_have_its_card(tokenizer, texts, tmp_path, monkeypatch):
+    path = collection(tmp_path / "raw", texts)
+    whole = corpus_plan.sample("plain", path, tokenizer)
+    monkeypatch.setattr(corpus_plan, "SAMPLE_BYTES", 50_000)
+    head = corpus_plan.sample("plain", path, tokenizer)
+    assert head["sampled"] < 0.1 and whole["sampled"] == 1 and not head["open"]
+    assert head["tokens"] == pytest.approx(whole["tokens"], rel=0.02) and head["documents"] == pytest.approx(2000, rel=0.02)
+
+
+@pytest.mark.parametrize("source", ["plain", "mimic_cxr"])
+def test_what_cannot_be_cut_is_read_to_a_number_of_characters(tokenizer, texts, tmp_path, monkeypatch, source):
+    path = collection(tmp_path / "raw", texts, parquet=True)
+    if source == "mimic_cxr":
+        with zipfile.ZipFile(tmp_path / "raw" / "mimic-cxr-reports.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for number, text in enumerate(texts):
+                archive.writestr(f"files/p10/p1/s{50_000_000 + number}.txt", text)
+    whole = corpus_plan.sample(source, path, tokenizer)
+    monkeypatch.setattr(corpus_plan, "SAMPLE_CHARACTERS", 30_000)
+    part = corpus_plan.sample(source, path, tokenizer)
+    assert whole["sampled"] == 1 and part["sampled"] < 0.06 and part["documents"] == whole["documents"] == 2000
+    assert part["tokens"] == pytest.approx(whole["tokens"], rel=0.03) and not part["open"]
+
+
+def test_how_much_the_hub_holds_is_said_to_be_unknown(world, texts, tmp_path, monkeypatch, capsys):
+    collection(tmp_path / "raw" / "data", texts)
+    settings = {"dataset": "data", "revision": "none", "split": "train", "domain": "general", "license": "l", "access": "gated"}
+    (tmp_path / "raw" / "data" / "source.yaml").unlink()
+    (tmp_path / "raw" / "source.yaml").write_text(yaml.safe_dump(settings))
+    arguments = ["--source", f"hub={tmp_path / 'raw'}", "--tokenizer", str(world / "backbone"), "--mixture", str(world / "mixture.yaml")]
+    corpus_plan.main(arguments)
+    assert ">" not in capsys.readouterr().out, "read to its end"
+    monkeypatch.setattr(corpus_plan, "SAMPLE_CHARACTERS", 5_000)
+    corpus_plan.main(arguments)
+    said = capsys.readouterr().out
+    [domain] = [line.split() for line in said.splitlines() if line.startswith("general")]
+    [source] = [line.split() for line in said.splitlines() if line.startswith("hub ")]
+    assert domain[2] == source[6] == ">" and domain[4] == source[8] == "<" and source[-2:] == ["?", "gated"]
+    assert (
+        "warning: hub: read to 5,000 characters, and nothing says how much more there is" in said
+        and "general text would be repeated" not in said
+    )
+
+
+def test_the_plan_holds_what_is_credentialed_and_names_folders_of_several_domains(tokenizer, texts, tmp_path):
+    collection(tmp_path / "raw" / "a", texts[:20])
+    collection(tmp_path / "raw" / "b", texts[:20], access="credentialed")
+    assert corpus_plan.sample("plain", str(tmp_path / "raw"), tokenizer)["access"] == "credentialed" and site_guard.held() == [
+        "agreement 7"
+    ]
+    collection(tmp_path / "raw" / "c", texts[:20], domain="clinical")
+    with pytest.raises(BadInput, match="holds clinical and general text. Next: one --source"):
+        corpus_plan.sample("plain", str(tmp_path / "raw"), tokenizer)
+
+
+def test_the_backbone_has_the_class_of_the_documents_that_its_words_are_of(world):
+    assert json.loads((world / "backbone" / "config.json").read_text())["access"] == "credentialed"
 
 
 def test_the_plan_of_the_article(capsys):

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import build_tasks, make_demo_sources, tasks
+from data_prep import build_tasks, make_demo_sources, site_guard, tasks
 from data_prep.contracts import BadInput
 from data_prep.decontamination import Index, cut, load, make_decontaminator
-from data_prep.evaluation_items import Item, document_ids, id_blocklist, read_items
+from data_prep.evaluation_items import Item, document_ids, id_blocklist, item_name, read_items
 from data_prep.manifest import Drops
 from data_prep.sources import SOURCES
 
@@ -39,6 +39,11 @@ def sentences(numbers: random.Random, count: int) -> str:
         part[-1] = f"{numbers.randint(2, 99)}.{numbers.randint(0, 9)}"
         text.append(" ".join(part).capitalize() + ".")
     return " ".join(text)
+
+
+def match(index: Index, text: str) -> list[tuple[str, str, float]]:
+    """(task, item, coverage) of what the text holds."""
+    return [found[:3] for found in index.find(text)]
 
 
 # ---------------------------------------------------------------- recall
@@ -99,7 +104,7 @@ def recall(items: list[Item]) -> dict[str, tuple[float, ...]]:
         for item in items:
             numbers = random.Random(f"{kind}-{item.id}")
             before, after = sentences(numbers, 450), sentences(numbers, 450)
-            matches = index.match(f"{before}\n{copy(list(item.texts), numbers)}\n{after}")
+            matches = match(index, f"{before}\n{copy(list(item.texts), numbers)}\n{after}")
             assert {match[1] for match in matches} <= {item.id}, "an item was found that was not planted"
             found[item.task] += bool(matches)
         shares[kind] = tuple(found[task] / sum(item.task == task for item in items) for task in tasks)
@@ -141,14 +146,14 @@ def test_recall_on_real_questions(tmp_path):
         for item in random.Random(0).sample(matchable, 50):
             numbers = random.Random(item.id)
             text = f"{sentences(numbers, 300)}\n{COPIES[kind](list(item.texts), numbers)}\n{sentences(numbers, 300)}"
-            assert item.id in [name for _, name, _ in index.match(text)], (kind, item.id)
+            assert item.id in [name for _, name, _ in match(index, text)], (kind, item.id)
     unrelated = [
         document
         for source in ("pubmed", "pmc")
         for file in SOURCES[source].files(REAL / source)
         for document in SOURCES[source].read(file, Drops())
     ]
-    assert len(unrelated) > 200 and not any(index.match(document["text"]) for document in unrelated)
+    assert len(unrelated) > 200 and not any(match(index, document["text"]) for document in unrelated)
 
 
 # ---------------------------------------------------------------- the invented world, with all twelve sets
@@ -187,13 +192,12 @@ def test_a_report_of_the_test_goes_by_its_study_and_its_copy_by_its_words(world)
     row = next(json.loads(line) for line in (world / "rows/mimic_cxr/test.jsonl").open())
     [file] = (world / "raw/mimic_cxr").rglob(f"{row['id'].partition(':')[2]}.txt")
     text = file.read_text()
+    item = item_name(row, "mimic_cxr", row["id"])
     left, records = decontaminator(document(text, "mimic_cxr", row["id"]))
     assert left is None
-    assert records == [
-        {"source": "mimic_cxr", "id": row["id"], "task": "mimic_cxr", "item": row["id"], "by": "cxr_study", "action": "drop"}
-    ]
+    assert records == [{"source": "mimic_cxr", "id": row["id"], "task": "mimic_cxr", "item": item, "by": "cxr_study", "action": "drop"}]
     left, records = decontaminator(document(text, "mimic_iv_note", "mimic_iv_note:1-RR-1"))
-    assert left is None and row["id"] in [record["item"] for record in records]
+    assert left is None and item in [record["item"] for record in records]
     assert {record["by"] for record in records} == {"words"} and {record["action"] for record in records} == {"drop"}
 
 
@@ -232,8 +236,8 @@ def test_the_lines_of_a_note_are_one_item_and_the_wording_of_the_prompt_is_none(
         (f"i2b2:test:note-{n}:{10 * n}", tuple(lines[10 * n : 10 * n + 10])) for n in range(3)
     ]
     index = Index(items)
-    assert index.match("  \n".join(lines[10:20])) == [("i2b2", "i2b2:test:note-1:10", 1.0)]
-    assert index.match(lines[3]) == [] and index.match(prompt) == []
+    assert match(index, "  \n".join(lines[10:20])) == [("i2b2", "i2b2:test:note-1:10", 1.0)]
+    assert match(index, lines[3]) == [] and match(index, prompt) == []
 
 
 def test_a_context_of_many_questions_counts_once(tmp_path):
@@ -244,7 +248,7 @@ def test_a_context_of_many_questions_counts_once(tmp_path):
     ))  # fmt: skip
     [item] = read_items(tmp_path)
     assert item == ("emrqa", "emrqa:relations:1:n7:0:1", (note,))
-    assert Index([item]).match(note)[0][2] == 1.0
+    assert match(Index([item]), note)[0][2] == 1.0
 
 
 def test_what_a_task_wrote_into_a_text_is_no_part_of_it(tmp_path):
@@ -264,7 +268,7 @@ def test_what_a_task_wrote_into_a_text_is_no_part_of_it(tmp_path):
         *({"id": f"bionli:test:{i}:77", "prompt": template.format(premise=marked, hypothesis=f"So {i}.")} for i in (1, 2)),
     )
     index = Index(read_items(tmp_path))
-    found = {task: share for task, _, share in index.match(text)}
+    found = {task: share for task, _, share in match(index, text)}
     assert found["bionli"] > 0.95 and found["ddi"] > 0.95
     assert [item[:2] for item in index.items if item[0] == "bionli"] == [("bionli", "bionli:test:1:77")]
 
@@ -278,7 +282,7 @@ def test_rows_with_prompts_of_their_own_lose_the_lines_they_share(tmp_path):
         *({"id": f"medmcqa:hub:{i}", "prompt": f"{wording}\nQUESTION: {q}\nAnswer now:\n"} for i, q in enumerate(questions)),
     )
     index = Index(read_items(tmp_path))
-    assert index.match(wording) == [] and [name for _, name, _ in index.match(questions[3])] == ["medmcqa:hub:3"]
+    assert match(index, wording) == [] and [name for _, name, _ in match(index, questions[3])] == ["medmcqa:hub:3"]
 
 
 def test_phrases_of_many_items_do_not_count_and_what_is_left_without_runs_is_listed():
@@ -287,8 +291,8 @@ def test_phrases_of_many_items_do_not_count_and_what_is_left_without_runs_is_lis
     items += [Item("t", "phrase only", (phrase,)), Item("t", "short", ("What is the dose?", "10 mg"))]
     index = Index(items)
     assert set(index.unmatched) == {("t", "short", "too few words"), ("t", "phrase only", "shared wording only")}
-    assert index.match(phrase) == [] and len(Index(items[:10]).match(phrase)) == 10
-    assert [name for _, name, _ in index.match(items[7].texts[0])] == ["7"]
+    assert match(index, phrase) == [] and len(match(Index(items[:10]), phrase)) == 10
+    assert [name for _, name, _ in match(index, items[7].texts[0])] == ["7"]
 
 
 def test_summaries_are_looked_for_by_both_their_texts(tmp_path):
@@ -296,7 +300,7 @@ def test_summaries_are_looked_for_by_both_their_texts(tmp_path):
     prompt = (tasks.PROMPTS / "pubmed_summ.txt").read_text().format(text=article)
     put(tmp_path, "pubmed_summ", {"id": "pubmed_summ:test:1:PMC31", "prompt": prompt, "completion": abstract, "scoring": "summary"})
     index = Index(read_items(tmp_path), coverage=0.05)
-    assert index.match(abstract) and index.match(article[3000:9000])
+    assert match(index, abstract) and match(index, article[3000:9000])
     assert id_blocklist(tmp_path) == {("pmcid", "31"): ("pubmed_summ", "pubmed_summ:test:1:PMC31")}
 
 
@@ -351,7 +355,7 @@ def test_of_a_long_document_only_the_passage_goes(rows, copies):
     assert records == [
         {"source": "redpajama", "id": "redpajama:1", "task": "medqa", "item": ITEM.id, "by": "words", "coverage": 1.0, "action": "cut"}
     ]
-    assert before["text"] == text and Index([ITEM], coverage=0.01, min_hits=1).match(left["text"]) == []
+    assert before["text"] == text and match(Index([ITEM], coverage=0.01, min_hits=1), left["text"]) == []
     assert left["text"].startswith(parts[0][:-210]) and left["text"].endswith(parts[-1][210:]) and left["text"].count("\n\n") == copies
     assert len(text) - len(left["text"]) < copies * (len(ITEM.texts[0]) + 2 * 200 + 10)
 
@@ -402,8 +406,8 @@ def test_an_article_with_counted_blocks_loses_whole_blocks():
 
 def test_thresholds_by_task(rows):
     text = " ".join(ITEM.texts[0].split()[:50])
-    assert [0.35 < share < 0.5 for *_, share in Index(read_items(rows)).match(text)] == [True]
-    assert Index(read_items(rows), coverage={"default": 0.2, "medqa": 0.5}).match(text) == []
+    assert [0.35 < share < 0.5 for *_, share in match(Index(read_items(rows)), text)] == [True]
+    assert match(Index(read_items(rows), coverage={"default": 0.2, "medqa": 0.5}), text) == []
 
 
 def test_cases_are_looked_for_too(rows, tmp_path):
@@ -415,6 +419,26 @@ def test_cases_are_looked_for_too(rows, tmp_path):
     cases.write_text('{"id": 3}\n')
     with pytest.raises(BadInput, match="nejm.jsonl: line 1 must be an object that holds the text of a case"):
         make_decontaminator({"cases": [str(cases)]}, rows)
+
+
+def test_credentialed_rows_and_cases_close_the_process_and_are_named_without_their_id(tmp_path):
+    held = {"access": "credentialed", "license": "agreement 7"}
+    rows = put(tmp_path / "rows", "mednli", {"id": "mednli:patient-4711", "prompt": f"{sentences(random.Random(1), 60)}\n", **held})
+    put(rows, "mimic_cxr", {"id": "mimic_cxr:s50000001", "prompt": "Few.\n", **held | {"license": "agreement 8"}})
+    (tmp_path / "ours.jsonl").write_text(
+        json.dumps({"id": "patient 4712", "text": sentences(random.Random(2), 60), **held, "license": None})
+    )
+    assert not site_guard.held()
+    id_blocklist(rows)
+    assert site_guard.held() == ["agreement 8"]
+    site_guard._inside = None
+    decontaminator = make_decontaminator({"cases": [str(tmp_path / "ours.jsonl")]}, rows)
+    assert site_guard.held() == ["agreement 7", "agreement 8", "not stated"]
+    for given in (document(sentences(random.Random(1), 60)), document(sentences(random.Random(2), 60)), document("x", "mimic_cxr", "mimic_cxr:s50000001")):  # fmt: skip
+        [record] = decontaminator(given)[1]
+        assert re.fullmatch(rf"{record['task']}:sha256:[0-9a-f]{{12}}", record["item"])
+    told = json.dumps([decontaminator.index.unmatched, decontaminator.index.items, list(decontaminator.blocked.values())])
+    assert "4711" not in told and "4712" not in told and "s50000001" not in told and "too few words" in told
 
 
 REAL_CASES = Path(__file__).resolve().parents[2] / "shared" / "data" / "case_diagnosis" / "agentclinic_medqa.jsonl"

@@ -10,8 +10,8 @@ from tiny_model import make_model, read_jsonl
 
 from data_prep import build_cases, make_demo_sources
 from data_prep import demo_world as world
-from data_prep.contracts import check_row
-from evaluation import generate, judge
+from data_prep.contracts import BadInput, check_row
+from evaluation import generate, judge, rating_page
 from evaluation.diagnosis import section, statistics
 from evaluation.diagnosis.differential import parse_differential
 from evaluation.diagnosis.matching import Matcher, words
@@ -284,7 +284,9 @@ def test_top_k_of_two_models_from_the_command(tmp_path, capsys):
     assert second.pop("summary.json") != first.pop("summary.json") and first == second, "nothing was asked again"
     assert json.loads((tmp_path / "judged" / "summary.json").read_text())["judges"][0]["asked_now"] == 0
     read = section.read(tmp_path / "judged")
-    assert "0.250 (" in read["markdown"] and "<svg" in read["html"] and read["access"] == "public" and section.read(tmp_path) is None
+    assert "0.250 (" in read["markdown"] and "<svg" in read["html"] and read["access"] == "public"
+    with pytest.raises(BadInput, match="summary.json: no such file. Next: python -m evaluation.judge RUN"):
+        section.read(tmp_path)
 
 
 def test_unreadable_answers_are_wrong_and_many_of_them_withhold_the_accuracy(tmp_path, capsys):
@@ -327,12 +329,23 @@ def test_runs_that_cannot_be_judged_together_are_named(tmp_path):
     with pytest.raises(SystemExit, match="two runs are named good"):
         judge.main([str(good), str(run_of(tmp_path / "other" / "good", GOOD, CASES)), *out])
     write_lines(tmp_path / "else" / "medqa.jsonl", [{}])
-    with pytest.raises(SystemExit, match="else: no outputs of diagnosis. Next: python -m evaluation.generate --tasks diagnosis"):
+    with pytest.raises(
+        SystemExit, match="else: no outputs of diagnosis. Next: python -m evaluation.generate --model .* --tasks diagnosis --preset"
+    ):
         judge.main([str(tmp_path / "else"), *out])
     with pytest.raises(SystemExit, match="good: is a run, which holds outputs and nothing else. Next: another --out"):
         judge.main([str(good), "--judge", "string", "--out", str(good)])
     with pytest.raises(SystemExit, match="--judge oracle: must be string"):
         judge.main([str(good), "--judge", "oracle", "--out", str(tmp_path / "out")])
+    with pytest.raises(
+        SystemExit, match="ratings: no such file or folder of ratings. Next: python -m evaluation.rating_page RUN --out rate.html"
+    ):
+        judge.main([str(good), "--judge", f"human:{tmp_path / 'ratings'}", "--out", str(tmp_path / "out")])
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="file: is a file, and the output is a folder. Next: another --out"):
+        judge.main([str(good), "--judge", "string", "--out", str(tmp_path / "file")])
+    with pytest.raises(SystemExit, match="good: is a folder, and the page is a file. Next: --out"):
+        rating_page.main([str(good), "--out", str(good)])
 
 
 def test_a_model_answers_cases_through_the_harness(tmp_path, capsys):

@@ -8,7 +8,8 @@ from fake_openai import FakeServer
 from test_diagnosis import CASES, GOOD, POOR, case_of, run_of
 from tiny_model import make_model, read_jsonl
 
-from evaluation import judge, server
+from data_prep import site_guard
+from evaluation import judge, rating_page, server
 from evaluation.diagnosis import judges
 from evaluation.diagnosis.server_judge import read_verdict
 from evaluation.diagnosis.verdicts import Log, prediction_id
@@ -121,6 +122,46 @@ def test_what_is_not_public_is_sent_to_no_foreign_host(tmp_path, access, model):
         assert len(fake.requests) == 1
 
 
+@pytest.mark.guarantee("Clinical cases and forgetting", "Cases that are not public are sent to no foreign judge.")
+def test_a_copy_of_what_a_credentialed_model_answered_is_sent_to_no_foreign_host(tmp_path):
+    folder = run_of(tmp_path / "run", ["1. Gout"], [case_of(0)], "credentialed")
+    [row] = read_jsonl(folder / "diagnosis.jsonl")
+    arguments = ["--judge", "openai:gpt-4o-2024-08-06", "--out", str(tmp_path / "out")]
+    for name, said in (("alone", {}), ("told", {"model_access": "credentialed"})):  # of an older run, and of one whose rows say it
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "diagnosis.jsonl").write_text(json.dumps(row | said) + "\n")
+        with pytest.raises(SystemExit, match="case c0 is not public, or was answered by a model trained on credentialed text"):
+            judge.main([str(tmp_path / name), *arguments])
+    (tmp_path / "told" / "run.json").write_text(json.dumps({"access": "public", "model_access": "public"}))
+    with pytest.raises(SystemExit, match="case c0 is not public"):
+        judge.main([str(tmp_path / "told"), *arguments])
+    rating_page.main([str(tmp_path / "told"), "--out", str(tmp_path / "rate.html")])
+    assert not [path for path in tmp_path.glob("rate.html*") if path.stat().st_mode & 0o077]
+
+
+@pytest.mark.guarantee(
+    "Credentialed data", "A model that was trained on credentialed data closes the process that asks it: generation, forgetting, judges."
+)
+def test_a_credentialed_judge_closes_the_process_and_its_verdicts_say_so(tmp_path):
+    make_model(tmp_path / "model", template=False)
+    (tmp_path / "model" / "run.json").write_text(json.dumps({"access": "credentialed"}))
+    with FakeServer(root=str(tmp_path / "model")) as fake:
+        for number, spec in enumerate(
+            (f"hf:{tmp_path / 'model'}", f"openai:fake@{fake.url('chat')}", f"vote:string+openai:fake@{fake.url('chat')}")
+        ):
+            for _ in range(2):  # the second time the log answers
+                site_guard._inside = None
+                folder = run_of(tmp_path / "run", ["1. Gout"], [case_of(0)])
+                judge.main([str(folder), "--judge", spec, "--out", str(tmp_path / f"out{number}")])
+                assert json.loads((tmp_path / f"out{number}" / "summary.json").read_text())["access"] == "credentialed"
+                assert not (tmp_path / f"out{number}").stat().st_mode & 0o077
+            lines = read_jsonl(tmp_path / f"out{number}" / "verdicts.jsonl")
+            assert [line["model_access"] for line in lines if not line["judge"].startswith("string")] == ["credentialed"]
+    site_guard._inside = None
+    judges.make_judge(f"hf:{tmp_path / 'model'}")
+    assert site_guard.held() == ["what model was trained under"]
+
+
 @pytest.mark.parametrize(("text", "verdict"), [
     ("y", True), ("Yes.", True), ("**No**", False), ("n\nbecause", False), ("[y]", True), ("The answer is yes", True), ("<think>no, or yes</think>y", True),
     ("I would say it is not correct: no", False), ("yes and no", None), ("maybe", None), ("", None), ("No idea", None), ("Answer [y/n].", None), ("It could be yes or no", None),
@@ -172,7 +213,7 @@ def test_a_model_without_a_date_must_say_its_version(tmp_path, monkeypatch):
         monkeypatch.setattr(server, "look", lambda entry: {})
         dated = judges.make_judge(f"openai:gpt-4o-2024-08-06@{fake.url('chat')}")
         fake.reply = lambda prompt: "y"
-        assert dated("gout", CASE) is True
+        assert [answer["verdict"] for _, answer in dated.ask([("gout", CASE)])] == [True]
         with pytest.raises(Exception, match="does not say which version of gpt-4o answered"):
             list(judges.make_judge(f"openai:gpt-4o@{fake.url('chat')}").ask([("gout", CASE)]))
 

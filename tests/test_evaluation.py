@@ -9,6 +9,7 @@ import pytest
 import yaml
 from tiny_model import REPO, make_model, read_jsonl, rows_of, write_rows
 
+from data_prep import site_guard
 from data_prep.contracts import check_row
 from evaluation import bench, generate, metrics, score
 
@@ -76,9 +77,10 @@ def test_a_row_only_gains_its_output(world):
     for task in TASKS.split(","):
         given = read_jsonl(world / "rows" / task.removesuffix("_ll") / "test.jsonl")
         rows = read_jsonl(world / "eval" / "raw" / f"{task}.jsonl")
-        assert [{k: v for k, v in row.items() if k != "output"} for row in rows] == given
+        assert [{k: v for k, v in row.items() if k not in ("output", "model_access")} for row in rows] == given
         for row in rows:
             check_row(row, "here")
+            assert row["model_access"] == "gated"  # that of the model: the rows are public
             assert isinstance(row["output"], list if task.endswith("_ll") else str)
     assert all(len(row["output"]) == 2 for row in read_jsonl(world / "eval" / "raw" / "medqa_ll.jsonl"))
 
@@ -215,6 +217,29 @@ def test_another_model_gets_its_own_answers(world, capsys):
     assert (world / "eval" / "other" / "medqa.jsonl").read_bytes() == (world / "eval" / "raw" / "medqa.jsonl").read_bytes()
 
 
+@pytest.mark.guarantee("Credentialed data", "An access class that is missing or unknown is never taken for public.")
+def test_outputs_of_a_model_whose_class_has_changed_are_written_anew(world, capsys):
+    out = world / "classes" / "raw"
+    for given in ("access=gated", "access=credentialed", "access=public"):  # the last lowers nothing: the model's own run.json says gated
+        generate.main(command(world, "classes/raw", tasks="medqa", changes=[given]))
+        wanted = "credentialed" if "credentialed" in given else "gated"
+        assert {row["model_access"] for row in read_jsonl(out / "medqa.jsonl")} == {wanted}
+        assert json.loads((out / "run.json").read_text())["model_access"] == wanted
+    assert "already done" not in capsys.readouterr().out
+    assert (
+        len(list((world / "classes" / ".responses").glob("*"))) == 1
+        and len(read_jsonl(next((world / "classes/.responses").iterdir()))) == 6
+    )
+
+
+def test_rows_for_the_harness_that_do_not_say_their_class_close_its_process(tmp_path):
+    row = rows_of("emrqa", "span", [("Which dose?", "5.0 mg")])[0]
+    (tmp_path / "emrqa").mkdir()
+    (tmp_path / "emrqa" / "test.jsonl").write_text(json.dumps({key: value for key, value in row.items() if key != "access"}) + "\n")
+    load_mibe().load("emrqa", str(tmp_path))
+    assert site_guard.held() == ["invented"]
+
+
 def test_examples_come_from_the_training_rows_and_never_from_the_test(world):
     generate.main(command(world, "eval/few", "--num_fewshot", 2, "--limit", 2, tasks="medqa,medqa_ll"))
     run = json.loads((world / "eval" / "few" / "run.json").read_text())
@@ -285,6 +310,35 @@ def test_overlong_prompts_are_refused_or_counted_and_never_cut(world, capsys):
         ({"tasks": "emrqa", "changes": ["backend=vllm"]}, "vllm is not installed here. Next: pip install .*, or backend=hf"),
         ({"tasks": "emrqa", "changes": ["backend=tpu"]}, "backend 'tpu' is unknown .known: hf, vllm, completions, chat"),
         ({"tasks": "emrqa", "changes": ["colour=red"]}, "'colour=red' is not KEY=VALUE with a KEY of path, "),
+        ({"tasks": "emrqa", "more": ["--limit", "0"]}, "^error: --limit 0: must be 1 or more. Next: leave it out, or --limit 1$"),
+        ({"tasks": "emrqa", "more": ["--limit", "-1"]}, "--limit -1: must be 1 or more"),
+        ({"tasks": "emrqa", "more": ["--num_fewshot", "-1"]}, "--num_fewshot -1: must be 0 or more"),
+        ({"tasks": "emrqa", "more": ["--max_new_tokens", "0"]}, "--max_new_tokens 0: must be 1 or more"),
+        *(
+            (
+                {"tasks": "nowhere", "more": [f"--{name}", given]},
+                f"^error: --{name}.*{said}.* Next: [^\n]*$",
+            )  # said before the tasks are read
+            for name, given, said in (
+                ("batch_size", "many", "many: must be 1 or more, auto or auto:N"),
+                ("batch_size", "0", "0: must be 1 or more"),
+                ("batch_size", "auto:0", "auto:0: must be"),
+                ("dtype", "float99", "float99: is unknown .known: auto, float32, float16, bfloat16."),
+                ("device", "cuda:99", "cuda:99: is not on this machine .known: cpu"),
+                ("device", "gpu", "gpu: is not on this machine .known: cpu"),
+                ("backend_args", "foo", "'foo' is not KEY=VALUE"),
+                ("backend_args", "a=1, b=2", "' b=2' is not KEY=VALUE"),
+                ("backend_args", "dtype=float16", "'dtype' has a flag of its own"),
+            )
+        ),
+        (
+            {"tasks": "emrqa", "more": ["--out", __file__]},
+            "test_evaluation.py: is a file, and the output is a folder. Next: another --out",
+        ),
+        (
+            {"tasks": "emrqa", "more": ["--out", f"{__file__}/run"]},
+            "test_evaluation.py: is a file, and the output is a folder. Next: another --out",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_one_sentence(world, change, message):
@@ -295,8 +349,35 @@ def test_what_cannot_be_run_is_one_sentence(world, change, message):
     (world / "empty").mkdir(exist_ok=True)
     (world / "empty" / "config.json").write_text("{}")
     with pytest.raises(SystemExit, match=message) as error:
-        generate.main(command(world, "eval/none", **change))
+        generate.main(command(world, "eval/none", *change.pop("more", []), **change))
     assert str(error.value).startswith("error: ") and not (world / "eval" / "none").exists()
+
+
+def test_a_group_goes_on_with_the_tasks_that_have_rows_and_counts_them(world, tmp_path, capsys):
+    shutil.copytree(world / "rows" / "hoc", tmp_path / "hoc")
+
+    def here(tasks):
+        return [a.replace(str(world / "rows"), str(tmp_path)) for a in command(world, "eval/group", tasks=tasks)]
+
+    for asked, said in (
+        ("all_ll", "has rows of none of the 5 tasks of --tasks all_ll. Next: python -m data_prep.build_tasks --raw RAW --tasks all"),
+        ("all,medqa", "medqa/test.jsonl: no such file"),  # what is named must be there
+    ):
+        with pytest.raises(SystemExit, match=said):
+            generate.main(here(asked))
+    capsys.readouterr()
+    generate.main(here("all"))
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said.startswith(f"--tasks all: 1 of 12 tasks; left out, as {tmp_path} has no rows of them: ") and said.count(", ") == 11
+    assert list(json.loads((world / "eval" / "group" / "run.json").read_text())["tasks"]) == ["hoc"]
+
+
+def test_the_devices_are_those_of_this_machine(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    assert generate.devices() == ["cpu", "cuda", "cuda:0", "cuda:1"]
 
 
 def test_rows_that_lack_a_field_are_named(world, tmp_path):
@@ -352,8 +433,10 @@ def test_score_names_what_is_wrong(tmp_path):
     with pytest.raises(SystemExit, match="nothing to score"):
         score.main([str(tmp_path)])
     (tmp_path / "medqa.jsonl").write_text('{"id": "1", "scoring": "choice", "completion": "A"}\n')
-    with pytest.raises(SystemExit, match="line 1: field 'output' is missing"):
+    with pytest.raises(SystemExit, match="line 1: field 'output' is missing") as error:
         score.main([str(tmp_path)])
+    command = str(error.value).partition("Next: python -m evaluation.generate ")[2].split()
+    assert generate.make_parser().parse_args([part.replace("PRESET", "chat") for part in command]).out == tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["medqa.jsonl"]
 
 

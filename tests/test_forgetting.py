@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_model import REPO, make_model, read_jsonl
 
-from data_prep import demo_world, make_demo_sources
+from data_prep import demo_world, make_demo_sources, site_guard
 from data_prep.contracts import BadInput
 from data_prep.files import sha256
 from evaluation import forgetting, forgetting_page, gate, general_tasks, generate, perplexity_curves
@@ -164,6 +164,45 @@ def test_prompts_that_do_not_fit_are_refused(world, capsys):
     assert "do not fit into the model's 64" in said and "--num_fewshot" in said
 
 
+def test_what_no_backend_knows_is_said_before_the_tasks_are_read(world, capsys):
+    for flag, given in (("batch_size", "many"), ("dtype", "float99"), ("device", "gpu"), ("backend_args", "foo")):
+        said = refusal(capsys, command(world, "x", f"--{flag}", given, tasks="nowhere"))
+        assert said.startswith(f"error: --{flag}") and given in said and ". Next: " in said
+
+
+@pytest.mark.parametrize("limit", ["0", "-1"])
+def test_no_items_are_not_asked(world, capsys, limit):
+    said = refusal(capsys, command(world, "x", "--limit", limit))
+    assert said == f"error: --limit {limit}: must be 1 or more. Next: leave it out, or --limit 1"
+
+
+@pytest.mark.guarantee(
+    "Credentialed data", "A model that was trained on credentialed data closes the process that asks it: generation, forgetting, judges."
+)
+def test_a_credentialed_model_closes_the_process_and_its_items_say_so(world, capsys, monkeypatch):
+    shutil.copytree(world / "tuned", world / "notes")
+    (world / "notes/run.json").write_text(json.dumps({"access": "credentialed"}))
+    asked = [a if a != str(world / "tuned") else str(world / "notes") for a in command(world, "closed", tasks="gsm8k")]
+    forgetting.main(asked)
+    assert site_guard.held() == ["what notes was trained under"] and result_of(world, "closed")["access"] == "credentialed"
+    items = {name: read_jsonl(world / "closed" / name / "gsm8k.jsonl") for name in ("base", "notes")}
+    assert {name: {item["model_access"] for item in those} for name, those in items.items()} == {
+        "base": {"public"},
+        "notes": {"credentialed"},
+    }
+    assert not [path for path in (world / "closed").rglob("*") if path.stat().st_mode & 0o077]
+
+    (world / "notes/run.json").write_text(json.dumps({"access": "gated"}))
+    with pytest.raises(pytest.fail.Exception, match="a model was loaded"), monkeypatch.context() as patch:
+        patch.setattr(generate, "load_model", lambda *_: pytest.fail("a model was loaded"))
+        forgetting.main(asked)  # what was written as of another class is written anew, from the responses
+    (world / "notes/run.json").write_text(json.dumps({"access": "credentialed"}))
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    arguments = [a if a != str(world / "tuned") else str(world / "notes") for a in command(world, "x", data=None, tasks="hellaswag")]
+    said = refusal(capsys, arguments)
+    assert "a model of credentialed data is asked, so nothing is fetched" in said and "Next: --data DIR" in said
+
+
 def test_two_models_of_one_name_are_refused(world, capsys):
     said = refusal(capsys, [*command(world, "x"), "--tuned", str(world / "base")])
     assert "two models are called 'base'" in said
@@ -202,9 +241,7 @@ def test_every_definition_is_one_of_the_harness():
     import lm_eval.tasks
 
     for task in general_tasks.TASKS.values():
-        manager = lm_eval.tasks.TaskManager(
-            include_path=str(Path(lm_eval.tasks.__file__).parent / task.definitions), include_defaults=False
-        )
+        manager = lm_eval.tasks.TaskManager(include_path=str(Path(lm_eval.tasks.__file__).parent / task.folder), include_defaults=False)
         assert {task.group, task.harness.format("anatomy")} <= set(manager.all_tasks)
 
 
@@ -270,7 +307,6 @@ def test_the_gate_tells_lost_from_kept_and_from_not_known():
     assert verdicts(limits, tuned(drop=0.03, half=0.05)) == ["failed"]
     assert verdicts(limits | {"models": ["other"]}, tuned(drop=0.5)) == ["not judged"]
     assert gate.verdict(gate.LIMITS | limits, [{"gate": [{"level": "not judged"}]}, {"gate": []}]) == "passed"
-    assert verdicts(limits | {"tasks": ["gsm8k"]}, tuned()) == ["failed"]
     two = tuned(drop=0.01) | {"differences": {"mmlu": tuned(drop=0.03)["mean"], "arc": tuned(drop=-0.01)["mean"]}}
     assert verdicts(limits, two) == ["failed"], "one task is enough"
     assert verdicts(limits, two | {"mean": tuned(drop=0.03)["mean"]}) == ["failed"] * 2
@@ -278,6 +314,12 @@ def test_the_gate_tells_lost_from_kept_and_from_not_known():
     assert verdicts(limits, tuned(), limit=5) == ["warned"]
     limits = {"max_general_perplexity_ratio": 1.1}
     assert [verdicts(limits, tuned(ratio=ratio)) for ratio in (1.05, 1.095, 1.2, None)] == [[], ["warned"], ["failed"], ["failed"]]
+
+
+def test_a_task_that_the_gate_wants_must_be_there(world, capsys):
+    (world / "gate.yaml").write_text("max_general_drop: 0.02\ntasks: [winogrande]\n")
+    said = refusal(capsys, command(world, "x", "--gate", str(world / "gate.yaml")))
+    assert "gate.yaml: wants winogrande, which cannot be asked here" in said and not (world / "x").exists()
 
 
 @pytest.mark.guarantee("Clinical cases and forgetting", "A gate that fails ends with a sentence and leaves its verdict.")
@@ -318,19 +360,33 @@ def test_a_base_at_chance_has_nothing_to_lose():
 # ---------------------------------------------------------------- perplexity, and the page
 def test_perplexity_ratio_and_curves(world, capsys):
     assert result_of(world)["tuned"][0]["perplexity"]["general"]["ratio"] == pytest.approx(math.exp(3 / 30))
-    (world / "blocks" / "manifest.json").write_text(json.dumps({"outputs": []}))
-    assert forgetting.perplexity_ratios(world / "tuned", world / "base") == {}, "nobody can tell any more which blocks these were"
     run = world / "run"
     run.mkdir()
     log = [{"step": 10, "tokens_seen": 1000, "loss": 2.0}, {"step": 15, "eval_general_perplexity": 9.0}, {"step": 20, "tokens_seen": 3000},
            {"step": 25, "eval_general_perplexity": 8.5}, {"step": 25, "eval_general_perplexity": 8.5}]  # fmt: skip
     (run / "trainer_state.json").write_text(json.dumps({"log_history": log, "global_step": 25, "num_input_tokens_seen": 4000}))
-    (run / "run.json").write_text(json.dumps({"arguments": {"model_name_or_path": str(world / "base")}}))
+    record = json.loads((world / "base/run.json").read_text())
+    record["arguments"]["model_name_or_path"] = str(world / "base")
+    (run / "run.json").write_text(json.dumps(record | {"access": "credentialed"}))
     perplexity_curves.main([str(run), "--out", str(world / "curves")])
     (curve,) = json.loads((world / "curves/perplexity.json").read_text())
     assert curve["run"] == "run" and curve["domain"] == "general" and curve["tokens"] == [0, 2000, 4000]
     assert curve["perplexity"] == pytest.approx([math.exp(63 / 30), 9.0, 8.5])
     assert (world / "curves/perplexity.png").read_bytes().startswith(b"\x89PNG")
+    assert curve["access"] == "credentialed" and not (world / "curves").stat().st_mode & 0o077
+    shutil.copytree(run, world / "run2")
+    perplexity_curves.main([str(run), str(world / "run2"), "--out", str(world / "curves")])
+    assert "do not compare" not in capsys.readouterr().out
+
+    # the blocks are made anew: nobody can tell any more which the older runs were validated on
+    manifest = world / "blocks" / "manifest.json"
+    manifest.write_text(json.dumps({"outputs": [{"split": "validation", "domain": "general", "sha256": "b"}]}))
+    assert forgetting.perplexity_ratios(world / "tuned", world / "base") == {}
+    (world / "run2/run.json").write_text(json.dumps(record | {"inputs": {str(manifest): sha256(manifest)}}))
+    perplexity_curves.main([str(run), str(world / "run2"), "--out", str(world / "curves")])
+    assert "general: run, run2 were validated on different blocks, or nobody can tell any more" in capsys.readouterr().out
+    for curve in json.loads((world / "curves/perplexity.json").read_text()):
+        assert curve["tokens"] == [2000, 4000], "the perplexity of the parent is of other blocks"
     with pytest.raises(SystemExit, match="trainer_state.json: no such file"):
         perplexity_curves.main([str(world / "data"), "--out", str(world / "curves")])
 

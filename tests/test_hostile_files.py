@@ -586,7 +586,12 @@ def test_an_adapter_that_is_a_pickle_is_not_merged(tmp_path, guard, model):
     assert not (tmp_path / "pwned").exists() and not (tmp_path / "merged").exists()
 
 
-ROWS = [DEEP, b"\xff", b"9" * 5000, b"[]", b"1", b'"text"', b'{"messages": [{}]', b'{"prompt": 1}', b"\0"]
+SAID = b"quillfever"  # what a row may say, and an error about it may not
+ROWS = [
+    DEEP, b"\xff", b"9" * 5000, b"[]", b"1", b'"text"', b'{"messages": [{}]', b'{"prompt": 1}', b"\0", b'{"prompt": "%s \xe9"}' % SAID,
+    b'{"prompt": "%s", "completion": 3}' % SAID, b'{"messages": "%s"}' % SAID, b'{"messages": [{"role": "user", "content": ["%s"]}]}' % SAID,
+    b'{"prompt": {"%s": 1}, "completion": "%s"}' % (SAID, SAID),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("line", ROWS, ids=lambda line: repr(line[:20]))
@@ -596,8 +601,9 @@ def test_rows_that_are_none_are_one_sentence(tmp_path, guard, line):
 
     put(tmp_path / "train.jsonl", line + b"\n")
     for read in (sft.read_conversations, finetune_task.read_rows):
-        with pytest.raises(guard.Refused, match="train.jsonl: line 1 is no row"):
+        with pytest.raises(guard.Refused, match="train.jsonl: line 1 is no row") as error:
             read(tmp_path, "train")
+        assert SAID.decode() not in str(error.value)
 
 
 def test_blocks_that_are_cut_or_hold_a_pickle_are_one_sentence(tmp_path, guard):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import build_instructions, build_tasks, instructions
+from data_prep import build_instructions, build_tasks, instructions, tasks
 from data_prep.contracts import check_row
+from data_prep.evaluation_items import item_name
 from data_prep.manifest import Drops
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -213,8 +214,9 @@ def test_evaluation_prompts_are_kept_out(tmp_path, raw, task_rows, capsys):
         "alpaca:8": ("medqa:dev:1", "exact"),
         "alpaca:9": ("medqa:test:1", "exact"),
         "alpaca:10": ("medqa:test:2", "exact"),
-        "sharegpt:b:1:leak": ("mednli:test:1", "exact"),
+        "sharegpt:b:1:leak": (item_name(first, "mednli", "mednli:test:1"), "exact"),
     }
+    assert "mednli:test:1" not in json.dumps(manifest["decontamination"]), "the set is public, the ids of a credentialed set are not"
     assert len(manifest["held_out"]) == 3 and "0.5 of the 13-word runs" in manifest["decontamination"]["rule"]
     assert "4 rows that give an evaluation row away left out" in capsys.readouterr().out
 
@@ -258,6 +260,44 @@ def test_rows_that_cover_a_text_of_the_evaluation_are_kept_out(tmp_path, summari
     assert list(found) == (["alpaca:2"] if how else [])
     if how:
         assert found["alpaca:2"][0] == "pubmed_summ:test:1:PMC1" and found["alpaca:2"][1].startswith(how)
+
+
+def held_out(tmp_path, task, *rows):
+    """HeldOut of test rows of one task, each {"id", "prompt"}."""
+    common = {"task": task, "split": "test", "scoring": "summary", "completion": "x", "source": task, "license": "l", "access": "public"}
+    write(tmp_path / "held" / task / "test.jsonl", "".join(json.dumps(common | row) + "\n" for row in rows))
+    return build_instructions.HeldOut(tmp_path / "held")
+
+
+QUESTION = "What does the note say of visit {}?"
+
+
+@pytest.mark.parametrize("template", [tasks.prompt_file("emrqa").read_text(), "TASK: find it.\nNOTE: {context}\nASKED: {question}\n"])
+@pytest.mark.parametrize("questions", [1, 3])
+def test_a_text_that_all_rows_of_a_file_share_is_no_instruction(tmp_path, template, questions):
+    note = numbered("note", 100)
+    rows = [{"id": f"emrqa:{i}", "prompt": template.format(context=note, question=QUESTION.format(i))} for i in range(questions)]
+    found = held_out(tmp_path, "emrqa", *rows).find({"id": "a:1", "prompt": f"Sum up: {note}\n", "completion": "Short."})
+    assert found and found[0] == "emrqa:0" and found[1].startswith("covered")
+
+
+def test_the_instruction_of_a_template_is_no_text(tmp_path):
+    template = tasks.prompt_file("i2b2").read_text()
+    text = numbered("word", 20)
+    held = held_out(tmp_path, "i2b2", {"id": "i2b2:1", "prompt": template.format(text=text)})
+    assert held.find({"id": "a:1", "prompt": template.format(text="Another line."), "completion": "x"}) is None
+    assert held.find({"id": "a:2", "prompt": f"{text}\n", "completion": "x"})[0] == "i2b2:1"
+
+
+def test_the_evaluation_row_that_is_named_does_not_hang_on_the_order_of_hashes(tmp_path):
+    body = [numbered(f"part{i}x", 40) for i in range(3)]
+    texts = {"b": f"{body[0]} {body[1]}", "a": f"{body[0]} {body[1]}", "c": f"{body[0]} {body[1]} {body[2]}"}
+    template = tasks.prompt_file("mtsamples").read_text()
+    held = held_out(tmp_path, "mtsamples", *({"id": name, "prompt": template.format(specialties="A, B", text=text)} for name, text in texts.items()))  # fmt: skip
+    row = {"id": "r", "prompt": f"{body[0]} {body[1]}\n", "completion": "x"}
+    for _ in range(2):
+        held.holders = {gram: items[::-1] for gram, items in held.holders.items()}
+        assert held.find(row)[0] == "a", "covered most, and of those the lowest id"
 
 
 def test_articles_of_the_evaluation_are_kept_out_by_their_number(tmp_path, summaries):

@@ -50,6 +50,17 @@ def test_what_a_law_misses_is_measured_on_proxies_that_it_was_not_fitted_to():
     assert len(missed) == 5 and missed[2] == pytest.approx(-0.3, abs=0.02), "without the least and the most general text"
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_share_that_is_the_same_in_all_ratios_is_fitted_and_not_left():
+    shares = np.array([study.read_ratio("ratios", f"{95 - g}:5:{g}") for g in (1, 5, 10, 20, 30, 50, 40)])
+    truths = [planted("power", 0, 2, 0.3, 0.1, 1.0), planted("power", 0, 2, -0.3, 0.1, -1.0), planted("power", 2, 1, 0.02, 0.01, 1.0)]
+    noise = np.vstack([np.zeros(7), np.random.default_rng(0).normal(0, 0.003, (20, 7))])
+    laws = {domain: study.choose_law(shares, truth(shares) + noise, own) for own, (domain, truth) in enumerate(zip(study.DOMAINS, truths, strict=True))}  # fmt: skip
+    best = study.predict_best({"shares": shares, "weights": np.array([15, 1, 0]) / 16}, laws, np.full(21, 1.2))
+    assert best["shares"] == pytest.approx([0.855, 0.05, 0.095]) and best["losses"]["general"][0] == pytest.approx(1.19, abs=0.005)
+    assert len(best["drawn"]) == 20 and best["drawn"][:, 1] == pytest.approx(0.05) and "share of clinical text" in best["edges"]
+
+
 # ---------------------------------------------------------------- the prediction
 def fitted_to(truth, own):
     return study.choose_law(SHARES, np.tile(truth(SHARES), (3, 1)), own)
@@ -75,6 +86,19 @@ def test_the_best_ratio_is_the_least_general_text_that_the_limit_allows(laws, li
     assert len(best["drawn"]) == 2 and best["edges"] == ["clinical part of the medical text"] and best["losses"]["general"].shape == (3,)
 
 
+def test_the_interval_is_that_of_the_point_recommended():
+    """The limit is kept with a margin, and the draws keep the same: the point stands in their midst, not at the end with the most general text."""
+    noise = np.random.default_rng(0).normal(0, 0.01, (200, 1))  # of held-out blocks: all proxies move together
+    truths = {"biomedical": planted("power", 0, 0.5, 0.3, 0.1, 1.0), "clinical": planted("power", 1, 0.4, 0.1, 0.1, 1.0),
+              "general": planted("power", 2, 1.0, 0.02, 0.01, 1.0)}  # fmt: skip
+    laws = {domain: study.choose_law(SHARES, truth(SHARES) + np.vstack([[0], noise]), own) for own, (domain, truth) in enumerate(truths.items())}  # fmt: skip
+    limit = np.full(201, 1.2)
+    best = study.predict_best({"shares": SHARES, "weights": np.array([15, 1, 0]) / 16}, laws, limit)
+    assert np.quantile(best["losses"]["general"] - limit, 0.975) <= 0 < best["shares"][2] - 0.09, "within the limit for sure"
+    low, middle, high = np.quantile(best["drawn"][:, 2], [0.025, 0.5, 0.975])
+    assert low < best["shares"][2] < high and middle == pytest.approx(best["shares"][2], abs=study.STEP)
+
+
 def test_a_limit_that_nothing_keeps_is_said(laws):
     best = study.predict_best({"shares": SHARES, "weights": np.array([1, 0, 0])}, laws[1], np.full(3, 0.9))
     assert not best["within_limit"] and not len(best["drawn"]) and best["shares"][2] > 0.45, "the nearest to it is given"
@@ -85,7 +109,8 @@ def test_only_new_points_between_the_ratios_tried_are_searched():
     points = study.search_grid(SHARES)
     clinical = points[:, 1] / points[:, :2].sum(1)
     assert points.sum(1) == pytest.approx(1) and points[:, 2].min() >= 0.01 and points[:, 2].max() <= 0.5
-    assert clinical.min() >= 1 / 16 - 1e-6 and clinical.max() <= 1 / 6 + 1e-6
+    assert clinical.min() >= 1 / 16 - study.STEP / 2 and clinical.max() <= 1 / 6 + study.STEP / 2
+    assert points[:, 1].min() >= SHARES[:, 1].min() - study.STEP / 2 and points[:, 1].max() <= SHARES[:, 1].max() + study.STEP / 2
     assert np.abs(points[:, None] - SHARES).max(2).min() >= study.STEP / 2, "the check is held out: its ratio is no ratio of the fit"
 
 
@@ -243,3 +268,11 @@ def test_a_stage_that_fails_is_named_with_its_log(tmp_path):
         study.execute(
             SimpleNamespace(output_dir=str(tmp_path)), "a", ["-c", "import sys; print('x'); sys.exit('error: no tokenizer here')"]
         )
+
+
+def test_the_error_of_an_earlier_run_is_not_that_of_this_one(tmp_path):
+    with pytest.raises(Refused, match="no tokenizer here"):
+        study.execute(SimpleNamespace(output_dir=str(tmp_path)), "a", ["-c", "import sys; sys.exit('error: no tokenizer here')"])
+    with pytest.raises(Refused, match=r"a\.log: Killed\. Next:"):
+        study.execute(SimpleNamespace(output_dir=str(tmp_path)), "a", ["-c", "import sys; sys.exit('Killed')"])
+    assert "no tokenizer here" in (tmp_path / "logs/a.log").read_text(), "the log keeps both"

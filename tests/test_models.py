@@ -7,6 +7,7 @@ import yaml
 from fake_openai import FakeServer
 from tiny_model import make_model, make_tokenizer, read_jsonl, rows_of, write_rows
 
+from data_prep.contracts import BadInput
 from evaluation import generate
 from evaluation.model_entry import FOLDER, families, read_entry
 
@@ -140,6 +141,14 @@ def test_what_a_name_lacks_is_said_with_the_next_command(world, tmp_path):
     ):
         with pytest.raises(SystemExit, match=message):
             run(world, "llama-2-7b", "--model", name, changes=changes)
+
+
+def test_no_one_lowers_the_class_of_a_card(world):
+    path = f"path={world[1]('llama-2-7b')}"
+    assert read_entry("me-llama-13b", [path, "access=public"]).access == "credentialed"
+    assert read_entry("qwen3-8b", [path, "access=credentialed"]).access == "credentialed"
+    with pytest.raises(BadInput, match="access 'open' is unknown"):
+        read_entry("qwen3-8b", [path, "access=open"])
 
 
 def test_a_file_of_your_own_works_with_and_without_the_name(world, tmp_path):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pyarrow
@@ -9,6 +10,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
+from data_prep import build_documents
 from data_prep.contracts import BadInput, check_document
 from data_prep.manifest import Drops
 from data_prep.sources import guidelines, hub, pile_pubmed, plain
@@ -213,6 +215,45 @@ def test_a_sidecar_that_says_too_little_or_something_else_is_refused(tmp_path, s
 
 
 # --- the Hub ---
+
+
+def classes(manifest, out) -> set:
+    lines = [json.loads(line) for path in out.rglob("*.jsonl.gz") for line in gzip.decompress(path.read_bytes()).splitlines()]
+    return {manifest["access"], *(entry["access"] for entry in manifest["inputs"]), *(line["access"] for line in lines)}
+
+
+def test_a_corrected_sidecar_makes_a_complete_folder_anew(tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    put(raw / "a.jsonl", [{"text": "One.", "body": "Two."}])
+    sidecar(raw, access="public")
+    assert classes(build_documents.build([("plain", raw)], out), out) == {"public"}
+    sidecar(raw, access="gated")
+    assert classes(build_documents.build([("plain", raw)], out), out) == {"gated"}
+    sidecar(raw, access="gated", text="body")
+    build_documents.build([("plain", raw)], out)
+    assert b"Two." in gzip.decompress((out / "plain/a.jsonl.gz").read_bytes())
+
+
+def test_a_build_that_goes_on_mixes_no_classes(tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    put(raw / "a.jsonl", [{"text": "One."}])
+    put(raw / "b.jsonl.gz", "").write_bytes(b"\x1f\x8b broken")
+    sidecar(raw, access="public")
+    with pytest.raises(BadInput, match="b.jsonl.gz"):
+        build_documents.build([("plain", raw)], out)
+    put(raw / "b.jsonl.gz", [{"text": "Two."}])
+    sidecar(raw, access="gated")
+    assert classes(build_documents.build([("plain", raw)], out), out) == {"gated"}
+
+
+def test_a_sidecar_of_the_hub_is_known_by_its_bytes_too(tmp_path):
+    settings = {"dataset": "lab/notes", "revision": "0" * 40, "split": "train"}
+    file = sidecar(tmp_path, **settings)
+    before, time = build_documents.stamp("hub", file), file.stat().st_mtime_ns
+    sidecar(tmp_path, **settings, license="mine")
+    os.utime(file, ns=(time, time))
+    after = build_documents.stamp("hub", file)
+    assert before[:3] == after[:3] and before != after
 
 
 def test_hub_reads_a_folder_as_it_reads_the_hub(tmp_path):

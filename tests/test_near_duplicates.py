@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 
 from data_prep.contracts import BadInput
-from data_prep.near_duplicates import Settings, find_abstracts, find_duplicates, jaccard, make_settings, pmid, signature, text_hash
+from data_prep.near_duplicates import (
+    Settings,
+    distinct_runs,
+    find_abstracts,
+    find_duplicates,
+    make_settings,
+    overlap,
+    pmid,
+    signature,
+    text_hash,
+)
 
 WORDS = [f"{a}{b}{c}" for a in ("ba", "de", "fi", "go", "lu") for b in ("ro", "ne", "ti", "ka") for c in ("x", "m", "s", "lin", "th")]
 
@@ -20,6 +30,10 @@ def prose(seed, words=200) -> str:
 def edited(text: str, share: float, seed=0) -> str:
     numbers = random.Random(seed)
     return " ".join(numbers.choice(WORDS) if numbers.random() < share else word for word in text.split())
+
+
+def jaccard(text: str, other: str, settings=Settings()) -> float:  # noqa: B008 (frozen)
+    return overlap(distinct_runs(text, settings), distinct_runs(other, settings))
 
 
 def found(texts: dict, priority, same=None) -> set:
@@ -129,6 +143,10 @@ def test_bad_input_is_named():
         make_settings({"ngrams": 5})
     with pytest.raises(BadInput, match="'pmc' stands twice"):
         make_settings({"runs": [["pmc", "pubmed"], ["redpajama", "pmc"]]})
+    for runs in (None, "pubmed", ["pubmed"], [["pubmd", "pmc"]], [["mimic_iv_notes", "mimic_iii"]], [[["pmc"]]]):
+        with pytest.raises(BadInput, match=r"'runs' must be lists of sources in a list, found .* \(known: pubmed, pmc, "):
+            make_settings({"runs": runs})
+    assert make_settings({"runs": [["pmc", "pubmed"]]}).runs == (("pmc", "pubmed"),)
     assert make_settings({"n_grams": 3}).n_grams == 3 and make_settings({}) == Settings()
 
 

@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -299,6 +300,13 @@ def test_rows_on_disk_are_read_and_padding_is_counted(tmp_path):
         assert (r.steps, r.computed) == (steps, computed) and r.tokens == pytest.approx(2 * (30 * 20 + 2 * 100)), "longer rows are cut"
 
 
+def test_rows_that_are_none_are_named_and_not_quoted(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a note", "completion": 3}\n')
+    with pytest.raises(plan.Refused, match=r"train.jsonl: line 2 is no row \(TypeError\). Next") as refused:
+        plan.read_rows(tmp_path, SimpleNamespace(rows=None), False)
+    assert "note" not in str(refused.value)
+
+
 def test_it_runs_from_a_copy_elsewhere(tmp_path, monkeypatch, capsys):
     shutil.copy(ROOT / "recipes/plan.py", tmp_path / "my_plan.py")
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT])
@@ -320,7 +328,8 @@ def test_it_runs_from_a_copy_elsewhere(tmp_path, monkeypatch, capsys):
     ({"--num_processes": "150"}, "150 processes on 20 machines"),
     ({"--distributed_type": "MEGATRON_LM"}, "distributed_type as it is there cannot be planned with"),
     ({"--activation_checkpoint": "true"}, "--activation_checkpoint is in neither"),
-    ({"--tokens_per_step": "many"}, "TypeError"),
+    ({"--tokens_per_step": "many"}, "pretrain_70b.yaml: tokens_per_step is 'many', no number. Next:"),
+    ({"--accelerate": "accelerate_configs/zero3.json"}, "zero3.json: no accelerate file (distributed_type is missing). Next:"),
     ({"--tokens": "1e6"}, "the blocks do not fill a step of tokens_per_step 10485760"),
     ({"--model_name_or_path": "nowhere/at-all"}, "nowhere/at-all: no model here or on the Hub. Next:"),
 ])  # fmt: skip

@@ -70,6 +70,7 @@ def test_what_is_refused(guard, tmp_path, monkeypatch):
 
     guard.check_precision(model, arguments(tmp_path, optim="adamw_torch_8bit", optim_args="bf16_stochastic_round=True"))
     guard.check_precision(model, arguments(tmp_path, learning_rate=1e-3))
+    guard.check_precision(model, arguments(tmp_path, learning_rate=0.0))  # the base of a mixture study: nothing is to move
     guard.check_precision(LlamaForCausalLM(SHAPE), arguments(tmp_path, bf16=True))
     adapter = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"]))
     assert {weight.dtype for weight in adapter.parameters() if weight.requires_grad} == {torch.float32}

@@ -449,6 +449,31 @@ def test_texts_of_credentialed_rows_are_not_shown(inspect, lab):
     assert shown[0].startswith("row open") and len(shown) == 2, "what may be shown comes first"
 
 
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        {"access": "credentialed"},
+        {"inputs": [{"access": "credentialed"}]},
+        {"access": "secret"},
+        {"access": "public", "inputs": [{"access": "credentialed"}]},
+    ],
+)
+def test_rows_that_say_less_than_their_manifest_are_not_shown(inspect, lab, manifest):
+    shutil.copytree(lab / "task_rows", lab / "understated", dirs_exist_ok=True)
+    (lab / "understated" / "manifest.json").write_text(json.dumps(manifest))
+    report, shown = inspect("finetune_task", {"rows": "understated"})
+    assert shown and "fever" not in said(report) + "".join(shown)
+
+
+def test_an_error_of_a_library_quotes_no_credentialed_row(inspect, lab, preflight, monkeypatch):
+    shutil.copytree(lab / "task_rows", lab / "quoted", dirs_exist_ok=True)
+    (lab / "quoted" / "manifest.json").write_text(json.dumps({"access": "credentialed"}))
+    monkeypatch.setattr(preflight, "keeping_whole", lambda kind, found: (_ for _ in ()).throw(ValueError("Is fever 0 given?")))
+    report, shown = inspect("finetune_task", {"rows": "quoted"})
+    assert_only(report, "inputs", "ValueError: its message may quote a credentialed row")
+    assert "fever" not in said(report) + "".join(shown)
+
+
 def test_the_machine_of_an_accelerate_file(inspect, lab):
     """Judged from here: its ranks divide the step, and DeepSpeed, which keeps float32 copies, saves small steps and writes larger checkpoints."""
     shutil.copytree(ROOT / "accelerate_configs", lab / "accelerate_configs", dirs_exist_ok=True)

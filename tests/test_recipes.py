@@ -207,6 +207,15 @@ def test_a_changed_row_or_template_is_another_run(lab):
         (lab / name).write_text(before)
 
 
+def test_overwriting_removes_nothing_for_a_run_that_is_refused(lab):
+    config = {**SFT, "rows": "rows_whole", "output_dir": "kept", "max_steps": 1}
+    shutil.copytree(lab / "rows", lab / "rows_whole")
+    assert recipe(lab, "sft", config) is None
+    (lab / "rows_whole" / "manifest.json").write_text("{}")
+    assert "access is missing" in recipe(lab, "sft", config, "--overwrite", "true")
+    assert run_json(lab / "kept")["status"] == "complete" and (lab / "kept" / "adapter_model.safetensors").is_file()
+
+
 def test_finetune_task_keeps_the_best_checkpoint(lab):
     assert recipe(lab, "finetune_task", TASK) is None
     record = run_json(lab / "task")
@@ -237,15 +246,22 @@ def test_finetune_task_keeps_the_best_checkpoint(lab):
         ("sft", {**SFT, "rows": "bad_rows", "output_dir": "new"}, (), "train.jsonl: line 2 is no row"),
         ("sft", {**SFT, "model_name_or_path": "no/such/model", "output_dir": "new"}, (), "no/such/model: no model here"),
         ("pretrain", {**PRETRAIN, "model_name_or_path": "documents", "output_dir": "new"}, (), "documents: no model here"),
-        ("finetune_task", {**TASK, "model_name_or_path": "no_such/model", "output_dir": "new"}, (), "finetune_task_new.yaml: "),
+        ("finetune_task", {**TASK, "model_name_or_path": "no_such/model", "output_dir": "new"}, (), "no_such/model: We couldn't connect"),
+        ("sft", {**SFT, "model_name_or_path": "rows/nope", "output_dir": "new"}, (), "rows/nope: no model here"),
+        ("sft", {**SFT, "chat_template_path": "no.jinja", "output_dir": "new"}, (), "no.jinja: no such file. Next: check the paths"),
+        ("sft", {**SFT, "lora_target_modules": ["q_prj"], "output_dir": "new"}, (), "q_prj"),
+        ("sft", {**SFT, "learning_rate": "fast", "output_dir": "new"}, (), "invalid float value: 'fast'. Next: correct it"),
+        ("sft", {**PRETRAIN, "output_dir": "new"}, (), "sft_new.yaml"),
+        ("sft", {**SFT, "output_dir": "new"}, ("--config", "bad.yaml"), "bad.yaml"),
         ("merge_adapter", {"adapter": "base", "output_dir": "new"}, (), "no adapter_config.json"),
     ],
 )
 def test_wrong_input_is_one_sentence_before_the_first_step(lab, name, config, arguments, said):
     shutil.copytree(lab / "rows", lab / "bad_rows", dirs_exist_ok=True)
     (lab / "bad_rows" / "train.jsonl").write_text('{"id": "a", "prompt": "p\\n", "completion": "c"}\n{"id": "a", "prompt": "p\\n"}\n')
+    (lab / "bad.yaml").write_text("rows: [")
     stopped = recipe(lab, name, config, *arguments)
-    assert stopped and stopped.startswith("error: ") and said in stopped
+    assert stopped and stopped.startswith("error: ") and said in stopped and len(stopped) < 800
     assert not (lab / "new" / "checkpoint-1").exists()
     shutil.rmtree(lab / "new", ignore_errors=True)
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from tiny_model import REPO, rows_of
 
+from data_prep.files import sha256
 from evaluation import generate, report, score
 
 MODELS = ["backbone", "foundation", "backbone_chat", "chat", "task"]
@@ -32,7 +33,15 @@ def answers_of(folder, name, task, rows, outputs, **facts):
     return answers
 
 
-def invented_runs(folder, ratio=1.0, tokens=(50, 60, 70, 80)):
+def validated_on(folder, name, blocks):
+    """What run.json says of a run that held these blocks of general text out."""
+    manifest = folder / f"blocks_{name}" / "manifest.json"
+    manifest.parent.mkdir(exist_ok=True)
+    manifest.write_text(json.dumps({"outputs": [{"split": "validation", "domain": "general", "sha256": blocks}]}))
+    return {"arguments": {"blocks": str(manifest.parent)}, "inputs": {str(manifest): sha256(manifest)}}
+
+
+def invented_runs(folder, ratio=1.0, tokens=(50, 60, 70, 80), blocks=("a", "a")):
     """Run and evaluation folders in which model m answers the first RIGHT[m] of 40 rows rightly, and every output can be read."""
     for number, name in enumerate(MODELS):
         run = folder / "runs" / name
@@ -43,6 +52,7 @@ def invented_runs(folder, ratio=1.0, tokens=(50, 60, 70, 80)):
         history += [{"step": s, f"eval_{d}_loss": 3.2 - 0.1 * s} for s in (2, 5) for d in ("general", "biomedical")]
         (run / "trainer_state.json").write_text(json.dumps({"log_history": history}))
         if number < 2:
+            (run / "run.json").write_text(json.dumps(facts | validated_on(folder, name, blocks[number])))
             extra = math.log(ratio) if name == "foundation" else 0.0
             nll = [t * (2.0 + 0.01 * i + extra) for i, t in enumerate(tokens)]
             (run / "validation.json").write_text(json.dumps({"general": {"nll": nll, "tokens": list(tokens)}}))
@@ -141,10 +151,6 @@ def test_what_is_credentialed_is_left_out_unless_asked_for(tmp_path):
     assert "secret" in shown["i2b2"]["rows"][0]["prompt"] and shown["mednli"]["outputs"]["chat"][0]["output"] == "neutral"
 
 
-@pytest.mark.guarantee(
-    "Credentialed data",
-    "An entry of the allow list (endpoint, agreement, person, date) is the only way out, and every output made under it records it.",
-)
 def test_a_folder_without_a_run_json_has_the_class_of_its_rows(tmp_path):
     rows = rows_of("mednli", "choice", [("Is it so?", "neutral")], choices=["neutral"])
     folder = answers_of(tmp_path, "m", "mednli", [row | {"access": "credentialed"} for row in rows], ["neutral"])
@@ -155,6 +161,29 @@ def test_a_folder_without_a_run_json_has_the_class_of_its_rows(tmp_path):
     assert not (tmp_path / "report").stat().st_mode & 0o077
 
 
+@pytest.mark.guarantee("Credentialed data", "An output has the class of the model that wrote it, also as a copy without its run.json.")
+def test_what_a_model_of_credentialed_data_wrote_is_hidden_also_in_a_folder_of_the_harness(tmp_path):
+    row = rows_of("mednli", "choice", [("Is it so?", "neutral")], choices=["neutral"])[0]
+    folder, notes = tmp_path / "eval" / "m", tmp_path / "notes"
+    for path in (folder, notes):
+        path.mkdir(parents=True)
+    (notes / "config.json").write_text(json.dumps({"access": "credentialed"}))
+    (folder / "samples_mibe_mednli_2026.jsonl").write_text(
+        json.dumps({"doc": row, "resps": [["quillfever is neutral"]], "arguments": {}}) + "\n"
+    )
+    (folder / "results_2026.json").write_text(json.dumps({"config": {"model": "hf", "model_args": {"pretrained": str(notes)}}}))
+    score.score_folder(folder)
+    report.main(["--evaluation", str(tmp_path / "eval"), "--out", str(tmp_path / "report")])
+    assert "Access class of this report: **credentialed**" in (tmp_path / "report" / "report.md").read_text()
+    written = [path for path in (*tmp_path.glob("report/*"), *folder.glob("*scored*")) if path.suffix != ".pdf"]
+    assert written and not [path for path in written if "quillfever" in path.read_text() or path.stat().st_mode & 0o077]
+    assert rows_on(tmp_path)["mednli"]["rows"][0]["prompt"] == "Is it so?\n"  # the row itself is public
+
+
+@pytest.mark.guarantee(
+    "Credentialed data",
+    "An entry of the allow list (endpoint, agreement, person, date) is the only way out, and every output made under it records it.",
+)
 def test_what_a_person_has_signed_stands_on_top(tmp_path):
     rows = rows_of("mednli", "choice", [("Is it so?", "neutral")], choices=["neutral"])
     allowed = {"endpoint": "https://llm.hospital.example/v1", "agreement": "contract 7", "person": "A. Example", "date": "2026-11-01"}
@@ -302,6 +331,15 @@ def test_models_that_were_asked_differently_are_not_put_in_one_table(tmp_path):
 
 def test_what_is_missing_is_named_with_the_command(tmp_path):
     invented_runs(tmp_path)
+    invented_config(tmp_path)
+    for flag, said in (
+        ("--runs", "--runs .*juged: no such folder. Next: "),
+        ("--forgetting", "--forgetting .*juged: no such file. Next: python -m evaluation.forgetting"),
+        ("--diagnosis", "juged/summary.json: no such file. Next: python -m evaluation.judge"),
+        ("--out", "is a file, and the output is a folder. Next: another --out"),
+    ):
+        with pytest.raises(SystemExit, match=said):
+            make_report(tmp_path, flag, tmp_path / ("claims.yaml" if flag == "--out" else "juged"))
     invented_config(tmp_path, task="medqa_ll")
     with pytest.raises(SystemExit, match="no scores of medqa_ll. Next: python -m evaluation.generate --model .*foundation.*--preset chat"):
         make_report(tmp_path)
@@ -327,11 +365,27 @@ def test_what_is_missing_is_named_with_the_command(tmp_path):
 
 
 def test_models_that_were_not_validated_on_the_same_blocks_are_not_compared(tmp_path):
-    invented_runs(tmp_path)
+    """Other blocks of as many tokens, blocks that were made anew since, and fewer blocks."""
+    invented_runs(tmp_path, blocks=("a", "b"))
+    invented_config(tmp_path)
+    said = "claim 'forgetting': the two models were not validated on the same blocks"
+    with pytest.raises(SystemExit, match=said):
+        make_report(tmp_path)
+    invented_config(tmp_path, claims=[])
+    make_report(tmp_path)
+    table = (tmp_path / "report" / "report.md").read_text().split("## Perplexity")[1].split("##")[0]
+    assert re.search(r"\| general \| 7\.5\d \| – \|", table) and "Each line is of the same blocks" in table
+    record = tmp_path / "runs" / "foundation" / "run.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | validated_on(tmp_path, "foundation", "a")))
+    make_report(tmp_path)
+    assert re.search(r"\| general \| 7\.5\d \| 7\.5\d \|", (tmp_path / "report" / "report.md").read_text())
+    invented_config(tmp_path)
     path = tmp_path / "runs" / "foundation" / "validation.json"
     path.write_text(json.dumps({"general": {"nll": [100.0], "tokens": [50]}}))
-    invented_config(tmp_path)
-    with pytest.raises(SystemExit, match="claim 'forgetting': the two models were not validated on the same blocks"):
+    with pytest.raises(SystemExit, match=said):
+        make_report(tmp_path)
+    validated_on(tmp_path, "foundation", "c")  # run.json has the hash of the manifest that was
+    with pytest.raises(SystemExit, match=said):
         make_report(tmp_path)
 
 

@@ -17,7 +17,7 @@ from tests.lab import PRETRAIN, ROOT, SFT, TASK, build_lab, in_child, ledger, lo
 SHUFFLED = {**SFT, "max_steps": -1, "num_train_epochs": 2, "rows_per_step": 4, "lora_dropout": 0.2, "lora_modules_to_save": None, "save_steps": 2,
             "save_total_limit": 1, "eval_strategy": "steps", "eval_steps": 3}  # fmt: skip
 RUNS = {
-    "pretrain": ("pretrain", {**PRETRAIN, "per_device_train_batch_size": 1, "save_steps": 4, "save_total_limit": 1}, 9 * 4 + 2),
+    "pretrain": ("pretrain", {**PRETRAIN, "per_device_train_batch_size": 1, "save_steps": 4, "save_total_limit": 1, "logging_steps": 3}, 9 * 4 + 2),
     "pretrain_8bit": ("pretrain", {**PRETRAIN, "dtype": "bfloat16", "learning_rate": 1e-5, "optim": "adamw_torch_8bit", "max_steps": 8, "save_steps": 3,
                                    "optim_args": "bf16_stochastic_round=True"}, 8 * 2),
     "lora_padded": ("sft", SHUFFLED, 5 * 2 + 1),
@@ -78,6 +78,7 @@ def test_killed_and_resumed_is_the_same_run(lab, kind):
     assert recipe(lab, name, {**config, "output_dir": killed.name}) is None
 
     assert logged(killed, "loss", "learning_rate", "grad_norm") == logged(whole, "loss", "learning_rate", "grad_norm")
+    assert run_json(killed)["metrics"]["train_loss"] == run_json(whole)["metrics"]["train_loss"]
     assert ledger(killed) == ledger(whole), "the same rows in every step"
     one, other = weights(whole), weights(killed)
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

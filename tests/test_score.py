@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from data_prep import site_guard
+from data_prep.contracts import BadInput
+from data_prep.files import replaced
 from evaluation import bertscore, compare, logged, metrics, score
 
 REPO = Path(__file__).resolve().parent.parent
@@ -201,6 +204,46 @@ def test_public_rows_are_redacted_on_demand(tmp_path):
     assert read_jsonl(folder / "mednli.scored.jsonl")[0]["output"] == "neutral"
 
 
+@pytest.mark.guarantee("Credentialed data", "An output has the class of the model that wrote it, also as a copy without its run.json.")
+def test_a_copy_of_the_outputs_alone_keeps_the_class_of_the_model(tmp_path, capsys):
+    """The strictest that rows and run.json say; where neither says anything, credentialed."""
+    older, told, loose = nli(2), nli(2, model_access="credentialed"), nli(2, model_access="public")
+    for number, (rows, run_access, wanted) in enumerate((
+        (older, "public", "public"), (older, "credentialed", "credentialed"), (told, "public", "credentialed"), (loose, "credentialed", "credentialed"),
+        (told, None, "credentialed"), (loose, None, "public"), (older, None, "credentialed"), (loose[:1] + older[1:], None, "credentialed"),
+    )):  # fmt: skip
+        site_guard._inside = None
+        folder = write_run(tmp_path / f"run{number}", rows, access=run_access or "public")
+        if not run_access:
+            (folder / "run.json").unlink()
+        [path] = logged.task_files(folder).values()
+        assert {row["model_access"] for row in logged.read_rows(path)} == {wanted}, number
+        entry = score.score_folder(folder)["mednli"]
+        assert entry["redacted"] == (wanted == "credentialed") == bool(site_guard.held()) and entry["provenance"]["access"] == wanted
+        unknown = (
+            "mednli.jsonl: nothing tells what the model that wrote it was trained on, so it is kept as credentialed. Next: put the run.json"
+        )
+        assert capsys.readouterr().out.count(unknown) == (run_access is None and wanted == "credentialed" and rows is not told)
+        shown = score.score_folder(folder, redact=False) and read_jsonl(folder / "mednli.scored.jsonl")
+        assert [row["model_access"] for row in shown] == [wanted] * 2
+        site_guard._inside = None
+        score.graded_rows(folder, "mednli")
+        assert bool(site_guard.held()) == (wanted == "credentialed"), "rows that a scored file holds whole close a process too"
+
+
+def test_what_is_left_of_a_killed_run_opens_nothing(tmp_path):
+    """A partial file that anybody can read, and a link in its place."""
+    site_guard.keep_inside(["the agreement"], BadInput)
+    elsewhere, partial = tmp_path / "elsewhere", tmp_path / ".note.partial"
+    for plant in (lambda: partial.touch(), lambda: partial.symlink_to(elsewhere)):
+        plant()
+        if not partial.is_symlink():
+            partial.chmod(0o644)
+        replaced(tmp_path / "note", lambda path: path.write_text("secret"))
+        assert (tmp_path / "note").read_text() == "secret" and not (tmp_path / "note").lstat().st_mode & 0o077
+    assert not elsewhere.exists() and not (tmp_path / "note").is_symlink()
+
+
 # ---------------------------------------------------------------- two runs
 def test_two_runs_are_compared_row_by_row(tmp_path, capsys):
     better, worse = write_run(tmp_path / "better", nli(36, 4)), write_run(tmp_path / "worse", list(reversed(nli(24, 16))))
@@ -210,6 +253,7 @@ def test_two_runs_are_compared_row_by_row(tmp_path, capsys):
     assert accuracy["difference"] == pytest.approx(0.3) and 0 < accuracy["low"] < 0.3 < accuracy["high"] and accuracy["p"] < 0.01
     assert entry["mcnemar"] == {"metric": "accuracy", "only_this": 12, "only_other": 0, "p": pytest.approx(2 / 2**12)}
     assert entry["n"] == 40 and entry["unparsed_rate"] == [0.0, 0.0]
+    assert json.loads((better / "against_worse.json").read_text())["access"] == "public"
     out = capsys.readouterr().out
     assert "better - worse" in out and "+0.300" in out and "12:0, p 0.000" in out
     assert compare.compare(score.graded_rows(better, "mednli"), score.graded_rows(better, "mednli"))["metrics"]["accuracy"]["p"] == 1.0
@@ -243,6 +287,8 @@ def test_what_cannot_be_compared_is_said(tmp_path, capsys):
         ({"completion": ...}, "line 2: field 'completion' is missing"),
         ({"access": ...}, "line 2: field 'access' is missing"),
         ({"access": "open"}, "access 'open' is none of public, gated, credentialed"),
+        ({"model_access": "open"}, "line 2: model_access 'open' is none of public, gated, credentialed"),
+        ({"model_access": ["public"]}, "line 2: model_access '.'public'.' is none of public, gated, credentialed"),
         ({"choices": ...}, "scoring 'choice' needs 'choices'"),
         ({"completion": "maybe"}, "completion 'maybe' is not among the choices"),
         ({"scoring": "none"}, "scoring 'none' has no metric"),
@@ -268,7 +314,9 @@ def test_a_row_that_cannot_be_scored_is_named_and_nothing_is_written(tmp_path, c
 def test_folders_that_cannot_be_scored(tmp_path):
     with pytest.raises(SystemExit, match="nothing to score. Next: python -m evaluation.generate"):
         score.main([str(tmp_path / "nowhere")])
-    folder = write_run(tmp_path / "run", nli(4))
+    folder = write_run(tmp_path / "run", nli(4), access="open")
+    with pytest.raises(SystemExit, match="run.json: access 'open' is none of public, gated, credentialed. Next: "):
+        score.main([str(folder)])
     (folder / "samples_mibe_mednli_2026-01-02T03-04-05.678.jsonl").write_text("{}\n")
     with pytest.raises(SystemExit, match="two files of mednli, mednli.jsonl and samples_mibe_mednli_.*Next: leave one"):
         score.main([str(folder)])
@@ -322,6 +370,59 @@ def test_logged_samples_of_the_harness_score_alike(tmp_path, monkeypatch):
     assert known["versions"]["lm_eval"] and known["shots"]["number"] == 0
     whole = score.graded_rows(tmp_path / "out", "medqa")
     assert [{key: value for key, value in row.items() if key in rows[0]} for row in whole] == rows and whole[0]["output"] == "lol"
+
+
+def samples_of(folder, **config):
+    """What the harness leaves of two answered rows: samples, and results with this config."""
+    folder.mkdir()
+    docs = [{key: value for key, value in row.items() if key != "output"} for row in nli(2)]
+    lines = [{"doc": doc, "resps": [["neutral"]], "arguments": {}} for doc in docs]
+    (folder / "samples_mibe_mednli_2026.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if config:
+        (folder / "results_2026.json").write_text(json.dumps({"model_name": "x", "config": {"model": "hf", **config}}))
+    return folder
+
+
+@pytest.mark.guarantee("Credentialed data", "An access class that is missing or unknown is never taken for public.")
+def test_the_harness_alone_names_the_weights_and_their_class_counts(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, access in (("notes", "credentialed"), ("open", None), ("adapter", "credentialed")):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        file = "adapter_config.json" if name == "adapter" else "config.json"
+        (tmp_path / "models" / name / file).write_text(json.dumps({"access": access} if access else {}))
+    wanted = {  # arguments -> class, and whether somebody has to be told that nobody knows
+        "pretrained=models/notes,dtype=float32": ("credentialed", False),
+        "pretrained=models/open": ("public", False),
+        "pretrained=models/open,peft=models/adapter": ("credentialed", False),
+        "pretrained=org/name": ("public", False),
+        "pretrained=gpt2,revision=main": ("public", False),
+        "pretrained=org/name,peft=/gone/adapter": ("credentialed", True),
+        "pretrained=models/gone": ("credentialed", True),
+        "pretrained=/models/gone": ("credentialed", True),
+        "pretrained=./gone": ("credentialed", True),
+        "pretrained=org/name,base_url=http://127.0.0.1:8000/v1": ("credentialed", True),
+        "model=org/name": ("credentialed", True),
+        "": ("credentialed", True),
+    }
+    for number, (arguments, (access, unknown)) in enumerate(wanted.items()):
+        as_dict = dict(part.split("=", 1) for part in arguments.split(",") if part)
+        for form in (arguments, as_dict):
+            site_guard._inside = None
+            os.umask(0o022)
+            folder = samples_of(tmp_path / f"run{number}{type(form).__name__}", model_args=form)
+            entry = score.score_folder(folder)["mednli"]
+            assert (entry["provenance"]["access"], entry["redacted"], bool(site_guard.held())) == (
+                access,
+                *[access == "credentialed"] * 2,
+            ), arguments
+            assert bool((folder / "scores.json").stat().st_mode & 0o077) == (access == "public"), arguments
+            said = capsys.readouterr().out
+            assert said.count("so it is kept as credentialed. Next: score a folder made by evaluation.generate") == unknown, arguments
+    for folder in (
+        samples_of(tmp_path / "server", model="local-completions", model_args={"pretrained": "org/name"}),
+        samples_of(tmp_path / "alone"),
+    ):
+        assert score.score_folder(folder)["mednli"]["redacted"]
 
 
 # ---------------------------------------------------------------- BERTScore

@@ -1,12 +1,17 @@
 """Generation against an OpenAI-compatible server that fails in every way that servers do."""
 
 import json
+import socket
 
 import pytest
+import yaml
 from fake_openai import FakeServer
 from tiny_model import make_tokenizer, read_jsonl, rows_of, write_rows
 
+from data_prep import site_guard
+from data_prep.contracts import BadInput
 from evaluation import generate, server
+from evaluation.model_entry import read_entry
 
 N = 30
 
@@ -27,7 +32,15 @@ def world(tmp_path):
 
 
 def run(world, fake, *more, endpoint="chat", tasks="medqa", out="eval/fake", preset="chat", changes=("context=512",)):
-    entry = ["--model", "server", f"backend={endpoint}", f"base_url={fake.url(endpoint)}", f"served={fake.model}", *changes]
+    entry = [
+        "--model",
+        "server",
+        f"backend={endpoint}",
+        f"base_url={fake.url(endpoint)}",
+        f"served={fake.model}",
+        "access=public",
+        *changes,
+    ]
     paths = ["--rows", world / "rows", "--tasks", tasks, "--preset", preset, "--out", world / out]
     generate.main([str(a) for a in [*entry, *paths, "--max_new_tokens", 8, *more]])
     return json.loads((world / out / "run.json").read_text()), read_jsonl(world / out / f"{tasks.split(',')[0]}.jsonl")
@@ -182,7 +195,8 @@ def test_what_must_not_or_cannot_be_sent_is_refused_before_anything_is(world):
     with FakeServer(model="other") as fake:
         fake.model = "renamed"
         with pytest.raises(SystemExit, match="serves renamed, not other. Next: served=NAME"):
-            generate.main(["--model", "server", "backend=chat", f"base_url={fake.url('chat')}", "served=other", "--tasks", "medqa", *paths])
+            generate.main(["--model", "server", "backend=chat", f"base_url={fake.url('chat')}", "served=other", "access=public", "--tasks", "medqa",
+                           *paths])  # fmt: skip
         with pytest.raises(SystemExit, match="medqa_ll: likelihoods need the completions endpoint and a tokenizer"):
             run(world, fake, tasks="medqa_ll")
         with pytest.raises(SystemExit, match="length of its context is not known. Next: context=TOKENS"):
@@ -194,3 +208,74 @@ def test_what_must_not_or_cannot_be_sent_is_refused_before_anything_is(world):
     assert fake.requests == []
     with pytest.raises(SystemExit, match="a completions server needs base_url and served"):
         generate.main(["--model", "server", "--tasks", "medqa", *paths])
+
+
+# ---------------------------------------------------------------- the class of a model that cannot be looked at
+def test_a_server_says_what_its_model_was_trained_on_or_is_not_asked(world, tmp_path):
+    mine = tmp_path / "mine.yaml"
+    with FakeServer() as fake:
+        facts = {"backend": "chat", "base_url": fake.url("chat"), "models": {"mine": {"served": "fake"}}}
+        mine.write_text(yaml.safe_dump(facts))
+        at_fake = [f"base_url={fake.url('chat')}", "served=fake"]
+        said = "what was the model at http://127.0.0.1:.* trained on. Next: access=public, access=gated or access=credentialed, or path=DIR"
+        for model, changes in (("server", ["backend=chat", *at_fake]), (str(mine), []), ("gpt-4-0314", at_fake)):
+            with pytest.raises(BadInput, match=said):
+                read_entry(model, changes)
+        mine.write_text(yaml.safe_dump(facts | {"access": "gated"}))
+        assert read_entry(str(mine)).access == "gated" == read_entry(str(mine), ["access=public"]).access
+        assert read_entry(str(mine), ["access=credentialed"]).access == "credentialed"
+        for path in ("tokenizer", "weights"):
+            changes = ["backend=chat", *at_fake, f"path={world / path}"]
+            with pytest.raises(BadInput, match=said if path == "tokenizer" else "weights: no such folder"):
+                read_entry("server", changes)
+        assert read_entry("server", [*changes[:-1], f"path={world / 'tokenizer'}", "access=gated"]).access == "gated"
+        (world / "weights").mkdir()
+        for config, access in (({}, "public"), ({"access": "credentialed"}, "credentialed")):
+            (world / "weights" / "config.json").write_text(json.dumps(config))
+            assert read_entry("server", changes).access == access
+        assert fake.requests == []
+
+
+@pytest.mark.guarantee(
+    "Credentialed data", "The outputs of a served model have the class of the folder that its server lists as the model's root."
+)
+@pytest.mark.parametrize("named", ["root", "parent"])
+def test_the_folder_that_a_server_names_says_the_class(world, named):
+    """As vLLM lists a model by its path, and an adapter with the model that it is of."""
+    notes = world / "notes"
+    notes.mkdir()
+    (notes / "config.json").write_text(json.dumps({"access": "credentialed"}))
+    with FakeServer(root=str(notes)) as fake:
+        if named == "parent":
+            fake.listed = {"root": "adapter-of-notes", "parent": "base"}
+            fake.others = [{"id": "base", "root": str(notes)}]
+        fake.reply = lambda prompt: "B" if site_guard.held() else "sent before the process was closed"
+        facts, rows = run(world, fake)
+    assert site_guard.held() == ["what fake was trained under"] and {row["output"] for row in rows} == {"B"}
+    assert facts["model_access"] == facts["access"] == "credentialed" == rows[0]["model_access"]
+    assert not [path for path in (world / "eval" / "fake").rglob("*") if path.stat().st_mode & 0o077]
+
+
+@pytest.mark.guarantee(
+    "Credentialed data", "An entry of another machine that is asked at this one is a relay: it needs the allow list as if asked there."
+)
+def test_a_relay_on_this_machine_is_as_far_as_what_it_stands_before(world):
+    rows = rows_of("mednli", "choice", [("So?", "neutral")], choices=["neutral"])
+    write_rows(world / "rows", "mednli", [row | {"access": "credentialed"} for row in rows])
+    site_guard._inside = None  # writing them here has closed this process
+    allowed = {"endpoint": "https://api.openai.com/v1", "agreement": "contract 7", "person": "A. Example", "date": "2026-01-02"}
+    (world / "allow.yaml").write_text(yaml.safe_dump([allowed]).replace("'2026-01-02'", "2026-01-02"))
+    with FakeServer("gpt-4-0314") as fake:
+        fake.reply = lambda prompt: "neutral"
+        arguments = ["--model", "gpt-4-0314", f"base_url={fake.url('chat')}", "--rows", str(world / "rows"), "--tasks", "mednli", "--preset", "chat",
+                     "--max_new_tokens", "8", "--out", str(world / "eval" / "relay")]  # fmt: skip
+        with pytest.raises(
+            SystemExit, match="gpt-4-0314: is at api.openai.com, and http://127.0.0.1:.* is taken for a relay to it; .*--model server"
+        ):
+            generate.main(arguments)
+        assert fake.requests == []
+        generate.main([*arguments, "--allow_list", str(world / "allow.yaml")])
+        assert len(fake.requests) == 1
+    assert json.loads((world / "eval" / "relay" / "run.json").read_text())["allowed"] == [allowed]
+    with pytest.raises(BadInput, match="not sent to api.openai.com"):
+        socket.getaddrinfo("api.openai.com", 443)  # this process has reached the relay, and reaches no further

@@ -69,6 +69,8 @@ ESCAPES = {
     "telemetry of the Hub's client": "from huggingface_hub.utils import _telemetry as t; t._send_telemetry_in_thread('notes', library_name='x')",
     "a dataset of the Hub": "import datasets; datasets.load_dataset('org/notes')",
     "a thread": "import concurrent.futures, urllib.request as u; concurrent.futures.ThreadPoolExecutor().submit(u.urlopen, 'http://192.0.2.1').result()",
+    "an address in bytes": "import socket; socket.socket().connect((bytearray(b'192.0.2.1'), 80))",
+    "the host of a virtual machine": "import socket; socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM).connect((2, 9999))",
     "a redirect": "import urllib.request; urllib.request.urlopen(REDIRECTS)",
 }
 SCRIPT = """
@@ -159,6 +161,8 @@ def test_an_allow_list_names_agreement_person_and_date(tmp_path):
         ({**ENTRY, "date": "2999-01-01"}, "date must be a day that has come"),
         ({**ENTRY, "date": "'soon'"}, "date must be a day that has come"),
         ({**ENTRY, "endpoint": "//"}, "names no host"),
+        ({**ENTRY, "endpoint": 5}, "the first three as text"),
+        ({**ENTRY, "person": ["A"]}, "the first three as text"),
     ):
         with pytest.raises(BadInput, match=said):
             site_guard.read_allow_list(allow_list(path, entry), BadInput)
@@ -234,7 +238,7 @@ def world(tmp_path):
 
 
 def ask(world, url, *more):
-    generate.main(["--model", "server", "backend=chat", f"base_url={url}", "served=fake", "context=512", "--tasks", "mednli", "--preset", "chat",
+    generate.main(["--model", "server", "backend=chat", f"base_url={url}", "served=fake", "access=public", "context=512", "--tasks", "mednli", "--preset", "chat",
                    "--rows", str(world / "rows"), "--out", str(world / "eval" / "x"), "--max_new_tokens", "8", *more])  # fmt: skip
 
 
@@ -259,7 +263,6 @@ def test_credentialed_rows_go_to_no_other_machine_not_even_a_private_one(world, 
         ask(world, address)
 
 
-@pytest.mark.guarantee("Credentialed data", "A server that redirects gets nothing through.")
 def test_examples_close_a_process_too(world):
     """Public questions with credentialed examples before them."""
     options = {"choices": ["neutral", "entailment"]}
@@ -289,6 +292,7 @@ def test_other_weights_do_not_come_in_unseen(world, tmp_path):
                        "--out", str(world / "y"), "--backend_args", "peft=outputs/notes_adapter"])  # fmt: skip
 
 
+@pytest.mark.guarantee("Credentialed data", "A server that redirects gets nothing through.")
 def test_a_server_that_redirects_gets_nothing_through(world, monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", _socket.socket.connect)  # without the tests' own guard
     with FakeServer() as fake:
@@ -326,6 +330,35 @@ def test_what_a_server_says_of_a_credentialed_prompt_is_not_printed(world, monke
 
 
 # ---------------------------------------------------------------- what errors say
+@pytest.mark.guarantee("Credentialed data", "An error that nobody foresaw is printed without its message, which may quote a record.")
+def test_a_traceback_quotes_no_record():
+    script = """
+import sys
+from data_prep import site_guard
+class Out(Exception): pass
+def read(note):
+    try:
+        int(note)
+    except ValueError as error:
+        raise KeyError(note) from error
+HELD
+read(sys.argv[1])
+"""
+    seen = {}
+    for held in ("", "site_guard.keep_inside(['the agreement'], Out)"):
+        arguments = [sys.executable, "-c", script.replace("HELD", held), MARK]
+        seen[bool(held)] = subprocess.run(arguments, cwd=ROOT, env=os.environ | {"PYTHONPATH": "."}, capture_output=True, text=True)
+    assert MARK in seen[False].stderr and MARK not in seen[True].stderr and seen[True].returncode == 1
+    assert all(said in seen[True].stderr for said in ("ValueError: (its message", "KeyError: (its message", "in read"))
+
+
+@pytest.mark.parametrize("error", [OSError("no space left on device"), RuntimeError("CUDA out of memory"), BadInput("row 7: no text")])
+def test_an_error_that_speaks_of_no_data_keeps_its_message(error, capsys):
+    site_guard.keep_inside(["the agreement"], BadInput)
+    sys.excepthook(type(error), error, None)
+    assert str(error) in capsys.readouterr().err
+
+
 @pytest.mark.guarantee("Credentialed data", "Errors and progress lines name ids, not text.")
 def test_an_error_names_the_row_and_not_its_text(tmp_path):
     row = rows_of("mednli", "choice", [("So?", MARK)], choices=["neutral"])[0] | CLOSED

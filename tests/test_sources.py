@@ -305,6 +305,18 @@ def test_mimic_iii_bad_tables(tmp_path, content, message):
         read(mimic_iii, put(tmp_path / "NOTEEVENTS.csv", content))
 
 
+def test_an_export_without_a_header_is_refused_without_a_word_of_it(tmp_path):
+    note = NOTE | {"TEXT": "Mr Ward was found with a fever of 39.2, and asks for his wife", "CATEGORY": "Nursing"}
+    file = put(tmp_path / "NOTEEVENTS.csv", table(NOTE_COLUMNS, [note]).partition("\n")[2])
+    with pytest.raises(
+        BadInput, match="'ROW_ID' is missing .the first line has 11 cells and does not look like a header.. Next:"
+    ) as refused:
+        read(mimic_iii, file)
+    assert not any(word in str(refused.value).lower() for word in ("ward", "fever", "nursing"))
+    with pytest.raises(BadInput, match="'SUBJECT_ID' is missing .found: row_id, text.. Next:"):
+        read(mimic_iii, put(tmp_path / "NOTEEVENTS.csv", "ROW_ID,TEXT\n1,x\n"))
+
+
 def test_mimic_cxr(tmp_path):
     report = put(tmp_path / "files/p10/p10000001/s50000001.txt", " FINAL REPORT\n INDICATION:  ___\n\n IMPRESSION: None.\n")
     blank = put(tmp_path / "files/p10/p10000001/s50000002.txt", " \n")

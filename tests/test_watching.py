@@ -56,6 +56,12 @@ def test_trackers_write_into_the_run_and_nowhere_else(lab):
     assert not list((lab / "home").rglob("*trackio*")) and 0 < logged(lab / "tracked", "mfu")[0][0] < 1
 
 
+@pytest.mark.parametrize(("isolated", "squares"), [(True, 2 * 12**2), (False, 24**2)])
+def test_a_block_that_is_one_text_is_as_long_as_it_is(guard, isolated, squares):
+    batch = guard.Collator(isolated, 0)([{"input_ids": range(24), "seq_lengths": [12, 12], "row": 0}])
+    assert batch["taken"] == ([0], 24, squares)
+
+
 def test_model_flops_are_the_formula(guard):
     shape = LlamaConfig(vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
     model = LlamaForCausalLM(shape)
@@ -98,6 +104,12 @@ def test_a_broken_loss_stops_the_run_with_the_weights_before_it(lab, monkeypatch
     assert all(torch.equal(saved[key], good[key]) for key in good) and len(ledger(lab / name)) == 12
     assert recipe(lab, "pretrain", config) is None, "the same command goes on, here without the damage"
     assert losses(lab / name) == losses(lab / "base")
+
+
+def test_a_loss_that_is_broken_from_the_start_names_no_checkpoint(lab, monkeypatch):
+    damaged(monkeypatch, 1, math.nan)
+    stopped = recipe(lab, "pretrain", {**PRETRAIN, "output_dir": "never", "save_steps": 100})
+    assert "at step 1" in stopped and "nothing was trained yet" in stopped and "checkpoint" not in stopped
 
 
 def test_a_broken_gradient_stops_the_run(lab, monkeypatch):
@@ -174,6 +186,12 @@ def test_uploads(lab, config, said):
     assert said in refused(lab, "pretrain", {**PRETRAIN, **config})
 
 
+def test_deepspeed_in_the_yaml_is_refused(lab):
+    """It may name trackers of its own, and is read by nobody but DeepSpeed."""
+    said = refused(lab, "pretrain", {**PRETRAIN, "deepspeed": {"zero_optimization": {"stage": 2}, "wandb": {"enabled": True}}})
+    assert "deepspeed stands in the YAML" in said and "Next: deepspeed_config_file" in said
+
+
 def test_uploads_by_the_environment(guard, tmp_path, monkeypatch):
     watch = SimpleNamespace(world_size=None, allow_upload=False)
     arguments = lambda *trackers: transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=list(trackers))  # noqa: E731
@@ -229,6 +247,8 @@ def test_a_disk_that_is_too_small(lab, monkeypatch):
     assert "4 checkpoints and the model need" in said and "0.01 GB are free. Next: save_total_limit 1" in said
     assert recipe(lab, "pretrain", {**PRETRAIN, "output_dir": "no_saves", "save_strategy": "no"}) is None
     assert recipe(lab, "sft", {**SFT, "output_dir": "small"}) is None, "an adapter is small"
+    free.free = 20_000_000  # enough for weights without their moments
+    assert recipe(lab, "pretrain", {**PRETRAIN, "output_dir": "only_model", "save_only_model": True, "max_steps": 1}) is None
 
 
 def test_a_model_that_cannot_learn_these_texts(lab):

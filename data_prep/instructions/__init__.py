@@ -51,6 +51,28 @@ def read_array(path: Path):
         yield f"{path}: record {number}", record
 
 
+def read_answered(source: str, paths: list[Path], fields: tuple[str, ...], drops):
+    """Yield (path, record number, record, question, answer) of JSON arrays whose records have `fields`, all text; the last two are question and answer. Those
+    without one of the two, and exact duplicates, are dropped and counted."""
+    seen = set()
+    for path in paths:
+        for number, (where, record) in enumerate(read_array(path), 1):
+            check_text(record, where, *fields)
+            question, answer = (record[field].strip() for field in fields[-2:])
+            if not question or not answer:
+                drops.add(source, "empty question or answer", where)
+            elif (question, answer) in seen:
+                drops.add(source, "exact duplicate", where)
+            else:
+                seen.add((question, answer))
+                yield path, number, record, question, answer
+
+
+def no_input(text: str) -> bool:
+    """Whether an input only says that there is none: "", "<noinput>", "No input"."""
+    return text.strip().strip("<>.").strip().lower() in ("", "noinput", "no input")
+
+
 def join(*parts: str) -> str:
     """A prompt of an instruction and what comes below it, each after a blank line; a part may be empty."""
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"

@@ -10,11 +10,10 @@ Oddities  besides "" some inputs say that there is none ("<noinput>", "No input"
 from pathlib import Path
 
 from data_prep.contracts import BadInput
-from data_prep.instructions import check_text, common, join, read_array
+from data_prep.instructions import check_text, common, join, no_input, read_array
 
 LICENSE = "CC-BY-NC-4.0"
 ACCESS = "public"
-NO_INPUT = {"", "noinput", "no input"}
 COMMON = common("alpaca", LICENSE, ACCESS)
 
 
@@ -29,7 +28,7 @@ def read(folder: Path, drops):
     [path] = files(folder)
     for number, (where, record) in enumerate(read_array(path), 1):
         check_text(record, where, "instruction", "input", "output")
-        text = "" if record["input"].strip().strip("<>.").strip().lower() in NO_INPUT else record["input"]
+        text = "" if no_input(record["input"]) else record["input"]
         if not record["output"].strip():
             drops.add("alpaca", "empty output", where)
         elif not record["instruction"].strip():

@@ -10,7 +10,7 @@ Oddities  exact duplicates, and records without question or answer, are dropped 
 from pathlib import Path
 
 from data_prep.contracts import BadInput
-from data_prep.instructions import check_text, common, join, read_array
+from data_prep.instructions import common, join, read_answered
 
 LICENSE = "GPL-3.0"
 ACCESS = "public"
@@ -25,15 +25,6 @@ def files(folder: Path) -> list[Path]:
 
 
 def read(folder: Path, drops):
-    [path] = files(folder)
-    seen = set()
-    for number, (where, record) in enumerate(read_array(path), 1):
-        check_text(record, where, "instruction", "input", "output")
-        question, answer = record["input"].strip(), record["output"].strip()
-        if not question or not answer:
-            drops.add("flashcards", "empty question or answer", where)
-        elif (question, answer) in seen:
-            drops.add("flashcards", "exact duplicate", where)
-        else:
-            seen.add((question, answer))
-            yield {"id": f"flashcards:{number}", **COMMON, "prompt": join(record["instruction"], question), "completion": answer}
+    fields = ("instruction", "input", "output")
+    for _, number, record, question, answer in read_answered("flashcards", files(folder), fields, drops):
+        yield {"id": f"flashcards:{number}", **COMMON, "prompt": join(record["instruction"], question), "completion": answer}

@@ -11,7 +11,7 @@ Oddities  lines end in CR LF between the records, not in the texts. Some texts w
 from pathlib import Path
 
 from data_prep.contracts import BadInput
-from data_prep.instructions import check_text, common, join, read_array
+from data_prep.instructions import common, join, read_answered
 
 LICENSE = "reserved by HealthCareMagic and Icliniq"
 ACCESS = "public"
@@ -26,16 +26,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def read(folder: Path, drops):
-    seen = set()
-    for path in files(folder):
-        for number, (where, record) in enumerate(read_array(path), 1):
-            check_text(record, where, "instruction", "input", "output")
-            question, answer = record["input"].strip(), record["output"].strip()
-            if not question or not answer:
-                drops.add("healthcaremagic", "empty question or answer", where)
-            elif (question, answer) in seen:
-                drops.add("healthcaremagic", "exact duplicate", where)
-            else:
-                seen.add((question, answer))
-                prompt = join(record["instruction"], question)
-                yield {"id": f"healthcaremagic:{path.stem}:{number}", **COMMON, "prompt": prompt, "completion": answer}
+    fields = ("instruction", "input", "output")
+    for path, number, record, question, answer in read_answered("healthcaremagic", files(folder), fields, drops):
+        prompt = join(record["instruction"], question)
+        yield {"id": f"healthcaremagic:{path.stem}:{number}", **COMMON, "prompt": prompt, "completion": answer}

@@ -12,7 +12,7 @@ Oddities  other copies hold {instruction, input, output} with the answer of GPT-
 from pathlib import Path
 
 from data_prep.contracts import BadInput
-from data_prep.instructions import check_text, common, join, read_array
+from data_prep.instructions import common, join, read_answered
 
 LICENSE = "reserved by HealthCareMagic and Icliniq"
 ACCESS = "public"
@@ -29,15 +29,5 @@ def files(folder: Path) -> list[Path]:
 
 
 def read(folder: Path, drops):
-    seen = set()
-    for path in files(folder):
-        for number, (where, record) in enumerate(read_array(path), 1):
-            check_text(record, where, "input", ANSWER)
-            question, answer = record["input"].strip(), record[ANSWER].strip()
-            if not question or not answer:
-                drops.add("icliniq", "empty question or answer", where)
-            elif (question, answer) in seen:
-                drops.add("icliniq", "exact duplicate", where)
-            else:
-                seen.add((question, answer))
-                yield {"id": f"icliniq:{path.stem}:{number}", **COMMON, "prompt": join(INSTRUCTION, question), "completion": answer}
+    for path, number, _, question, answer in read_answered("icliniq", files(folder), ("input", ANSWER), drops):
+        yield {"id": f"icliniq:{path.stem}:{number}", **COMMON, "prompt": join(INSTRUCTION, question), "completion": answer}

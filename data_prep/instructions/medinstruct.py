@@ -12,11 +12,10 @@ import re
 from pathlib import Path
 
 from data_prep.contracts import BadInput
-from data_prep.instructions import check_text, common, join, read_array
+from data_prep.instructions import check_text, common, join, no_input, read_array
 
 LICENSE = "CC-BY-NC-4.0"
 ACCESS = "public"
-NO_INPUT = {"", "noinput", "no input"}
 NEXT_TASK = re.compile(r"\b\d+\.\s*Type:")
 COMMON = common("medinstruct", LICENSE, ACCESS)
 
@@ -38,5 +37,5 @@ def read(folder: Path, drops):
         elif any(NEXT_TASK.search(part) for part in (instruction, text, answer)):
             drops.add("medinstruct", "runs on into the generator's next task", where)
         else:
-            text = "" if text.strip("<>.").strip().lower() in NO_INPUT else text
-            yield {"id": f"medinstruct:{number}", **COMMON, "prompt": join(instruction, text), "completion": answer}
+            prompt = join(instruction, "" if no_input(text) else text)
+            yield {"id": f"medinstruct:{number}", **COMMON, "prompt": prompt, "completion": answer}

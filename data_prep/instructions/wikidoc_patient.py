@@ -10,7 +10,7 @@ Oddities  92 exact duplicates: dropped and counted, as are records without quest
 from pathlib import Path
 
 from data_prep.contracts import BadInput
-from data_prep.instructions import check_text, common, join, read_array
+from data_prep.instructions import common, join, read_answered
 
 LICENSE = "CC-BY-SA-4.0"
 ACCESS = "public"
@@ -25,16 +25,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def read(folder: Path, drops):
-    seen = set()
-    for path in files(folder):
-        for number, (where, record) in enumerate(read_array(path), 1):
-            check_text(record, where, "instruction", "input", "output")
-            question, answer = record["input"].strip(), record["output"].strip()
-            if not question or not answer:
-                drops.add("wikidoc_patient", "empty question or answer", where)
-            elif (question, answer) in seen:
-                drops.add("wikidoc_patient", "exact duplicate", where)
-            else:
-                seen.add((question, answer))
-                prompt = join(record["instruction"], question)
-                yield {"id": f"wikidoc_patient:{path.stem}:{number}", **COMMON, "prompt": prompt, "completion": answer}
+    fields = ("instruction", "input", "output")
+    for path, number, record, question, answer in read_answered("wikidoc_patient", files(folder), fields, drops):
+        prompt = join(record["instruction"], question)
+        yield {"id": f"wikidoc_patient:{path.stem}:{number}", **COMMON, "prompt": prompt, "completion": answer}

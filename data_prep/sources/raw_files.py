@@ -1,12 +1,14 @@
 """Finding the raw files of a source, and reading the publishers' CSV tables row by row."""
 
 import csv
+import re
 from pathlib import Path
 
 from data_prep.contracts import BadInput
 from data_prep.files import LONGEST, NOT_UTF8, open_text
 
 csv.field_size_limit(LONGEST)  # Python's 131,072 characters are fewer than a long clinical note has
+COLUMN = re.compile(r"[a-z][a-z0-9_ ]{0,31}")  # what a column may be called in an error
 
 
 def files_below(path: str | Path, patterns: tuple[str, ...], source: str) -> list[Path]:
@@ -58,7 +60,12 @@ def csv_rows(file: Path, columns: tuple[str, ...], drops=None, source: str | Non
     header = [name.strip().lower() for name in next(records, (0, []))[1]]
     for column in columns:
         if column not in header:
-            raise BadInput(f"{file}: column '{column.upper()}' is missing (found: {', '.join(header)})")
+            found = f"found: {', '.join(header)}"
+            if not all(map(COLUMN.fullmatch, header)):  # an export without a header begins with a record, which no log may hold
+                found = f"the first line has {len(header)} cells and does not look like a header"
+            raise BadInput(
+                f"{file}: column '{column.upper()}' is missing ({found}). Next: a table that begins with the names of its columns"
+            )
     for number, (line, values) in enumerate(records, 1):
         if len(values) != len(header):
             raise BadInput(f"{file}: record {number} (line {line}) has {len(values)} columns, the header has {len(header)}")

@@ -17,7 +17,9 @@ come from the Hugging Face Hub with a prompt of their own are taken as they are 
 
 import hashlib
 import importlib
+import os.path
 import pkgutil
+import re
 import string
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from data_prep.contracts import BadInput
 
 NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
 PROMPTS = Path(__file__).resolve().parent.parent / "prompts"
+LABELS = ("labels", "specialties", "options")  # placeholders of prompts that hold no text of a record
 
 
 def load(name: str):
@@ -71,6 +74,31 @@ def read_prompt(name: str, *fields: str) -> str:
     if not template.endswith("\n"):
         raise BadInput(f"{path}: must end in a newline, so that prompt and completion tokenise without a seam")
     return template
+
+
+def prompt_pattern(name: str) -> re.Pattern | None:
+    """The prompts that the template of task `name` makes, each placeholder a group of its name; None without a template."""
+    path = prompt_file(name)
+    if not path.is_file():
+        return None
+    parts = string.Formatter().parse(path.read_text(encoding="utf-8"))
+    return re.compile("".join(re.escape(text) + (f"(?P<{field}>.*)" if field else "") for text, field, _, _ in parts), re.DOTALL)
+
+
+def wording(name: str, prompts, words: int) -> str:
+    """The lines that all `prompts` of a task begin with, as far as they hold no text of a record: those before the first text in its template.
+
+    Of prompts that no template made (_hub.py), all common lines; none where fewer than `words` words of every prompt would be left, as of a single prompt, or
+    of questions on one text."""
+    pattern, head, longest = prompt_pattern(name), None, 0
+    for prompt in prompts:
+        if found := pattern.fullmatch(prompt) if pattern else None:
+            prompt = prompt[: min(found.start(field) for field in found.groupdict() if field not in LABELS)]
+        else:
+            longest = max(longest, len(prompt.split()))
+        head = prompt if head is None else os.path.commonprefix([head, prompt])
+    head = (head or "")[: (head or "").rfind("\n") + 1]
+    return "" if 0 < longest < len(head.split()) + words else head
 
 
 def pick(record, where: str, **kinds) -> list:

@@ -1,4 +1,4 @@
-"""Every judge behind one call: judge(prediction, case) -> True, False or None, where `case` is a diagnosis row (contracts.py).
+"""Every judge behind one call: judge.ask([(prediction, case), ...]), where `case` is a diagnosis row (contracts.py); verdicts.py keeps what it says.
 
     string[:TABLE.tsv]     words and synonyms, offline (matching.py); TABLE adds synonyms, the names of one disease in a line
     openai:MODEL[@URL]     a chat endpoint, asked at temperature 0. The article: GPT-4o, of which it gives no date
@@ -39,9 +39,6 @@ class Judge(abc.ABC):
     def ask(self, items: list[tuple[str, dict]]):
         """Yield (place in `items`, {"verdict", "raw", ...} or {"failed": reason}) as the answers come."""
 
-    def __call__(self, prediction: str, case: dict) -> bool | None:
-        return next(answer.get("verdict") for _, answer in self.ask([(prediction, case)]))
-
     def read_prompt(self, path: Path) -> None:
         if not path.is_file():
             raise BadInput(f"{path}: no such prompt. Next: --prompt {PROMPT}")
@@ -55,7 +52,7 @@ class Judge(abc.ABC):
         self.prompt, self.prompt_sha256 = str(path.name), sha256(path)
 
 
-def make_judge(spec: str, prompt: Path = PROMPT, allow_list: Path | None = None, runs: dict | None = None) -> Judge:
+def make_judge(spec: str, prompt: Path = PROMPT, allow_list: Path | None = None, runs: dict | None = None) -> "Judge | Vote":
     """The judge of a flag `--judge`. `runs`: {model: {case id: differential}}, by which ratings of ranks are understood."""
     kind, _, rest = spec.partition(":")
     if kind == "string":
@@ -91,15 +88,13 @@ class StringJudge(Judge):
             yield place, {"verdict": verdict, "raw": rule}
 
 
-class Vote(Judge):
-    kind, logged = "vote", False
+class Vote:
+    """What more than half of its members say, each of which is asked by itself (verdicts.judge_all)."""
+
+    kind, prompt, prompt_sha256 = "vote", None, None
 
     def __init__(self, members: list[Judge]):
         self.members, self.id = members, "vote(" + " + ".join(member.id for member in members) + ")"
-
-    def ask(self, items):
-        for place, item in enumerate(items):
-            yield place, {"verdict": self.majority([member(*item) for member in self.members])}
 
     @staticmethod
     def majority(verdicts: list[bool | None]) -> bool | None:
@@ -127,11 +122,13 @@ class LocalJudge(Judge):
     kind, lm = "hf", None
 
     def __init__(self, folder: str, prompt: Path):
+        from evaluation.generate import keep_on_site
         from evaluation.model_entry import fingerprint, read_entry
 
         self.entry = read_entry(folder)
         if self.entry.on_server:
             raise BadInput(f"--judge hf:{folder}: is a server. Next: --judge openai:{self.entry.served}@{self.entry.base_url}")
+        keep_on_site(None, self.entry, [])
         self.id = f"hf:{self.entry.name}-{fingerprint(self.entry)[:12]}"
         self.read_prompt(prompt)
 
@@ -161,4 +158,5 @@ class LocalJudge(Judge):
                 for verdict, _ in answers:
                     chance[verdict] += math.exp(next(nats)[0])
                 verdict = None if chance[True] == chance[False] else chance[True] > chance[False]
-                yield place, {"verdict": verdict, "raw": {"p_yes": chance[True], "p_no": chance[False]}}
+                raw = {"p_yes": chance[True], "p_no": chance[False]}
+                yield place, {"verdict": verdict, "raw": raw, "model_access": self.entry.access}

@@ -19,6 +19,11 @@ MATCH = {"y": True, "yes": True, "1": True, "true": True, "n": False, "no": Fals
 
 def read_ratings(path: Path, runs: dict) -> dict:
     """{(case id, prediction id): {rater: True, False or None}}. `runs`: {model: {case id: its differential or None}}, to find a rank."""
+    if not path.exists():
+        raise BadInput(
+            f"{path}: no such file or folder of ratings. Next: python -m evaluation.rating_page RUN --out rate.html, and put the CSV that the "
+            f"clinician downloads from that page to {path}"
+        )
     found = {}
     for file in files_below(path, ("*.csv",), "human"):
         for number, row in csv_rows(file, ("case_id", "rater", "match")):

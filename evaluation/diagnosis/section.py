@@ -1,16 +1,16 @@
 """The summary of a judged set of cases as tables, pictures and a section of the report. It lays out numbers and computes none.
 
-section.read(folder)  ->  {"html", "markdown", "access", "allowed"}, for the report; None where there is no summary
+section.read(folder)  ->  {"html", "markdown", "access", "allowed"}, for the report
 """
 
 import html
 import json
-import os
 from pathlib import Path
 
 import markupsafe
 
-from data_prep.files import read_json, write_jsonl
+from data_prep.contracts import BadInput
+from data_prep.files import read_json, replaced, write_jsonl
 from evaluation import figures
 from evaluation.tables import markdown_table
 
@@ -20,22 +20,16 @@ ARTICLE = "The article prints its own values as pictures only, so none stand her
 
 def write(folder: Path, summary: dict, rows: list[dict]) -> None:
     """summary.json, summary.md, judged.jsonl and the pictures; each takes its name when it is whole."""
-    _replace(folder / "judged.jsonl", lambda path: write_jsonl(path, rows))
-    _replace(folder / "summary.md", lambda path: path.write_text(markdown(summary) + "\n"))
+    replaced(folder / "judged.jsonl", lambda path: write_jsonl(path, rows))
+    replaced(folder / "summary.md", lambda path: path.write_text(markdown(summary) + "\n"))
     for name, drawing in pictures(summary).items():
         drawing.files(folder, name)
-    _replace(folder / SUMMARY, lambda path: path.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n"))
+    replaced(folder / SUMMARY, lambda path: path.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n"))
 
 
-def _replace(path: Path, write_to) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    write_to(partial)
-    os.replace(partial, path)
-
-
-def read(folder: Path) -> dict | None:
+def read(folder: Path) -> dict:
     if not (folder / SUMMARY).is_file():
-        return None
+        raise BadInput(f"{folder / SUMMARY}: no such file. Next: python -m evaluation.judge RUN --judge string --out {folder}")
     summary = read_json(folder / SUMMARY)
     allowed = [entry for judge in summary["judges"] for entry in judge.get("allowed", ())]
     return {"access": summary["access"], "allowed": allowed, "markdown": markdown(summary), "html": as_html(summary)}

@@ -2,6 +2,7 @@
 
 It is asked at temperature 0, and the version that the server says it served is kept with each verdict. A request that fails is tried again with growing
 pauses; one that fails for good is missing. Nothing that is not public goes beyond this machine without an entry of an allow list (data_prep/site_guard.py).
+What the judge was trained on is known only where its server lists a folder of this machine; its words stand in verdicts.jsonl alone, its owner's alone.
 """
 
 import concurrent.futures
@@ -17,6 +18,7 @@ from data_prep import site_guard
 from data_prep.contracts import BadInput
 from evaluation import server
 from evaluation.diagnosis.judges import Judge
+from evaluation.generate import keep_on_site
 from evaluation.model_entry import read_entry
 from evaluation.parsing import answer_part
 
@@ -36,7 +38,7 @@ class ServerJudge(Judge):
     def __init__(self, rest: str, prompt: Path, allow_list: Path | None):
         self.allow_list = allow_list
         name, _, url = rest.partition("@")
-        self.entry = read_entry("server", ["backend=chat", f"served={name}", f"base_url={url or OPENAI}"])
+        self.entry = read_entry("server", ["backend=chat", f"served={name}", f"base_url={url or OPENAI}", "access=public"])
         self.host = site_guard.host_of(self.entry.base_url)
         self.id = f"openai:{name}@{self.host}"
         self.opener = server.opener(self.entry, _Stays)
@@ -62,6 +64,7 @@ class ServerJudge(Judge):
         if not items:
             return
         server.look(self.entry)
+        self.opened = self.opened or next(iter(keep_on_site(self.allow_list, self.entry, [])), None)
         with concurrent.futures.ThreadPoolExecutor(server.CONCURRENT) as pool:
             waiting = {pool.submit(self._one, self.question(*item)): place for place, item in enumerate(items)}
             answered = in_a_row = 0
@@ -113,6 +116,7 @@ class ServerJudge(Judge):
             "raw": text,
             "model": served,
             "system_fingerprint": outputs.get("system_fingerprint"),
+            "model_access": self.entry.access,
             **allowed,
         }
 

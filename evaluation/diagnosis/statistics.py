@@ -117,5 +117,4 @@ def estimate(counts: np.ndarray, finish) -> dict:
     """{"value", "low", "high"}; None where it is not defined on these counts."""
     if not len(counts):
         return dict.fromkeys(("value", "low", "high"))
-    numbers = (float(finish(counts.sum(0), len(counts))), *metrics.interval(metrics.draws(counts, finish)))
-    return {key: None if math.isnan(x) else x for key, x in zip(("value", "low", "high"), numbers, strict=True)}
+    return metrics.estimate(float(finish(counts.sum(0), len(counts))), metrics.draws(counts, finish))

@@ -9,6 +9,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from data_prep.contracts import strictest
+
 
 def hashed(*parts) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -50,6 +52,7 @@ def judge_all(judge, items: list[tuple[str, dict]], log: Log) -> tuple[dict, dic
         facts = {member.id: said for member, (_, said) in zip(judge.members, heard, strict=True)}
         return verdicts, _facts(verdicts) | {
             "members": facts,
+            "access": strictest(said["access"] for said in facts.values()),
             "allowed": distinct(e for said in facts.values() for e in said.get("allowed", ())),
         }
     asked, failed, records = [], {}, {}
@@ -73,7 +76,9 @@ def judge_all(judge, items: list[tuple[str, dict]], log: Log) -> tuple[dict, dic
     said = {name: sorted({str(r[name]) for r in records.values() if r.get(name)}) for name in ("model", "system_fingerprint")}
     return verdicts, _facts(verdicts) | {
         "asked_now": len(asked) - len(failed), "failed": len(failed), "first_failure": next(iter(failed.values()), None), "served": said["model"],
-        "system_fingerprints": said["system_fingerprint"], "allowed": distinct(r["allowed"] for r in records.values() if r.get("allowed")),
+        "system_fingerprints": said["system_fingerprint"],
+        "access": strictest(r.get("model_access", "public") for r in records.values()),  # of the judge, where it is known
+        "allowed": distinct(r["allowed"] for r in records.values() if r.get("allowed")),
     }  # fmt: skip
 
 

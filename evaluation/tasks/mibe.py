@@ -24,6 +24,7 @@ import datasets
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository, for `lm_eval run` from any directory
 from data_prep.contracts import hold  # noqa: E402
 from evaluation import metrics  # noqa: E402
+from evaluation.logged import answers  # noqa: E402
 
 FEWSHOT_POOL = 1000  # training rows among which examples are chosen: the first of the file
 FIELDS = ("id", "task", "split", "scoring", "source", "license", "access", "prompt", "completion", "question")
@@ -60,7 +61,8 @@ def shots(rows: list[dict]) -> list[dict]:
 def _read(path, limit=None):
     with path.open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in itertools.islice(lines, limit) if line.strip()]
-    return [hold({"access": "public", "license": "not stated in the row", **row}) for row in rows]  # a credentialed one closes this process
+    # a credentialed one closes this process, and one that does not say its class
+    return [hold({"access": "credentialed", "license": "not stated in the row", **row}) for row in rows]
 
 
 def _dataset(rows, option_prefix):
@@ -74,11 +76,6 @@ def _dataset(rows, option_prefix):
 
 def gold_index(row) -> int:
     return row["choices"].index(row["completion"])
-
-
-def answers(row: dict) -> list[str]:
-    """The texts whose likelihood a twin task compares: the options of a question, else the labels."""
-    return row.get("options") or row["choices"]
 
 
 def process_results(row, results) -> dict:
