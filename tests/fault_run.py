@@ -85,15 +85,18 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "fault_run", help="folder of the two copies")
     parser.add_argument(
-        "--undisturbed", type=Path, help="take this copy's report for the undisturbed one; stages are killed in their first 30 s"
+        "--undisturbed",
+        type=Path,
+        help="take this copy's report for the undisturbed one; kills come --window seconds after a stage began, at most",
     )
+    parser.add_argument("--window", type=float, default=30, help="with --undisturbed, whose stages nobody timed; a later stage may be hit")
     args = parser.parse_args(argv)
     shutil.rmtree(args.work, ignore_errors=True)
     rng, report = random.Random(args.seed), Path("outputs/demo/report")
 
     whole = args.undisturbed or copy_of_repository(args.work / "whole")
     if args.undisturbed:
-        seconds = dict.fromkeys(sorted({int(number) for number, _ in STAGE.findall((whole / "Makefile").read_text())}), 30)
+        seconds = dict.fromkeys(sorted({int(number) for number, _ in STAGE.findall((whole / "Makefile").read_text())}), args.window)
     else:
         finished, seconds = demo(whole)
         if not finished:
