@@ -251,6 +251,15 @@ def test_a_disk_that_is_too_small(lab, monkeypatch):
     assert recipe(lab, "pretrain", {**PRETRAIN, "output_dir": "only_model", "save_only_model": True, "max_steps": 1}) is None
 
 
+def test_a_validation_of_which_nothing_is_supervised(lab):
+    """Every answer is cut off: the loss would be of no token at all, at the first evaluation."""
+    shutil.copytree(lab / "task_rows", lab / "long_rows")
+    row = {"id": "long", "prompt": "fever " * 400 + "\n", "completion": "yes", "access": "gated"}
+    (lab / "long_rows" / "validation.jsonl").write_text(json.dumps(row) + "\n")
+    said = refused(lab, "finetune_task", {**TASK, "rows": "long_rows"})
+    assert "no validation row has a supervised token" in said and "Next: a larger max_length" in said
+
+
 def test_a_model_that_cannot_learn_these_texts(lab):
     """Too few positions, no EOS, padding that is EOS, answers without EOS."""
     for name, change in (("short", {"max_position_embeddings": 16}), ("no_eos", None), ("no_pad", None)):
