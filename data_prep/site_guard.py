@@ -22,6 +22,7 @@ import ipaddress
 import os
 import socket
 import sys
+import threading
 import traceback
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -33,15 +34,8 @@ NAMES = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "
 EVENTS = ("socket.connect", "socket.sendto", "socket.sendmsg", *NAMES)
 OWN = {socket.gethostname()}
 LOCAL = [getattr(socket, name, None) for name in ("AF_UNIX", "AF_NETLINK")]  # families that end on this machine
-MESSAGES = (
-    OSError,
-    MemoryError,
-    RuntimeError,
-    ImportError,
-    AttributeError,
-    NameError,
-    KeyboardInterrupt,
-)  # of program and machine, not of data
+# Errors that speak of program and machine, not of data
+MESSAGES = (OSError, MemoryError, RuntimeError, ImportError, AttributeError, NameError, KeyboardInterrupt)
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 _inside = None  # {"terms": set, "refuse": exception, "hosts": set, "addresses": set} once this process holds credentialed text
@@ -95,7 +89,7 @@ def keep_inside(terms, refuse, allowed=()):
     if not _hooked:
         sys.addaudithook(_watch)
         _hooked = True
-    sys.excepthook = _without_text
+    sys.excepthook, threading.excepthook = _without_text, lambda raised: _without_text(*raised[:3])
     os.umask(0o077)
     for name in [name for name in os.environ if name.lower() in PROXIES and host_of(os.environ[name]) not in hosts]:
         del os.environ[name]

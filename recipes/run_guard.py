@@ -179,8 +179,8 @@ class Watched:
             self._since = [a + b for a, b in zip(self._since, (tokens, squares), strict=True)]
             self._pending = None
             self.control.should_save |= bool(self._terminated)
-            # a line of the log ends with each checkpoint, else the first one of a run that goes on would be of fewer steps
-            self.control.should_log |= self.control.should_save or self.control.should_training_stop
+        # a line of the log ends with each checkpoint, also at the end of an epoch, else the first one of a run that goes on would be of fewer steps
+        self.control.should_log |= self.control.should_save or self.control.should_training_stop
         super()._maybe_log_save_evaluate(*args, **kwargs)
         if self._terminated:
             raise Refused(f"stopped by SIGTERM after step {self.state.global_step}. Next: the same command goes on from there")
@@ -628,7 +628,7 @@ def open_run(script, reads, model, overwrite, *parts):
     arguments = json.loads(json.dumps(given, default=str))
     inputs = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in reads}
     inputs |= {Path(file).name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (script, __file__)}
-    folder, old = Path(arguments["output_dir"]), {}
+    folder, old, changed = Path(arguments["output_dir"]), {}, []
     if (folder / "run.json").is_file():
         old = json.loads((folder / "run.json").read_text())
         changed = [k for k in arguments if k not in MACHINE and arguments[k] != old["arguments"].get(k)]
@@ -645,7 +645,7 @@ def open_run(script, reads, model, overwrite, *parts):
     config = Path(cached) if isinstance(cached, str) else Path(model, "config.json")
     terms = terms_of([*reads, *([config] if config.is_file() else [])])
     allowed = keep_on_site(terms, arguments)
-    if folder.is_dir() and not old:
+    if changed:
         shutil.rmtree(folder)  # now that nothing refuses the new run
     git = ["git", "-C", str(Path(script).resolve().parent), "rev-parse", "HEAD"]
     packages = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "deepspeed", "bitsandbytes", "torchao")
@@ -749,11 +749,8 @@ def start(main, parser):
         main(*parse(parser, sys.argv[1:]))
     except Refused as error:
         said = str(error)
-    except (
-        OSError,
-        pickle.UnpicklingError,
-        PeftError,
-    ) as error:  # what cannot be found or opened; code in a checkpoint; modules that are not there
+    # What cannot be found or opened; code in a checkpoint; modules to adapt that the model has not
+    except (OSError, pickle.UnpicklingError, PeftError) as error:
         said = f"{' '.join(sys.argv[1:])}: {error}"
     else:
         return

@@ -102,7 +102,7 @@ def read_conversations(folder, split):
             row = json.loads(line)
             if "messages" not in row:
                 row["messages"] = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
-            conversations.append({"messages": [{"role": text(turn, "role"), "content": text(turn, "content")} for turn in row["messages"]]})
+            conversations.append({"messages": [{key: text(turn, key) for key in ("role", "content", *turn)} for turn in row["messages"]]})
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Refused(f"{path}: line {number} is no row ({reason(error)})") from error
     if not conversations:

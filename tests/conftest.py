@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import threading
 
 import pytest
 
@@ -29,7 +30,7 @@ def as_before():
     for name in ("site_guard", "data_prep.site_guard"):
         if name in sys.modules:
             sys.modules[name]._inside = None
-    sys.excepthook = sys.__excepthook__
+    sys.excepthook, threading.excepthook = sys.__excepthook__, threading.__excepthook__
     os.umask(mask)
     os.environ.clear()
     os.environ.update(environment)

@@ -207,6 +207,13 @@ def test_a_changed_row_or_template_is_another_run(lab):
         (lab / name).write_text(before)
 
 
+def test_a_linked_folder_on_another_disk_is_written_to(lab):
+    (lab / "large_disk").mkdir()
+    (lab / "linked").symlink_to(lab / "large_disk")
+    assert recipe(lab, "sft", {**SFT, "output_dir": "linked", "max_steps": 1}) is None
+    assert (lab / "linked").is_symlink() and run_json(lab / "large_disk")["status"] == "complete"
+
+
 def test_overwriting_removes_nothing_for_a_run_that_is_refused(lab):
     config = {**SFT, "rows": "rows_whole", "output_dir": "kept", "max_steps": 1}
     shutil.copytree(lab / "rows", lab / "rows_whole")

@@ -25,7 +25,8 @@ RUNS = {
                             "per_device_train_batch_size": 1, "save_steps": 3}, 4 * 2 + 1),
     "qlora": ("sft", {**SHUFFLED, "model_name_or_path": "even", "load_in_4bit": True, "dtype": "bfloat16", "max_steps": 6, "save_steps": 4,
                       "eval_strategy": "no"}, 11),  # on a CPU bitsandbytes repacks its weights at the first evaluation, and computes otherwise from there
-    "task": ("finetune_task", {**TASK, "max_steps": -1, "rows_per_step": 4, "eval_strategy": "epoch", "save_strategy": "epoch", "save_total_limit": 2},
+    "task": ("finetune_task", {**TASK, "max_steps": -1, "rows_per_step": 4, "eval_strategy": "epoch", "save_strategy": "epoch", "save_total_limit": 2,
+                              "logging_steps": 3},
              10 * 2 + 1),
 }  # fmt: skip
 

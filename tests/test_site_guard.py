@@ -333,7 +333,7 @@ def test_what_a_server_says_of_a_credentialed_prompt_is_not_printed(world, monke
 @pytest.mark.guarantee("Credentialed data", "An error that nobody foresaw is printed without its message, which may quote a record.")
 def test_a_traceback_quotes_no_record():
     script = """
-import sys
+import sys, threading
 from data_prep import site_guard
 class Out(Exception): pass
 def read(note):
@@ -342,6 +342,7 @@ def read(note):
     except ValueError as error:
         raise KeyError(note) from error
 HELD
+threading.Thread(target=read, args=sys.argv[1:]).start()
 read(sys.argv[1])
 """
     seen = {}
@@ -349,7 +350,9 @@ read(sys.argv[1])
         arguments = [sys.executable, "-c", script.replace("HELD", held), MARK]
         seen[bool(held)] = subprocess.run(arguments, cwd=ROOT, env=os.environ | {"PYTHONPATH": "."}, capture_output=True, text=True)
     assert MARK in seen[False].stderr and MARK not in seen[True].stderr and seen[True].returncode == 1
-    assert all(said in seen[True].stderr for said in ("ValueError: (its message", "KeyError: (its message", "in read"))
+    said = seen[True].stderr
+    assert said.count("ValueError: (its message") == said.count("KeyError: (its message") == 2, "in a thread, too"
+    assert "in read" in said
 
 
 @pytest.mark.parametrize("error", [OSError("no space left on device"), RuntimeError("CUDA out of memory"), BadInput("row 7: no text")])
