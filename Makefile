@@ -31,16 +31,20 @@ help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # ---------------------------------------------------------------- set up
+# Bytecode once, on every core: containers set PYTHONDONTWRITEBYTECODE, and each process would compile torch and transformers anew
+COMPILE = $(PY) -m compileall -q -j 0 $(VENV)/lib >/dev/null || true
 setup: $(VENV)/.installed  ## make .venv and install requirements.txt (Python 3.11 or 3.12)
 
 $(VENV)/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.version_info[:2] in ((3, 11), (3, 12)) or sys.exit(f"error: Python 3.11 or 3.12 is needed, {sys.executable} is {sys.version.split()[0]}. Next: make $(MAKECMDGOALS) PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
+	$(COMPILE)
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-dev.txt
+	$(COMPILE)
 	@touch $@
 
 # ---------------------------------------------------------------- stages, for your own files: the same commands as the demo's, with your paths
