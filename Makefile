@@ -57,10 +57,10 @@ corpus: $(VENV)/.installed  ## SOURCES="pubmed=DIR pmc=DIR ..." TOKENIZER=MODEL 
 
 corpus-plan: $(VENV)/.installed  ## MIXTURE=YAML [SOURCES= with TOKENIZER=MODEL]: tokens, passes, disk and core-hours, before anything runs
 	$(if $(SOURCES),$(call need,TOKENIZER,MODEL))
-	$(PY) -m data_prep.corpus_plan $(foreach source,$(SOURCES),--source $(source)) $(if $(SOURCES),--tokenizer $(TOKENIZER)) --mixture $(MIXTURE)
+	$(PY) -m data_prep.corpus.estimate $(foreach source,$(SOURCES),--source $(source)) $(if $(SOURCES),--tokenizer $(TOKENIZER)) --mixture $(MIXTURE)
 
 corpus-audit: $(VENV)/.installed  ## [BLOCKS=data/corpus/blocks]: prove packed blocks against their manifest
-	$(PY) -m data_prep.corpus_audit $(or $(BLOCKS),$(CORPUS)/blocks) $(ARGS)
+	$(PY) -m data_prep.corpus.audit $(or $(BLOCKS),$(CORPUS)/blocks) $(ARGS)
 corpus corpus-audit: CORPUS = $(DATA)/corpus
 EXECUTOR ?= local
 PLAN ?=
@@ -154,7 +154,7 @@ JUDGE ?= string
 JUDGE_ARGS ?=
 
 ablation: $(VENV)/.installed  ## [PLAN=YAML ARGS=--scored]: the article's Table 6 for any checkpoints, running what is missing, with paired differences
-	$(PY) -m evaluation.ablation --plan $(or $(PLAN),evaluation/ablations/demo.yaml) --out outputs/ablation/$(basename $(notdir $(or $(PLAN),demo))) $(ARGS)
+	$(PY) -m evaluation.ablation --plan $(or $(PLAN),evaluation/plans/demo.yaml) --out outputs/ablation/$(basename $(notdir $(or $(PLAN),demo))) $(ARGS)
 
 bertscore: EVALUATION = outputs/evaluation/$(call name,$(MODEL))
 MODEL ?= outputs/demo/chat
@@ -194,11 +194,11 @@ D := data/demo
 O := outputs/demo
 DEMO_SOURCES := pubmed pmc mimic_iii mimic_iv_note mimic_cxr redpajama
 DEMO_TASKS := emrqa,i2b2,ddi,mtsamples,mimic_cxr,mednli
-CONTRACTS := data_prep/contracts.py data_prep/files.py data_prep/manifest.py
-ENGINE := $(CONTRACTS) data_prep/engine.py data_prep/documents.py
-CLEAN := $(addprefix data_prep/,clean_documents.py cleaning.py decontamination.py evaluation_items.py near_duplicates.py words.py)
-BLOCKS_CODE := data_prep/build_blocks.py data_prep/tokenise.py data_prep/dataset_card.py
-EVALUATE := $(CONTRACTS) $(addprefix evaluation/,generate.py model_entry.py responses.py server.py score.py logged.py metrics.py parsing.py paper_mode.py) $(wildcard evaluation/tasks/*)
+CONTRACTS := data_prep/schema.py data_prep/files.py data_prep/manifest.py
+ENGINE := $(CONTRACTS) data_prep/corpus/executors.py data_prep/corpus/documents.py
+CLEAN := data_prep/clean_documents.py $(wildcard data_prep/corpus/*.py)
+BLOCKS_CODE := data_prep/build_blocks.py data_prep/corpus/tokenize.py data_prep/corpus/dataset_card.py
+EVALUATE := $(CONTRACTS) evaluation/generate.py evaluation/score.py $(wildcard evaluation/scoring/*.py evaluation/models/* evaluation/tasks/*)
 DEMO_LAUNCH := OMP_NUM_THREADS=$(shell getconf _NPROCESSORS_ONLN) $(VENV)/bin/accelerate launch -q --config_file accelerate_configs/cpu.yaml
 DEMO_RECIPE = $(DEMO_LAUNCH) $(1) --config $(2) --overwrite true
 # a stage looks at its rows first, once: its control and the backbone are the same recipe
@@ -232,22 +232,22 @@ mixture-study: export OMP_NUM_THREADS = $(shell getconf _NPROCESSORS_ONLN)
 endif
 
 bench: $(VENV)/.installed $(D)/documents/manifest.json  ## speed on this CPU, as ratios: corpus, recipes, generation, each against the bare way
-	$(PY) -m data_prep.bench --out outputs/bench/corpus
+	$(PY) -m data_prep.corpus.bench --out outputs/bench/corpus
 	$(PY) recipes/bench.py --documents $(D)/documents --out outputs/bench/recipes $(ARGS)
 	$(PY) -m evaluation.bench --out outputs/bench/evaluation
 
 bench-gpu: $(VENV)/.installed $(D)/documents/manifest.json  ## speed on a GPU at 7B and 13B, against stock TRL and a bare loop [ARGS="--results RESULTS.md"]
 	$(PY) recipes/bench_gpu.py --documents $(D)/documents --out outputs/bench_gpu $(ARGS)
 
-$(D)/raw/README.md: data_prep/make_demo_sources.py data_prep/demo_world.py $(wildcard data_prep/prompts/*.txt) $(VENV)/.installed
+$(D)/raw/README.md: data_prep/demo/sources.py data_prep/demo/world.py $(wildcard data_prep/prompts/*.txt) $(VENV)/.installed
 	@echo "[1/20] invented raw sources"
-	$(PY) -m data_prep.make_demo_sources --out $(D)/raw
+	$(PY) -m data_prep.demo.sources --out $(D)/raw
 
 $(D)/documents/manifest.json: $(D)/raw/README.md data_prep/build_documents.py $(ENGINE) $(wildcard data_prep/sources/*.py)
 	@echo "[2/20] documents"
 	$(PY) -m data_prep.build_documents $(foreach s,$(DEMO_SOURCES),--source $(s)=$(D)/raw/$(s)) --out $(D)/documents
 
-$(D)/tasks/.built: $(D)/raw/README.md data_prep/build_tasks.py $(CONTRACTS) $(wildcard data_prep/tasks/*.py data_prep/prompts/*.txt)
+$(D)/tasks/.built: $(D)/raw/README.md data_prep/build_tasks.py $(CONTRACTS) $(wildcard data_prep/benchmarks/*.py data_prep/prompts/*.txt)
 	@echo "[3/20] task rows"
 	$(PY) -m data_prep.build_tasks --raw $(D)/raw --tasks medqa,$(DEMO_TASKS) --out $(D)/tasks
 	@touch $@
@@ -256,9 +256,9 @@ $(D)/clean/manifest.json: $(D)/documents/manifest.json $(D)/tasks/.built $(CLEAN
 	@echo "[4/20] clean documents: repaired, without the evaluation rows, without duplicates"
 	$(PY) -m data_prep.clean_documents --documents $(D)/documents --rows $(D)/tasks --plan data_prep/cleaning_plans/demo.yaml --out $(D)/clean
 
-$(D)/backbone_config/config.json: $(D)/clean/manifest.json data_prep/make_demo_backbone.py $(wildcard data_prep/prompts/*.txt)
+$(D)/backbone_config/config.json: $(D)/clean/manifest.json data_prep/demo/backbone.py $(wildcard data_prep/prompts/*.txt)
 	@echo "[5/20] tokenizer and shape of the backbone"
-	$(PY) -m data_prep.make_demo_backbone --documents $(D)/clean --out $(D)/backbone_config
+	$(PY) -m data_prep.demo.backbone --documents $(D)/clean --out $(D)/backbone_config
 
 $(D)/blocks_general/manifest.json: $(D)/backbone_config/config.json $(BLOCKS_CODE) data_prep/mixtures/demo_general.yaml $(ENGINE)
 	@echo "[6/20] packed blocks of general text, for the backbone"
@@ -267,38 +267,38 @@ $(D)/blocks_general/manifest.json: $(D)/backbone_config/config.json $(BLOCKS_COD
 $(D)/blocks/manifest.json: $(D)/backbone_config/config.json $(BLOCKS_CODE) data_prep/mixtures/demo.yaml $(ENGINE)
 	@echo "[7/20] packed blocks in the 15:1:4 mixture, for continual pretraining"
 	$(PY) -m data_prep.build_blocks --documents $(D)/clean --tokenizer $(D)/backbone_config --mixture data_prep/mixtures/demo.yaml --out $(D)/blocks
-	$(PY) -m data_prep.corpus_audit $(D)/blocks
+	$(PY) -m data_prep.corpus.audit $(D)/blocks
 
 $(D)/instructions/manifest.json: $(D)/tasks/.built data_prep/build_instructions.py $(wildcard data_prep/instructions/*.py) $(CONTRACTS)
 	@echo "[8/20] instruction rows"
 	$(PY) -m data_prep.build_instructions --raw $(D)/raw --sources alpaca,dolly,sharegpt,flashcards --task_rows $(D)/tasks --task_names $(DEMO_TASKS) --size mtsamples=60 emrqa=240 i2b2=240 ddi=120 mednli=160 mimic_cxr=140 alpaca=100 dolly=100 --out $(D)/instructions
 
-$(O)/backbone/.complete: $(D)/blocks_general/manifest.json recipes/pretrain.py recipes/run_guard.py recipes/site_guard.py recipes/configs/demo_backbone.yaml $(CPU)
+$(O)/backbone/.complete: $(D)/blocks_general/manifest.json recipes/pretrain.py recipes/run_guard.py recipes/egress.py recipes/configs/demo_backbone.yaml $(CPU)
 	@echo "[9/20] backbone: a tiny LLaMA on general text only, which stands for LLaMA-2"
 	$(call DEMO_RECIPE,recipes/pretrain.py,recipes/configs/demo_backbone.yaml)
 	@touch $@
 
-$(O)/foundation/.complete: $(O)/backbone/.complete $(D)/blocks/manifest.json recipes/pretrain.py recipes/run_guard.py recipes/site_guard.py recipes/configs/demo_foundation.yaml $(CPU)
+$(O)/foundation/.complete: $(O)/backbone/.complete $(D)/blocks/manifest.json recipes/pretrain.py recipes/run_guard.py recipes/egress.py recipes/configs/demo_foundation.yaml $(CPU)
 	@echo "[10/20] foundation model: continual pretraining of the backbone"
 	$(call TRAIN,recipes/pretrain.py,recipes/configs/demo_foundation.yaml)
 	@touch $@
 
-$(O)/chat_adapter/.complete: $(O)/foundation/.complete $(D)/instructions/manifest.json recipes/sft.py recipes/run_guard.py recipes/site_guard.py recipes/chat_template.jinja recipes/configs/demo_chat.yaml $(CPU)
+$(O)/chat_adapter/.complete: $(O)/foundation/.complete $(D)/instructions/manifest.json recipes/sft.py recipes/run_guard.py recipes/egress.py recipes/chat_template.jinja recipes/configs/demo_chat.yaml $(CPU)
 	@echo "[11/20] chat model: LoRA instruction tuning of the foundation model"
 	$(call TRAIN,recipes/sft.py,recipes/configs/demo_chat.yaml)
 	@touch $@
 
-$(O)/backbone_chat_adapter/.complete: $(O)/backbone/.complete $(D)/instructions/manifest.json recipes/sft.py recipes/run_guard.py recipes/site_guard.py recipes/chat_template.jinja recipes/configs/demo_backbone_chat.yaml $(CPU)
+$(O)/backbone_chat_adapter/.complete: $(O)/backbone/.complete $(D)/instructions/manifest.json recipes/sft.py recipes/run_guard.py recipes/egress.py recipes/chat_template.jinja recipes/configs/demo_backbone_chat.yaml $(CPU)
 	@echo "[12/20] control: the same instruction tuning of the backbone"
 	$(call DEMO_RECIPE,recipes/sft.py,recipes/configs/demo_backbone_chat.yaml)
 	@touch $@
 
-$(O)/%/.complete: $(O)/%_adapter/.complete recipes/merge_adapter.py recipes/run_guard.py recipes/site_guard.py recipes/configs/demo_%_merge.yaml
+$(O)/%/.complete: $(O)/%_adapter/.complete recipes/merge_adapter.py recipes/run_guard.py recipes/egress.py recipes/configs/demo_%_merge.yaml
 	@echo "[13/20] merge: $*"
 	$(PY) recipes/merge_adapter.py --config recipes/configs/demo_$*_merge.yaml --overwrite true
 	@touch $@
 
-$(O)/task/.complete: $(O)/foundation/.complete $(D)/tasks/.built recipes/finetune_task.py recipes/run_guard.py recipes/site_guard.py recipes/configs/demo_task.yaml $(CPU)
+$(O)/task/.complete: $(O)/foundation/.complete $(D)/tasks/.built recipes/finetune_task.py recipes/run_guard.py recipes/egress.py recipes/configs/demo_task.yaml $(CPU)
 	@echo "[14/20] task model: the foundation model fine-tuned on one task"
 	$(call TRAIN,recipes/finetune_task.py,recipes/configs/demo_task.yaml)
 	@touch $@
@@ -317,15 +317,15 @@ $(O)/judged/summary.json: $(O)/chat/.complete $(D)/cases/diagnosis/manifest.json
 	$(PY) -m evaluation.generate --model $(O)/chat --rows $(D)/cases --tasks diagnosis --preset chat --max_new_tokens 96 --batch_size 24 --out $(O)/diagnosis/chat
 	$(PY) -m evaluation.judge $(O)/diagnosis/chat --judge string --out $(O)/judged
 
-$(O)/forgetting/forgetting.json: $(foreach m,backbone foundation backbone_chat chat,$(O)/$(m)/.complete) $(D)/raw/README.md evaluation/gates/demo.yaml $(addprefix evaluation/,forgetting.py forgetting_page.py gate.py general_tasks.py perplexity_curves.py generate.py responses.py model_entry.py metrics.py) $(CONTRACTS)
+$(O)/forgetting/forgetting.json: $(foreach m,backbone foundation backbone_chat chat,$(O)/$(m)/.complete) $(D)/raw/README.md evaluation/gates/demo.yaml $(addprefix evaluation/,forgetting.py generate.py reporting/forgetting_page.py) $(CONTRACTS)
 	@echo "[17/20] forgetting: general questions before and after training"
 	$(PY) -m evaluation.forgetting --base $(O)/backbone --tuned $(O)/foundation $(O)/backbone_chat $(O)/chat --data $(D)/raw/general_questions --tasks mmlu_answers --gate evaluation/gates/demo.yaml --batch_size 64 --out $(O)/forgetting || { touch -c -t 197001020000 $@; exit 1; }
 
-$(O)/ablation/table6.json: $(foreach m,backbone foundation backbone_chat chat,$(O)/evaluation/$(m)/scores.json) evaluation/ablation.py evaluation/compare.py evaluation/score.py evaluation/logged.py evaluation/tables.py evaluation/ablations/demo.yaml
+$(O)/ablation/table6.json: $(foreach m,backbone foundation backbone_chat chat,$(O)/evaluation/$(m)/scores.json) evaluation/ablation.py evaluation/scoring/compare.py evaluation/score.py evaluation/scoring/run_outputs.py evaluation/reporting/tables.py evaluation/plans/demo.yaml
 	@echo "[18/20] ablation: what each stage adds"
-	$(PY) -m evaluation.ablation --plan evaluation/ablations/demo.yaml --scored --out $(O)/ablation
+	$(PY) -m evaluation.ablation --plan evaluation/plans/demo.yaml --scored --out $(O)/ablation
 
-$(O)/report/report.html: $(O)/forgetting/forgetting.json $(O)/judged/summary.json $(foreach m,backbone foundation backbone_chat chat task,$(O)/evaluation/$(m)/scores.json) $(wildcard evaluation/report.*) $(addprefix evaluation/,tables.py figures.py rows_shown.py perplexity_curves.py logged.py score.py metrics.py parsing.py paper_mode.py paper_tables.json) evaluation/claims/demo.yaml $(CONTRACTS)
+$(O)/report/report.html: $(O)/forgetting/forgetting.json $(O)/judged/summary.json $(foreach m,backbone foundation backbone_chat chat task,$(O)/evaluation/$(m)/scores.json) $(wildcard evaluation/report.*) $(addprefix evaluation/,score.py) $(wildcard evaluation/reporting/* evaluation/scoring/*.py) evaluation/claims/demo.yaml $(CONTRACTS)
 	@echo "[19/20] report"
 	$(PY) -m evaluation.report --config evaluation/claims/demo.yaml --evaluation $(O)/evaluation --runs $(O) --forgetting $(O)/forgetting/forgetting.json --diagnosis $(O)/judged --show_texts --out $(O)/report
 
@@ -342,7 +342,7 @@ endif
 
 $(F)/instructions/manifest.json: $(D)/raw/README.md $(wildcard data_prep/*.py data_prep/*/*.py data_prep/prompts/*.txt data_prep/instructions/paper.yaml)
 	@echo "[full] every source of the article"
-	$(PY) -m data_prep.make_demo_sources --full --out $(F)/raw
+	$(PY) -m data_prep.demo.sources --full --out $(F)/raw
 	$(PY) -m data_prep.build_documents --source pmc=$(F)/raw/pmc --out $(F)/documents
 	$(PY) -m data_prep.build_tasks --raw $(F)/raw --tasks all --out $(F)/tasks
 	$(PY) -m data_prep.tasks_status --raw $(F)/raw --rows $(F)/tasks

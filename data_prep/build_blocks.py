@@ -34,13 +34,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data_prep import engine
-from data_prep.contracts import DOMAINS, BadInput
-from data_prep.dataset_card import write_card
-from data_prep.documents import link
+from data_prep.corpus import executors
+from data_prep.corpus.dataset_card import write_card
+from data_prep.corpus.documents import link
+from data_prep.corpus.tokenize import DocumentTokenizer
 from data_prep.files import WORK, keep_only, read_jsonl, read_yaml, resumable_folder, sha256
 from data_prep.manifest import describe, read_manifest, write_manifest
-from data_prep.tokenise import DocumentTokenizer
+from data_prep.schema import DOMAINS, BadInput
 
 
 def _whole(least):
@@ -279,7 +279,7 @@ def build(documents: Path, tokenizer_path: str, mixture: dict, out: Path, execut
             raise BadInput(
                 f"{documents}: the mixture wants {domain} text, and no document is. Next: build_documents with more, or another --mixture"
             )
-    identity = engine.fingerprint(sha256(documents / "manifest.json"), str(documents), tokenizer.sha256, str(tokenizer_path), mixture)
+    identity = executors.fingerprint(sha256(documents / "manifest.json"), str(documents), tokenizer.sha256, str(tokenizer_path), mixture)
     with resumable_folder(out, identity) as folder:
         if folder is None:
             print(f"{out}: already complete, nothing to do")
@@ -292,7 +292,7 @@ def build(documents: Path, tokenizer_path: str, mixture: dict, out: Path, execut
              "tokenizer_sha256": tokenizer.sha256, "mixture": packing, "domain": domain, "source": source, "stem": stem, "folder": str(folder.absolute())}
             for domain, source, stem, files in shards(manifest, domains)
         ]  # fmt: skip
-        facts = engine.run("data_prep.build_blocks:pack_shard", units, folder / WORK, executor)
+        facts = executors.run("data_prep.build_blocks:pack_shard", units, folder / WORK, executor)
         outputs = [output for fact in facts for output in fact["outputs"]]
         paths = [path for output in outputs for path in (output["path"], output["path"].replace(".arrow", ".ids.txt.gz"))]
         for path in paths:
@@ -351,7 +351,7 @@ def main(argv=None):
     parser.add_argument("--tokenizer", required=True, help="folder or Hub name of the model to be trained")
     parser.add_argument("--mixture", type=Path, required=True, help="YAML, see data_prep/mixtures")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--executor", default="local", help="local:N, slurm:YAML or ray:N (data_prep/engine.py)")
+    parser.add_argument("--executor", default="local", help="local:N, slurm:YAML or ray:N (data_prep/corpus/executors.py)")
     args = parser.parse_args(argv)
     try:
         mixture = read_mixture(args.mixture)

@@ -27,11 +27,11 @@ import re
 import sys
 from pathlib import Path
 
-from data_prep.contracts import ACCESS, BadInput, check_row
+from data_prep.benchmarks import pick, prompt_file, read_prompt, texts
 from data_prep.files import check_out, open_text, read_jsonl, sha256, whole_folder, write_jsonl
 from data_prep.manifest import Drops, describe, write_manifest
+from data_prep.schema import ACCESS, BadInput, check_row
 from data_prep.sources.raw_files import csv_rows
-from data_prep.tasks import pick, prompt_file, read_prompt, texts
 
 TASK, PROMPT = "diagnosis", "diagnosis/differential"
 NEJM_CASES = 70  # article, "Complex clinical case diagnosis task"

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import engine
-from data_prep.contracts import BadInput, check_document, hold
-from data_prep.documents import put_in_place
+from data_prep.corpus import executors
+from data_prep.corpus.documents import put_in_place
 from data_prep.files import WORK, keep_only, resumable_folder, sha256, write_jsonl
 from data_prep.manifest import Drops, write_manifest
+from data_prep.schema import BadInput, check_document, hold
 from data_prep.sources import ARCHIVES, SOURCES, card, sidecar
 
 MAX_BAD = 0.001
@@ -44,7 +44,7 @@ def build(source_paths: list[tuple[str, str]], out: str | Path, executor: str = 
     for name, files in raw_files.items():
         for file in {file.parent: file for file in files}.values():
             hold(card(name, file))
-    identity = engine.fingerprint(arguments, max_bad, [stamp(name, file) for name, files in raw_files.items() for file in files])
+    identity = executors.fingerprint(arguments, max_bad, [stamp(name, file) for name, files in raw_files.items() for file in files])
 
     with resumable_folder(out, identity) as folder:
         if folder is None:
@@ -52,7 +52,7 @@ def build(source_paths: list[tuple[str, str]], out: str | Path, executor: str = 
             return json.loads((Path(out) / "manifest.json").read_text())
         work = folder / WORK
         units = [unit for name, files in raw_files.items() for unit in plan(name, files, work, executor)]
-        facts = engine.run("data_prep.build_documents:read_files", units, work, executor)
+        facts = executors.run("data_prep.build_documents:read_files", units, work, executor)
         drops, inputs, outputs, licenses, bad = Drops(), [], [], {}, []
         for name, files in raw_files.items():
             mine = [(unit, fact) for unit, fact in zip(units, facts, strict=True) if unit["source"] == name]
@@ -96,8 +96,8 @@ def plan(name: str, files: list[Path], work: Path, executor: str) -> list[dict]:
     if hasattr(module, "first_pass"):
         scans = None
         if hasattr(module, "scan"):
-            scan_units = [{"name": f"{name}/{i}", "source": name, "file": engine.stamp(file)} for i, file in enumerate(files)]
-            scans = engine.run("data_prep.build_documents:scan_file", scan_units, work, executor)
+            scan_units = [{"name": f"{name}/{i}", "source": name, "file": executors.stamp(file)} for i, file in enumerate(files)]
+            scans = executors.run("data_prep.build_documents:scan_file", scan_units, work, executor)
         known = module.first_pass(files, scans)
 
     for start, stop in groups(files, module.FILES_PER_OUTPUT):
@@ -118,7 +118,7 @@ def plan(name: str, files: list[Path], work: Path, executor: str) -> list[dict]:
 
 def stamp(name: str, file: Path) -> list:
     """engine.stamp of a raw file, and the sha256 of the source.yaml that gives its class and columns, if its source has one."""
-    return engine.stamp(file) + ([sha256(sidecar.above(file))] if hasattr(SOURCES[name], "card") else [])
+    return executors.stamp(file) + ([sha256(sidecar.above(file))] if hasattr(SOURCES[name], "card") else [])
 
 
 def groups(files: list[Path], size: int):
@@ -224,7 +224,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", action="append", required=True, metavar="NAME=PATH", help=f"repeatable; names: {', '.join(SOURCES)}")
     parser.add_argument("--out", required=True, help="folder to write; replaced whole when everything was read")
-    parser.add_argument("--executor", default="local", help="local:N, slurm:YAML or ray:N (data_prep/engine.py)")
+    parser.add_argument("--executor", default="local", help="local:N, slurm:YAML or ray:N (data_prep/corpus/executors.py)")
     parser.add_argument("--max_bad", type=float, default=MAX_BAD, help="share of bad records of a source above which the build stops")
     return parser
 

@@ -25,11 +25,11 @@ import re
 import sys
 from pathlib import Path
 
-from data_prep import instructions, tasks
-from data_prep.contracts import BadInput, check_row, strictest
-from data_prep.evaluation_items import item_name
+from data_prep import benchmarks, instructions
+from data_prep.corpus.evaluation_items import item_name
 from data_prep.files import check_out, read_json, read_jsonl, read_yaml, sha256, whole_folder, write_jsonl
 from data_prep.manifest import Drops, describe, write_manifest
+from data_prep.schema import BadInput, check_row, strictest
 
 PLAN_KEYS = {"sources": dict, "validation": float, "seed": int}
 PLAN = {"sources": {}, "validation": 0.05, "seed": 0}  # without --plan
@@ -73,7 +73,7 @@ class HeldOut:
                     raise BadInput(f"{path}: line {number} is a conversation, not a row of an evaluation set")
                 yield row["prompt"]
 
-        head = tasks.wording(path.parent.name, prompts(), self.N)
+        head = benchmarks.wording(path.parent.name, prompts(), self.N)
         for _, row in read_jsonl(path):
             name = item_name(row, row["task"], row["id"])
             bare = [row["question"]] if "question" in row else []

@@ -2,8 +2,8 @@
 
     python -m data_prep.build_tasks --raw data/demo/raw --tasks all --out data/demo/tasks
 
-Reads   RAW/<task>/..., as the publisher ships it (the docstring of data_prep/tasks/<task>.py is the card of the set), and
-        data_prep/prompts/<task>.txt; or RAW/<task>/hub/*, rows with prompts of their own (data_prep/tasks/_hub.py).
+Reads   RAW/<task>/..., as the publisher ships it (the docstring of data_prep/benchmarks/<task>.py is the card of the set), and
+        data_prep/prompts/<task>.txt; or RAW/<task>/hub/*, rows with prompts of their own (data_prep/benchmarks/_hub.py).
 Writes  OUT/<task>/{train,validation,test}.jsonl (rows, contracts.py; a split without rows is no file) and OUT/<task>/manifest.json.
         Each folder is written whole or not at all, and the folders of other tasks are left alone.
 
@@ -22,10 +22,10 @@ import sys
 import zlib
 from pathlib import Path
 
-from data_prep import tasks
-from data_prep.contracts import SPLITS, BadInput, check_row
+from data_prep import benchmarks
 from data_prep.files import check_out, sha256, whole_folder
 from data_prep.manifest import Drops, describe, write_manifest
+from data_prep.schema import SPLITS, BadInput, check_row
 
 FILES_LISTED = 20  # inputs of more files than this are described by one hash
 SHINGLE, SKETCH, SAME_IN_SKETCH, WORDS_READ = 8, 8, 6, 400  # see sketch()
@@ -34,27 +34,27 @@ SHINGLE, SKETCH, SAME_IN_SKETCH, WORDS_READ = 8, 8, 6, 400  # see sketch()
 def build(name: str, raw: Path, out: Path) -> dict:
     """Write OUT/name and return its manifest."""
     check_out(out / name)
-    module, folder, drops = tasks.load(name), raw / name, Drops()
+    module, folder, drops = benchmarks.load(name), raw / name, Drops()
     if not folder.is_dir():
-        raise BadInput(f"{folder}: no such folder. Next: put the raw files there, see the card in data_prep/tasks/{name}.py")
+        raise BadInput(f"{folder}: no such folder. Next: put the raw files there, see the card in data_prep/benchmarks/{name}.py")
 
     # The set is read twice, so that the test is known before train is written and no set must fit into memory.
     test_prompts = set()
 
     def test():
-        for row in tasks.read(name, folder, Drops()):
+        for row in benchmarks.read(name, folder, Drops()):
             if row["split"] == "test":
                 test_prompts.add(_digest(row["prompt"]))
                 yield row["prompt"]
 
-    head = tasks.wording(name, test(), SHINGLE + SKETCH - 1)
+    head = benchmarks.wording(name, test(), SHINGLE + SKETCH - 1)
 
     counts, ids, answers, ambiguous = dict.fromkeys(SPLITS, 0), set(), {}, 0
     test_sketches, other_sketches = [], []
     with whole_folder(out / name) as partial:
         with contextlib.ExitStack() as stack:
             streams = {}
-            for row in tasks.read(name, folder, drops):
+            for row in benchmarks.read(name, folder, drops):
                 split, where = row["split"], f"{folder}: {row['id']}"
                 check_row(row, where)
                 if row["id"] in ids:
@@ -76,17 +76,17 @@ def build(name: str, raw: Path, out: Path) -> dict:
         if not any(counts.values()):
             raise BadInput(f"{folder}: no row could be made. Dropped: {drops.summary(name)}")
         near = near_duplicates(test_sketches, other_sketches)
-        prompt = {"path": f"data_prep/prompts/{name}.txt", "sha256": sha256(tasks.prompt_file(name))}
+        prompt = {"path": f"data_prep/prompts/{name}.txt", "sha256": sha256(benchmarks.prompt_file(name))}
         manifest = write_manifest(
             partial,
             stage="build_tasks",
             arguments={"raw": str(raw), "task": name},
-            inputs=[{**_describe_raw(folder, tasks.raw_files(name, folder)), "license": module.LICENSE, "access": module.ACCESS}],
+            inputs=[{**_describe_raw(folder, benchmarks.raw_files(name, folder)), "license": module.LICENSE, "access": module.ACCESS}],
             dropped=drops.as_dict(),
             outputs=[describe(partial, partial / f"{split}.jsonl", records=counts[split]) for split in SPLITS if counts[split]],
             task=name,
             scoring=module.SCORING,
-            prompt={"path": "hub: the query of each record"} if tasks.from_hub(folder) else prompt,
+            prompt={"path": "hub: the query of each record"} if benchmarks.from_hub(folder) else prompt,
             table3=module.EXPECTED,
             same_prompt_other_completion=ambiguous,
             near_duplicates=near,
@@ -143,18 +143,18 @@ def _describe_raw(folder: Path, paths: list[Path]) -> dict:
 def choose(names: str, raw: Path) -> list[str]:
     """The tasks of the flag `--tasks`; "all" are those whose raw folder is there."""
     if not raw.is_dir():
-        raise BadInput(f"{raw}: no such folder. Next: python -m data_prep.make_demo_sources --out {raw}, or your own raw files")
+        raise BadInput(f"{raw}: no such folder. Next: python -m data_prep.demo.sources --out {raw}, or your own raw files")
     if names == "all":
-        chosen = [name for name in tasks.NAMES if (raw / name).is_dir()]
+        chosen = [name for name in benchmarks.NAMES if (raw / name).is_dir()]
         if not chosen:
-            raise BadInput(f"{raw}: no folder is named like a task ({', '.join(tasks.NAMES)})")
-        missing = [name for name in tasks.NAMES if name not in chosen]
+            raise BadInput(f"{raw}: no folder is named like a task ({', '.join(benchmarks.NAMES)})")
+        missing = [name for name in benchmarks.NAMES if name not in chosen]
         print(f"tasks: {', '.join(chosen)}; no raw folder for: {', '.join(missing) or 'none'}", flush=True)
         return chosen
     chosen = [name.strip() for name in names.split(",") if name.strip()]
-    unknown = [name for name in chosen if name not in tasks.NAMES]
+    unknown = [name for name in chosen if name not in benchmarks.NAMES]
     if unknown or not chosen:
-        raise BadInput(f"--tasks: '{', '.join(unknown)}' is no task. Known: {', '.join(tasks.NAMES)}, or all")
+        raise BadInput(f"--tasks: '{', '.join(unknown)}' is no task. Known: {', '.join(benchmarks.NAMES)}, or all")
     return list(dict.fromkeys(chosen))
 
 

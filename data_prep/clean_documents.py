@@ -3,9 +3,9 @@
     python -m data_prep.clean_documents --documents data/documents --rows data/tasks --plan data_prep/cleaning_plans/clean.yaml --out data/clean --executor local:8
 
 Reads   DOCUMENTS (build_documents); ROWS, the task rows of build_tasks, which no training text may hold; and a plan, whose sections can each be left out:
-            cleaning          data_prep/cleaning.py: de-identification marks, encoding, short texts, quality filters
-            decontamination   data_prep/decontamination.py: by id, then by runs of words
-            near_duplicates   data_prep/near_duplicates.py: exact and near, within and across sources
+            cleaning          data_prep/corpus/cleaning.py: de-identification marks, encoding, short texts, quality filters
+            decontamination   data_prep/corpus/decontamination.py: by id, then by runs of words
+            near_duplicates   data_prep/corpus/minhash.py: exact and near, within and across sources
 Writes  OUT/<source>/*.jsonl.gz, documents as they were read but for their text; OUT/manifest.json; and
         OUT/removed.jsonl.gz: {source, id, stage, ...} of every document that went for an evaluation row or another document, and of every passage cut;
         an evaluation row of a credentialed set is named by a hash of its id (evaluation_items.item_name).
@@ -23,11 +23,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import cleaning, decontamination, engine, near_duplicates
-from data_prep.contracts import BadInput
-from data_prep.documents import put_in_place
+from data_prep.corpus import cleaning, decontamination, executors
+from data_prep.corpus import minhash as near_duplicates
+from data_prep.corpus.documents import put_in_place
 from data_prep.files import WORK, keep_only, read_jsonl, read_yaml, resumable_folder, sha256, write_jsonl
 from data_prep.manifest import Drops, read_manifest, write_manifest
+from data_prep.schema import BadInput
 
 SECTIONS = ("cleaning", "decontamination", "near_duplicates")
 
@@ -58,8 +59,8 @@ def build(documents: Path, rows: Path | None, plan: dict, out: Path, executor: s
     looked_for += [Path(path) for key in ("cases", "pmc_ids") for path in np.atleast_1d((plan["decontamination"] or {}).get(key) or [])]
     if missing := [path for path in looked_for if not path.is_file()]:
         raise BadInput(f"{missing[0]}: no such file. Next: correct the plan's decontamination section")
-    stamps = [engine.stamp(file) for file in looked_for]
-    identity = engine.fingerprint(sha256(documents / "manifest.json"), str(documents), plan, stamps)
+    stamps = [executors.stamp(file) for file in looked_for]
+    identity = executors.fingerprint(sha256(documents / "manifest.json"), str(documents), plan, stamps)
 
     with resumable_folder(out, identity) as folder:
         if folder is None:
@@ -82,7 +83,7 @@ def build(documents: Path, rows: Path | None, plan: dict, out: Path, executor: s
              "near_duplicates": plan["near_duplicates"]}
             for output in manifest["outputs"]
         ]  # fmt: skip
-        facts = engine.run("data_prep.clean_documents:clean_file", units, work, executor)
+        facts = executors.run("data_prep.clean_documents:clean_file", units, work, executor)
 
         # All texts together: duplicates
         removed = [] if settings is None else duplicates(units, facts, settings, work, executor)
@@ -148,9 +149,9 @@ def clean_file(
 ) -> dict:
     """Clean the documents of one file. Beside the output: the records of what met an evaluation row (.met.jsonl), the ids (.ids), and for duplicates one hash
     of each text, its MinHash keys and its PMID (.npz)."""
-    from data_prep import cleaning as steps
-    from data_prep import decontamination as rows
-    from data_prep import near_duplicates as near
+    from data_prep.corpus import cleaning as steps
+    from data_prep.corpus import decontamination as rows
+    from data_prep.corpus import minhash as near
 
     cleaner = steps.make_cleaner(cleaning)
     decontaminate = None if decontamination is None else rows.load(Path(decontamination["folder"]))
@@ -206,7 +207,7 @@ def clean_file(
 
 def runs_of(file: list, lines: str, lines_sha256: str, output: str, near_duplicates: dict) -> dict:
     """Write the distinct runs of words of some documents of a file one after the other to OUTPUT.npy; return where each ends."""
-    from data_prep import near_duplicates as near
+    from data_prep.corpus import minhash as near
 
     settings, wanted, runs = near.make_settings(near_duplicates), set(np.load(lines).tolist()), []
     for number, (_, document) in enumerate(read_jsonl(file[0])):
@@ -279,7 +280,7 @@ def compare(units: list[dict], contents: dict, sources: list[str], settings: nea
              "output": f"{unit['output']}.runs.npy", "near_duplicates": unit["near_duplicates"]}
         )  # fmt: skip
     spans = {}
-    for task, fact in zip(tasks, engine.run("data_prep.clean_documents:runs_of", tasks, work, executor), strict=True):
+    for task, fact in zip(tasks, executors.run("data_prep.clean_documents:runs_of", tasks, work, executor), strict=True):
         runs = np.load(task["output"], mmap_mode="r")
         for (_, document), start, end in zip(sorted(wanted[task["name"]][1]), [0, *fact["ends"][:-1]], fact["ends"], strict=True):
             spans[document] = runs[start:end]
@@ -292,7 +293,7 @@ def main(argv=None):
     parser.add_argument("--rows", type=Path, help="task rows made by build_tasks; needed where the plan decontaminates")
     parser.add_argument("--plan", type=Path, required=True, help="YAML, see data_prep/cleaning_plans")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--executor", default="local", help="local:N, slurm:YAML or ray:N (data_prep/engine.py)")
+    parser.add_argument("--executor", default="local", help="local:N, slurm:YAML or ray:N (data_prep/corpus/executors.py)")
     args = parser.parse_args(argv)
     try:
         manifest = build(args.documents, args.rows, read_plan(args.plan), args.out, args.executor)

@@ -14,9 +14,9 @@ import json
 import sys
 from pathlib import Path
 
-from data_prep.contracts import ACCESS, BadInput, strictest
 from data_prep.files import read_jsonl, sha256, whole_folder, write_jsonl
 from data_prep.manifest import read_manifest
+from data_prep.schema import ACCESS, BadInput, strictest
 
 
 def declassify(folder: Path, to: str, who: str, why: str, out: Path, date: str) -> dict:

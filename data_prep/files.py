@@ -16,7 +16,7 @@ import pyarrow.parquet
 import yaml
 import zstandard
 
-from data_prep.contracts import BadInput
+from data_prep.schema import BadInput
 
 LFS_MARK = b"version https://git-lfs.github.com/spec"
 LEVEL = 3  # of gzip: more than twice the speed of 6, for an eighth more bytes

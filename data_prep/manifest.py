@@ -14,8 +14,8 @@ import importlib.metadata
 import json
 from pathlib import Path
 
-from data_prep.contracts import BadInput, hold, strictest
 from data_prep.files import read_json, sha256
+from data_prep.schema import BadInput, hold, strictest
 
 NAME = "manifest.json"
 

@@ -13,14 +13,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_prep import tasks
-from data_prep.contracts import BadInput
+from data_prep import benchmarks
 from data_prep.files import read_json
+from data_prep.schema import BadInput
 
 
 def status(name: str, raw: Path, rows: Path) -> tuple[str, str]:
     """(state, what there is and what to do next) of one set. The raw files are looked for, not read."""
-    module, folder, made = tasks.load(name), raw / name, rows / name / "manifest.json"
+    module, folder, made = benchmarks.load(name), raw / name, rows / name / "manifest.json"
     if made.is_file():
         counts = ", ".join(f"{Path(entry['path']).stem} {entry['records']:,}" for entry in read_json(made)["outputs"])
         command = f"python -m evaluation.generate --model MODEL --rows {rows} --tasks {name} --preset chat --out OUT"
@@ -28,12 +28,12 @@ def status(name: str, raw: Path, rows: Path) -> tuple[str, str]:
     problem = f"no folder {folder}"
     if folder.is_dir():
         try:
-            tasks.raw_files(name, folder)
+            benchmarks.raw_files(name, folder)
             return "ready", f"raw files in {folder}. Next: python -m data_prep.build_tasks --raw {raw} --tasks {name} --out {rows}"
         except BadInput as error:
             problem = str(error).partition(" Next: ")[0].rstrip(".")
     state = "missing" if module.ACCESS == "public" else "needs credential"
-    return state, f"{problem}. Next: {module.PAGE}, files as in data_prep/tasks/{name}.py"
+    return state, f"{problem}. Next: {module.PAGE}, files as in data_prep/benchmarks/{name}.py"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -46,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv=None) -> None:
     args = make_parser().parse_args(argv)
     try:
-        for name in tasks.NAMES:
+        for name in benchmarks.NAMES:
             state, text = status(name, args.raw, args.rows)
             print(f"{name:<12} {state:<17} {text}")
     except BadInput as error:

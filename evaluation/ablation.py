@@ -1,6 +1,6 @@
 """What each stage adds: the article's Table 6 for any checkpoints, with paired differences between them.
 
-    python -m evaluation.ablation --plan evaluation/ablations/demo.yaml --out outputs/demo/ablation
+    python -m evaluation.ablation --plan evaluation/plans/demo.yaml --out outputs/demo/ablation
 
 Reads   PLAN, a YAML: the checkpoints in the order of the columns (name, label, model as evaluation.generate has it, preset), tasks, rows, the folder of
         their evaluations, settings of evaluation.generate, the differences that matter, and the article's columns to stand beside
@@ -17,9 +17,11 @@ import json
 import sys
 from pathlib import Path
 
-from data_prep.contracts import BadInput, strictest
 from data_prep.files import read_json, read_yaml, sha256, whole_folder
-from evaluation import compare, generate, logged, score, tables
+from data_prep.schema import BadInput, strictest
+from evaluation import generate, score
+from evaluation.reporting import tables
+from evaluation.scoring import compare, run_outputs
 
 KEYS = {"title", "rows", "evaluation", "tasks", "models"}
 OPTIONAL = {"settings", "differences"}
@@ -30,7 +32,7 @@ DIFFERENCE_KEYS = {"of", "to", "what"}
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--plan", type=Path, required=True, help="YAML, as evaluation/ablations/demo.yaml")
+    parser.add_argument("--plan", type=Path, required=True, help="YAML, as evaluation/plans/demo.yaml")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scored", action="store_true", help="ask no model: take the outputs that EVALUATION holds")
     args = parser.parse_args(argv)
@@ -56,20 +58,20 @@ def read_plan(path: Path) -> dict:
     plan = read_yaml(path)
     if not isinstance(plan, dict) or (wrong := sorted((KEYS - set(plan)) | (set(plan) - KEYS - OPTIONAL))):
         wrong = ", ".join(wrong) if isinstance(plan, dict) else "everything"
-        raise BadInput(f"{path}: missing or unknown: {wrong}. Next: copy evaluation/ablations/demo.yaml")
+        raise BadInput(f"{path}: missing or unknown: {wrong}. Next: copy evaluation/plans/demo.yaml")
     for key in ("tasks", "models", *(["differences"] if "differences" in plan else [])):
         if not isinstance(plan[key], list) or not plan[key]:
-            raise BadInput(f"{path}: '{key}' must be a list that holds something. Next: copy evaluation/ablations/demo.yaml")
+            raise BadInput(f"{path}: '{key}' must be a list that holds something. Next: copy evaluation/plans/demo.yaml")
     if wrong := [task for task in plan["tasks"] if not isinstance(task, str)] + [
         model for model in plan["models"] if not isinstance(model, dict)
     ]:
-        raise BadInput(f"{path}: {wrong[0]!r} is no task or model. Next: copy evaluation/ablations/demo.yaml")
+        raise BadInput(f"{path}: {wrong[0]!r} is no task or model. Next: copy evaluation/plans/demo.yaml")
     if not isinstance(plan.get("settings", {}), dict):
-        raise BadInput(f"{path}: settings must be keys and values. Next: copy evaluation/ablations/demo.yaml")
+        raise BadInput(f"{path}: settings must be keys and values. Next: copy evaluation/plans/demo.yaml")
     article = read_json(tables.ARTICLE)[tables.TABLES[6]]["models"]
     for number, model in enumerate(plan["models"], 1):
         if wrong := sorted((MODEL_KEYS - set(model)) | (set(model) - MODEL_KEYS - MODEL_OPTIONAL)):
-            raise BadInput(f"{path}: model {number}: missing or unknown: {', '.join(wrong)}. Next: copy evaluation/ablations/demo.yaml")
+            raise BadInput(f"{path}: model {number}: missing or unknown: {', '.join(wrong)}. Next: copy evaluation/plans/demo.yaml")
         if model.get("article") not in (None, *article):
             raise BadInput(
                 f"{path}: model {number}: the article's Table 6 has no column '{model['article']}' (it has {', '.join(article)})"
@@ -102,7 +104,7 @@ def evaluate(plan: dict, model: dict, ask: bool) -> None:
         generate.generate(generate.make_parser().parse_intermixed_args(command))
     if not scored(folder):
         score.score_folder(folder)
-    missing = [task for task in tasks if task not in logged.task_files(folder)]
+    missing = [task for task in tasks if task not in run_outputs.task_files(folder)]
     if missing:
         raise BadInput(f"{folder}: no outputs of {missing[0]}. Next: the same command without --scored")
 
@@ -111,7 +113,7 @@ def scored(folder: Path) -> bool:
     """Whether scores.json is of the outputs that lie there, by the present scorer."""
     path = folder / "scores.json"
     known = read_json(path) if path.is_file() else {}
-    files = logged.task_files(folder)
+    files = run_outputs.task_files(folder)
     return set(known) == set(files) and all(
         known[task]["scorer"] == score.SCORER and known[task]["provenance"]["outputs_sha256"] == sha256(file)
         for task, file in files.items()

@@ -23,10 +23,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from data_prep.contracts import BadInput, check_row
 from data_prep.files import whole_folder, write_jsonl
+from data_prep.schema import BadInput, check_row
 from evaluation import generate
-from evaluation.model_entry import fingerprint, read_entry
+from evaluation.models.registry import fingerprint, read_entry
 
 AIM = 1.10  # generate may take this many times the bare loop
 TASK = "emrqa"  # any generated task: its rows are ours

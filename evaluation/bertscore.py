@@ -18,9 +18,9 @@ import json
 import sys
 from pathlib import Path
 
-from data_prep.contracts import BadInput
 from data_prep.files import replaced, sha256
-from evaluation import logged, parsing
+from data_prep.schema import BadInput
+from evaluation.scoring import parsing, run_outputs
 
 LAYERS = {"bert-base-multilingual-cased": 9, "bert-base-uncased": 9, "roberta-large": 17, "deberta-xlarge-mnli": 40}  # bert_score's
 
@@ -37,10 +37,10 @@ def main(argv=None):
     try:
         encoder = None
         for folder in args.folders:
-            rows_of = {task: logged.read_rows(path) for task, path in logged.task_files(folder).items()}
+            rows_of = {task: run_outputs.read_rows(path) for task, path in run_outputs.task_files(folder).items()}
             summaries = [task for task, rows in rows_of.items() if rows[0]["scoring"] == "summary"]
             if not summaries:
-                raise BadInput(f"{folder}: no task with summaries. Next: {logged.generate_command(folder, 'pubmed_summ,mimic_cxr')}")
+                raise BadInput(f"{folder}: no task with summaries. Next: {run_outputs.generate_command(folder, 'pubmed_summ,mimic_cxr')}")
             encoder = encoder or Encoder(args.model, args.layer, args.revision, args.device, args.batch_size)
             for task in summaries:
                 print(f"{folder.name}: {score_task(folder, task, rows_of[task], encoder)}", flush=True)
@@ -60,7 +60,7 @@ def score_task(folder: Path, task: str, rows: list[dict], encoder: "Encoder") ->
         "truncated_predictions": truncated["predictions"],
         "truncated_references": truncated["references"],
         "empty_predictions": sum(not text for text in predictions),
-        "outputs_sha256": sha256(logged.task_files(folder)[task]),
+        "outputs_sha256": sha256(run_outputs.task_files(folder)[task]),
         "f1": {row["id"]: f1 for row, (_, _, f1) in zip(rows, scores, strict=True)},
     }
     replaced(folder / f"{task}.bertscore.json", lambda path: path.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n"))

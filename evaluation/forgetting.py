@@ -13,13 +13,13 @@ Writes  OUT/forgetting.json, OUT/forgetting.md   for each task and model: accura
         OUT/<model>/<task>.jsonl, run.json   every item: its hash, target, what the model gave, its scores
         OUT/.responses     every response as it comes, by model fingerprint: a killed run goes on where it was, and nothing is asked twice
 
-A model of access class credentialed closes the process before anything is asked (site_guard.py): the tasks' data then come from DATA, or from what
+A model of access class credentialed closes the process before anything is asked (egress.py): the tasks' data then come from DATA, or from what
 the Hub's local cache holds.
 
 Intervals are paired bootstraps over items, within each task; the mean over tasks weighs tasks alike. Prompts are raw, for every model the same;
 with --chat_template a model that has one is asked in it.
 
-With --gate or a limit the verdict of evaluation/gate.py stands in forgetting.json too; where it is "failed" the command ends with a sentence and
+With --gate or a limit the verdict of evaluation/scoring/gate.py stands in forgetting.json too; where it is "failed" the command ends with a sentence and
 status 1.
 """
 
@@ -35,11 +35,15 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.contracts import BadInput, strictest
 from data_prep.files import check_folder, read_json, read_jsonl, replaced, whole_folder, write_jsonl
-from evaluation import compare, forgetting_page, gate, general_tasks, generate, metrics, perplexity_curves
-from evaluation.model_entry import Entry, fingerprint, read_entry
-from evaluation.responses import Responses
+from data_prep.schema import BadInput, strictest
+from evaluation import generate
+from evaluation.models.registry import Entry, fingerprint, read_entry
+from evaluation.models.response_cache import Responses
+from evaluation.reporting import curves as perplexity_curves
+from evaluation.reporting import forgetting_page
+from evaluation.scoring import compare, gate, metrics
+from evaluation.tasks import general
 
 SEED = 1234  # of the choice of examples: the harness's own
 
@@ -49,9 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--base", required=True, help="model before training: a folder, or a name of evaluation/models")
     parser.add_argument("--tuned", required=True, nargs="+", help="models after it, each compared with the base")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument(
-        "--tasks", default="general", help=f"comma-separated, of {', '.join(general_tasks.TASKS)}; general: the first seven"
-    )
+    parser.add_argument("--tasks", default="general", help=f"comma-separated, of {', '.join(general.TASKS)}; general: the first seven")
     parser.add_argument("--data", type=Path, help="folder of the tasks' files (general_tasks.py); default: the Hub")
     parser.add_argument("--runs", type=Path, nargs="*", default=[], help="more pretraining runs, for the curves")
     parser.add_argument("--gate", type=Path, help="YAML of limits, as evaluation/gates/default.yaml")
@@ -154,35 +156,35 @@ def read_entries(args) -> dict[str, Entry]:
 def load_tasks(args) -> tuple[dict, dict, dict]:
     """({task: {name of the harness: its task}}, {task: what was found}, {task: why it cannot be asked})."""
     names = [name.strip() for name in args.tasks.split(",") if name.strip()]
-    wanted = list(dict.fromkeys(task for name in names for task in (general_tasks.GENERAL if name == "general" else [name])))
-    if unknown := [name for name in wanted if name not in general_tasks.TASKS]:
-        raise BadInput(f"--tasks: unknown task '{unknown[0]}' (known: general, {', '.join(general_tasks.TASKS)})")
+    wanted = list(dict.fromkeys(task for name in names for task in (general.GENERAL if name == "general" else [name])))
+    if unknown := [name for name in wanted if name not in general.TASKS]:
+        raise BadInput(f"--tasks: unknown task '{unknown[0]}' (known: general, {', '.join(general.TASKS)})")
     loaded, asked, not_asked = {}, {}, {}
     for name in wanted:
         try:
-            loaded[name], found = general_tasks.load(name, args.data, args.num_fewshot)
-        except general_tasks.Missing as error:
+            loaded[name], found = general.load(name, args.data, args.num_fewshot)
+        except general.Missing as error:
             if name in names:
                 raise BadInput(f"{name}: {error}. Next: add what is missing, or --tasks without {name}") from error
             not_asked[name] = str(error)
             print(f"{name}: not asked: {error}", flush=True)
             continue
         shots = sorted({one.get_config("num_fewshot") for one in loaded[name].values()})
-        fewer = args.num_fewshot is None and shots != [general_tasks.TASKS[name].shots]
+        fewer = args.num_fewshot is None and shots != [general.TASKS[name].shots]
         sizes = [len(one.eval_docs) for one in loaded[name].values()]
         asked[name] = {
             "definitions": list(loaded[name]),
             "n": sum(min(size, args.limit or size) for size in sizes),
-            "metric": general_tasks.TASKS[name].metrics[0],
+            "metric": general.TASKS[name].metrics[0],
             "shots": shots,
-            "note": f"fewer examples than the usual {general_tasks.TASKS[name].shots}: no file of them" if fewer else None,
+            "note": f"fewer examples than the usual {general.TASKS[name].shots}: no file of them" if fewer else None,
             "data": found,
             "data_sha256": data_hash(loaded[name]),
         }
         print(f"{name}: {forgetting_page.in_words(asked[name])}", flush=True)
     if not loaded:
         first, why = next(iter(not_asked.items()), ("--tasks", "names none"))
-        raise BadInput(f"no task can be asked, {first}: {why}. Next: --data DIR, laid out as evaluation/general_tasks.py says")
+        raise BadInput(f"no task can be asked, {first}: {why}. Next: --data DIR, laid out as evaluation/tasks/general.py says")
     return loaded, asked, not_asked
 
 
@@ -303,7 +305,7 @@ def items_of(name: str, samples: list[dict]) -> list[dict]:
 def levels(items: dict, asked: dict) -> dict:
     """{task: {metric: value with its interval}} of one model."""
     return {
-        task: {metric: level(items[task], metric) for metric in general_tasks.TASKS[task].metrics if metric in items[task][0]["score"]}
+        task: {metric: level(items[task], metric) for metric in general.TASKS[task].metrics if metric in items[task][0]["score"]}
         for task in asked
     }
 

@@ -20,7 +20,7 @@ is greedy in both. A chat endpoint is sent the prompt as one message in both: it
 
 OUT is replaced as a whole or left alone. Tasks that OUT already holds from the same model, rows and settings are not run again. Nothing is
 fetched. With rows or a model of access class credentialed the process reaches this machine only, and what an entry of --allow_list opens
-(site_guard.py).
+(egress.py).
 """
 
 import argparse
@@ -38,12 +38,12 @@ import sys
 import time
 from pathlib import Path
 
-from data_prep import site_guard
-from data_prep.contracts import BadInput, check_row, strictest
+from data_prep import egress
 from data_prep.files import check_out, read_json, read_jsonl, sha256, whole_folder, write_jsonl
-from evaluation.logged import answers
-from evaluation.model_entry import Entry, fingerprint, read_entry
-from evaluation.responses import Responses
+from data_prep.schema import BadInput, check_row, strictest
+from evaluation.models.registry import Entry, fingerprint, read_entry
+from evaluation.models.response_cache import Responses
+from evaluation.scoring.run_outputs import answers
 
 TASKS = Path(__file__).resolve().parent / "tasks"
 KNOWN = sorted(path.stem for path in TASKS.glob("*.yaml") if not path.stem.startswith(("_", "mibe")))
@@ -86,7 +86,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--allow_overlong", action="store_true", help="score rows as wrong whose prompt does not fit, however many")
     parser.add_argument("--allow_failed", action="store_true", help="score rows as wrong to which the server gives no answer")
-    parser.add_argument("--allow_list", type=Path, help="YAML of servers that may be sent credentialed rows (data_prep/site_guard.py)")
+    parser.add_argument("--allow_list", type=Path, help="YAML of servers that may be sent credentialed rows (data_prep/egress.py)")
     return parser
 
 
@@ -303,23 +303,23 @@ def keep_on_site(allow_list: Path | None, entry: Entry, rows) -> list[dict]:
     terms |= {f"what {entry.name} was trained under"} if entry.access == "credentialed" else set()
     if not terms:
         return []
-    allowed = site_guard.read_allow_list(allow_list, BadInput)
+    allowed = egress.read_allow_list(allow_list, BadInput)
 
     def refuse(said):
         return BadInput(
-            f"--model {entry.name}: is at {site_guard.host_of(entry.behind)}, and {entry.base_url} is taken for a relay to it; {said}, or --model server "
+            f"--model {entry.name}: is at {egress.host_of(entry.behind)}, and {entry.base_url} is taken for a relay to it; {said}, or --model server "
             "for a model that is on this machine"
         )
 
-    reached = site_guard.permit(entry.base_url, allowed, terms, BadInput) if entry.on_server else None
-    behind = site_guard.permit(entry.behind, allowed, terms, refuse) if entry.behind else None
-    site_guard.keep_inside(terms, BadInput, [reached] if reached else [])  # what is behind a relay is not reached by this process
+    reached = egress.permit(entry.base_url, allowed, terms, BadInput) if entry.on_server else None
+    behind = egress.permit(entry.behind, allowed, terms, refuse) if entry.behind else None
+    egress.keep_inside(terms, BadInput, [reached] if reached else [])  # what is behind a relay is not reached by this process
     return [opened for opened in (reached, behind) if opened]
 
 
 def check_server(args, entry: Entry, rows: dict) -> dict:
     """What the server lists of the model. BadInput if it cannot be asked these rows."""
-    from evaluation import server
+    from evaluation.models import server
 
     likelihood = [task for task in rows if task.endswith("_ll")]
     if likelihood and (entry.backend == "chat" or not entry.path):
@@ -357,7 +357,7 @@ def load_model(args, entry: Entry):
 
     more = simple_parse_args_string(args.backend_args)
     if entry.on_server:
-        from evaluation import server
+        from evaluation.models import server
 
         if unknown := set(more) - set(server.ARGUMENTS):
             raise BadInput(f"--backend_args: unknown '{sorted(unknown)[0]}' for a server (known: {', '.join(server.ARGUMENTS)})")
@@ -451,7 +451,7 @@ def ask(args, cached, tasks: dict, fitting: dict, chat: bool, entry: Entry) -> t
 
     if not entry.on_server:
         return run(), {}
-    from evaluation import server
+    from evaluation.models import server
 
     try:
         return run(), {}

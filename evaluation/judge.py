@@ -23,13 +23,13 @@ import itertools
 import sys
 from pathlib import Path
 
-from data_prep.contracts import BadInput, strictest
 from data_prep.files import check_folder, sha256
-from evaluation import logged, metrics
+from data_prep.schema import BadInput, strictest
 from evaluation.diagnosis import judges, ratings, section, statistics
 from evaluation.diagnosis.differential import PARSER_VERSION, parse_differential
 from evaluation.diagnosis.verdicts import Log, judge_all, prediction_id
 from evaluation.score import UNPARSED_LIMIT
+from evaluation.scoring import metrics, run_outputs
 
 TASK = "diagnosis"
 
@@ -44,9 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--prompt", type=Path, default=judges.PROMPT, help="what an LLM is asked, with {prediction} and {diagnosis}")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument(
-        "--allow_list", type=Path, help="YAML of servers that may be sent cases that are not public (data_prep/site_guard.py)"
-    )
+    parser.add_argument("--allow_list", type=Path, help="YAML of servers that may be sent cases that are not public (data_prep/egress.py)")
     return parser
 
 
@@ -116,17 +114,17 @@ def read_runs(folders: list[Path]) -> dict:
     """{model: {"rows", "facts"}}, each row with its `differential`. BadInput unless all answered the same cases."""
     runs = {}
     for folder in dict.fromkeys(folders):
-        path = logged.task_files(folder).get(TASK)
+        path = run_outputs.task_files(folder).get(TASK)
         if path is None:
-            raise BadInput(f"{folder}: no outputs of {TASK}. Next: {logged.generate_command(folder, TASK)}")
+            raise BadInput(f"{folder}: no outputs of {TASK}. Next: {run_outputs.generate_command(folder, TASK)}")
         if folder.resolve().name in runs:
             raise BadInput(f"{folder}: two runs are named {folder.resolve().name}. Next: rename a folder, a model is named by it")
-        rows = logged.read_rows(path)
+        rows = run_outputs.read_rows(path)
         if rows[0]["scoring"] != "diagnosis":
             raise BadInput(
                 f"{path}: its rows have scoring {rows[0]['scoring']}. Next: python -m data_prep.build_cases, then evaluation.generate"
             )
-        facts = logged.read_facts(folder, TASK, path, rows)
+        facts = run_outputs.read_facts(folder, TASK, path, rows)
         for row in rows:
             row["differential"], row["rule"] = parse_differential(row["output"])
         runs[folder.resolve().name] = {"rows": rows, "facts": run_entry(folder, path, facts, rows)}
@@ -216,7 +214,7 @@ def judged_row(model: str, row: dict, verdicts: dict) -> dict:
     names = row["differential"]
     return {
         "id": row["id"], "model": model, "access": row["access"], "rule": row["rule"], "answered": names is not None,
-        "differential": None if logged.closed(row) else names,
+        "differential": None if run_outputs.closed(row) else names,
         "verdicts": {judge: None if names is None else [said[row["id"], name] for name in names] for judge, said in verdicts.items()},
     }  # fmt: skip
 

@@ -16,8 +16,8 @@ import random
 import sys
 from pathlib import Path
 
-from data_prep.contracts import BadInput, strictest
 from data_prep.files import check_folder, replaced
+from data_prep.schema import BadInput, strictest
 from evaluation.diagnosis.verdicts import hashed, prediction_id
 from evaluation.generate import check_numbers
 from evaluation.judge import read_runs

@@ -32,10 +32,12 @@ import jinja2
 import markupsafe
 import numpy as np
 
-from data_prep.contracts import BadInput, strictest
 from data_prep.files import check_out, read_json, read_yaml, whole_folder
-from evaluation import figures, forgetting_page, logged, metrics, perplexity_curves, rows_shown, score, tables
+from data_prep.schema import BadInput, strictest
+from evaluation import score
 from evaluation.diagnosis import section as diagnosis_page
+from evaluation.reporting import curves, figures, forgetting_page, samples, tables
+from evaluation.scoring import metrics, run_outputs
 
 MODEL_KEYS = {"name", "label", "preset", "what"}
 MODEL_OPTIONAL = {"run", "tables"}
@@ -71,7 +73,7 @@ def main(argv=None):
             for name in ("figure2", "forest"):
                 if page[name]:
                     page[name].files(folder, name)
-            template = (Path(__file__).resolve().parent / "report.html").read_text()
+            template = (Path(__file__).resolve().parent / "reporting/report.html").read_text()
             environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
             (folder / "report.html").write_text(environment.from_string(template).render(page))
     except BadInput as error:
@@ -244,10 +246,10 @@ def read_answers(args, tasks: list[str], models: list[dict], evaluations: dict) 
             rows = score.graded_rows(evaluations[name]["folder"], task)
             first = rows[: args.rows]
             if not kept["rows"]:
-                kept["rows"] = [rows_shown.question(row, row["access"] == "credentialed" and not args.show_texts) for row in first]
+                kept["rows"] = [samples.question(row, row["access"] == "credentialed" and not args.show_texts) for row in first]
             if [row["id"] for row in first] == [row["id"] for row in kept["rows"]]:
-                kept["outputs"][name] = [rows_shown.reply(row, logged.closed(row) and not args.show_texts) for row in first]
-            answers[name, task] = [rows_shown.slim(row) for row in rows]
+                kept["outputs"][name] = [samples.reply(row, run_outputs.closed(row) and not args.show_texts) for row in first]
+            answers[name, task] = [samples.slim(row) for row in rows]
         shown[task] = kept
     return answers, {"models": {model["name"]: model["label"] for model in models}, "tasks": shown}
 
@@ -300,7 +302,7 @@ def perplexity_claim(claim: dict, runs: dict) -> dict:
         if claim["domain"] not in run["validation"]:
             where = Path(run["folder"] or claim[role], "validation.json")
             raise BadInput(f"{where}: no losses on domain '{claim['domain']}'. Next: train {claim[role]} with blocks that hold it out")
-    if not perplexity_curves.same_blocks(new["folder"], old["folder"], claim["domain"]):
+    if not curves.same_blocks(new["folder"], old["folder"], claim["domain"]):
         raise ValueError("the two models were not validated on the same blocks, or these are not what they were")
     pair = [run["validation"][claim["domain"]] for run in (new, old)]
     estimate, draws = metrics.ratio_of_perplexities(*pair)
@@ -397,7 +399,7 @@ def perplexities(models: list, runs: dict) -> list[dict]:
             run = runs[model["name"]]
             loss = run["validation"].get(domain)
             first = first or (loss and run["folder"])
-            comparable = loss and (run["folder"] == first or perplexity_curves.same_blocks(run["folder"], first, domain))
+            comparable = loss and (run["folder"] == first or curves.same_blocks(run["folder"], first, domain))
             cells.append({"label": model["label"], "value": math.exp(sum(loss["nll"]) / sum(loss["tokens"])) if comparable else None})
         rows.append({"domain": domain, "cells": cells})
     return rows

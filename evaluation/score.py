@@ -26,15 +26,15 @@ import platform
 import sys
 from pathlib import Path
 
-from data_prep.contracts import BadInput
 from data_prep.files import read_json, read_jsonl, replaced, sha256, write_jsonl
-from evaluation import logged, metrics, paper_mode, parsing
+from data_prep.schema import BadInput
+from evaluation.scoring import metrics, parsing, reference_scorer, run_outputs
 
 UNPARSED_LIMIT = 0.05
 SCORER = {
     "scorer_version": "2.1",
     "parser_version": parsing.PARSER_VERSION,
-    "paper_version": paper_mode.PAPER_VERSION,
+    "paper_version": reference_scorer.PAPER_VERSION,
     "draws": metrics.DRAWS,
     "level": metrics.LEVEL,
     "seed": 0,
@@ -58,7 +58,7 @@ def main(argv=None):
         for folder in dict.fromkeys([*args.folders, *([args.against] if args.against else [])]):
             score_folder(folder, redact=True if args.redact else False if args.show_texts else None)
         if args.against:
-            from evaluation import compare
+            from evaluation.scoring import compare
 
             for folder in args.folders:
                 print(compare.compare_folders(folder, args.against), flush=True)
@@ -70,14 +70,14 @@ def score_folder(folder: Path, redact: bool | None = None) -> dict:
     """Write scores.json and the scored rows of one run, and print its table. Nothing is written if any task cannot be scored.
     `redact`: every row, none, or by default those whose access class is credentialed."""
     scores, scored = {}, {}
-    for task, path in logged.task_files(folder).items():
-        rows = logged.read_rows(path)
+    for task, path in run_outputs.task_files(folder).items():
+        rows = run_outputs.read_rows(path)
         if rows[0]["scoring"] == "diagnosis":
             raise BadInput(f"{path}: is judged, not scored. Next: python -m evaluation.judge {folder} --judge string --out {folder}_judged")
-        facts = logged.read_facts(folder, task, path, rows)
+        facts = run_outputs.read_facts(folder, task, path, rows)
         rows = [_graded(row) for row in rows]
         bertscore = add_bertscore(folder, task, path, rows)
-        hidden = [logged.closed(row) if redact is None else redact for row in rows]
+        hidden = [run_outputs.closed(row) if redact is None else redact for row in rows]
         scores[task] = score_task(rows) | {
             "bertscore": bertscore,
             "scorer": SCORER,
@@ -95,17 +95,17 @@ def score_folder(folder: Path, redact: bool | None = None) -> dict:
 def graded_rows(folder: Path, task: str) -> list[dict]:
     """The rows of a task of a scored run, whole, as the present parser reads them: from the scored file, or from the outputs where that file is
     redacted or of an earlier parser."""
-    path = logged.task_files(folder).get(task)
+    path = run_outputs.task_files(folder).get(task)
     if path is None:
-        raise BadInput(f"{folder}: no outputs of {task}. Next: {logged.generate_command(folder, task)}")
+        raise BadInput(f"{folder}: no outputs of {task}. Next: {run_outputs.generate_command(folder, task)}")
     entry = read_json(folder / "scores.json").get(task, {}) if (folder / "scores.json").is_file() else {}
     file, scored = folder / f"{task}.scored.jsonl", []
     if file.is_file() and entry.get("scorer") == SCORER and entry["provenance"]["outputs_sha256"] == sha256(path):
         scored = [row for _, row in read_jsonl(file)]
         if not any(row.get("redacted") for row in scored):
-            return logged.written(path, scored)
+            return run_outputs.written(path, scored)
     known = {row["id"]: row["score"] for row in scored if row["scoring"] == "summary"}
-    rows = [_graded(row, known.get(row["id"])) for row in logged.read_rows(path)]
+    rows = [_graded(row, known.get(row["id"])) for row in run_outputs.read_rows(path)]
     add_bertscore(folder, task, path, rows)
     return rows
 
@@ -113,7 +113,7 @@ def graded_rows(folder: Path, task: str) -> list[dict]:
 def _graded(row, rouge=None):
     rouge = {name: rouge[name] for name in metrics.NAMES["summary"]} if rouge else None
     row = row | metrics.grade(row, rouge)
-    return row | {"paper": paper_mode.grade(row) if paper_mode.applies(row) else None}
+    return row | {"paper": reference_scorer.grade(row) if reference_scorer.applies(row) else None}
 
 
 # ---------------------------------------------------------------- a task
@@ -147,16 +147,16 @@ def paper_entry(rows: list[dict]) -> dict | None:
     if rows[0]["paper"] is None:
         return None
     values = {}
-    for name, (counts, finish) in paper_mode.statistics(rows).items():
+    for name, (counts, finish) in reference_scorer.statistics(rows).items():
         drawn = metrics.draws(counts, finish)
-        values[name] = metrics.estimate(paper_mode.point(name, counts, finish, drawn), drawn)
+        values[name] = metrics.estimate(reference_scorer.point(name, counts, finish, drawn), drawn)
     missing = sum(row["paper"]["parsed"] is None for row in rows) if rows[0]["scoring"] == "choice" else None
     return {
         "metrics": values,
         "missing": missing,
         "missing_rate": None if missing is None else missing / len(rows),
-        "faults": paper_mode.FAULTS[rows[0]["task"]].split(),
-        "notes": paper_mode.NOTES.get(rows[0]["task"], {}),
+        "faults": reference_scorer.FAULTS[rows[0]["task"]].split(),
+        "notes": reference_scorer.NOTES.get(rows[0]["task"], {}),
     }
 
 

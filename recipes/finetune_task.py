@@ -100,7 +100,7 @@ def article_epochs(rows):
 
 
 def read_rows(folder, split):
-    """Prompt and completion of the rows of FOLDER/SPLIT.jsonl; Refused names the line that is no row (the contract: data_prep/contracts.py)."""
+    """Prompt and completion of the rows of FOLDER/SPLIT.jsonl; Refused names the line that is no row (the contract: data_prep/schema.py)."""
     path, rows = Path(folder, f"{split}.jsonl"), []
     if not path.is_file():
         raise Refused(f"{path}: no such file. Next: python -m data_prep.build_tasks --out {folder} --help")

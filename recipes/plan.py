@@ -16,7 +16,7 @@ vocabulary V; a micro-batch of t tokens in rows of s; G GPUs. Bytes unless said 
                FSDP reduces after each micro-batch, which the recipes ask of it; left to accelerate it would hold 2 N of unsharded gradients.
   activations  a layer keeps, a token, 16 d + 4 q + 4 k + 8 f (bf16 weights, transformers' modules, sdpa or flash attention); 26 d in place of 16 d under
                autocast; 18 d + 2 q under LoRA, and 5 d + q + f of dropout masks; with norms on queries and keys 6 (q + k) more. Checkpointed, it keeps
-               its input: 2 d, under autocast 4 d. Read off torch's saved tensors; tests/test_plan.py measures them again with the versions pinned here.
+               its input: 2 d, under autocast 4 d. Read off torch's saved tensors; tests/recipes/test_plan.py measures them again with the versions pinned here.
   loss, layer  the larger of: the loss, 12 V t (none in sft and finetune_task, whose head is fused), with the bf16 copies of the weights under autocast,
                2 M; and one checkpointed layer while it is recomputed, what it keeps + 2 f t.
   gathered     ZeRO-3, FSDP: weights of two layers and of the head, gradients of one, in bf16. ZeRO-1 and 2: gradients of a layer and two buckets, 4 d^2.

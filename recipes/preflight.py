@@ -26,7 +26,7 @@ goes to the recipe, as when it is launched. Exit code 1, and what, where, why an
 
 How: the recipe's own main runs up to its trainer, with the recipe's reading, tokenising, cutting, packing and collating, on --sample rows spread evenly over
 the data, the first and the last among them. In place of the weights stands a model of one layer, 8 wide; sizes are counted on the meta device.
-It imports the recipe and run_guard.py that lie beside it: cp recipes/{sft,run_guard,site_guard,preflight}.py elsewhere/
+It imports the recipe and run_guard.py that lie beside it: cp recipes/{sft,run_guard,egress,preflight}.py elsewhere/
 """
 
 import argparse
@@ -79,7 +79,7 @@ WHY = {  # the checks, in the order of the table
     "precision": "the step is lost in rounding: the loss is logged, and the weights stay as they are",
     "disk": "the run would stop at a checkpoint, hours from now",
 }
-ACCESS = ("public", "gated", "credentialed")  # data_prep/contracts.py
+ACCESS = ("public", "gated", "credentialed")  # data_prep/schema.py
 PROMPTS = 200  # rows whose prompts are rendered on every path
 NAMED = 3  # failures of one kind that are named; the others are counted
 

@@ -155,7 +155,7 @@ class Places(torch.utils.data.Sampler):
 
 
 def check_tokenizer(tokenizer, manifest, named):
-    """Refused unless the tokenizer is the one that made the blocks, by its hash as in data_prep/tokenise.py."""
+    """Refused unless the tokenizer is the one that made the blocks, by its hash as in data_prep/corpus/tokenize.py."""
     engine = tokenizer.backend_tokenizer
     engine.no_truncation()
     engine.no_padding()

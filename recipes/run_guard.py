@@ -1,6 +1,6 @@
 """What every recipe that trains carries beside its science. A laboratory that copies a recipe copies this file with it:
 
-    cp recipes/sft.py recipes/run_guard.py recipes/site_guard.py elsewhere/
+    cp recipes/sft.py recipes/run_guard.py recipes/egress.py elsewhere/
 
 It gives, in this order:
     Watched         goes before Trainer in a class's bases: the ledger of rows, validation weighted by tokens, the stop before damage, speed in the log
@@ -36,9 +36,9 @@ import numpy as np
 import pyarrow.compute
 import pydantic
 import torch
+from egress import keep_inside, permit, read_allow_list
 from huggingface_hub import try_to_load_from_cache
 from peft import PeftError, PeftModel
-from site_guard import keep_inside, permit, read_allow_list
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from transformers import AttentionInterface, AutoConfig, AutoTokenizer, Trainer
@@ -62,7 +62,7 @@ class LaunchArguments:
     peak_tflops: float | None = field(default=None, metadata={"help": "Dense peak of one device, for the MFU of devices not known here."})
     max_loss_jump: float | None = field(default=5.0, metadata={"help": "Nats above the mean of 50 steps that stop the run; null: never."})
     allow_upload: bool = field(default=False, metadata={"help": "Let trackers and push_to_hub send data away."})
-    allow_list: str | None = field(default=None, metadata={"help": "YAML of what may be sent credentialed data (site_guard.py)."})
+    allow_list: str | None = field(default=None, metadata={"help": "YAML of what may be sent credentialed data (egress.py)."})
 
 
 class Watched:

@@ -93,7 +93,7 @@ def main(run_args, training_args, model_args):
 
 # ---------------------------------------------------------------- rows
 def read_conversations(folder, split):
-    """[{"messages"}] of the rows of FOLDER/SPLIT.jsonl; Refused names the line that is no row (the contract: data_prep/contracts.py)."""
+    """[{"messages"}] of the rows of FOLDER/SPLIT.jsonl; Refused names the line that is no row (the contract: data_prep/schema.py)."""
     path, conversations = Path(folder, f"{split}.jsonl"), []
     if not path.is_file():
         raise Refused(f"{path}: no such file. Next: python -m data_prep.build_instructions --out {folder} --help")

@@ -23,11 +23,11 @@ def no_network(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def as_before():
-    """site_guard closes a process for good; this process is also the next test's."""
+    """egress closes a process for good; this process is also the next test's."""
     environment, mask = dict(os.environ), os.umask(0)
     os.umask(mask)
     yield
-    for name in ("site_guard", "data_prep.site_guard"):
+    for name in ("egress", "data_prep.egress"):
         if name in sys.modules:
             sys.modules[name]._inside = None
     sys.excepthook, threading.excepthook = sys.__excepthook__, threading.__excepthook__

@@ -29,7 +29,7 @@ def marks(path: Path):
 def table() -> str:
     """The page. A promise that several tests hold is one line."""
     held = {}
-    for path in sorted((ROOT / "tests").glob("test_*.py")):
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for subject, promise, test in marks(path):
             held.setdefault(subject, {}).setdefault(promise, []).append(test)
     lines = [HEAD]

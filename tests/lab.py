@@ -15,9 +15,10 @@ import yaml
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from data_prep import build_blocks, make_demo_backbone
+from data_prep import build_blocks
+from data_prep.demo import backbone
 from data_prep.files import write_jsonl
-from tests.test_blocks import MIXTURE, write_documents
+from tests.data_prep.test_blocks import MIXTURE, write_documents
 
 ROOT = Path(__file__).resolve().parent.parent
 PRETRAIN = {
@@ -39,7 +40,7 @@ for key in ("chat_template_path", "assistant_only_loss", "lora_r", "lora_target_
 
 def copied(folder, name, config):
     """argv of a copy of a recipe and of what is copied along in `folder`, where nothing else of this repository lies."""
-    for file in ("run_guard.py", "site_guard.py"):
+    for file in ("run_guard.py", "egress.py"):
         shutil.copy(ROOT / "recipes" / file, folder)
     shutil.copy(ROOT / "recipes" / f"{name}.py", folder / f"my_{name}.py")
     file = folder / f"{name}_{config.get('output_dir', 'run')}.yaml"
@@ -99,7 +100,7 @@ def weights(folder):
 @cache
 def build_lab(root):
     write_documents(root / "documents")
-    make_demo_backbone.main(["--documents", str(root / "documents"), "--out", str(root / "backbone"), "--vocab_size", "400"])
+    backbone.main(["--documents", str(root / "documents"), "--out", str(root / "backbone"), "--vocab_size", "400"])
     (root / "mixture.yaml").write_text(yaml.safe_dump(MIXTURE | {"tokens": 2000}))
     build_blocks.main([f"--{name}={root / path}" for name, path in (
         ("documents", "documents"), ("tokenizer", "backbone"), ("mixture", "mixture.yaml"), ("out", "blocks"))])  # fmt: skip

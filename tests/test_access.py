@@ -11,9 +11,9 @@ import yaml
 from safetensors.torch import load_file
 
 from data_prep import build_blocks, build_documents, clean_documents, declassify
-from data_prep.contracts import BadInput
 from data_prep.files import read_json, read_jsonl, write_jsonl
-from evaluation.model_entry import read_entry
+from data_prep.schema import BadInput
+from evaluation.models.registry import read_entry
 from tests.lab import PRETRAIN, ROOT, SFT, TASK, build_lab, recipe, run_json
 
 LICENSE = "agreement 7"

@@ -16,9 +16,9 @@ import yaml
 from data_prep import build_blocks, build_documents, build_instructions, build_tasks, clean_documents
 from data_prep.files import write_jsonl
 from evaluation import generate, report, score
+from tests.data_prep.test_blocks import MIXTURE
+from tests.data_prep.test_executors import raw_files
 from tests.fault_run import same_report
-from tests.test_blocks import MIXTURE
-from tests.test_engine import raw_files
 from tests.tiny_model import REPO, make_model
 
 STAGES = [

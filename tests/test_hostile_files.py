@@ -22,15 +22,17 @@ import pytest
 import torch
 import zstandard
 
-from data_prep import build_documents, clean_documents, engine, files, instructions, tasks
+from data_prep import benchmarks, build_documents, clean_documents, files, instructions
 from data_prep.build_instructions import read_plan
-from data_prep.contracts import BadInput, check_document, check_row
+from data_prep.corpus import executors
+from data_prep.corpus.tokenize import DocumentTokenizer
 from data_prep.instructions import medicationqa
 from data_prep.manifest import Drops
+from data_prep.schema import BadInput, check_document, check_row
 from data_prep.sources import SOURCES, mimic_cxr, pile_pubmed, plain, pmc, pubmed, redpajama, sidecar
-from data_prep.tokenise import DocumentTokenizer
-from evaluation import logged, model_entry
-from tests.test_sources import article_set, citation, jats, put
+from evaluation.models import registry
+from evaluation.scoring import run_outputs
+from tests.data_prep.test_sources import article_set, citation, jats, put
 from tests.tiny_model import make_model, rows_of
 
 CARD = "domain: clinical\nlicense: ours\naccess: gated\n"
@@ -107,7 +109,7 @@ def whole(read, sentences):
 
 def test_every_reader_is_here():
     assert {*RAW, "hub"} == set(SOURCES)  # hub reads a source.yaml, see below
-    assert set(RAW_TASKS) >= set(tasks.NAMES) - {"diagnosis"} and set(RAW_INSTRUCTIONS) >= set(instructions.NAMES)
+    assert set(RAW_TASKS) >= set(benchmarks.NAMES) - {"diagnosis"} and set(RAW_INSTRUCTIONS) >= set(instructions.NAMES)
 
 
 @pytest.mark.parametrize("source", RAW)
@@ -137,7 +139,7 @@ def test_rubbish_in_a_source_is_counted_or_refused(tmp_path, monkeypatch, source
 
 
 @pytest.mark.parametrize(("package", "name", "paths"), [
-    *((tasks, name, paths) for name, paths in [*RAW_TASKS.items(), *OTHER_FORMS]), *((instructions, name, paths) for name, paths in RAW_INSTRUCTIONS.items())
+    *((benchmarks, name, paths) for name, paths in [*RAW_TASKS.items(), *OTHER_FORMS]), *((instructions, name, paths) for name, paths in RAW_INSTRUCTIONS.items())
 ])  # fmt: skip
 def test_rubbish_in_a_benchmark_or_instruction_file_is_counted_or_refused(tmp_path, package, name, paths):
     for number, bare in enumerate(RUBBISH.values()):
@@ -145,7 +147,7 @@ def test_rubbish_in_a_benchmark_or_instruction_file_is_counted_or_refused(tmp_pa
         for path in paths:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(compressed(path, bare))
-        read = (lambda: tasks.read(name, folder, drops)) if package is tasks else (lambda: package.load(name).read(folder, drops))  # noqa: B023
+        read = (lambda: benchmarks.read(name, folder, drops)) if package is benchmarks else (lambda: package.load(name).read(folder, drops))  # noqa: B023
         rows = whole(read, sentences)
         assert all(str(folder) in sentence for sentence in sentences)
         assert [check_row(row, "here") for row in rows] or sentences or drops.as_dict() or set(bare) <= set(b"\0[]{},"), list(RUBBISH)[
@@ -198,7 +200,7 @@ def bombs(folder: Path) -> None:
 CHILD = """
 import json, re, resource, sys
 from pathlib import Path
-from data_prep.contracts import BadInput
+from data_prep.schema import BadInput
 from data_prep.manifest import Drops
 from data_prep.sources import SOURCES
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
@@ -305,7 +307,7 @@ def test_numbers_of_thousands_of_digits_are_no_years_versions_or_pmids(tmp_path)
     (lambda file, drops: instructions.load("mediqa2019").read(file.parent, drops), "Task3-QA-Training.xml",
      '<x><Question><QuestionText>one &file; &b;</QuestionText><AnswerList><Answer ReferenceScore="4"><AnswerText>&file; &b; two</AnswerText>'
      "</Answer></AnswerList></Question></x>"),
-    (lambda file, drops: tasks.load("ddi").read(file.parents[2], drops), "DDICorpus/Train/a.xml",
+    (lambda file, drops: benchmarks.load("ddi").read(file.parents[2], drops), "DDICorpus/Train/a.xml",
      '<x><sentence text="one, two"><entity id="1" charOffset="0-2" text="one"/><entity id="2" charOffset="5-7" text="two"/>'
      '<pair id="p" e1="1" e2="2" ddi="false"/>&file; &b;</sentence></x>'),
 ], ids=["pubmed", "pmc", "liveqa", "mediqa2019", "ddi"])  # fmt: skip
@@ -440,8 +442,8 @@ def test_an_output_on_another_disk_stays_there(tmp_path):
 
 # ---------------------------------------------------------------- YAML
 LOADERS = {
-    "sidecar": sidecar.read_sidecar, "cleaning plan": clean_documents.read_plan, "instruction plan": read_plan, "cluster": engine.read_cluster,
-    "models": lambda path: model_entry.families([path]),
+    "sidecar": sidecar.read_sidecar, "cleaning plan": clean_documents.read_plan, "instruction plan": read_plan, "cluster": executors.read_cluster,
+    "models": lambda path: registry.families([path]),
 }  # fmt: skip
 YAMLS = {
     "a python object": "!!python/object/apply:os.system ['touch pwned']",
@@ -515,7 +517,7 @@ def test_weights_that_are_pickles_are_refused_before_they_are_opened(tmp_path, g
     (model / "model.safetensors").unlink()
     (model / name).write_bytes(pickle.dumps(Trap(tmp_path / "pwned")))
     with pytest.raises(BadInput, match="only safetensors are read. Next: python -c"):
-        model_entry.read_entry(str(model))
+        registry.read_entry(str(model))
     with pytest.raises(guard.Refused, match="only safetensors are read. Next: python -c"):
         guard.check_model(str(model), 16)
     assert not (tmp_path / "pwned").exists()
@@ -524,7 +526,7 @@ def test_weights_that_are_pickles_are_refused_before_they_are_opened(tmp_path, g
 def test_pickles_beside_safetensors_are_not_opened(tmp_path, guard, model):
     (model / "training_args.bin").write_bytes(pickle.dumps(Trap(tmp_path / "pwned")))
     (model / "optimizer.pt").write_bytes(pickle.dumps(Trap(tmp_path / "pwned")))
-    assert guard.check_model(str(model), 16)[0].model_type == "llama" and model_entry.read_entry(str(model)).path == model
+    assert guard.check_model(str(model), 16)[0].model_type == "llama" and registry.read_entry(str(model)).path == model
     assert not (tmp_path / "pwned").exists()
 
 
@@ -637,7 +639,7 @@ HUGE = 10**400
 def test_hostile_outputs_are_one_sentence(tmp_path, change):
     path = put(tmp_path / "medqa.jsonl", json.dumps(GOOD | change) + "\n")
     with pytest.raises(BadInput, match="medqa.jsonl: line 1: "):
-        logged.read_rows(path)
+        run_outputs.read_rows(path)
 
 
 @pytest.mark.parametrize("content", ["[]", "1", '{"settings": [], "tasks": 3}', '{"tasks": {"medqa": []}}', '{"settings": null}'])
@@ -645,7 +647,7 @@ def test_a_hostile_record_of_a_run_is_one_sentence_or_no_facts(tmp_path, content
     path = put(tmp_path / "medqa.jsonl", json.dumps(GOOD) + "\n")
     put(tmp_path / "run.json", content)
     try:
-        assert logged.read_facts(tmp_path, "medqa", path, logged.read_rows(path))["template"] is None
+        assert run_outputs.read_facts(tmp_path, "medqa", path, run_outputs.read_rows(path))["template"] is None
     except BadInput as error:
         assert str(error).startswith(f"{tmp_path / 'run.json'}: ")
 
@@ -659,9 +661,9 @@ def test_hostile_samples_of_the_harness_are_one_sentence(tmp_path):
     ):
         path = put(tmp_path / "samples_mibe_medqa_2024.jsonl", json.dumps(sample) + "\n")
         with pytest.raises(BadInput, match="samples_mibe_medqa_2024.jsonl: line 1"):
-            logged.read_rows(path)
+            run_outputs.read_rows(path)
     put(path, json.dumps({"doc": GOOD, "resps": [["A"]], "arguments": [1]}) + "\n")
     for content in ('{"config": [], "n-shot": 2}', "[]"):
         put(tmp_path / "results_2024.json", content)
-        facts = whole(lambda: [logged.read_facts(tmp_path, "medqa", path, logged.read_rows(path))], said := [])
+        facts = whole(lambda: [run_outputs.read_facts(tmp_path, "medqa", path, run_outputs.read_rows(path))], said := [])
         assert said or facts[0]["shots"] == {"number": None, "ids": None}

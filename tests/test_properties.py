@@ -18,20 +18,20 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from data_prep.benchmarks.ddi import LABELS as DDI
+from data_prep.benchmarks.hoc import LABELS as HALLMARKS
+from data_prep.benchmarks.mtsamples import SPECIALTIES
 from data_prep.build_blocks import fill_best_fit, fill_concat
-from data_prep.contracts import check_document, check_row
+from data_prep.corpus.shingles import hash_words
+from data_prep.corpus.tokenize import DocumentTokenizer
 from data_prep.files import read_jsonl, write_jsonl
 from data_prep.instructions import sharegpt
 from data_prep.manifest import Drops
+from data_prep.schema import check_document, check_row
 from data_prep.sources import mimic_iii, pmc, pubmed, redpajama
-from data_prep.tasks.ddi import LABELS as DDI
-from data_prep.tasks.hoc import LABELS as HALLMARKS
-from data_prep.tasks.mtsamples import SPECIALTIES
-from data_prep.tokenise import DocumentTokenizer
-from data_prep.words import hash_words
-from evaluation import metrics, paper_mode, parsing
+from evaluation.scoring import metrics, parsing, reference_scorer
+from tests.data_prep.test_sources import article_set, citation, jats
 from tests.test_hostile_files import compressed
-from tests.test_sources import article_set, citation, jats
 from tests.tiny_model import SPECIAL, make_tokenizer
 
 COMMON = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
@@ -106,7 +106,7 @@ def test_the_article_s_scorer_reads_any_text(text, other):
         {"task": "mimic_cxr", "scoring": "summary", "completion": other, "parsed": None},
     ]
     for row in rows:
-        graded = paper_mode.grade(row | {"output": text})
+        graded = reference_scorer.grade(row | {"output": text})
         flat = [value for value in graded["score"].values() if isinstance(value, float)]
         assert all(0 <= value <= 1 for value in flat)
         for right, predicted, wanted in (value for value in graded["score"].values() if isinstance(value, list)):

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from data_prep.contracts import check_row
+from data_prep.schema import check_row
 
 REPO = Path(__file__).resolve().parent.parent
 SPECIAL = ["<s>", "</s>", "<|begin_of_text|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>", "<bos>", "<end_of_turn>"]

@@ -16,8 +16,8 @@ import importlib
 import pkgutil
 from pathlib import Path
 
-from data_prep.contracts import BadInput
 from data_prep.files import read_json
+from data_prep.schema import BadInput
 
 NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from data_prep.contracts import BadInput
+from data_prep.schema import BadInput
 from data_prep.sources import mimic_iii, mimic_iv_note
 
 LICENSE = mimic_iii.LICENSE

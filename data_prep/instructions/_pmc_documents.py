@@ -3,8 +3,8 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from data_prep.contracts import BadInput, check_document
 from data_prep.files import read_jsonl
+from data_prep.schema import BadInput, check_document
 
 # Licences that allow a work to be changed: a row is a change. "unknown" and the ND licences do not.
 FREE = ("public domain", "CC0", "CC BY", "CC BY-SA", "CC BY-NC", "CC BY-NC-SA")

@@ -9,8 +9,8 @@ Oddities  besides "" some inputs say that there is none ("<noinput>", "No input"
 
 from pathlib import Path
 
-from data_prep.contracts import BadInput
 from data_prep.instructions import check_text, common, join, no_input, read_array
+from data_prep.schema import BadInput
 
 LICENSE = "CC-BY-NC-4.0"
 ACCESS = "public"

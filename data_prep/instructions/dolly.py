@@ -10,9 +10,9 @@ Oddities  contexts are Wikipedia passages with citation marks like [42]: removed
 import re
 from pathlib import Path
 
-from data_prep.contracts import BadInput
 from data_prep.files import read_jsonl
 from data_prep.instructions import check_text, common, join
+from data_prep.schema import BadInput
 
 LICENSE = "CC-BY-SA-3.0"
 ACCESS = "public"

@@ -9,8 +9,8 @@ Oddities  exact duplicates, and records without question or answer, are dropped 
 
 from pathlib import Path
 
-from data_prep.contracts import BadInput
 from data_prep.instructions import common, join, read_answered
+from data_prep.schema import BadInput
 
 LICENSE = "GPL-3.0"
 ACCESS = "public"

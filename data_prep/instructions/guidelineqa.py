@@ -11,9 +11,9 @@ Left out  and counted: responses that are not one question and one answer, as wh
 import re
 from pathlib import Path
 
-from data_prep.contracts import BadInput
 from data_prep.files import read_jsonl
 from data_prep.instructions import check_text, common, join
+from data_prep.schema import BadInput
 
 LICENSE = "per guideline"
 ACCESS = "public"

@@ -10,8 +10,8 @@ Oddities  lines end in CR LF between the records, not in the texts. Some texts w
 
 from pathlib import Path
 
-from data_prep.contracts import BadInput
 from data_prep.instructions import common, join, read_answered
+from data_prep.schema import BadInput
 
 LICENSE = "reserved by HealthCareMagic and Icliniq"
 ACCESS = "public"

@@ -11,8 +11,8 @@ Oddities  other copies hold {instruction, input, output} with the answer of GPT-
 
 from pathlib import Path
 
-from data_prep.contracts import BadInput
 from data_prep.instructions import common, join, read_answered
+from data_prep.schema import BadInput
 
 LICENSE = "reserved by HealthCareMagic and Icliniq"
 ACCESS = "public"

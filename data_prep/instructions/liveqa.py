@@ -13,8 +13,8 @@ Oddities  Train-2 begins with a byte-order mark, ends its lines in CR LF and cal
 
 from pathlib import Path
 
-from data_prep.contracts import BadInput
 from data_prep.instructions import common, join
+from data_prep.schema import BadInput
 from data_prep.sources.xml_text import bare_text, parse
 
 LICENSE = "CC-BY-4.0"

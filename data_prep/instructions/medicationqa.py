@@ -15,9 +15,9 @@ from pathlib import Path
 import openpyxl
 from openpyxl.utils.exceptions import InvalidFileException
 
-from data_prep.contracts import BadInput
 from data_prep.files import open_bytes
 from data_prep.instructions import common, join
+from data_prep.schema import BadInput
 
 LICENSE = "CC-BY-4.0"
 ACCESS = "public"

@@ -11,8 +11,8 @@ Oddities  "<noinput>" in place of no input, as in 55 of its 167 seeds. Some gene
 import re
 from pathlib import Path
 
-from data_prep.contracts import BadInput
 from data_prep.instructions import check_text, common, join, no_input, read_array
+from data_prep.schema import BadInput
 
 LICENSE = "CC-BY-NC-4.0"
 ACCESS = "public"

@@ -12,8 +12,8 @@ Oddities  the root element has another name in each file. Training set 1 holds t
 
 from pathlib import Path
 
-from data_prep.contracts import BadInput
 from data_prep.instructions import common, join
+from data_prep.schema import BadInput
 from data_prep.sources.xml_text import bare_text, parse
 
 LICENSE = "CC-BY-4.0"

@@ -15,8 +15,8 @@ Oddities  the birth of patients over 89 was moved back by centuries: their age i
 import datetime
 from pathlib import Path
 
-from data_prep.contracts import BadInput
 from data_prep.instructions import common, join
+from data_prep.schema import BadInput
 from data_prep.sources.mimic_iii import LICENSE
 from data_prep.sources.raw_files import csv_rows
 

@@ -9,8 +9,8 @@ Left out  and counted: notes that are no discharge summary, and those without su
 Caution   the notes of emrQA, i2b2 and MedNLI come from MIMIC too: build_instructions leaves out what covers their evaluation rows.
 """
 
+from data_prep.benchmarks import fraction
 from data_prep.instructions import _discharge_summaries, common, join
-from data_prep.tasks import fraction
 
 LICENSE, ACCESS = _discharge_summaries.LICENSE, _discharge_summaries.ACCESS
 FOLDER = "."

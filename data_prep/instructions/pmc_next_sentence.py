@@ -10,8 +10,8 @@ Left out  and counted: articles whose licence is unknown or allows no changes, a
 
 import re
 
+from data_prep.benchmarks import fraction
 from data_prep.instructions import _pmc_documents, common, join
-from data_prep.tasks import fraction
 
 LICENSE = "per article"
 ACCESS = "public"

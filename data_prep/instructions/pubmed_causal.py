@@ -9,8 +9,8 @@ Left out  and counted: sentences that stand twice (7), whatever their labels; ot
 
 from pathlib import Path
 
-from data_prep.contracts import BadInput
 from data_prep.instructions import common, join
+from data_prep.schema import BadInput
 from data_prep.sources.raw_files import csv_rows
 
 LICENSE = "GPL-3.0"

@@ -11,8 +11,8 @@ Left out  and counted: conversations that do not start with the human (after a s
 
 from pathlib import Path
 
-from data_prep.contracts import BadInput
 from data_prep.instructions import check_text, common, read_array
+from data_prep.schema import BadInput
 
 LICENSE = "Apache-2.0"
 ACCESS = "public"

@@ -12,9 +12,9 @@ Left out  and counted: lines that were joined to the row of the same question, e
 
 from pathlib import Path
 
-from data_prep.contracts import BadInput
 from data_prep.files import read_jsonl
 from data_prep.instructions import check_text, common, join
+from data_prep.schema import BadInput
 
 LICENSE = "openrail"
 ACCESS = "public"

@@ -9,8 +9,8 @@ Oddities  92 exact duplicates: dropped and counted, as are records without quest
 
 from pathlib import Path
 
-from data_prep.contracts import BadInput
 from data_prep.instructions import common, join, read_answered
+from data_prep.schema import BadInput
 
 LICENSE = "CC-BY-SA-4.0"
 ACCESS = "public"

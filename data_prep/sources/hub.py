@@ -12,7 +12,7 @@ Oddities    The raw file of the manifest is source.yaml: name and commit stand f
 import re
 from pathlib import Path
 
-from data_prep.contracts import BadInput
+from data_prep.schema import BadInput
 from data_prep.sources import sidecar
 from data_prep.sources.raw_files import files_below
 

@@ -14,8 +14,8 @@ import re
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from data_prep.contracts import BadInput
 from data_prep.files import LONGEST, NOT_UTF8, READ_ERRORS, check_expansion, open_bytes, read_whole
+from data_prep.schema import BadInput
 from data_prep.sources.raw_files import csv_rows, files_below
 
 DOMAIN = "clinical"

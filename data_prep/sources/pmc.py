@@ -19,8 +19,8 @@ from pathlib import Path
 
 from lxml import etree
 
-from data_prep.contracts import BadInput
 from data_prep.files import LONGEST_XML, open_bytes, read_whole
+from data_prep.schema import BadInput
 from data_prep.sources.raw_files import files_below
 from data_prep.sources.xml_text import SAFE, bare_text, is_number, local_name, spell_out
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from lxml import etree
 
-from data_prep.contracts import BadInput
 from data_prep.files import LONGEST_XML, open_bytes
+from data_prep.schema import BadInput
 from data_prep.sources.raw_files import files_below
 from data_prep.sources.xml_text import SAFE, bare_text, is_number, spell_out
 

@@ -4,8 +4,8 @@ import csv
 import re
 from pathlib import Path
 
-from data_prep.contracts import BadInput
 from data_prep.files import LONGEST, NOT_UTF8, open_text
+from data_prep.schema import BadInput
 
 csv.field_size_limit(LONGEST)  # Python's 131,072 characters are fewer than a long clinical note has
 COLUMN = re.compile(r"[a-z][a-z0-9_ ]{0,31}")  # what a column may be called in an error

@@ -12,8 +12,8 @@ and for data of the Hub (hub.py) also `dataset`, `revision`, `split` and, where 
 
 from pathlib import Path
 
-from data_prep.contracts import ACCESS, DOMAINS, BadInput
 from data_prep.files import read_yaml
+from data_prep.schema import ACCESS, DOMAINS, BadInput
 from data_prep.sources.text_records import printable, with_text
 
 NAME = "source.yaml"

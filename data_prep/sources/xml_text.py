@@ -5,8 +5,8 @@ from pathlib import Path
 
 from lxml import etree
 
-from data_prep.contracts import BadInput
 from data_prep.files import LONGEST_XML, open_bytes, read_whole
+from data_prep.schema import BadInput
 
 # The files name DTDs on other machines, and an entity can be made to expand without end. Neither is needed to read them.
 SAFE = {"load_dtd": False, "no_network": True, "resolve_entities": False}

@@ -10,7 +10,7 @@ import json
 import re
 
 from evaluation.diagnosis.matching import words
-from evaluation.parsing import answer_part
+from evaluation.scoring.parsing import answer_part
 
 PARSER_VERSION = "1.0"
 LENGTH = 5

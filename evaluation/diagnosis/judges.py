@@ -17,8 +17,8 @@ import math
 import string
 from pathlib import Path
 
-from data_prep.contracts import BadInput
 from data_prep.files import sha256
+from data_prep.schema import BadInput
 from evaluation.diagnosis import ratings
 from evaluation.diagnosis.matching import MATCHER_VERSION, Matcher
 
@@ -123,7 +123,7 @@ class LocalJudge(Judge):
 
     def __init__(self, folder: str, prompt: Path):
         from evaluation.generate import keep_on_site
-        from evaluation.model_entry import fingerprint, read_entry
+        from evaluation.models.registry import fingerprint, read_entry
 
         self.entry = read_entry(folder)
         if self.entry.on_server:

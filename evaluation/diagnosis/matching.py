@@ -12,8 +12,8 @@ import re
 import unicodedata
 from pathlib import Path
 
-from data_prep.contracts import BadInput
 from data_prep.files import open_text, sha256
+from data_prep.schema import BadInput
 
 MATCHER_VERSION = "1.0"
 SPELLINGS = (  # British and Latin -> American, inside a word

@@ -10,7 +10,7 @@ sure; a tie is missing.
 
 from pathlib import Path
 
-from data_prep.contracts import BadInput
+from data_prep.schema import BadInput
 from data_prep.sources.raw_files import csv_rows, files_below
 from evaluation.diagnosis.verdicts import prediction_id
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import markupsafe
 
-from data_prep.contracts import BadInput
 from data_prep.files import read_json, replaced, write_jsonl
-from evaluation import figures
-from evaluation.tables import markdown_table
+from data_prep.schema import BadInput
+from evaluation.reporting import figures
+from evaluation.reporting.tables import markdown_table
 
 SUMMARY = "summary.json"
 ARTICLE = "The article prints its own values as pictures only, so none stand here."

@@ -1,7 +1,7 @@
 """A judge behind an OpenAI-compatible chat endpoint: GPT-4o in the article, or a server of one's own.
 
 It is asked at temperature 0, and the version that the server says it served is kept with each verdict. A request that fails is tried again with growing
-pauses; one that fails for good is missing. Nothing that is not public goes beyond this machine without an entry of an allow list (data_prep/site_guard.py).
+pauses; one that fails for good is missing. Nothing that is not public goes beyond this machine without an entry of an allow list (data_prep/egress.py).
 What the judge was trained on is known only where its server lists a folder of this machine; its words stand in verdicts.jsonl alone, its owner's alone.
 """
 
@@ -14,13 +14,13 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from data_prep import site_guard
-from data_prep.contracts import BadInput
-from evaluation import server
+from data_prep import egress
+from data_prep.schema import BadInput
 from evaluation.diagnosis.judges import Judge
 from evaluation.generate import keep_on_site
-from evaluation.model_entry import read_entry
-from evaluation.parsing import answer_part
+from evaluation.models import server
+from evaluation.models.registry import read_entry
+from evaluation.scoring.parsing import answer_part
 
 OPENAI = "https://api.openai.com/v1/chat/completions"
 DATED = re.compile(r"\d{4}-\d{2}-\d{2}|-\d{4}$|\d{8}$")
@@ -39,7 +39,7 @@ class ServerJudge(Judge):
         self.allow_list = allow_list
         name, _, url = rest.partition("@")
         self.entry = read_entry("server", ["backend=chat", f"served={name}", f"base_url={url or OPENAI}", "access=public"])
-        self.host = site_guard.host_of(self.entry.base_url)
+        self.host = egress.host_of(self.entry.base_url)
         self.id = f"openai:{name}@{self.host}"
         self.opener = server.opener(self.entry, _Stays)
         self.read_prompt(prompt)
@@ -48,16 +48,16 @@ class ServerJudge(Judge):
         """BadInput before a byte of a case that is not public goes beyond this machine, unless the allow list has an entry for the host."""
         closed = [case for case in cases if case["access"] != "public" or case.get("model_access") == "credentialed"]
         self.quiet = bool(closed)  # what a server complains of may repeat the question
-        if not closed or site_guard.is_here(self.host):
+        if not closed or egress.is_here(self.host):
             return
-        allowed = site_guard.read_allow_list(self.allow_list, BadInput)
-        self.opened = next((entry for entry in allowed if site_guard.host_of(entry["endpoint"]) == self.host), None)
+        allowed = egress.read_allow_list(self.allow_list, BadInput)
+        self.opened = next((entry for entry in allowed if egress.host_of(entry["endpoint"]) == self.host), None)
         if not self.opened:
             raise BadInput(
                 f"case {closed[0]['id']} is not public, or was answered by a model trained on credentialed text, and is not sent to {self.host}. "
-                f"Next: a judge on this machine, or --allow_list FILE with an entry for {self.host} (data_prep/site_guard.py)"
+                f"Next: a judge on this machine, or --allow_list FILE with an entry for {self.host} (data_prep/egress.py)"
             )
-        site_guard.keep_inside({case["license"] for case in closed}, BadInput, [self.opened])
+        egress.keep_inside({case["license"] for case in closed}, BadInput, [self.opened])
 
     def ask(self, items):
         self.permit([case for _, case in items])

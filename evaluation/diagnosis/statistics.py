@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from evaluation import metrics
+from evaluation.scoring import metrics
 
 K = (1, 2, 3, 4, 5)
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from data_prep.contracts import strictest
+from data_prep.schema import strictest
 
 
 def hashed(*parts) -> str:

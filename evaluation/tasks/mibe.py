@@ -22,9 +22,9 @@ from pathlib import Path
 import datasets
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository, for `lm_eval run` from any directory
-from data_prep.contracts import hold  # noqa: E402
-from evaluation import metrics  # noqa: E402
-from evaluation.logged import answers  # noqa: E402
+from data_prep.schema import hold  # noqa: E402
+from evaluation.scoring import metrics  # noqa: E402
+from evaluation.scoring.run_outputs import answers  # noqa: E402
 
 FEWSHOT_POOL = 1000  # training rows among which examples are chosen: the first of the file
 FIELDS = ("id", "task", "split", "scoring", "source", "license", "access", "prompt", "completion", "question")

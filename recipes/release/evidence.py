@@ -1,6 +1,6 @@
 """What evaluation/ has measured of this very model, and of no other: its scores, and what it forgot."""
 
-from evaluation import model_entry
+from evaluation.models import registry
 
 from .files import Refused, read_json
 
@@ -36,4 +36,4 @@ def read_forgetting(path, run):
 
 
 def fingerprint(run):
-    return model_entry.fingerprint(model_entry.Entry(run.name, path=run))
+    return registry.fingerprint(registry.Entry(run.name, path=run))

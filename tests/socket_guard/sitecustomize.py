@@ -2,7 +2,7 @@
 
     make demo PYTHONPATH=.:tests/socket_guard
 
-Python imports a module of this name when it starts. It knows nothing of data_prep/site_guard.py, which it checks.
+Python imports a module of this name when it starts. It knows nothing of data_prep/egress.py, which it checks.
 """
 
 import os

@@ -10,7 +10,7 @@ them. The texts are kept in memory, whatever is asked: the library's own way is 
 import datasets
 import evaluate
 
-from evaluation import metrics
+from evaluation.scoring import metrics
 
 SCORINGS = tuple(scoring for scoring in metrics.NAMES if scoring != "options")
 

@@ -1,0 +1,226 @@
+"""The general tasks of evaluation.forgetting: lm-evaluation-harness's own definitions, and where their data lies.
+
+Prompts, answers, filters and metrics are those of the installed harness, untouched. What is ours: which metric stands for a task, the number of
+examples in the prompt, and a reader of the publishers' files for machines without the Hub. In a folder DATA:
+
+    mmlu/{dev,test}/<subject>_{dev,test}.csv         github.com/hendrycks/test: no header; question, four answers, letter
+    hellaswag/hellaswag_{train,val}.jsonl            github.com/rowanz/hellaswag
+    arc/ARC-Challenge-{Train,Test}.jsonl             allenai.org/data/arc, at any depth
+    winogrande/{train_xl,dev}.jsonl                  winogrande.allenai.org
+    gsm8k/{train,test}.jsonl                         github.com/openai/grade-school-math
+    truthfulqa/mc_task.json                          github.com/sylinrl/TruthfulQA
+    ifeval/input_data.jsonl                          github.com/google-research/google-research, instruction_following_eval
+
+or, in the same folders, the Parquet files of the Hub's dataset (`hf download --repo-type dataset ID --local-dir DATA/<task>`). The file of the
+examples may be absent: the task is then asked without any, and the output says so.
+
+mmlu_answers asks the same questions with the answers' texts in place of the letters (the harness's mmlu_continuation), for models too small to
+answer by letter. Every question counts alike, whatever its subject. Shots: 25 for ARC, 10 for HellaSwag, 5 for MMLU, WinoGrande and GSM8K, as the first Open LLM Leaderboard had them (recalled).
+TruthfulQA has six in its prompt.
+"""
+
+import csv
+import dataclasses
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+from data_prep import egress
+from data_prep.files import open_text, read_json, read_jsonl, read_parquet
+from data_prep.schema import BadInput
+
+
+# ---------------------------------------------------------------- records of the publishers, in the form of the Hub
+def of_mmlu(line: list[str]) -> dict:
+    question, *choices, letter = line
+    if len(choices) != 4:
+        raise ValueError(f"{len(line)} columns, not 6")
+    return {"question": question, "choices": choices, "answer": "ABCD".index(letter.strip())}
+
+
+def of_hellaswag(record: dict) -> dict:
+    return {key: record[key] for key in ("activity_label", "ctx_a", "ctx_b", "endings")} | {"label": str(int(record["label"]))}
+
+
+def of_arc(record: dict) -> dict:
+    choices = record["question"]["choices"]
+    texts, labels = [c["text"] for c in choices], [c["label"] for c in choices]
+    return {"id": record["id"], "question": record["question"]["stem"], "choices": {"text": texts, "label": labels},
+            "answerKey": labels[labels.index(record["answerKey"])]}  # fmt: skip
+
+
+def of_winogrande(record: dict) -> dict:
+    if record["answer"] not in ("1", "2") or "_" not in record["sentence"]:
+        raise ValueError("no blank in the sentence, or no answer 1 or 2")
+    return {key: record[key] for key in ("sentence", "option1", "option2", "answer")}
+
+
+def of_gsm8k(record: dict) -> dict:
+    return {key: record[key] for key in ("question", "answer")}
+
+
+def of_truthfulqa(record: dict) -> dict:
+    targets = {
+        name: {"choices": list(record[name]), "labels": [int(label) for label in record[name].values()]}
+        for name in ("mc1_targets", "mc2_targets")
+    }
+    return {"question": record["question"], **targets}
+
+
+def of_ifeval(record: dict) -> dict:
+    return {key: record[key] for key in ("key", "prompt", "instruction_id_list", "kwargs")}
+
+
+# ---------------------------------------------------------------- the tasks
+@dataclasses.dataclass(frozen=True)
+class General:
+    """`harness`: the definition, {} stands for each subject. `metrics`: as the harness logs them, the one that stands for the task first.
+    `files`: split -> patterns below the task's folder, of which the first with a match counts; the asked split comes first. `folder`: in DATA, and of the
+    harness's definitions."""
+
+    harness: str
+    group: str
+    metrics: tuple[str, ...]
+    shots: int
+    files: dict[str, tuple[str, ...]]
+    read: Callable
+    folder: str
+    needs: tuple[str, ...] = ()
+
+
+MMLU = {
+    "test": ("test/{}_test.csv", "{}/test-*.parquet"),
+    "dev": ("dev/{}_dev.csv", "{}/dev-*.parquet"),
+}
+ARC = {
+    "test": ("**/ARC-Challenge-Test.jsonl", "ARC-Challenge/test-*.parquet"),
+    "train": ("**/ARC-Challenge-Train.jsonl", "ARC-Challenge/train-*.parquet"),
+}
+TASKS = {
+    "mmlu": General("mmlu_{}", "mmlu", ("acc,none",), 5, MMLU, of_mmlu, "mmlu"),
+    "hellaswag": General("hellaswag", "hellaswag", ("acc_norm,none", "acc,none"), 10, {
+        "validation": ("hellaswag_val.jsonl", "**/validation-*.parquet"), "train": ("hellaswag_train.jsonl", "**/train-*.parquet"),
+    }, of_hellaswag, "hellaswag"),
+    "arc": General("arc_challenge", "arc_challenge", ("acc_norm,none", "acc,none"), 25, ARC, of_arc, "arc"),
+    "winogrande": General("winogrande", "winogrande", ("acc,none",), 5, {
+        "validation": ("dev.jsonl", "winogrande_xl/validation-*.parquet"), "train": ("train_xl.jsonl", "winogrande_xl/train-*.parquet"),
+    }, of_winogrande, "winogrande"),
+    "gsm8k": General("gsm8k", "gsm8k", ("exact_match,flexible-extract", "exact_match,strict-match"), 5, {
+        "test": ("test.jsonl", "main/test-*.parquet"), "train": ("train.jsonl", "main/train-*.parquet"),
+    }, of_gsm8k, "gsm8k"),
+    "truthfulqa": General("truthfulqa_mc2", "truthfulqa_mc2", ("acc,none",), 0, {
+        "validation": ("mc_task.json", "multiple_choice/validation-*.parquet"),
+    }, of_truthfulqa, "truthfulqa"),
+    "ifeval": General("ifeval", "ifeval", ("prompt_level_strict_acc,none", "prompt_level_loose_acc,none"), 0, {
+        "train": ("input_data.jsonl", "ifeval_input_data.jsonl", "**/train-*.parquet"),
+    }, of_ifeval, "ifeval", ("langdetect", "immutabledict")),
+    "mmlu_answers": General(
+        "mmlu_{}_continuation", "mmlu_continuation", ("acc,none", "acc_norm,none"), 5, MMLU, of_mmlu, "mmlu"
+    ),
+}  # fmt: skip
+GENERAL = [name for name in TASKS if name != "mmlu_answers"]
+
+
+class Missing(Exception):
+    """Why a task cannot be asked here, as the end of a sentence."""
+
+
+def load(name: str, data: Path | None, num_fewshot: int | None = None) -> tuple[dict, dict]:
+    """({name of the harness: its task, ready to ask}, what was found). From the files in `data`, else from the Hub or its local cache; a process that is
+    closed (egress.py) has the cache alone.
+    Missing if there is nothing to load in `data`; BadInput names a record that cannot be read, or what the Hub did not give."""
+    from lm_eval import tasks as harness
+
+    task = TASKS[name]
+    if absent := [package for package in task.needs if not importlib.util.find_spec(package)]:
+        raise Missing(f"its definition needs packages that are not here: pip install {' '.join(absent)}")
+    if name == "ifeval" and not _has_sentences():
+        raise Missing("its definition counts sentences with data of NLTK that is not here: python -m nltk.downloader punkt_tab")
+    manager = harness.TaskManager(include_path=str(Path(harness.__file__).parent / task.folder), include_defaults=False)
+    if data is None:
+        try:
+            loaded = manager.load([task.group])["tasks"]
+        except (OSError, ValueError, BadInput) as error:
+            closed = "a model of credentialed data is asked, so nothing is fetched, and it is not in the Hub's local cache"
+            said = closed if egress.held() else " ".join(str(error).split())[:120]
+            raise BadInput(
+                f"{name}: the Hub's data set could not be loaded ({said}). Next: --data DIR with the publisher's files in DIR/{task.folder}"
+            ) from error
+        found = {one: "Hub" for one in loaded}
+    else:
+        local = _local(task, data / task.folder)
+        if unknown := [one for one in local if one not in manager.all_subtasks]:
+            where = data / task.folder
+            raise BadInput(f"{where}: the harness has no definition '{unknown[0]}'. Next: leave its file out of {where}")
+        members = [{"task": one, "custom_dataset": _giver(splits)} for one, (splits, _) in local.items()]
+        loaded = manager.load([{"group": "local files", "task": members}])["tasks"]
+        found = {one: files for one, (_, files) in local.items()}
+    for one in loaded.values():
+        wanted = task.shots if num_fewshot is None else num_fewshot
+        pool = one.fewshot_docs() if wanted else ()
+        one.set_config("num_fewshot", min(wanted, len(pool)) if one.get_config("num_fewshot") != 0 else 0)
+    return loaded, found
+
+
+def _has_sentences() -> bool:
+    import nltk
+
+    try:
+        return bool(nltk.data.find("tokenizers/punkt_tab"))
+    except LookupError:
+        return False
+
+
+def _giver(splits):
+    return lambda **_: splits
+
+
+def _local(task: General, folder: Path) -> dict:
+    """{name of the harness: (splits, {split: path})} of what lies in `folder`; a split of examples that is not there is empty."""
+    import datasets
+
+    asked, *examples = task.files
+    found = {}
+    for subject in _subjects(task, folder):
+        paths = {split: _first(folder, patterns, subject) for split, patterns in task.files.items()}
+        if paths[asked]:
+            splits = datasets.DatasetDict({asked: datasets.Dataset.from_list(_records(task, paths[asked]))})
+            for split in examples:
+                pool = _records(task, paths[split]) if paths[split] else []
+                splits[split] = datasets.Dataset.from_list(pool) if pool else splits[asked].select([])
+            found[task.harness.format(subject)] = (splits, {split: str(path) for split, path in paths.items() if path})
+    if not found:
+        patterns = " or ".join(str(folder / pattern.format("<subject>")) for pattern in task.files[asked])
+        raise Missing(f"no {patterns}")
+    return found
+
+
+def _subjects(task: General, folder: Path) -> list[str]:
+    if "{}" not in task.harness:
+        return [""]
+    csvs = {path.name.removesuffix("_test.csv") for path in folder.glob("test/*_test.csv")}
+    return sorted(csvs | {path.parent.name for path in folder.glob("*/test-*.parquet")})
+
+
+def _first(folder: Path, patterns: tuple[str, ...], subject: str) -> Path | None:
+    return next((path for pattern in patterns for path in sorted(folder.glob(pattern.format(subject)))), None)
+
+
+def _records(task: General, path: Path) -> list[dict]:
+    """The records of a file, in the form of the Hub. BadInput names the one that is not as its publisher describes it."""
+    if path.suffix == ".parquet":  # the Hub's own
+        return [record for _, record in read_parquet(path)]
+    if path.suffix == ".csv":
+        with open_text(path) as stream:
+            numbered = list(enumerate(csv.reader(stream), 1))
+    else:
+        numbered = list(read_jsonl(path)) if path.suffix == ".jsonl" else list(enumerate(read_json(path), 1))
+    records = []
+    for number, record in numbered:
+        try:
+            records.append(task.read(record))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BadInput(f"{path}: record {number} is not as published ({error}). Next: fetch the file again") from error
+    if not records:
+        raise BadInput(f"{path}: no records. Next: fetch the file again")
+    return records

@@ -1,0 +1,325 @@
+"""The machines: every accelerate file loads with accelerate's own loader, the Slurm script gives each node its rank and queues itself again. The runs:
+every YAML is complete, marked and refuses what its recipe does not know."""
+
+import importlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+ROOT = Path(__file__).resolve().parents[2]
+MACHINES = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
+SLURM = ROOT / "accelerate_configs/multinode.slurm"
+PROCESSES = {"cpu": (1, 1), "single_gpu": (1, 1), "ddp_8gpu": (1, 8), "zero2_8gpu": (1, 8), "zero3_8gpu": (1, 8), "zero3_160gpu": (20, 8),
+             "fsdp2_160gpu": (20, 8)}  # fmt: skip
+
+
+# ---------------------------------------------------------------- accelerate
+@pytest.mark.parametrize("target", ["preflight", "pretrain", "sft", "finetune", "plan"])
+def test_a_run_of_your_own_names_its_machine(target):
+    """What make would do: a YAML that is not the demo's is not started on this CPU in passing."""
+
+    def first(*given):
+        command = ["make", "-n", "-o", ".venv/.installed", target, "GPU=h100", *given]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ | {"MAKEFLAGS": ""})
+        return next(line for line in done.stdout.splitlines() if line.startswith(("echo", "grep")))
+
+    assert first("CONFIG=recipes/configs/sft_13b_qlora.yaml").startswith("echo 'error: ACCEL is not given. Next: make")
+    for given in ("CONFIG=recipes/configs/demo_chat.yaml",), ("CONFIG=my.yaml", "ACCEL=accelerate_configs/zero3_8gpu.yaml"):
+        assert first(*given).startswith("grep -qs '^distributed_type:' accelerate_configs/")
+
+
+@pytest.mark.parametrize("path", MACHINES, ids=lambda p: p.stem)
+def test_accelerate_loads_the_file(path, tmp_path):
+    config = load_config_from_file(str(path))
+    nodes, per_node = PROCESSES[path.stem]
+    assert (config.num_machines, config.num_processes) == (nodes, nodes * per_node)
+    known = {action.dest for action in launch_command_parser()._actions}
+    nested = {key for part in (config.deepspeed_config, config.fsdp_config) for key in part}
+    assert nested <= known, f"accelerate passes over {nested - known} in silence"
+    assert config.use_cpu == (path.stem == "cpu") and config.to_dict()["distributed_type"] == expected_type(path.stem)
+    written = yaml.safe_load(path.read_text())
+    if config.deepspeed_config:
+        assert "mixed_precision" not in written, "refused beside deepspeed_config_file"
+        if nodes > 1:
+            assert config.deepspeed_config["deepspeed_multinode_launcher"] == "standard", "the default, pdsh, does not start under srun"
+    else:
+        assert config.mixed_precision == "no", "bf16 would win over bf16: false of a recipe's YAML"
+    (tmp_path / path.name).write_text(path.read_text() + "num_proceses: 3\n")
+    with pytest.raises(ValueError, match="num_proceses"):
+        load_config_from_file(str(tmp_path / path.name))
+
+
+def expected_type(name):
+    return {"cpu": "NO", "single": "NO", "ddp": "MULTI_GPU", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED", "fsdp2": "FSDP"}[
+        name.split("_")[0]
+    ]
+
+
+def test_every_machine_is_there():
+    assert {path.stem for path in MACHINES} == set(PROCESSES)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed_knows_every_key(stage):
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    config = json.loads((ROOT / f"accelerate_configs/zero{stage}.json").read_text())
+    zero = {key: value for key, value in config["zero_optimization"].items() if value != "auto"}
+    assert DeepSpeedZeroConfig(**zero).stage == stage
+    with pytest.raises(ValueError, match="overlap_com"):
+        DeepSpeedZeroConfig(**zero, overlap_com=True)
+    assert config["data_types"] == {"grad_accum_dtype": "fp32"}, "16 micro-steps summed in bf16 lose most of their digits"
+    if stage == 3:
+        assert zero["stage3_gather_16bit_weights_on_model_save"], "save_model would write empty tensors"
+    for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"):
+        assert config[key] == "auto", "the recipe's YAML says it"
+
+
+def test_the_machine_says_nothing_of_the_run():
+    for path in MACHINES:
+        assert not re.search(r"gradient_accumulation|learning_rate|batch_size|/(home|scratch|data|mnt)\b", path.read_text()), path.name
+
+
+# ---------------------------------------------------------------- slurm
+JOB = ("accelerate_configs/zero3_160gpu.yaml", "recipes/pretrain.py", "--config", "my run.yaml")
+FAKES = {
+    # one bash per node, each with its own SLURM_NODEID, as srun --ntasks-per-node=1 starts them
+    "srun": """
+printf '%s\\n' "$@" > "$LOG/srun"
+while [[ $1 == --* ]]; do shift; done
+for node in $(seq 0 $((SLURM_NNODES - 1))); do SLURM_NODEID=$node SLURM_GPUS_ON_NODE=8 "$@" & pids+=" $!"; done
+echo "$pids" > "$LOG/node_pids"
+for pid in $pids; do wait "$pid" || code=$?; done
+exit "${code:-0}" """,
+    "accelerate": """
+printf '%s\\n' "$@" > "$LOG/node$SLURM_NODEID"
+echo "${@:15}" >> "$LOG/calls$SLURM_NODEID"
+[[ $MODE == fail ]] && exit 7
+[[ $MODE == train ]] && exit 0
+trap 'sleep 0.2; echo saved > "$LOG/saved$SLURM_NODEID"; exit 1' TERM
+touch "$LOG/ready$SLURM_NODEID"; echo $$ > "$LOG/pid$SLURM_NODEID"
+for _ in $(seq 600); do sleep 0.05; done""",
+    "scontrol": """
+[[ $1 == show ]] && { for node in $(seq 0 $((SLURM_NNODES - 1))); do echo "gpu$node"; done; exit; }
+cd "$LOG"; echo "$@" $(ls saved*) >> scontrol""",
+    "scancel": """
+echo "$@" >> "$LOG/scancel"
+kill -TERM $(cat "$LOG/node_pids" "$LOG"/pid*)""",
+}
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """start(mode, nodes, *arguments) runs the script as a job on a cluster of fake commands, in a folder with the two files that it names and no .venv."""
+    for folder in ("bin", "accelerate_configs", "recipes"):
+        (tmp_path / folder).mkdir()
+    for name in JOB[:2]:
+        (tmp_path / name).touch()
+    for name, body in FAKES.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{body.strip()}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+
+    def start(mode, nodes, *arguments):
+        environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "LOG": str(tmp_path), "MODE": mode, "SLURM_NNODES": str(nodes), "SLURM_NODEID": "0",
+                       "SLURM_JOB_ID": "20007", "SLURM_JOB_NODELIST": f"gpu[0-{nodes - 1}]", "SLURM_CPUS_PER_TASK": "64"}  # fmt: skip
+        return subprocess.Popen(
+            ["bash", str(SLURM), *arguments], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    start.log = tmp_path
+    return start
+
+
+def test_each_node_gets_its_own_rank(cluster):
+    process = cluster("train", 20, *JOB)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    for node in range(20):
+        assert (cluster.log / f"node{node}").read_text().splitlines() == [
+            "launch", "-q", "--config_file", "accelerate_configs/zero3_160gpu.yaml", "--num_machines", "20", "--num_processes", "160",
+            "--machine_rank", str(node), "--main_process_ip", "gpu0", "--main_process_port", "20007",
+            "recipes/pretrain.py", "--config", "my run.yaml", "--world_size", "160",
+        ]  # fmt: skip
+    assert "--cpus-per-task=64" in (cluster.log / "srun").read_text().splitlines(), (
+        "srun does not inherit it: eight ranks would share one core"
+    )
+    assert not (cluster.log / "scontrol").exists() and not (cluster.log / "scancel").exists()
+
+
+def test_every_rank_looks_at_the_rows_before_the_first_start(cluster):
+    (cluster.log / "recipes" / "preflight.py").touch()
+    process = cluster("train", 2, *JOB)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    for node in (0, 1):
+        assert (cluster.log / f"calls{node}").read_text().splitlines() == [
+            f"recipes/{name}.py --config my run.yaml --world_size 16" for name in ("preflight", "pretrain")
+        ]
+    process = cluster("fail", 2, *JOB)
+    process.communicate(timeout=60)
+    assert process.returncode and (cluster.log / "calls0").read_text().count("pretrain") == 1, "what the look has found stops the job"
+
+
+@pytest.mark.parametrize("sent", [[signal.SIGUSR1], [signal.SIGTERM], [signal.SIGUSR1, signal.SIGTERM]], ids=["limit", "preempted", "both"])
+def test_a_stopped_job_saves_and_queues_itself_again(cluster, sent):
+    process = cluster("wait", 2, *JOB)
+    deadline = time.time() + 30
+    while not all((cluster.log / f"pid{node}").exists() for node in (0, 1)) and time.time() < deadline:
+        time.sleep(0.02)
+    for number in sent:
+        os.kill(process.pid, number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "goes back to the queue" in said, said
+    assert (cluster.log / "scontrol").read_text() == "requeue 20007 saved0 saved1\n", "once, and not before every node has saved"
+    assert set((cluster.log / "scancel").read_text().splitlines()) == {"--signal=TERM 20007"}
+
+
+def test_a_failed_job_does_not_queue_itself_again(cluster):
+    process = cluster("fail", 2, *JOB)
+    process.communicate(timeout=60)
+    assert process.returncode == 7 and not (cluster.log / "scontrol").exists()
+
+
+def test_a_wrong_path_is_one_sentence(cluster):
+    process = cluster("train", 2, "nowhere.yaml", "recipes/pretrain.py")
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 2 and said.startswith("error: 'nowhere.yaml'") and "Next" in said
+
+
+def test_the_script_names_no_site():
+    lines = [line for line in SLURM.read_text().splitlines() if line.startswith("#SBATCH")]
+    options = {re.match(r"#SBATCH --([a-z-]+)", line).group(1) for line in lines}
+    assert not options & {"partition", "account", "qos", "constraint", "reservation", "mail-user", "chdir", "nodelist"}
+    assert {"requeue", "signal", "open-mode", "ntasks-per-node"} <= options
+    assert not re.search(r"module load|conda|/home|/scratch|/blue", SLURM.read_text())
+    nodes, per_node = PROCESSES["zero3_160gpu"]
+    assert f"#SBATCH --nodes={nodes}" in lines and f"#SBATCH --gpus-per-node={per_node}" in lines
+
+
+# ---------------------------------------------------------------- recipes/configs
+CONFIGS = sorted((ROOT / "recipes/configs").glob("*.yaml"))
+REAL = [path for path in CONFIGS if not path.stem.startswith("demo_")]
+MARK = re.compile(r'# (paper: .*".+"|ours: \w+|memory)')
+PLUMBING = {"blocks", "rows", "output_dir", "adapter", "logging_steps", "report_to"}  # where things lie and how often they are said
+
+
+def recipe_of(path):
+    """The recipe that the launch command on top of a YAML names."""
+    return re.search(r"recipes/(\w+)\.py --config recipes/configs/" + re.escape(path.name), path.read_text()).group(1)
+
+
+def parsed(path, recipe=None):
+    """{key: value} of a YAML as its own recipe parses it. A CPU refuses bf16 unless it is told that it is one."""
+    recipe = recipe or recipe_of(path)
+    sys.path.insert(0, str(ROOT / "recipes"))
+    try:
+        parser = importlib.import_module(recipe).make_parser()
+    finally:
+        sys.path.pop(0)
+    cpu = [] if recipe in ("merge_adapter", "mixture_study") else ["--use_cpu", "true"]
+    parts = parser.parse_args_and_config(["--config", str(path), *cpu])
+    return {key: value for part in parts for key, value in vars(part).items()}
+
+
+@pytest.mark.parametrize("path", REAL, ids=lambda p: p.stem)
+def test_a_yaml_is_flat_short_marked_and_parses(path, tmp_path):
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 40 and lines[0].startswith("# ")
+    assert re.search(rf"^# (accelerate launch --config_file accelerate_configs/\w+\.yaml|python) recipes/{recipe_of(path)}\.py ", lines[1])
+    written = yaml.safe_load(path.read_text())
+    keys = [line.split(":")[0] for line in lines if not line.startswith("#")]
+    assert keys == list(written), "one key a line, none twice"
+    assert not any(isinstance(value, dict) for value in written.values()), "flat"
+    unmarked = [line for line in lines if not line.startswith("#") and line.split(":")[0] not in PLUMBING and not MARK.search(line)]
+    assert not unmarked, "say where the value comes from"
+    values = parsed(path)
+    assert set(written) <= set(values)
+    for key in ("learning_rate", "weight_decay", "warmup_steps", "num_train_epochs", "tokens_per_step", "rows_per_step", "max_length"):
+        assert key not in written or values[key] == written[key]
+    copy = tmp_path / path.name
+    copy.write_text(path.read_text() + "learning_ratte: 1\n")
+    with pytest.raises(ValueError, match="learning_ratte"):
+        parsed(copy, recipe_of(path))
+
+
+@pytest.mark.parametrize("path", REAL, ids=lambda p: p.stem)
+@pytest.mark.guarantee("Uploads", "Nothing is uploaded by default, by setting or by environment variable.")
+def test_a_yaml_uploads_nothing_and_names_no_machine(path):
+    written, text = yaml.safe_load(path.read_text()), path.read_text()
+    assert set(written.get("report_to", [])) <= {"tensorboard", "trackio"} and not {"push_to_hub", "trust_remote_code", "use_cpu"} & set(
+        written
+    )
+    assert not {"gradient_accumulation_steps", "world_size", "deepspeed", "fsdp", "fsdp_config"} & set(written), (
+        "the machine is the accelerate file"
+    )
+    assert not re.search(r"(?<![\w.])/(home|scratch|data|mnt|work)\b", text)
+    for named in re.findall(r"\b(?:recipes|accelerate_configs|data_prep)/[\w/]+\.(?:yaml|py|jinja|slurm)", text):
+        assert (ROOT / named).is_file(), f"{path.name}: {named}"
+
+
+@pytest.mark.parametrize("path", [path for path in REAL if recipe_of(path) not in ("merge_adapter", "mixture_study")], ids=lambda p: p.stem)
+def test_the_machine_on_top_can_take_the_step(path):
+    """Every launch command divides the step among its ranks, and weights in bf16 alone are never updated without stochastic rounding."""
+    machine = load_config_from_file(str(ROOT / re.search(r"--config_file (\S+)", path.read_text()).group(1)))
+    values = parsed(path)
+    rows = values["tokens_per_step"] // 4096 if "tokens_per_step" in values else values["rows_per_step"]
+    assert rows % machine.num_processes == 0
+    if values.get("use_peft") or values["dtype"] == "float32":
+        assert values["optim"].value == "adamw_torch_fused" if hasattr(values["optim"], "value") else values["optim"] == "adamw_torch_fused"
+    else:
+        assert "bf16_stochastic_round=True" in values["optim_args"]
+
+
+def test_the_chain_of_the_article_is_closed():
+    """What a stage starts from is what the stage before it writes."""
+    made = {yaml.safe_load(path.read_text())["output_dir"] for path in REAL}
+    for path in REAL:
+        written = yaml.safe_load(path.read_text())
+        base = written.get("model_name_or_path", written.get("adapter", ""))
+        assert base in made or not base.startswith("outputs/"), f"{path.name}: nothing writes {base}"
+
+
+def test_every_stage_of_the_article_has_its_yaml():
+    names = {path.stem for path in REAL}
+    assert names >= {"pretrain_13b", "pretrain_70b", "sft_13b_lora", "sft_70b_lora", "sft_13b_qlora", "sft_13b_full", "finetune_task_13b",
+                     "finetune_task_70b_lora", "pretrain_llama31_8b", "pretrain_qwen3_8b", "sft_llama31_8b_lora", "sft_qwen3_8b_lora"}  # fmt: skip
+
+
+FAMILIES = {  # the special tokens of the two base models: (BOS, EOS); neither has an unknown token
+    "sft_llama31_8b_lora.yaml": ("<|begin_of_text|>", "<|end_of_text|>"),
+    "sft_qwen3_8b_lora.yaml": (None, "<|endoftext|>"),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_base_model_of_today_learns_to_stop_with_a_token_it_knows(name):
+    """The shipped template on a tokenizer with the family's special tokens: each answer ends in a trained EOS, padding is another token, and no token of
+    the family's own chat format, which its base model has not learned, is used."""
+    values, (bos, eos) = parsed(ROOT / "recipes/configs" / name), FAMILIES[name]
+    words = ["[INST]", "[/INST]", " ", "Fever", "?", "Yes", ".", "<|eot_id|>", "<|im_end|>"]
+    vocabulary = {word: i for i, word in enumerate([*filter(None, (bos,)), eos, values["pad_token"], *words])}
+    engine = Tokenizer(models.WordLevel(vocabulary, unk_token=" "))
+    engine.pre_tokenizer = pre_tokenizers.Split(Regex(r"\[/?INST\]|\w+|\S| "), "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=engine, bos_token=bos, eos_token=eos, pad_token=values["pad_token"])
+    tokenizer.chat_template = Path(ROOT, values["chat_template_path"]).read_text()
+    talk = [{"role": "user", "content": "Fever ?"}, {"role": "assistant", "content": "Yes ."}] * 2
+    rendered = tokenizer.apply_chat_template(talk, return_dict=True, return_assistant_tokens_mask=True)
+    trained = [i for i, mask in zip(rendered["input_ids"], rendered["assistant_masks"], strict=True) if mask]
+    assert (
+        trained.count(tokenizer.eos_token_id) == rendered["input_ids"].count(tokenizer.eos_token_id) == 2
+        and trained[-1] == tokenizer.eos_token_id
+    )
+    assert rendered["input_ids"].count(tokenizer.bos_token_id) == (2 if bos else 0)
+    assert not {vocabulary["<|eot_id|>"], vocabulary["<|im_end|>"], tokenizer.pad_token_id} & set(rendered["input_ids"])
