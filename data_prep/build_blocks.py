@@ -48,18 +48,30 @@ def _whole(least):
 
 
 def _weights(value):
-    return isinstance(value, dict) and value and all(d in DOMAINS and isinstance(w, int | float) and w > 0 for d, w in value.items())
+    return (
+        isinstance(value, dict)
+        and value
+        and all(d in DOMAINS and isinstance(w, int | float) and w > 0 for d, w in value.items())
+    )
 
 
 MIXTURE_KEYS = {  # what each key must be, in words and as a check
     "block_length": ("a whole number of at least 2", _whole(2)),
     "tokens": ("a whole number, or one_pass", lambda value: value == "one_pass" or _whole(1)(value)),
-    "ratio": (f"as_found, or weights above 0 for some of {', '.join(DOMAINS)}", lambda value: value == "as_found" or _weights(value)),
+    "ratio": (
+        f"as_found, or weights above 0 for some of {', '.join(DOMAINS)}",
+        lambda value: value == "as_found" or _weights(value),
+    ),
     "fill": ("best_fit or concat", lambda value: value in ("best_fit", "concat")),
-    "validation_share": ("a share from 0 to below 1", lambda value: isinstance(value, int | float) and 0 <= value < 1),
+    "validation_share": (
+        "a share from 0 to below 1",
+        lambda value: isinstance(value, int | float) and 0 <= value < 1,
+    ),
     "seed": ("a whole number", _whole(0)),
 }
-SHARD_CHARACTERS = 250_000_000  # of documents in one training file, the unit of parallel work: about 60 million tokens
+SHARD_CHARACTERS = (
+    250_000_000  # of documents in one training file, the unit of parallel work: about 60 million tokens
+)
 BATCH_CHARACTERS = 4_000_000  # tokenised at once: bounds the memory by text, not by number of documents
 ROWS_PER_WRITE = 512
 
@@ -100,7 +112,9 @@ def batches(documents, characters: int):
         yield batch
 
 
-def tokenise(files: list[Path], tokenizer: DocumentTokenizer, share: float, stem: Path) -> dict[str, np.ndarray]:
+def tokenise(
+    files: list[Path], tokenizer: DocumentTokenizer, share: float, stem: Path
+) -> dict[str, np.ndarray]:
     """Write the tokens of each split one after the other to STEM.{train,validation}.bin and the ids of its documents to STEM.{...}.ids.txt.gz;
     return the end of each document per split, in tokens."""
     ends, written = {"train": [], "validation": []}, {"train": 0, "validation": 0}
@@ -110,7 +124,9 @@ def tokenise(files: list[Path], tokenizer: DocumentTokenizer, share: float, stem
         for split in ends:
             raw = stack.enter_context(open(f"{stem}.{split}.ids.txt.gz", "wb"))
             names[split] = stack.enter_context(gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0))
-        for batch in batches((document for file in files for _, document in read_jsonl(file)), BATCH_CHARACTERS):
+        for batch in batches(
+            (document for file in files for _, document in read_jsonl(file)), BATCH_CHARACTERS
+        ):
             for document, ids in zip(batch, tokenizer.encode([d["text"] for d in batch]), strict=True):
                 split = "validation" if held_out(document["source"], document["id"], share) else "train"
                 ids.tofile(tokens[split])
@@ -157,10 +173,16 @@ def fill_best_fit(ends: np.ndarray, length: int) -> list[list[tuple[int, int]]]:
     return blocks
 
 
-def write_blocks(path: Path, tokens: np.ndarray, ends: np.ndarray, blocks: list, length: int, filler: int) -> np.ndarray:
+def write_blocks(
+    path: Path, tokens: np.ndarray, ends: np.ndarray, blocks: list, length: int, filler: int
+) -> np.ndarray:
     """Write blocks as an Arrow stream that `datasets.Dataset.from_file` memory-maps; return the number of tokens in each."""
     value = pa.from_numpy_dtype(tokens.dtype)
-    columns = {"input_ids": pa.list_(value, length), "seq_lengths": pa.list_(pa.uint32()), "documents": pa.list_(pa.uint32())}
+    columns = {
+        "input_ids": pa.list_(value, length),
+        "seq_lengths": pa.list_(pa.uint32()),
+        "documents": pa.list_(pa.uint32()),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     used = np.zeros(len(blocks), np.uint32)
     with pa.ipc.new_stream(path, pa.schema(columns)) as stream:
@@ -171,9 +193,17 @@ def write_blocks(path: Path, tokens: np.ndarray, ends: np.ndarray, blocks: list,
                 content = np.concatenate([tokens[start:stop] for start, stop in spans])
                 row[: len(content)] = content
                 used[number] = len(content)
-            lengths = pa.array([[stop - start for start, stop in spans] for spans in part], columns["seq_lengths"])
-            documents = [np.searchsorted(ends, [start for start, _ in spans], "right").tolist() for spans in part]
-            arrays = [pa.FixedSizeListArray.from_arrays(pa.array(ids.ravel()), length), lengths, pa.array(documents, columns["documents"])]
+            lengths = pa.array(
+                [[stop - start for start, stop in spans] for spans in part], columns["seq_lengths"]
+            )
+            documents = [
+                np.searchsorted(ends, [start for start, _ in spans], "right").tolist() for spans in part
+            ]
+            arrays = [
+                pa.FixedSizeListArray.from_arrays(pa.array(ids.ravel()), length),
+                lengths,
+                pa.array(documents, columns["documents"]),
+            ]
             stream.write_batch(pa.record_batch(arrays, pa.schema(columns)))
     return used
 
@@ -182,14 +212,24 @@ FILLS = {"best_fit": fill_best_fit, "concat": fill_concat}
 
 
 def pack_shard(
-    documents: str, files: list, tokenizer: str, tokenizer_sha256: str, mixture: dict, domain: str, source: str, stem: str, folder: str
+    documents: str,
+    files: list,
+    tokenizer: str,
+    tokenizer_sha256: str,
+    mixture: dict,
+    domain: str,
+    source: str,
+    stem: str,
+    folder: str,
 ) -> dict:
     """One training file and one validation file of some document files: what a worker does. Returns the outputs as the manifest lists them, and `used`:
     for each split the file with the number of tokens in each block."""
     tokenizer, folder, outputs, used = DocumentTokenizer(tokenizer), Path(folder), [], {}
     work = folder / WORK / "shards" / domain / stem
     work.parent.mkdir(parents=True, exist_ok=True)
-    ends = tokenise([Path(documents, path) for path, _ in files], tokenizer, mixture["validation_share"], work)
+    ends = tokenise(
+        [Path(documents, path) for path, _ in files], tokenizer, mixture["validation_share"], work
+    )
     for split in [split for split in ends if len(ends[split])]:
         path = folder / WORK / "blocks" / split / domain / f"{stem}.arrow"
         partial = path.with_name(f".{path.name}.partial")
@@ -208,7 +248,10 @@ def pack_shard(
             "records": len(blocks),
             "tokens": int(counts.sum()),
         }
-        outputs.append(describe(folder / WORK / "blocks", path, **facts) | {"ids_sha256": sha256(path.with_suffix(".ids.txt.gz"))})
+        outputs.append(
+            describe(folder / WORK / "blocks", path, **facts)
+            | {"ids_sha256": sha256(path.with_suffix(".ids.txt.gz"))}
+        )
     for split in ends:
         os.unlink(f"{work}.{split}.bin")
     return {"outputs": outputs, "used": used}
@@ -230,7 +273,9 @@ def shuffled(count: int, key: str) -> np.ndarray:
     return np.argsort(splitmix64(np.arange(count, dtype=np.uint64) ^ salt), kind="stable")
 
 
-def mix(used: dict[str, np.ndarray], ratio: dict[str, float], total_tokens: int, seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def mix(
+    used: dict[str, np.ndarray], ratio: dict[str, float], total_tokens: int, seed: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The training order over rows numbered domain after domain (dict order), and for each domain the rows it gives to it, in their order.
 
     used: tokens of each row of each domain. ratio: weight of each domain in tokens. A domain smaller than its share is passed again, reshuffled. A block of
@@ -242,11 +287,15 @@ def mix(used: dict[str, np.ndarray], ratio: dict[str, float], total_tokens: int,
         passes = int(wanted // tokens.sum()) + 1
         row = np.concatenate([shuffled(len(tokens), f"{seed} {domain} {p}") for p in range(passes)])
         ends = np.cumsum(tokens[row], dtype=np.int64)
-        count = max(1, int(np.searchsorted(ends - tokens[row] / 2, wanted)))  # the last block is in if its middle is
+        count = max(
+            1, int(np.searchsorted(ends - tokens[row] / 2, wanted))
+        )  # the last block is in if its middle is
         rows[domain] = first + row[:count]
         places.append((ends - tokens[row] / 2)[:count] / wanted)
         first += len(tokens)
-    order = np.concatenate(list(rows.values()))[np.argsort(np.concatenate(places), kind="stable")].astype(np.uint32)
+    order = np.concatenate(list(rows.values()))[np.argsort(np.concatenate(places), kind="stable")].astype(
+        np.uint32
+    )
     return order, rows
 
 
@@ -270,7 +319,9 @@ def shards(manifest: dict, domains: list[str]):
 
 
 def build(documents: Path, tokenizer_path: str, mixture: dict, out: Path, executor: str = "local") -> dict:
-    manifest = read_manifest(documents, made_by=f"python -m data_prep.build_documents --source NAME=PATH --out {documents}")
+    manifest = read_manifest(
+        documents, made_by=f"python -m data_prep.build_documents --source NAME=PATH --out {documents}"
+    )
     tokenizer = DocumentTokenizer(tokenizer_path)
     present = {output["domain"] for output in manifest["outputs"]}
     domains = [d for d in DOMAINS if d in (present if mixture["ratio"] == "as_found" else mixture["ratio"])]
@@ -279,7 +330,9 @@ def build(documents: Path, tokenizer_path: str, mixture: dict, out: Path, execut
             raise BadInput(
                 f"{documents}: the mixture wants {domain} text, and no document is. Next: build_documents with more, or another --mixture"
             )
-    identity = executors.fingerprint(sha256(documents / "manifest.json"), str(documents), tokenizer.sha256, str(tokenizer_path), mixture)
+    identity = executors.fingerprint(
+        sha256(documents / "manifest.json"), str(documents), tokenizer.sha256, str(tokenizer_path), mixture
+    )
     with resumable_folder(out, identity) as folder:
         if folder is None:
             print(f"{out}: already complete, nothing to do")
@@ -294,15 +347,24 @@ def build(documents: Path, tokenizer_path: str, mixture: dict, out: Path, execut
         ]  # fmt: skip
         facts = executors.run("data_prep.build_blocks:pack_shard", units, folder / WORK, executor)
         outputs = [output for fact in facts for output in fact["outputs"]]
-        paths = [path for output in outputs for path in (output["path"], output["path"].replace(".arrow", ".ids.txt.gz"))]
+        paths = [
+            path
+            for output in outputs
+            for path in (output["path"], output["path"].replace(".arrow", ".ids.txt.gz"))
+        ]
         for path in paths:
             link(folder / WORK / "blocks" / path, folder / path)
         for domain, source in dict.fromkeys((o["domain"], o["source"]) for o in outputs):
             for split in ("train", "validation"):
-                mine = [o for o in outputs if (o["domain"], o["source"], o["split"]) == (domain, source, split)]
+                mine = [
+                    o for o in outputs if (o["domain"], o["source"], o["split"]) == (domain, source, split)
+                ]
                 if mine:
                     counts = [sum(o[key] for o in mine) for key in ("documents", "tokens", "records")]
-                    print(f"{source}: {split} {counts[0]:,} documents, {counts[1]:,} tokens, {counts[2]:,} blocks", flush=True)
+                    print(
+                        f"{source}: {split} {counts[0]:,} documents, {counts[1]:,} tokens, {counts[2]:,} blocks",
+                        flush=True,
+                    )
 
         # Mix
         used = {d: [] for d in domains}
@@ -311,24 +373,37 @@ def build(documents: Path, tokenizer_path: str, mixture: dict, out: Path, execut
                 used[unit["domain"]].append(np.load(fact["used"]["train"]))
         for domain in domains:
             if not used[domain]:
-                raise BadInput(f"{documents}: every {domain} document was held out. Next: a smaller validation_share, or more documents")
+                raise BadInput(
+                    f"{documents}: every {domain} document was held out. Next: a smaller validation_share, or more documents"
+                )
         used = {domain: np.concatenate(parts).astype(np.int64) for domain, parts in used.items()}
         found = {domain: int(tokens.sum()) for domain, tokens in used.items()}
         ratio = found if mixture["ratio"] == "as_found" else mixture["ratio"]
-        order, rows = mix(used, ratio, sum(found.values()) if mixture["tokens"] == "one_pass" else mixture["tokens"], mixture["seed"])
+        order, rows = mix(
+            used,
+            ratio,
+            sum(found.values()) if mixture["tokens"] == "one_pass" else mixture["tokens"],
+            mixture["seed"],
+        )
         np.save(folder / "order.npy", order)
         everything = np.concatenate(list(used.values()))
         run_tokens = {domain: int(everything[row].sum()) for domain, row in rows.items()}
         totals = {}
         for domain in domains:
-            passes, share = len(rows[domain]) / len(used[domain]), run_tokens[domain] / sum(run_tokens.values())
+            passes, share = (
+                len(rows[domain]) / len(used[domain]),
+                run_tokens[domain] / sum(run_tokens.values()),
+            )
             held = sum(o["tokens"] for o in outputs if o["domain"] == domain and o["split"] == "validation")
             totals[domain] = {
                 "rows": len(used[domain]), "tokens": found[domain], "validation_tokens": held, "blocks_in_run": len(rows[domain]),
                 "tokens_in_run": run_tokens[domain], "passes": round(passes, 3), "share": round(share, 5),
             }  # fmt: skip
             again = ": repeated more than four times, more documents would teach more" if passes > 4 else ""
-            print(f"{domain}: {found[domain]:,} tokens, {passes:.2f} passes, {100 * share:.2f} % of the run{again}", flush=True)
+            print(
+                f"{domain}: {found[domain]:,} tokens, {passes:.2f} passes, {100 * share:.2f} % of the run{again}",
+                flush=True,
+            )
 
         keep_only(folder, ["order.npy", *paths])
         sources = {output["source"] for output in outputs}
@@ -351,7 +426,9 @@ def main(argv=None):
     parser.add_argument("--tokenizer", required=True, help="folder or Hub name of the model to be trained")
     parser.add_argument("--mixture", type=Path, required=True, help="YAML, see data_prep/mixtures")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--executor", default="local", help="local:N, slurm:YAML or ray:N (data_prep/corpus/executors.py)")
+    parser.add_argument(
+        "--executor", default="local", help="local:N, slurm:YAML or ray:N (data_prep/corpus/executors.py)"
+    )
     args = parser.parse_args(argv)
     try:
         mixture = read_mixture(args.mixture)
@@ -359,7 +436,9 @@ def main(argv=None):
     except (BadInput, OSError) as error:
         sys.exit(f"error: {error}")
     blocks, tokens = manifest["order"]["blocks"], manifest["order"]["tokens"]
-    print(f"wrote {args.out}: {blocks:,} blocks of {mixture['block_length']}, {tokens:,} tokens, access {manifest['access']}")
+    print(
+        f"wrote {args.out}: {blocks:,} blocks of {mixture['block_length']}, {tokens:,} tokens, access {manifest['access']}"
+    )
 
 
 if __name__ == "__main__":

@@ -42,12 +42,16 @@ NEJM_LICENSE = "copyright of the Massachusetts Medical Society, the user's own c
 def read_cases(path: Path, drops: Drops):
     for number, record in read_jsonl(path):
         where = f"{path}: line {number}"
-        fields = pick(record, where, id=str, text=str, final_diagnosis=str, access=str, license=str, source=str)
+        fields = pick(
+            record, where, id=str, text=str, final_diagnosis=str, access=str, license=str, source=str
+        )
         if fields[3] not in ACCESS:
             raise BadInput(f"{where}: access '{fields[3]}' is none of {', '.join(ACCESS)}. Next: correct it")
         synonyms = record.get("synonyms", [])
         if not isinstance(synonyms, list):
-            raise BadInput(f"{where}: field 'synonyms' must be list, found {type(synonyms).__name__}. Next: correct it")
+            raise BadInput(
+                f"{where}: field 'synonyms' must be list, found {type(synonyms).__name__}. Next: correct it"
+            )
         names = ("id", "text", "final_diagnosis", "access", "license", "source")
         yield dict(zip(names, fields, strict=True)) | {"synonyms": texts(synonyms, where, "synonyms")}
 
@@ -57,7 +61,11 @@ def read_agentclinic(path: Path, drops: Drops):
         where = f"{path}: line {number}"
         (osce,) = pick(record, where, OSCE_Examination=dict)
         pick(osce, where, Patient_Actor=dict, Correct_Diagnosis=str)
-        parts = {key: value for key, value in osce.items() if key not in ("Objective_for_Doctor", "Correct_Diagnosis")}
+        parts = {
+            key: value
+            for key, value in osce.items()
+            if key not in ("Objective_for_Doctor", "Correct_Diagnosis")
+        }
         parts = parts.pop("Patient_Actor") | parts
         yield _case("agentclinic", number, "\n".join(outline(parts)), osce["Correct_Diagnosis"], "MIT")
 
@@ -70,13 +78,19 @@ def outline(value, depth: int = 0):
             yield f"{indent}{name}:"
             yield from outline(part, depth + 1)
         else:
-            said = "; ".join(map(str, part)) if isinstance(part, list) else {True: "yes", False: "no"}.get(part, part)
+            said = (
+                "; ".join(map(str, part))
+                if isinstance(part, list)
+                else {True: "yes", False: "no"}.get(part, part)
+            )
             yield f"{indent}{name}: {said}"
 
 
 def read_craftmd(path: Path, drops: Drops):
     for number, record in csv_rows(path, ("case_vignette", "answer", "dataset")):
-        yield _case("craftmd", f"{record['dataset']}:{number}", record["case_vignette"], record["answer"], "MIT")
+        yield _case(
+            "craftmd", f"{record['dataset']}:{number}", record["case_vignette"], record["answer"], "MIT"
+        )
 
 
 def read_medcasereasoning(path: Path, drops: Drops):
@@ -88,12 +102,16 @@ def read_medcasereasoning(path: Path, drops: Drops):
 def read_nejm_cpc(folder: Path, drops: Drops):
     index = folder / "index.csv"
     if not index.is_file():
-        raise BadInput(f"{index}: no such file. Next: make it, with the columns id, final_diagnosis and synonyms")
+        raise BadInput(
+            f"{index}: no such file. Next: make it, with the columns id, final_diagnosis and synonyms"
+        )
     found = set()
     for number, record in csv_rows(index, ("id", "final_diagnosis", "synonyms")):
         where, file = f"{index}: record {number}", folder / f"{record['id'].strip()}.txt"
         if not record["id"].strip() or not file.is_file():
-            raise BadInput(f"{where}: there is no {file}. Next: put the text of the case there, up to the discussant")
+            raise BadInput(
+                f"{where}: there is no {file}. Next: put the text of the case there, up to the discussant"
+            )
         with open_text(file) as stream:
             text = stream.read()
         found.add(file.name)
@@ -121,20 +139,34 @@ READERS = {
 def names_answer(case: dict) -> bool:
     """Whether the text of a case holds its final diagnosis or a synonym as whole words, blind to case."""
     names = [case["final_diagnosis"], re.sub(r"\s*\(.*?\)", "", case["final_diagnosis"]), *case["synonyms"]]
-    return any(re.search(rf"\b{re.escape(name.strip())}(?!\w)", case["text"], re.IGNORECASE) for name in names if name.strip())
+    return any(
+        re.search(rf"\b{re.escape(name.strip())}(?!\w)", case["text"], re.IGNORECASE)
+        for name in names
+        if name.strip()
+    )
 
 
 def build(sources: list[tuple[str, Path]], out: Path, drop_named: bool = False) -> dict:
     """Write OUT/diagnosis and return its manifest."""
     check_out(out / TASK)
-    template, drops, rows, named, inputs, asked, ids = read_prompt(PROMPT, "case"), Drops(), [], [], [], set(), set()
+    template, drops, rows, named, inputs, asked, ids = (
+        read_prompt(PROMPT, "case"),
+        Drops(),
+        [],
+        [],
+        [],
+        set(),
+        set(),
+    )
     for source, path in sources:
         kinds = collections.Counter()
         for case in READERS[source](path, drops):
             text, diagnosis = case["text"].strip(), case["final_diagnosis"].strip()
             kinds[case["license"], case["access"]] += 1
             if not text or not diagnosis:
-                drops.add(source, "no text" if not text else "no final diagnosis", f"{path}: {case['id']}", bad=True)
+                drops.add(
+                    source, "no text" if not text else "no final diagnosis", f"{path}: {case['id']}", bad=True
+                )
                 continue
             if text in asked:
                 drops.add(source, "the same text as an earlier case", f"{path}: {case['id']}")
@@ -145,7 +177,9 @@ def build(sources: list[tuple[str, Path]], out: Path, drop_named: bool = False) 
                     continue
                 named.append(case["id"])
             if case["id"] in ids:
-                raise BadInput(f"{path}: case {case['id']} stands there twice with different texts. Next: give each an id of its own")
+                raise BadInput(
+                    f"{path}: case {case['id']} stands there twice with different texts. Next: give each an id of its own"
+                )
             asked.add(text)
             ids.add(case["id"])
             row = {
@@ -154,7 +188,10 @@ def build(sources: list[tuple[str, Path]], out: Path, drop_named: bool = False) 
                 "completion": diagnosis,
             }  # fmt: skip
             rows.append(check_row(row, f"{path}: {case['id']}"))
-        inputs += [_input(source, path) | {"records": n, "license": kind[0], "access": kind[1]} for kind, n in sorted(kinds.items())]
+        inputs += [
+            _input(source, path) | {"records": n, "license": kind[0], "access": kind[1]}
+            for kind, n in sorted(kinds.items())
+        ]
     if not rows:
         raise BadInput(
             f"{sources[0][1]}: holds no case with a text and a final diagnosis. Next: see the formats in data_prep/build_cases.py"
@@ -168,9 +205,15 @@ def build(sources: list[tuple[str, Path]], out: Path, drop_named: bool = False) 
             prompt={"path": f"data_prep/prompts/{PROMPT}.txt", "sha256": sha256(prompt_file(PROMPT))}, text_holds_diagnosis=named,
         )  # fmt: skip
     for source in dict.fromkeys(source for source, _ in sources):
-        print(f"{source}: {sum(i['records'] for i in inputs if i['source'] == source)} cases; dropped: {drops.summary(source)}", flush=True)
+        print(
+            f"{source}: {sum(i['records'] for i in inputs if i['source'] == source)} cases; dropped: {drops.summary(source)}",
+            flush=True,
+        )
     if named:
-        print(f"the diagnosis stands in the text of {len(named)} of {len(rows)} cases (see the manifest, and --drop_named)", flush=True)
+        print(
+            f"the diagnosis stands in the text of {len(named)} of {len(rows)} cases (see the manifest, and --drop_named)",
+            flush=True,
+        )
     print(f"wrote {out / TASK}: {len(rows)} cases, access {manifest['access']}", flush=True)
     return manifest
 
@@ -180,16 +223,29 @@ def _input(source: str, path: Path) -> dict:
     paths = [path] if path.is_file() else sorted([path / "index.csv", *path.glob("*.txt")])
     files = [{"path": file.name, "sha256": sha256(file)} for file in paths]
     lines = "".join(f"{file['sha256']}  {file['path']}\n" for file in files)
-    return {"source": source, "path": str(path), "sha256": hashlib.sha256(lines.encode()).hexdigest(), "files": files}
+    return {
+        "source": source,
+        "path": str(path),
+        "sha256": hashlib.sha256(lines.encode()).hexdigest(),
+        "files": files,
+    }
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--source", action="append", required=True, metavar="NAME=PATH", help=f"NAME is one of {', '.join(READERS)}; repeatable"
+        "--source",
+        action="append",
+        required=True,
+        metavar="NAME=PATH",
+        help=f"NAME is one of {', '.join(READERS)}; repeatable",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder that takes the folder diagnosis")
-    parser.add_argument("--drop_named", action="store_true", help="leave out cases whose text holds the diagnosis")
+    parser.add_argument(
+        "--drop_named", action="store_true", help="leave out cases whose text holds the diagnosis"
+    )
     return parser
 
 
@@ -202,7 +258,9 @@ def main(argv=None) -> None:
             if name not in READERS or not path:
                 raise BadInput(f"--source {given}: must be NAME=PATH, NAME one of {', '.join(READERS)}")
             if not Path(path).exists():
-                raise BadInput(f"{path}: no such file or folder. Next: --source {name}=PATH, of the format in data_prep/build_cases.py")
+                raise BadInput(
+                    f"{path}: no such file or folder. Next: --source {name}=PATH, of the format in data_prep/build_cases.py"
+                )
             sources.append((name, Path(path)))
         build(sources, args.out, args.drop_named)
     except BadInput as error:

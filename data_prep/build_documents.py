@@ -31,20 +31,29 @@ from data_prep.sources import ARCHIVES, SOURCES, card, sidecar
 MAX_BAD = 0.001
 
 
-def build(source_paths: list[tuple[str, str]], out: str | Path, executor: str = "local", max_bad: float = MAX_BAD) -> dict:
+def build(
+    source_paths: list[tuple[str, str]], out: str | Path, executor: str = "local", max_bad: float = MAX_BAD
+) -> dict:
     """Write the documents of each (source name, path) below `out` and return the manifest. A name may come more than once.
 
     BadInput, and no output, for an unknown name, a path without files of that source, a file that cannot be read to its end, or too many bad records."""
-    raw_files, arguments = collections.defaultdict(list), {"source": [f"{name}={path}" for name, path in source_paths]}
+    raw_files, arguments = (
+        collections.defaultdict(list),
+        {"source": [f"{name}={path}" for name, path in source_paths]},
+    )
     for name, path in source_paths:
         if name not in SOURCES:
             raise BadInput(f"--source {name}={path}: unknown source '{name}' (known: {', '.join(SOURCES)})")
         raw_files[name] += SOURCES[name].files(path)
-    raw_files = {name: list(dict.fromkeys(files)) for name, files in raw_files.items()}  # a file given twice is read once
+    raw_files = {
+        name: list(dict.fromkeys(files)) for name, files in raw_files.items()
+    }  # a file given twice is read once
     for name, files in raw_files.items():
         for file in {file.parent: file for file in files}.values():
             hold(card(name, file))
-    identity = executors.fingerprint(arguments, max_bad, [stamp(name, file) for name, files in raw_files.items() for file in files])
+    identity = executors.fingerprint(
+        arguments, max_bad, [stamp(name, file) for name, files in raw_files.items() for file in files]
+    )
 
     with resumable_folder(out, identity) as folder:
         if folder is None:
@@ -62,17 +71,37 @@ def build(source_paths: list[tuple[str, str]], out: str | Path, executor: str = 
                 for (unit, fact), path, lines in zip(mine, paths, repeated_ids(mine), strict=True)
             ]
             licenses[name] = collections.Counter()
-            for (unit, fact), path, repeated in zip(mine, paths, put_in_place(folder, again, executor), strict=True):
+            for (unit, fact), path, repeated in zip(
+                mine, paths, put_in_place(folder, again, executor), strict=True
+            ):
                 drops.merge(fact["dropped"])
                 drops.repairs.merge(fact["repaired"])
                 for identifier in repeated["ids"]:
                     drops.add(name, "duplicate id", f"{unit['files'][0][0]}: document {identifier}")
-                licenses[name] += collections.Counter(fact["licenses"]) - collections.Counter(repeated["licenses"])
-                inputs.append({"source": name, **fact["identity"], "records": fact["records"], **fact["card"]})
-                counts = {"records": fact["documents"] - len(repeated["ids"]), "characters": fact["characters"] - repeated["characters"]}
+                licenses[name] += collections.Counter(fact["licenses"]) - collections.Counter(
+                    repeated["licenses"]
+                )
+                inputs.append(
+                    {"source": name, **fact["identity"], "records": fact["records"], **fact["card"]}
+                )
+                counts = {
+                    "records": fact["documents"] - len(repeated["ids"]),
+                    "characters": fact["characters"] - repeated["characters"],
+                }
                 if counts["records"]:
-                    outputs.append({"path": path, "sha256": repeated["sha256"], **counts, "domain": fact["card"]["domain"], "source": name})
-            records, kept = sum(e["records"] for e in inputs if e["source"] == name), sum(licenses[name].values())
+                    outputs.append(
+                        {
+                            "path": path,
+                            "sha256": repeated["sha256"],
+                            **counts,
+                            "domain": fact["card"]["domain"],
+                            "source": name,
+                        }
+                    )
+            records, kept = (
+                sum(e["records"] for e in inputs if e["source"] == name),
+                sum(licenses[name].values()),
+            )
             line = f"{name}: {len(files)} files, {records} records, {kept} documents; dropped: {drops.summary(name)}"
             line += f"; repaired: {drops.repairs.summary(name)}" * bool(drops.repairs.count(name))
             bad += too_many(drops, name, records, max_bad)
@@ -96,7 +125,10 @@ def plan(name: str, files: list[Path], work: Path, executor: str) -> list[dict]:
     if hasattr(module, "first_pass"):
         scans = None
         if hasattr(module, "scan"):
-            scan_units = [{"name": f"{name}/{i}", "source": name, "file": executors.stamp(file)} for i, file in enumerate(files)]
+            scan_units = [
+                {"name": f"{name}/{i}", "source": name, "file": executors.stamp(file)}
+                for i, file in enumerate(files)
+            ]
             scans = executors.run("data_prep.build_documents:scan_file", scan_units, work, executor)
         known = module.first_pass(files, scans)
 
@@ -158,7 +190,9 @@ def read_files(source: str, files: list, output: str, known: str | None, known_s
                     drops.add(source, "duplicate id", where)
                     continue
                 ids.add(document["id"])
-                digests.append(int.from_bytes(hashlib.blake2b(document["id"].encode(), digest_size=8).digest()))
+                digests.append(
+                    int.from_bytes(hashlib.blake2b(document["id"].encode(), digest_size=8).digest())
+                )
                 licenses[document["license"]] += 1
                 characters += len(document["text"])
                 yield document
@@ -221,11 +255,28 @@ def identity_of(group: list[Path]) -> dict:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", action="append", required=True, metavar="NAME=PATH", help=f"repeatable; names: {', '.join(SOURCES)}")
-    parser.add_argument("--out", required=True, help="folder to write; replaced whole when everything was read")
-    parser.add_argument("--executor", default="local", help="local:N, slurm:YAML or ray:N (data_prep/corpus/executors.py)")
-    parser.add_argument("--max_bad", type=float, default=MAX_BAD, help="share of bad records of a source above which the build stops")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--source",
+        action="append",
+        required=True,
+        metavar="NAME=PATH",
+        help=f"repeatable; names: {', '.join(SOURCES)}",
+    )
+    parser.add_argument(
+        "--out", required=True, help="folder to write; replaced whole when everything was read"
+    )
+    parser.add_argument(
+        "--executor", default="local", help="local:N, slurm:YAML or ray:N (data_prep/corpus/executors.py)"
+    )
+    parser.add_argument(
+        "--max_bad",
+        type=float,
+        default=MAX_BAD,
+        help="share of bad records of a source above which the build stops",
+    )
     return parser
 
 

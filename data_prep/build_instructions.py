@@ -46,9 +46,7 @@ class HeldOut:
     article   it was made of the same article of PMC, by the PMCID in both ids.
     Shorter texts are compared exactly only, and a paraphrase is not found. Evaluation rows are named as evaluation_items.item_name does."""
 
-    RULE = (
-        "exact text, or at least 0.5 of the 13-word runs of an evaluation row (at most 64 of them) in prompt and answer, or the same PMCID"
-    )
+    RULE = "exact text, or at least 0.5 of the 13-word runs of an evaluation row (at most 64 of them) in prompt and answer, or the same PMCID"
     N, GRAMS, COVERAGE = 13, 64, 0.5
     REASON = "gives an evaluation row away"
 
@@ -80,7 +78,11 @@ class HeldOut:
             long_answer = [row["completion"]] if len(row["completion"].split()) >= self.N else []
             for item in (row["prompt"].removeprefix(head), *bare, *long_answer):
                 grams = list(dict.fromkeys(self._grams(item)))
-                grams = [grams[i * len(grams) // self.GRAMS] for i in range(self.GRAMS)] if len(grams) > self.GRAMS else grams
+                grams = (
+                    [grams[i * len(grams) // self.GRAMS] for i in range(self.GRAMS)]
+                    if len(grams) > self.GRAMS
+                    else grams
+                )
                 for gram in grams:
                     self.holders.setdefault(gram, []).append(len(self.items))
                 if grams:
@@ -97,7 +99,11 @@ class HeldOut:
         for article in re.findall(r"PMC\d+", row["id"]):
             if article in self.articles:
                 return self.articles[article], "article"
-        texts = [m["content"] for m in row["messages"]] if "messages" in row else [row["prompt"], row["completion"]]
+        texts = (
+            [m["content"] for m in row["messages"]]
+            if "messages" in row
+            else [row["prompt"], row["completion"]]
+        )
         for text in texts:
             if _normal(text) in self.exact:
                 return self.exact[_normal(text)], "exact"
@@ -112,7 +118,15 @@ class HeldOut:
 
 
 # ---------------------------------------------------------------- the set
-def build(raw: Path, documents: Path | None, plan: dict, out: Path, task_rows: Path | None, task_names: list[str], skip: bool) -> dict:
+def build(
+    raw: Path,
+    documents: Path | None,
+    plan: dict,
+    out: Path,
+    task_rows: Path | None,
+    task_names: list[str],
+    skip: bool,
+) -> dict:
     """Write OUT and return its manifest. `plan`: "sources" {name: rows wanted, or None for all}, "validation" (a share), "seed".
 
     `skip`: go on without a source whose raw files are not there."""
@@ -121,7 +135,11 @@ def build(raw: Path, documents: Path | None, plan: dict, out: Path, task_rows: P
     seed, report, parts, licenses = plan["seed"], {}, {"train": [], "validation": []}, collections.Counter()
     for name, wanted in plan["sources"].items():
         try:
-            paths, records, license = read_task(task_rows / name) if name in task_names else read_source(raw, documents, name, drops)
+            paths, records, license = (
+                read_task(task_rows / name)
+                if name in task_names
+                else read_source(raw, documents, name, drops)
+            )
         except BadInput as error:
             if not skip:
                 raise
@@ -169,14 +187,19 @@ def build(raw: Path, documents: Path | None, plan: dict, out: Path, task_rows: P
             "validation": n_validation,
         }
         if rows:
-            facts = {"license": license or rows[0]["license"], "access": strictest(row["access"] for row in rows)}
+            facts = {
+                "license": license or rows[0]["license"],
+                "access": strictest(row["access"] for row in rows),
+            }
             if name in task_names and (signed := signatures(task_rows / name)):
                 facts["declassified"] = signed
             inputs += [{"path": str(path), "sha256": sha256(path), **facts} for path in paths]
         counts = f"wanted {report[name]['wanted']}, available {available}, taken {len(rows)} ({n_validation} for validation)"
         print(f"{name}: {counts}; dropped: {drops.summary(name)}", flush=True)
     if not parts["train"]:
-        raise BadInput("no row is left for train.jsonl. Next: look at the counts above, --size and --validation")
+        raise BadInput(
+            "no row is left for train.jsonl. Next: look at the counts above, --size and --validation"
+        )
 
     with whole_folder(out) as partial:
         outputs = []
@@ -196,12 +219,18 @@ def build(raw: Path, documents: Path | None, plan: dict, out: Path, task_rows: P
             sources=report,
             row_licenses=dict(sorted(licenses.items())),
             held_out=held_out.files,
-            decontamination={"rule": held_out.RULE if held_out.files else "none: no --task_rows", "removed": removed},
+            decontamination={
+                "rule": held_out.RULE if held_out.files else "none: no --task_rows",
+                "removed": removed,
+            },
         )
     wanted = [entry["wanted"] for entry in report.values()]
     total = f", of {sum(wanted):,} wanted" if all(isinstance(number, int) for number in wanted) else ""
     counts = f"{', '.join(f'{split} {len(rows)}' for split, rows in parts.items())}{total}"
-    print(f"wrote {out}: {counts}; {len(removed)} rows that give an evaluation row away left out; access {manifest['access']}", flush=True)
+    print(
+        f"wrote {out}: {counts}; {len(removed)} rows that give an evaluation row away left out; access {manifest['access']}",
+        flush=True,
+    )
     return manifest
 
 
@@ -210,12 +239,16 @@ def read_source(raw: Path, documents: Path | None, name: str, drops):
     module = instructions.load(name)
     if getattr(module, "FROM_DOCUMENTS", False):
         if documents is None:
-            raise BadInput(f"{name} is made of our own documents. Next: --documents DOCUMENTS, the folder that build_documents wrote")
+            raise BadInput(
+                f"{name} is made of our own documents. Next: --documents DOCUMENTS, the folder that build_documents wrote"
+            )
         folder = documents / module.FOLDER
     else:
         folder = raw / getattr(module, "FOLDER", name)
     if not folder.is_dir():
-        raise BadInput(f"{folder}: no such folder. Next: put the raw files there, see the card in data_prep/instructions/{name}.py")
+        raise BadInput(
+            f"{folder}: no such folder. Next: put the raw files there, see the card in data_prep/instructions/{name}.py"
+        )
     return module.files(folder), module.read(folder, drops), module.LICENSE
 
 
@@ -223,13 +256,17 @@ def read_task(folder: Path):
     """([train.jsonl], its rows, None) of a task that build_tasks wrote."""
     path = folder / "train.jsonl"
     if not path.is_file():
-        raise BadInput(f"{path}: no such file. Next: python -m data_prep.build_tasks, or leave {folder.name} out of --task_names")
+        raise BadInput(
+            f"{path}: no such file. Next: python -m data_prep.build_tasks, or leave {folder.name} out of --task_names"
+        )
 
     def rows():
         for number, row in read_jsonl(path):
             check_row(row, f"{path}: line {number}")
             if row["split"] != "train":
-                raise BadInput(f"{path}: line {number} is a row of split '{row['split']}', which must not be trained on")
+                raise BadInput(
+                    f"{path}: line {number} is a row of split '{row['split']}', which must not be trained on"
+                )
             yield row
 
     return [path], rows(), None
@@ -237,7 +274,11 @@ def read_task(folder: Path):
 
 def signatures(folder: Path) -> list[dict]:
     """Who declassified the rows of a task (declassify.py)."""
-    return read_json(folder / "manifest.json").get("declassified", []) if (folder / "manifest.json").is_file() else []
+    return (
+        read_json(folder / "manifest.json").get("declassified", [])
+        if (folder / "manifest.json").is_file()
+        else []
+    )
 
 
 def _normal(text: str) -> str:
@@ -292,20 +333,48 @@ def _sizes(items: list[str], names: list[str]) -> dict:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--raw", type=Path, required=True, help="folder that holds one folder of raw files for each source")
-    parser.add_argument("--documents", type=Path, help="folder that build_documents wrote; the pmc_* sources are made of it")
-    parser.add_argument("--plan", type=Path, help="YAML with sources and sizes, e.g. data_prep/instructions/paper.yaml; flags win over it")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--raw", type=Path, required=True, help="folder that holds one folder of raw files for each source"
+    )
+    parser.add_argument(
+        "--documents", type=Path, help="folder that build_documents wrote; the pmc_* sources are made of it"
+    )
+    parser.add_argument(
+        "--plan",
+        type=Path,
+        help="YAML with sources and sizes, e.g. data_prep/instructions/paper.yaml; flags win over it",
+    )
     parser.add_argument("--sources", help="names parted by commas; else those of the plan")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--task_rows", type=Path, help="folder that build_tasks wrote; its test and validation rows are kept out")
-    parser.add_argument("--task_names", default="", help="tasks whose train rows are added, parted by commas; needs --task_rows")
     parser.add_argument(
-        "--size", nargs="*", default=[], metavar="NAME=ROWS", help="rows wanted of a source or task; else the plan's, or all"
+        "--task_rows",
+        type=Path,
+        help="folder that build_tasks wrote; its test and validation rows are kept out",
     )
-    parser.add_argument("--validation", type=float, help="share of each source that goes to validation.jsonl, 0 to below 1; else 0.05")
+    parser.add_argument(
+        "--task_names",
+        default="",
+        help="tasks whose train rows are added, parted by commas; needs --task_rows",
+    )
+    parser.add_argument(
+        "--size",
+        nargs="*",
+        default=[],
+        metavar="NAME=ROWS",
+        help="rows wanted of a source or task; else the plan's, or all",
+    )
+    parser.add_argument(
+        "--validation",
+        type=float,
+        help="share of each source that goes to validation.jsonl, 0 to below 1; else 0.05",
+    )
     parser.add_argument("--seed", type=int, help="else the plan's, or 0")
-    parser.add_argument("--skip_missing", action="store_true", help="go on without a source whose raw files are not there")
+    parser.add_argument(
+        "--skip_missing", action="store_true", help="go on without a source whose raw files are not there"
+    )
     return parser
 
 
@@ -315,14 +384,20 @@ def main(argv=None) -> None:
         plan = read_plan(args.plan) if args.plan else dict(PLAN)
         if args.sources is None and not args.plan:
             raise BadInput(f"neither --sources nor --plan. Known sources: {', '.join(instructions.NAMES)}")
-        sources = list(plan["sources"]) if args.sources is None else _names(args.sources, instructions.NAMES, "--sources")
+        sources = (
+            list(plan["sources"])
+            if args.sources is None
+            else _names(args.sources, instructions.NAMES, "--sources")
+        )
         if args.task_rows and not args.task_rows.is_dir():
             raise BadInput(
                 f"{args.task_rows}: no such folder. Next: python -m data_prep.build_tasks --raw RAW --tasks all --out {args.task_rows}"
             )
         if args.task_names and not args.task_rows:
             raise BadInput("--task_names needs --task_rows, the folder that build_tasks wrote")
-        folders = sorted(path.name for path in args.task_rows.iterdir() if path.is_dir()) if args.task_rows else []
+        folders = (
+            sorted(path.name for path in args.task_rows.iterdir() if path.is_dir()) if args.task_rows else []
+        )
         task_names = _names(args.task_names, folders, "--task_names")
         if not sources and not task_names:
             raise BadInput(f"--sources: no source is named. Known: {', '.join(instructions.NAMES)}")

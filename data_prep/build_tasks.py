@@ -36,7 +36,9 @@ def build(name: str, raw: Path, out: Path) -> dict:
     check_out(out / name)
     module, folder, drops = benchmarks.load(name), raw / name, Drops()
     if not folder.is_dir():
-        raise BadInput(f"{folder}: no such folder. Next: put the raw files there, see the card in data_prep/benchmarks/{name}.py")
+        raise BadInput(
+            f"{folder}: no such folder. Next: put the raw files there, see the card in data_prep/benchmarks/{name}.py"
+        )
 
     # The set is read twice, so that the test is known before train is written and no set must fit into memory.
     test_prompts = set()
@@ -58,7 +60,9 @@ def build(name: str, raw: Path, out: Path) -> dict:
                 split, where = row["split"], f"{folder}: {row['id']}"
                 check_row(row, where)
                 if row["id"] in ids:
-                    raise BadInput(f"{where}: this id stands twice. Next: look for a file that is there twice")
+                    raise BadInput(
+                        f"{where}: this id stands twice. Next: look for a file that is there twice"
+                    )
                 ids.add(row["id"])
                 if split != "test" and _digest(row["prompt"]) in test_prompts:
                     drops.add(name, f"{split} prompt is also in the test", where)
@@ -70,7 +74,9 @@ def build(name: str, raw: Path, out: Path) -> dict:
                 else:
                     other_sketches.append((split, row["id"], sketch(row["prompt"].removeprefix(head))))
                 if split not in streams:
-                    streams[split] = stack.enter_context((partial / f"{split}.jsonl").open("w", encoding="utf-8", newline="\n"))
+                    streams[split] = stack.enter_context(
+                        (partial / f"{split}.jsonl").open("w", encoding="utf-8", newline="\n")
+                    )
                 streams[split].write(json.dumps(row, ensure_ascii=False) + "\n")
                 counts[split] += 1
         if not any(counts.values()):
@@ -81,9 +87,19 @@ def build(name: str, raw: Path, out: Path) -> dict:
             partial,
             stage="build_tasks",
             arguments={"raw": str(raw), "task": name},
-            inputs=[{**_describe_raw(folder, benchmarks.raw_files(name, folder)), "license": module.LICENSE, "access": module.ACCESS}],
+            inputs=[
+                {
+                    **_describe_raw(folder, benchmarks.raw_files(name, folder)),
+                    "license": module.LICENSE,
+                    "access": module.ACCESS,
+                }
+            ],
             dropped=drops.as_dict(),
-            outputs=[describe(partial, partial / f"{split}.jsonl", records=counts[split]) for split in SPLITS if counts[split]],
+            outputs=[
+                describe(partial, partial / f"{split}.jsonl", records=counts[split])
+                for split in SPLITS
+                if counts[split]
+            ],
             task=name,
             scoring=module.SCORING,
             prompt={"path": "hub: the query of each record"} if benchmarks.from_hub(folder) else prompt,
@@ -92,10 +108,16 @@ def build(name: str, raw: Path, out: Path) -> dict:
             near_duplicates=near,
         )
 
-    cells = [f"{split} {counts[split]:,} of {want:,} ({counts[split] - want:+,})" for split, want in module.EXPECTED.items()]
+    cells = [
+        f"{split} {counts[split]:,} of {want:,} ({counts[split] - want:+,})"
+        for split, want in module.EXPECTED.items()
+    ]
     notes = [f"same prompt, other completion: {ambiguous:,}"] if ambiguous else []
     if near:
-        notes.append("much like a test text: " + ", ".join(f"{split} {entry['count']:,}" for split, entry in near.items()))
+        notes.append(
+            "much like a test text: "
+            + ", ".join(f"{split} {entry['count']:,}" for split, entry in near.items())
+        )
     print("; ".join([f"{name}: {', '.join(cells)}", f"dropped: {drops.summary(name)}", *notes]), flush=True)
     if counts != module.EXPECTED:
         print(f"    difference: {module.DIFFERENCE}", flush=True)
@@ -136,14 +158,20 @@ def _describe_raw(folder: Path, paths: list[Path]) -> dict:
     """The manifest entry of the raw files: each with its sha256 if they are few, and always `sha256sum FILES | sha256sum`."""
     entries = [{"path": path.relative_to(folder).as_posix(), "sha256": sha256(path)} for path in paths]
     lines = "".join(f"{entry['sha256']}  {entry['path']}\n" for entry in entries)
-    entry = {"path": str(folder), "sha256": hashlib.sha256(lines.encode()).hexdigest(), "n_files": len(entries)}
+    entry = {
+        "path": str(folder),
+        "sha256": hashlib.sha256(lines.encode()).hexdigest(),
+        "n_files": len(entries),
+    }
     return entry | ({"files": entries} if len(entries) <= FILES_LISTED else {})
 
 
 def choose(names: str, raw: Path) -> list[str]:
     """The tasks of the flag `--tasks`; "all" are those whose raw folder is there."""
     if not raw.is_dir():
-        raise BadInput(f"{raw}: no such folder. Next: python -m data_prep.demo.sources --out {raw}, or your own raw files")
+        raise BadInput(
+            f"{raw}: no such folder. Next: python -m data_prep.demo.sources --out {raw}, or your own raw files"
+        )
     if names == "all":
         chosen = [name for name in benchmarks.NAMES if (raw / name).is_dir()]
         if not chosen:
@@ -154,15 +182,25 @@ def choose(names: str, raw: Path) -> list[str]:
     chosen = [name.strip() for name in names.split(",") if name.strip()]
     unknown = [name for name in chosen if name not in benchmarks.NAMES]
     if unknown or not chosen:
-        raise BadInput(f"--tasks: '{', '.join(unknown)}' is no task. Known: {', '.join(benchmarks.NAMES)}, or all")
+        raise BadInput(
+            f"--tasks: '{', '.join(unknown)}' is no task. Known: {', '.join(benchmarks.NAMES)}, or all"
+        )
     return list(dict.fromkeys(chosen))
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--raw", type=Path, required=True, help="folder that holds one folder of raw files for each task")
-    parser.add_argument("--tasks", default="all", help="names parted by commas, or all: those whose raw folder is there")
-    parser.add_argument("--out", type=Path, required=True, help="folder that takes one folder of rows for each task")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--raw", type=Path, required=True, help="folder that holds one folder of raw files for each task"
+    )
+    parser.add_argument(
+        "--tasks", default="all", help="names parted by commas, or all: those whose raw folder is there"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder that takes one folder of rows for each task"
+    )
     return parser
 
 

@@ -48,15 +48,23 @@ def read_plan(path: Path) -> dict:
 
 def build(documents: Path, rows: Path | None, plan: dict, out: Path, executor: str = "local") -> dict:
     """Write the clean documents below `out` and return the manifest. BadInput for a plan, documents or rows that cannot be used."""
-    manifest = read_manifest(documents, made_by=f"python -m data_prep.build_documents --source NAME=PATH --out {documents}")
+    manifest = read_manifest(
+        documents, made_by=f"python -m data_prep.build_documents --source NAME=PATH --out {documents}"
+    )
     cleaning.make_cleaner(plan["cleaning"])  # a wrong plan is named before anything runs
-    settings = None if plan["near_duplicates"] is None else near_duplicates.make_settings(plan["near_duplicates"])
+    settings = (
+        None if plan["near_duplicates"] is None else near_duplicates.make_settings(plan["near_duplicates"])
+    )
     if plan["decontamination"] is not None and rows is None:
         raise BadInput(
             "the plan decontaminates, and needs the evaluation rows. Next: --rows FOLDER, made by python -m data_prep.build_tasks"
         )
     looked_for = [] if rows is None else sorted(rows.glob("*/*.jsonl"))
-    looked_for += [Path(path) for key in ("cases", "pmc_ids") for path in np.atleast_1d((plan["decontamination"] or {}).get(key) or [])]
+    looked_for += [
+        Path(path)
+        for key in ("cases", "pmc_ids")
+        for path in np.atleast_1d((plan["decontamination"] or {}).get(key) or [])
+    ]
     if missing := [path for path in looked_for if not path.is_file()]:
         raise BadInput(f"{missing[0]}: no such file. Next: correct the plan's decontamination section")
     stamps = [executors.stamp(file) for file in looked_for]
@@ -72,11 +80,18 @@ def build(documents: Path, rows: Path | None, plan: dict, out: Path, executor: s
         index = None
         if plan["decontamination"] is not None:
             decontaminator = decontamination.make_decontaminator(plan["decontamination"], rows)
-            index = {"folder": str(work / "decontamination"), "settings": plan["decontamination"], "looked_for": stamps}
+            index = {
+                "folder": str(work / "decontamination"),
+                "settings": plan["decontamination"],
+                "looked_for": stamps,
+            }
             decontaminator.save(Path(index["folder"]))
             found = decontaminator.facts()
             if found["missing"]:
-                print(f"decontamination: no rows of {', '.join(found['missing'])} in {rows}: nothing is taken out for them", flush=True)
+                print(
+                    f"decontamination: no rows of {', '.join(found['missing'])} in {rows}: nothing is taken out for them",
+                    flush=True,
+                )
         units = [
             {"name": output["path"], "file": [str(documents / output["path"]), output["sha256"]], "source": output["source"],
              "output": str((work / "cleaned" / output["path"]).absolute()), "cleaning": plan["cleaning"], "decontamination": index,
@@ -91,7 +106,12 @@ def build(documents: Path, rows: Path | None, plan: dict, out: Path, executor: s
         for entry in removed:
             lines.setdefault(entry["unit"], []).append(entry["line"])
         files = [
-            (unit["output"], fact["sha256"], unit["name"], np.array(sorted(lines.get(unit["name"], [])), np.int64))
+            (
+                unit["output"],
+                fact["sha256"],
+                unit["name"],
+                np.array(sorted(lines.get(unit["name"], [])), np.int64),
+            )
             for unit, fact in zip(units, facts, strict=True)
         ]
         placed = put_in_place(folder, files, executor)
@@ -106,7 +126,10 @@ def build(documents: Path, rows: Path | None, plan: dict, out: Path, executor: s
             licenses.setdefault(source, collections.Counter()).update(
                 collections.Counter(fact["licenses"]) - collections.Counter(gone["licenses"])
             )
-            counts = {"records": fact["documents"] - len(gone["ids"]), "characters": fact["characters"] - gone["characters"]}
+            counts = {
+                "records": fact["documents"] - len(gone["ids"]),
+                "characters": fact["characters"] - gone["characters"],
+            }
             if counts["records"]:
                 outputs.append(output | counts | {"sha256": gone["sha256"]})
         for entry in removed:
@@ -114,15 +137,27 @@ def build(documents: Path, rows: Path | None, plan: dict, out: Path, executor: s
         count = write_jsonl(folder / "removed.jsonl.gz", listing(units, removed))
         if index and decontaminator.index:
             keys = ("task", "item", "reason")
-            write_jsonl(folder / "unmatched.jsonl.gz", (dict(zip(keys, entry, strict=True)) for entry in decontaminator.index.unmatched))
+            write_jsonl(
+                folder / "unmatched.jsonl.gz",
+                (dict(zip(keys, entry, strict=True)) for entry in decontaminator.index.unmatched),
+            )
         for source in dict.fromkeys(output["source"] for output in manifest["outputs"]):
-            before, after = (sum(o["records"] for o in part if o["source"] == source) for part in (manifest["outputs"], outputs))
-            steps = ", ".join(f"{step} {n:,}" for (name, step), n in sorted(changed.items()) if name == source) or "none"
+            before, after = (
+                sum(o["records"] for o in part if o["source"] == source)
+                for part in (manifest["outputs"], outputs)
+            )
+            steps = (
+                ", ".join(f"{step} {n:,}" for (name, step), n in sorted(changed.items()) if name == source)
+                or "none"
+            )
             print(
-                f"{source}: {before:,} documents, {after:,} kept; dropped in all: {drops.summary(source)}; changed by: {steps}", flush=True
+                f"{source}: {before:,} documents, {after:,} kept; dropped in all: {drops.summary(source)}; changed by: {steps}",
+                flush=True,
             )
         if not outputs:
-            raise BadInput(f"{documents}: not one document is left. Next: look at the drops above, and at the plan")
+            raise BadInput(
+                f"{documents}: not one document is left. Next: look at the drops above, and at the plan"
+            )
 
         keep_only(folder, ["removed.jsonl.gz", "unmatched.jsonl.gz", *(output["path"] for output in outputs)])
         return write_manifest(
@@ -137,15 +172,27 @@ def build(documents: Path, rows: Path | None, plan: dict, out: Path, executor: s
 def listing(units: list[dict], removed: list[dict]):
     """The lines of removed.jsonl.gz: what met an evaluation row, file by file, and then the duplicates."""
     for unit in units:
-        for _, record in read_jsonl(Path(f"{unit['output']}.met.jsonl")) if Path(f"{unit['output']}.met.jsonl").stat().st_size else ():
+        for _, record in (
+            read_jsonl(Path(f"{unit['output']}.met.jsonl"))
+            if Path(f"{unit['output']}.met.jsonl").stat().st_size
+            else ()
+        ):
             yield {"stage": "decontamination", **record}
     for entry in removed:
-        yield {"stage": "near_duplicates", **{key: entry[key] for key in ("source", "id", "kept_source", "kept_id", "kind")}}
+        yield {
+            "stage": "near_duplicates",
+            **{key: entry[key] for key in ("source", "id", "kept_source", "kept_id", "kind")},
+        }
 
 
 # ---------------------------------------------------------------- what a worker does
 def clean_file(
-    file: list, source: str, output: str, cleaning: dict | None, decontamination: dict | None, near_duplicates: dict | None
+    file: list,
+    source: str,
+    output: str,
+    cleaning: dict | None,
+    decontamination: dict | None,
+    near_duplicates: dict | None,
 ) -> dict:
     """Clean the documents of one file. Beside the output: the records of what met an evaluation row (.met.jsonl), the ids (.ids), and for duplicates one hash
     of each text, its MinHash keys and its PMID (.npz)."""
@@ -191,7 +238,10 @@ def clean_file(
     Path(f"{output}.ids").write_text("\n".join(ids))
     write_jsonl(Path(f"{output}.met.jsonl"), met)
     if settings:
-        arrays = {"hashes": np.array(hashes, np.uint64), "keys": np.array(keys, np.uint64).reshape(count, settings.buckets)}
+        arrays = {
+            "hashes": np.array(hashes, np.uint64),
+            "keys": np.array(keys, np.uint64).reshape(count, settings.buckets),
+        }
         np.savez(f"{output}.npz", **arrays, keyed=np.array(keyed, bool), pmids=np.array(pmids, np.int64))
     os.replace(partial, output)
     changed = {step: n for (_, step), n in cleaner.changed.items()}
@@ -218,25 +268,43 @@ def runs_of(file: list, lines: str, lines_sha256: str, output: str, near_duplica
 
 
 # ---------------------------------------------------------------- duplicates
-def duplicates(units: list[dict], facts: list[dict], settings: near_duplicates.Settings, work: Path, executor: str) -> list[dict]:
+def duplicates(
+    units: list[dict], facts: list[dict], settings: near_duplicates.Settings, work: Path, executor: str
+) -> list[dict]:
     """{unit, line, source, id, kept_source, kept_id, kind} of each document that goes for another one that stays."""
     filled = [unit for unit, fact in zip(units, facts, strict=True) if fact["documents"]]
     contents = {unit["name"]: fact["sha256"] for unit, fact in zip(units, facts, strict=True)}
     present = {unit["source"] for unit in filled}
     others = sorted(present - {source for run in settings.runs for source in run})
     found = []
-    for run in [*settings.runs, *([source] for source in others)]:  # a source of no run is compared with itself
+    for run in [
+        *settings.runs,
+        *([source] for source in others),
+    ]:  # a source of no run is compared with itself
         if sources := [source for source in run if source in present]:
-            same = None if settings.jaccard is None else compare(filled, contents, sources, settings, work, executor)
-            found += near_duplicates.find_duplicates((record[:4] for record in records(filled, sources)), sources, same)
+            same = (
+                None
+                if settings.jaccard is None
+                else compare(filled, contents, sources, settings, work, executor)
+            )
+            found += near_duplicates.find_duplicates(
+                (record[:4] for record in records(filled, sources)), sources, same
+            )
     if settings.abstracts_of_full_texts:
         gone = {entry[:2] for entry in found}
         left = [
-            [(*record[:2], record[4]) for record in records(filled, [source]) if record[:2] not in gone] for source in ("pubmed", "pmc")
+            [(*record[:2], record[4]) for record in records(filled, [source]) if record[:2] not in gone]
+            for source in ("pubmed", "pmc")
         ]
         found += near_duplicates.find_abstracts(*left)
-    places, keys = locate(filled, {entry[:2] for entry in found}), ("source", "id", "kept_source", "kept_id", "kind")
-    return [dict(zip(keys, entry, strict=True), unit=places[entry[:2]][0]["name"], line=places[entry[:2]][1]) for entry in found]
+    places, keys = (
+        locate(filled, {entry[:2] for entry in found}),
+        ("source", "id", "kept_source", "kept_id", "kind"),
+    )
+    return [
+        dict(zip(keys, entry, strict=True), unit=places[entry[:2]][0]["name"], line=places[entry[:2]][1])
+        for entry in found
+    ]
 
 
 def records(units: list[dict], sources: list[str]):
@@ -245,7 +313,9 @@ def records(units: list[dict], sources: list[str]):
         if unit["source"] in sources:
             with np.load(f"{unit['output']}.npz") as arrays:
                 columns = [arrays[key] for key in ("hashes", "keys", "keyed", "pmids")]
-            for name, text, keys, has_keys, pmid in zip(Path(f"{unit['output']}.ids").read_text().split("\n"), *columns, strict=True):
+            for name, text, keys, has_keys, pmid in zip(
+                Path(f"{unit['output']}.ids").read_text().split("\n"), *columns, strict=True
+            ):
                 yield unit["source"], name, int(text).to_bytes(8), keys if has_keys else keys[:0], int(pmid)
 
 
@@ -259,14 +329,24 @@ def locate(units: list[dict], names: set) -> dict:
     return places
 
 
-def compare(units: list[dict], contents: dict, sources: list[str], settings: near_duplicates.Settings, work: Path, executor: str):
+def compare(
+    units: list[dict],
+    contents: dict,
+    sources: list[str],
+    settings: near_duplicates.Settings,
+    work: Path,
+    executor: str,
+):
     """A function that says whether two documents share enough of their runs of words. Those of all candidates are taken from the texts first."""
     candidates = set()
 
     def note(one, other):  # says no to every pair, and so sees every pair
         candidates.update((one, other))
 
-    collections.deque(near_duplicates.find_duplicates((record[:4] for record in records(units, sources)), sources, note), maxlen=0)
+    collections.deque(
+        near_duplicates.find_duplicates((record[:4] for record in records(units, sources)), sources, note),
+        maxlen=0,
+    )
     wanted = {}  # name of the unit -> (unit, [(line, document)])
     for document, (unit, line) in locate(units, candidates).items():
         wanted.setdefault(unit["name"], (unit, []))[1].append((line, document))
@@ -280,27 +360,39 @@ def compare(units: list[dict], contents: dict, sources: list[str], settings: nea
              "output": f"{unit['output']}.runs.npy", "near_duplicates": unit["near_duplicates"]}
         )  # fmt: skip
     spans = {}
-    for task, fact in zip(tasks, executors.run("data_prep.clean_documents:runs_of", tasks, work, executor), strict=True):
+    for task, fact in zip(
+        tasks, executors.run("data_prep.clean_documents:runs_of", tasks, work, executor), strict=True
+    ):
         runs = np.load(task["output"], mmap_mode="r")
-        for (_, document), start, end in zip(sorted(wanted[task["name"]][1]), [0, *fact["ends"][:-1]], fact["ends"], strict=True):
+        for (_, document), start, end in zip(
+            sorted(wanted[task["name"]][1]), [0, *fact["ends"][:-1]], fact["ends"], strict=True
+        ):
             spans[document] = runs[start:end]
     return lambda one, other: near_duplicates.overlap(spans[one], spans[other]) >= settings.jaccard
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--documents", type=Path, required=True, help="folder made by build_documents")
-    parser.add_argument("--rows", type=Path, help="task rows made by build_tasks; needed where the plan decontaminates")
+    parser.add_argument(
+        "--rows", type=Path, help="task rows made by build_tasks; needed where the plan decontaminates"
+    )
     parser.add_argument("--plan", type=Path, required=True, help="YAML, see data_prep/cleaning_plans")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--executor", default="local", help="local:N, slurm:YAML or ray:N (data_prep/corpus/executors.py)")
+    parser.add_argument(
+        "--executor", default="local", help="local:N, slurm:YAML or ray:N (data_prep/corpus/executors.py)"
+    )
     args = parser.parse_args(argv)
     try:
         manifest = build(args.documents, args.rows, read_plan(args.plan), args.out, args.executor)
     except (BadInput, OSError) as error:
         sys.exit(f"error: {error}")
     kept, met = sum(output["records"] for output in manifest["outputs"]), manifest["removed"]["records"]
-    print(f"wrote {args.out}: {kept:,} documents; {met:,} lines in removed.jsonl.gz, access {manifest['access']}")
+    print(
+        f"wrote {args.out}: {kept:,} documents; {met:,} lines in removed.jsonl.gz, access {manifest['access']}"
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,10 @@ from data_prep.schema import ACCESS, BadInput, strictest
 
 def declassify(folder: Path, to: str, who: str, why: str, out: Path, date: str) -> dict:
     """Write OUT and return its manifest. BadInput if the folder is none of ours, is not stricter than `to`, or nobody signs on a day that has come."""
-    manifest = read_manifest(folder, made_by="python -m data_prep.build_documents or build_tasks, whose folders can be declassified")
+    manifest = read_manifest(
+        folder,
+        made_by="python -m data_prep.build_documents or build_tasks, whose folders can be declassified",
+    )
     if ACCESS.index(manifest["access"]) <= ACCESS.index(to):
         raise BadInput(f"{folder}: its access class is {manifest['access']} already, not stricter than {to}")
     if not who.strip() or not why.strip():
@@ -30,7 +33,9 @@ def declassify(folder: Path, to: str, who: str, why: str, out: Path, date: str) 
         raise BadInput(f"--date {date}: must be a day that has come, as 2026-11-01")
     paths = [output["path"] for output in manifest["outputs"]]
     if other := [path for path in paths if not path.endswith((".jsonl", ".jsonl.gz"))]:
-        raise BadInput(f"{folder}: {other[0]} holds no documents or rows. Next: declassify what it was made of, and make it again")
+        raise BadInput(
+            f"{folder}: {other[0]} holds no documents or rows. Next: declassify what it was made of, and make it again"
+        )
     entry = {
         "from": manifest["access"],
         "to": to,
@@ -71,7 +76,9 @@ def has_come(date: str) -> bool:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--to", required=True, choices=ACCESS[:-1])
     parser.add_argument("--who", required=True, help="name and function of the person who answers for it")

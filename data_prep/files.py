@@ -22,10 +22,17 @@ LFS_MARK = b"version https://git-lfs.github.com/spec"
 LEVEL = 3  # of gzip: more than twice the speed of 6, for an eighth more bytes
 WORK = ".work"  # inside an unfinished output: what is not part of it
 NOT_UTF8 = "bytes that are not UTF-8, replaced by U+FFFD"
-READ_ERRORS = (EOFError, OSError, zlib.error, zstandard.ZstdError)  # what a cut or damaged archive raises while being read
+READ_ERRORS = (
+    EOFError,
+    OSError,
+    zlib.error,
+    zstandard.ZstdError,
+)  # what a cut or damaged archive raises while being read
 
 # What a raw file may ask of the memory. The limits are of single records: a file as a whole may be of any size.
-LONGEST = 1 << 26  # bytes or characters of a record: a line, a row of a table, an XML record, a member of an archive
+LONGEST = (
+    1 << 26
+)  # bytes or characters of a record: a line, a row of a table, an XML record, a member of an archive
 LONGEST_XML = LONGEST // 2  # of which a tree takes up to 40 times the memory
 LONGEST_OF_OURS = 8 * LONGEST  # of a line that we wrote: JSON spells some characters in six
 LARGEST_JSON = 1 << 32  # bytes of a file that is one JSON value
@@ -58,7 +65,9 @@ def open_bytes(path: str | Path):
             else:
                 yield raw
         except READ_ERRORS as error:
-            raise BadInput(f"{path}: cannot be read to its end ({error or type(error).__name__}). Next: fetch it again") from error
+            raise BadInput(
+                f"{path}: cannot be read to its end ({error or type(error).__name__}). Next: fetch it again"
+            ) from error
 
 
 class _Expanding(io.RawIOBase):
@@ -80,7 +89,9 @@ class _Expanding(io.RawIOBase):
 def check_expansion(path: str | Path, expanded: int, compressed: int) -> None:
     """BadInput where `expanded` bytes out of `compressed` are more than any text gives: a bomb."""
     if expanded > max(ALWAYS, EXPANSION * compressed):
-        raise BadInput(f"{path}: {expanded:,} bytes come out of {compressed:,}, which no text gives. Next: look at where this file is from")
+        raise BadInput(
+            f"{path}: {expanded:,} bytes come out of {compressed:,}, which no text gives. Next: look at where this file is from"
+        )
 
 
 class _WholeZstd(io.RawIOBase):
@@ -113,11 +124,16 @@ class _WholeZstd(io.RawIOBase):
 def open_text(path: str | Path, newline: str | None = "", errors: str = "strict"):
     """As open_bytes, decoded as UTF-8 (a leading byte-order mark is dropped). `newline=""` keeps line ends as they are; with errors="replace"
     a byte that is not UTF-8 becomes U+FFFD."""
-    with open_bytes(path) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline=newline, errors=errors) as text:
+    with (
+        open_bytes(path) as stream,
+        io.TextIOWrapper(stream, encoding="utf-8-sig", newline=newline, errors=errors) as text,
+    ):
         try:
             yield text
         except UnicodeDecodeError as error:
-            raise BadInput(f"{path}: not UTF-8 ({error.reason} near byte {error.start} of a block)") from error
+            raise BadInput(
+                f"{path}: not UTF-8 ({error.reason} near byte {error.start} of a block)"
+            ) from error
 
 
 def read_whole(stream, path: str | Path, longest: int | None = None):
@@ -184,7 +200,10 @@ def from_json(text: str | bytes, raw: bool = False):
         level = [value]
         for _ in range(DEEPEST):
             level = [
-                part for whole in level if isinstance(whole, dict | list) for part in (whole.values() if isinstance(whole, dict) else whole)
+                part
+                for whole in level
+                if isinstance(whole, dict | list)
+                for part in (whole.values() if isinstance(whole, dict) else whole)
             ]
         if level:
             raise ValueError(f"more than {DEEPEST} levels")
@@ -212,7 +231,9 @@ def read_yaml(path: str | Path):
         return None
     with open_text(path, newline=None) as text:
         try:
-            return yaml.load(read_whole(text, path, LARGEST_YAML), Loader=_Plain)  # a SafeLoader: tags of Python are refused
+            return yaml.load(
+                read_whole(text, path, LARGEST_YAML), Loader=_Plain
+            )  # a SafeLoader: tags of Python are refused
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from error
 
@@ -223,7 +244,9 @@ def read_parquet(path: str | Path, columns: list[str] | None = None):
         try:
             leaves = pyarrow.parquet.read_metadata(stream).schema
             # texts stay in the dictionary in which they are stored: a small file can hold a million times the same long one
-            table = pyarrow.parquet.ParquetFile(stream, read_dictionary=[leaves.column(i).path for i in range(len(leaves))])
+            table = pyarrow.parquet.ParquetFile(
+                stream, read_dictionary=[leaves.column(i).path for i in range(len(leaves))]
+            )
             names = table.schema_arrow.names
             if missing := [name for name in columns or () if name not in names]:
                 raise BadInput(f"{path}: no column '{missing[0]}' (found: {', '.join(names)})")
@@ -233,9 +256,14 @@ def read_parquet(path: str | Path, columns: list[str] | None = None):
             for batch in table.iter_batches(batch_size=1000, columns=columns):
                 for row in zip(*batch.columns, strict=True):
                     number += 1
-                    yield number, {name: value.as_py() for name, value in zip(batch.schema.names, row, strict=True)}
+                    yield (
+                        number,
+                        {name: value.as_py() for name, value in zip(batch.schema.names, row, strict=True)},
+                    )
         except (pyarrow.ArrowException, ValueError, OverflowError) as error:
-            raise BadInput(f"{path}: not whole Parquet ({' '.join(str(error).split())}). Next: fetch it again") from error
+            raise BadInput(
+                f"{path}: not whole Parquet ({' '.join(str(error).split())}). Next: fetch it again"
+            ) from error
 
 
 def write_jsonl(path: Path, records) -> int:
@@ -246,7 +274,9 @@ def write_jsonl(path: Path, records) -> int:
     with contextlib.ExitStack() as stack:
         raw = stack.enter_context(path.open("wb"))
         out = (
-            stack.enter_context(gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0, compresslevel=LEVEL))
+            stack.enter_context(
+                gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0, compresslevel=LEVEL)
+            )
             if path.suffix == ".gz"
             else raw
         )
@@ -254,7 +284,9 @@ def write_jsonl(path: Path, records) -> int:
             try:
                 out.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
             except UnicodeEncodeError as error:
-                raise BadInput(f"record {record.get('id', count + 1)}: holds half a Unicode character ({error.reason})") from error
+                raise BadInput(
+                    f"record {record.get('id', count + 1)}: holds half a Unicode character ({error.reason})"
+                ) from error
             count += 1
     return count
 
@@ -318,10 +350,14 @@ def check_out(out: str | Path, mark: str = "manifest.json") -> Path:
     """The temporary folder for the output `out`. BadInput where either may be another's, or is no folder; to be asked before work that takes long."""
     out = check_folder(out)
     if out.is_dir() and any(out.iterdir()) and not (out / mark).is_file():
-        raise BadInput(f"{out}: holds files and no {mark}, so it is no earlier output and is left alone. Next: another --out")
+        raise BadInput(
+            f"{out}: holds files and no {mark}, so it is no earlier output and is left alone. Next: another --out"
+        )
     partial = out.with_name(f".{out.name}.partial")
     if partial.is_symlink():
-        raise BadInput(f"{partial}: a link, so what it leads to is none of ours and is left alone. Next: remove it, or another --out")
+        raise BadInput(
+            f"{partial}: a link, so what it leads to is none of ours and is left alone. Next: remove it, or another --out"
+        )
     return partial
 
 

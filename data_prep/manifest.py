@@ -42,7 +42,9 @@ class Drops:
         self.repairs.add(group, reason, where)
 
     def add(self, group: str, reason: str, where: str, *, bad: bool = False) -> None:
-        self._merge(group, reason, {"count": 1, "first": where, "where": [where], **({"bad": True} if bad else {})})
+        self._merge(
+            group, reason, {"count": 1, "first": where, "where": [where], **({"bad": True} if bad else {})}
+        )
 
     def merge(self, dropped: dict) -> None:
         """Add what another Drops has counted (its as_dict)."""
@@ -60,15 +62,25 @@ class Drops:
         return sum(entry["count"] for entry in self._reasons[group].values() if entry.get("bad") or not bad)
 
     def as_dict(self) -> dict:
-        return {group: dict(sorted(reasons.items())) for group, reasons in sorted(self._reasons.items()) if reasons}
+        return {
+            group: dict(sorted(reasons.items()))
+            for group, reasons in sorted(self._reasons.items())
+            if reasons
+        }
 
     def summary(self, group: str) -> str:
-        return ", ".join(f"{reason} {entry['count']}" for reason, entry in sorted(self._reasons[group].items())) or "none"
+        return (
+            ", ".join(f"{reason} {entry['count']}" for reason, entry in sorted(self._reasons[group].items()))
+            or "none"
+        )
 
 
 def versions() -> dict[str, str]:
     """The packages whose behaviour is in the bytes of an output."""
-    return {name: importlib.metadata.version(name) for name in ("datasets", "datatrove", "tokenizers", "lxml", "ftfy")}
+    return {
+        name: importlib.metadata.version(name)
+        for name in ("datasets", "datatrove", "tokenizers", "lxml", "ftfy")
+    }
 
 
 def describe(folder: Path, path: Path, **facts) -> dict:
@@ -76,7 +88,16 @@ def describe(folder: Path, path: Path, **facts) -> dict:
     return {"path": path.relative_to(folder).as_posix(), "sha256": sha256(path), **facts}
 
 
-def write_manifest(folder: Path, *, stage: str, arguments: dict, inputs: list[dict], dropped: dict, outputs: list[dict], **facts) -> dict:
+def write_manifest(
+    folder: Path,
+    *,
+    stage: str,
+    arguments: dict,
+    inputs: list[dict],
+    dropped: dict,
+    outputs: list[dict],
+    **facts,
+) -> dict:
     """Write folder/manifest.json and return it. Inputs carry `license` and `access`; the strictest access is the output's."""
     signed = [entry for given in inputs for entry in given.get("declassified", ())]
     signed = [entry for i, entry in enumerate(signed) if entry not in signed[:i]]

@@ -31,8 +31,24 @@ DOMAINS = ("biomedical", "clinical", "general")
 SPLITS = ("train", "validation", "test")
 SCORINGS = ("choice", "labels", "span", "entities", "summary", "diagnosis", "none")
 
-DOCUMENT_FIELDS = {"id": str, "text": str, "source": str, "domain": str, "license": str, "access": str, "meta": dict}
-ROW_FIELDS = {"id": str, "task": str, "split": str, "scoring": str, "source": str, "license": str, "access": str}
+DOCUMENT_FIELDS = {
+    "id": str,
+    "text": str,
+    "source": str,
+    "domain": str,
+    "license": str,
+    "access": str,
+    "meta": dict,
+}
+ROW_FIELDS = {
+    "id": str,
+    "task": str,
+    "split": str,
+    "scoring": str,
+    "source": str,
+    "license": str,
+    "access": str,
+}
 ROW_OPTIONAL = {"prompt": str, "completion": str, "messages": list, "choices": list, "question": str, "options": list, "synonyms": list,
                 "output": object, "model_access": str, "parsed": object, "score": object}  # fmt: skip
 
@@ -63,16 +79,22 @@ def _check_fields(record: dict, required: dict, optional: dict, where: str) -> N
         raise BadInput(f"{where}: expected a JSON object, found {type(record).__name__}")
     for field, kind in required.items():
         if field not in record:
-            raise BadInput(f"{where}: field '{field}' is missing (found: {', '.join(sorted(record)) or 'none'})")
+            raise BadInput(
+                f"{where}: field '{field}' is missing (found: {', '.join(sorted(record)) or 'none'})"
+            )
         if not isinstance(record[field], kind):
-            raise BadInput(f"{where}: field '{field}' must be {kind.__name__}, found {type(record[field]).__name__}")
+            raise BadInput(
+                f"{where}: field '{field}' must be {kind.__name__}, found {type(record[field]).__name__}"
+            )
     for field, value in record.items():
         if field in required:
             continue
         if field not in optional:
             raise BadInput(f"{where}: unknown field '{field}' (known: {', '.join((*required, *optional))})")
         if not isinstance(value, optional[field]):
-            raise BadInput(f"{where}: field '{field}' must be {optional[field].__name__}, found {type(value).__name__}")
+            raise BadInput(
+                f"{where}: field '{field}' must be {optional[field].__name__}, found {type(value).__name__}"
+            )
 
 
 def _check_value(record: dict, field: str, allowed: tuple, where: str) -> None:
@@ -105,10 +127,20 @@ def check_row(row: dict, where: str) -> dict:
     if ("messages" in row) == ("prompt" in row):
         raise BadInput(f"{where}: a row has either 'prompt' and 'completion' or 'messages' (row {row['id']})")
     if "messages" in row:
-        turns = [m.get("role") for m in row["messages"] if isinstance(m, dict) and isinstance(m.get("content"), str)]
+        turns = [
+            m.get("role")
+            for m in row["messages"]
+            if isinstance(m, dict) and isinstance(m.get("content"), str)
+        ]
         spoken = turns[1:] if turns[:1] == ["system"] else turns
-        if len(turns) != len(row["messages"]) or not spoken or spoken != ["user", "assistant"] * (len(spoken) // 2):
-            raise BadInput(f"{where}: 'messages' must alternate user and assistant, and end with assistant (row {row['id']})")
+        if (
+            len(turns) != len(row["messages"])
+            or not spoken
+            or spoken != ["user", "assistant"] * (len(spoken) // 2)
+        ):
+            raise BadInput(
+                f"{where}: 'messages' must alternate user and assistant, and end with assistant (row {row['id']})"
+            )
     else:
         if not row.get("completion"):
             raise BadInput(f"{where}: field 'completion' is missing or empty (row {row['id']})")
@@ -117,7 +149,11 @@ def check_row(row: dict, where: str) -> dict:
     if row["scoring"] in ("choice", "labels", "entities") and not row.get("choices"):
         raise BadInput(f"{where}: scoring '{row['scoring']}' needs 'choices' (row {row['id']})")
     if row["scoring"] == "choice" and row["completion"] not in row["choices"]:
-        raise BadInput(f"{where}: completion {shown(row, row['completion'])} is not among the choices {row['choices']} (row {row['id']})")
+        raise BadInput(
+            f"{where}: completion {shown(row, row['completion'])} is not among the choices {row['choices']} (row {row['id']})"
+        )
     if "options" in row and (len(row["options"]) != len(row.get("choices", ())) or "question" not in row):
-        raise BadInput(f"{where}: 'options' needs 'question' and as many entries as 'choices' (row {row['id']})")
+        raise BadInput(
+            f"{where}: 'options' needs 'question' and as many entries as 'choices' (row {row['id']})"
+        )
     return row

@@ -22,14 +22,19 @@ def status(name: str, raw: Path, rows: Path) -> tuple[str, str]:
     """(state, what there is and what to do next) of one set. The raw files are looked for, not read."""
     module, folder, made = benchmarks.load(name), raw / name, rows / name / "manifest.json"
     if made.is_file():
-        counts = ", ".join(f"{Path(entry['path']).stem} {entry['records']:,}" for entry in read_json(made)["outputs"])
+        counts = ", ".join(
+            f"{Path(entry['path']).stem} {entry['records']:,}" for entry in read_json(made)["outputs"]
+        )
         command = f"python -m evaluation.generate --model MODEL --rows {rows} --tasks {name} --preset chat --out OUT"
         return "ready", f"{counts} rows. Next: {command}"
     problem = f"no folder {folder}"
     if folder.is_dir():
         try:
             benchmarks.raw_files(name, folder)
-            return "ready", f"raw files in {folder}. Next: python -m data_prep.build_tasks --raw {raw} --tasks {name} --out {rows}"
+            return (
+                "ready",
+                f"raw files in {folder}. Next: python -m data_prep.build_tasks --raw {raw} --tasks {name} --out {rows}",
+            )
         except BadInput as error:
             problem = str(error).partition(" Next: ")[0].rstrip(".")
     state = "missing" if module.ACCESS == "public" else "needs credential"
@@ -37,9 +42,15 @@ def status(name: str, raw: Path, rows: Path) -> tuple[str, str]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--raw", type=Path, required=True, help="folder that holds one folder of raw files for each task")
-    parser.add_argument("--rows", type=Path, required=True, help="folder that build_tasks writes, or will write")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--raw", type=Path, required=True, help="folder that holds one folder of raw files for each task"
+    )
+    parser.add_argument(
+        "--rows", type=Path, required=True, help="folder that build_tasks writes, or will write"
+    )
     return parser
 
 

@@ -34,7 +34,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--plan", type=Path, required=True, help="YAML, as evaluation/plans/demo.yaml")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--scored", action="store_true", help="ask no model: take the outputs that EVALUATION holds")
+    parser.add_argument(
+        "--scored", action="store_true", help="ask no model: take the outputs that EVALUATION holds"
+    )
     args = parser.parse_args(argv)
     try:
         plan = read_plan(args.plan)
@@ -61,7 +63,9 @@ def read_plan(path: Path) -> dict:
         raise BadInput(f"{path}: missing or unknown: {wrong}. Next: copy evaluation/plans/demo.yaml")
     for key in ("tasks", "models", *(["differences"] if "differences" in plan else [])):
         if not isinstance(plan[key], list) or not plan[key]:
-            raise BadInput(f"{path}: '{key}' must be a list that holds something. Next: copy evaluation/plans/demo.yaml")
+            raise BadInput(
+                f"{path}: '{key}' must be a list that holds something. Next: copy evaluation/plans/demo.yaml"
+            )
     if wrong := [task for task in plan["tasks"] if not isinstance(task, str)] + [
         model for model in plan["models"] if not isinstance(model, dict)
     ]:
@@ -71,23 +75,31 @@ def read_plan(path: Path) -> dict:
     article = read_json(tables.ARTICLE)[tables.TABLES[6]]["models"]
     for number, model in enumerate(plan["models"], 1):
         if wrong := sorted((MODEL_KEYS - set(model)) | (set(model) - MODEL_KEYS - MODEL_OPTIONAL)):
-            raise BadInput(f"{path}: model {number}: missing or unknown: {', '.join(wrong)}. Next: copy evaluation/plans/demo.yaml")
+            raise BadInput(
+                f"{path}: model {number}: missing or unknown: {', '.join(wrong)}. Next: copy evaluation/plans/demo.yaml"
+            )
         if model.get("article") not in (None, *article):
             raise BadInput(
                 f"{path}: model {number}: the article's Table 6 has no column '{model['article']}' (it has {', '.join(article)})"
             )
     names = [model["name"] for model in plan["models"]]
     if len(set(names)) < len(names) or len(names) < 2:
-        raise BadInput(f"{path}: 'models' must be two or more, of different names, found {', '.join(names) or 'none'}")
+        raise BadInput(
+            f"{path}: 'models' must be two or more, of different names, found {', '.join(names) or 'none'}"
+        )
     first = names[0]
-    plan.setdefault("differences", [{"of": name, "to": first, "what": f"{name} minus {first}"} for name in names[1:]])
+    plan.setdefault(
+        "differences", [{"of": name, "to": first, "what": f"{name} minus {first}"} for name in names[1:]]
+    )
     for number, pair in enumerate(plan["differences"], 1):
         if set(pair) != DIFFERENCE_KEYS:
             raise BadInput(
                 f"{path}: difference {number} must have the keys {', '.join(sorted(DIFFERENCE_KEYS))}, found {', '.join(sorted(pair))}"
             )
         if unknown := [pair[role] for role in ("of", "to") if pair[role] not in names]:
-            raise BadInput(f"{path}: difference {number}: '{unknown[0]}' is none of the models ({', '.join(names)})")
+            raise BadInput(
+                f"{path}: difference {number}: '{unknown[0]}' is none of the models ({', '.join(names)})"
+            )
     return plan
 
 
@@ -96,7 +108,15 @@ def evaluate(plan: dict, model: dict, ask: bool) -> None:
     """Outputs and scores of one checkpoint, made where they are not there."""
     folder, tasks = Path(plan["evaluation"], model["name"]), generate.parse_tasks(",".join(plan["tasks"]))
     if ask:
-        command = ["--model", model["model"], *model.get("changes", []), "--rows", plan["rows"], "--tasks", ",".join(tasks)]
+        command = [
+            "--model",
+            model["model"],
+            *model.get("changes", []),
+            "--rows",
+            plan["rows"],
+            "--tasks",
+            ",".join(tasks),
+        ]
         command += ["--preset", model["preset"], "--out", str(folder)]
         for name, value in plan.get("settings", {}).items():
             command += [] if value is False else [f"--{name}"] if value is True else [f"--{name}", str(value)]
@@ -126,16 +146,24 @@ def measure(plan: dict) -> dict:
     models, tasks = plan["models"], generate.parse_tasks(",".join(plan["tasks"]))
     folders = {model["name"]: Path(plan["evaluation"], model["name"]) for model in models}
     evaluations = {
-        name: {"scores": {t: e for t, e in read_json(folder / "scores.json").items() if t in tasks}} for name, folder in folders.items()
+        name: {"scores": {t: e for t, e in read_json(folder / "scores.json").items() if t in tasks}}
+        for name, folder in folders.items()
     }
-    table = next(iter(tables.article_tables(models, evaluations, {model["name"]: [6] for model in models})), None)
+    table = next(
+        iter(tables.article_tables(models, evaluations, {model["name"]: [6] for model in models})), None
+    )
     if table:
         named = [model["article"] for model in models if model.get("article")]
         table["published"] = [name for name in table["published"] if name in named]
         table["rows"] = [row for row in table["rows"] if any(row["ours"])]
         for row in table["rows"]:
             row["published"] = [record for record in row["published"] if record.get("model") in named]
-        used = {note for row in table["rows"] for record in row["published"] for note in record["footnote"].split(", ")}
+        used = {
+            note
+            for row in table["rows"]
+            for record in row["published"]
+            for note in record["footnote"].split(", ")
+        }
         table["notes"] = {note: text for note, text in table["notes"].items() if note in used}
         table["cited"] = any(record["cited"] for row in table["rows"] for record in row["published"])
     lines = [(row["task"], row["metric"]) for row in table["rows"]] if table else []
@@ -149,7 +177,11 @@ def measure(plan: dict) -> dict:
     lines += [(row["task"], row["metric"]) for row in others]
     return {
         "stage": "ablation",
-        "access": strictest(score.access_of(entry) for evaluation in evaluations.values() for entry in evaluation["scores"].values()),
+        "access": strictest(
+            score.access_of(entry)
+            for evaluation in evaluations.values()
+            for entry in evaluation["scores"].values()
+        ),
         "title": plan["title"],
         "models": models,
         "table": table,
@@ -165,10 +197,16 @@ def difference(pair: dict, folders: dict, evaluations: dict, lines: list) -> dic
         if task not in done:
             rows, others = (score.graded_rows(folders[pair[role]], task) for role in ("of", "to"))
             done[task] = compare.compare(rows, others, f"{task}: {pair['of']} and {pair['to']}")
-        undefined = dict.fromkeys(("difference", "low", "high", "p"))  # BERTScore may have been made for one only
+        undefined = dict.fromkeys(
+            ("difference", "low", "high", "p")
+        )  # BERTScore may have been made for one only
         values = done[task]["metrics"].get(metric, undefined)
         test = done[task]["mcnemar"]
-        withheld = [pair[role] for role in ("of", "to") if evaluations[pair[role]]["scores"][task]["headline"]["withheld"]]
+        withheld = [
+            pair[role]
+            for role in ("of", "to")
+            if evaluations[pair[role]]["scores"][task]["headline"]["withheld"]
+        ]
         found.append({"task": task, "metric": metric, "n": done[task]["n"], **values, "withheld": withheld,
                       "mcnemar": test if test and test["metric"] == metric else None})  # fmt: skip
     return pair | {"lines": found}
@@ -183,15 +221,23 @@ def markdown(result: dict) -> str:
             tables.markdown(result["table"]),
         ]
     if result["others"]:
-        rows = [[row["task"], row["metric"], str(row["n"]), *map(tables.in_words, row["ours"])] for row in result["others"]]
-        parts += ["Tasks that are not in it:\n", tables.markdown_table(["task", "metric", "rows", *labels.values()], rows)]
+        rows = [
+            [row["task"], row["metric"], str(row["n"]), *map(tables.in_words, row["ours"])]
+            for row in result["others"]
+        ]
+        parts += [
+            "Tasks that are not in it:\n",
+            tables.markdown_table(["task", "metric", "rows", *labels.values()], rows),
+        ]
     parts += ["## Differences\n", "With the 95 % interval and p-value of a paired bootstrap over rows. † : a value of the two is withheld, so the difference is "
               "also one of form.\n"]  # fmt: skip
     lines = [[line["task"], line["metric"], str(line["n"])] for line in result["differences"][0]["lines"]]
     for pair in result["differences"]:
         for row, line in zip(lines, pair["lines"], strict=True):
             row.append(in_words(line))
-    heads = [f"{pair['what']}: {labels[pair['of']]} minus {labels[pair['to']]}" for pair in result["differences"]]
+    heads = [
+        f"{pair['what']}: {labels[pair['of']]} minus {labels[pair['to']]}" for pair in result["differences"]
+    ]
     parts += [tables.markdown_table(["task", "metric", "rows", *heads], lines)]
     return "\n".join(parts)
 

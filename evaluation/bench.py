@@ -57,8 +57,26 @@ def bench(args) -> dict:
         made = make_rows(scratch / "rows", args.prompts)
         entry = read_entry(args.model or str(make_model(scratch / "model", args.hidden_size)))
         generate.keep_on_site(None, entry, made)
-        more = ["--max_new_tokens", args.new_tokens, "--batch_size", args.batch_size, *(["--device", args.device] if args.device else [])]
-        command = ["--model", entry.path, "--rows", scratch / "rows", "--tasks", TASK, "--preset", "paper", "--out", scratch / "out", *more]
+        more = [
+            "--max_new_tokens",
+            args.new_tokens,
+            "--batch_size",
+            args.batch_size,
+            *(["--device", args.device] if args.device else []),
+        ]
+        command = [
+            "--model",
+            entry.path,
+            "--rows",
+            scratch / "rows",
+            "--tasks",
+            TASK,
+            "--preset",
+            "paper",
+            "--out",
+            scratch / "out",
+            *more,
+        ]
         options = generate.make_parser().parse_intermixed_args([str(part) for part in command])
         lm = generate.load_model(options, entry)
         identity = fingerprint(entry)
@@ -76,7 +94,10 @@ def bench(args) -> dict:
 
             lm.batch_size_per_gpu = 1
             arguments = {"until": [], "do_sample": False, "max_gen_toks": args.new_tokens}
-            requests = [Instance("generate_until", {}, (row["prompt"], dict(arguments)), i) for i, row in enumerate(made)]
+            requests = [
+                Instance("generate_until", {}, (row["prompt"], dict(arguments)), i)
+                for i, row in enumerate(made)
+            ]
             try:
                 return lm.generate_until(requests, disable_tqdm=True)
             finally:
@@ -109,9 +130,13 @@ def bare(lm, rows: list[dict], args) -> list[str]:
     texts = [""] * len(rows)
     for start in range(0, len(order), args.batch_size):
         batch = order[start : start + args.batch_size]
-        padded = tokenizer.pad({"input_ids": [ids[i] for i in batch]}, padding_side="left", return_tensors="pt").to(lm.device)
+        padded = tokenizer.pad(
+            {"input_ids": [ids[i] for i in batch]}, padding_side="left", return_tensors="pt"
+        ).to(lm.device)
         with torch.inference_mode():
-            made = model.generate(**padded, max_new_tokens=args.new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+            made = model.generate(
+                **padded, max_new_tokens=args.new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
+            )
         for i, new in zip(batch, made[:, padded["input_ids"].shape[1] :].tolist(), strict=True):
             end = new.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in new else len(new)
             texts[i] = tokenizer.decode(new[:end])
@@ -123,8 +148,20 @@ def make_rows(folder: Path, number: int) -> list[dict]:
     draw, vocabulary, rows = random.Random(0), TEXT.split(), []
     for i in range(number):
         prompt = " ".join(draw.choices(vocabulary, k=draw.randint(*WORDS)))
-        facts = {"id": f"bench:{i}", "task": TASK, "split": "test", "scoring": "span", "source": "bench", "license": "invented"}
-        rows.append(check_row({**facts, "access": "public", "prompt": f"{prompt}\n", "completion": "cough"}, f"bench row {i}"))
+        facts = {
+            "id": f"bench:{i}",
+            "task": TASK,
+            "split": "test",
+            "scoring": "span",
+            "source": "bench",
+            "license": "invented",
+        }
+        rows.append(
+            check_row(
+                {**facts, "access": "public", "prompt": f"{prompt}\n", "completion": "cough"},
+                f"bench row {i}",
+            )
+        )
     write_jsonl(folder / TASK / "test.jsonl", rows)
     return rows
 
@@ -136,10 +173,17 @@ def make_model(folder: Path, hidden_size: int) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     engine = Tokenizer(models.BPE())
-    engine.pre_tokenizer, engine.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=512, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    engine.pre_tokenizer, engine.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=512, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
     engine.train_from_iterator([TEXT], trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=engine, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=engine, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=4 * hidden_size, num_hidden_layers=4, num_attention_heads=4,
@@ -155,7 +199,10 @@ def report(args, lm, seconds: dict, outputs: dict) -> dict:
     import torch
 
     medians = {name: statistics.median(times) for name, times in seconds.items()}
-    same = {name: sum(a == b for a, b in zip(outputs[name], outputs["bare"], strict=True)) for name in ("generate", "harness")}
+    same = {
+        name: sum(a == b for a, b in zip(outputs[name], outputs["bare"], strict=True))
+        for name in ("generate", "harness")
+    }
     return {
         "model": args.model or f"random LLaMA, {lm.model.num_parameters():,} parameters",
         "device": str(lm.device),
@@ -182,7 +229,13 @@ def markdown(result: dict) -> str:
     verdict = "met" if result["aim_met"] else "missed"
     about = f"{result['prompts']} prompts of {WORDS[0]} to {WORDS[1]} words, {result['new_tokens']} new tokens, batches of {result['batch_size']}; "
     about += f"{result['model']}; {result['machine']}; medians of {len(result['seconds']['bare'])} turns."
-    table = "\n".join(["| way | seconds | of the bare loop | outputs as the bare loop's |", "| --- | --- | --- | --- |", *rows])
+    table = "\n".join(
+        [
+            "| way | seconds | of the bare loop | outputs as the bare loop's |",
+            "| --- | --- | --- | --- |",
+            *rows,
+        ]
+    )
     return f"{about}\n\n{table}\n\nAim: generate at most {result['aim']:.2f} of the bare loop: {verdict}.\n"
 
 

@@ -50,23 +50,49 @@ SEED = 1234  # of the choice of examples: the harness's own
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--base", required=True, help="model before training: a folder, or a name of evaluation/models")
-    parser.add_argument("--tuned", required=True, nargs="+", help="models after it, each compared with the base")
+    parser.add_argument(
+        "--base", required=True, help="model before training: a folder, or a name of evaluation/models"
+    )
+    parser.add_argument(
+        "--tuned", required=True, nargs="+", help="models after it, each compared with the base"
+    )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--tasks", default="general", help=f"comma-separated, of {', '.join(general.TASKS)}; general: the first seven")
-    parser.add_argument("--data", type=Path, help="folder of the tasks' files (general_tasks.py); default: the Hub")
-    parser.add_argument("--runs", type=Path, nargs="*", default=[], help="more pretraining runs, for the curves")
+    parser.add_argument(
+        "--tasks",
+        default="general",
+        help=f"comma-separated, of {', '.join(general.TASKS)}; general: the first seven",
+    )
+    parser.add_argument(
+        "--data", type=Path, help="folder of the tasks' files (general_tasks.py); default: the Hub"
+    )
+    parser.add_argument(
+        "--runs", type=Path, nargs="*", default=[], help="more pretraining runs, for the curves"
+    )
     parser.add_argument("--gate", type=Path, help="YAML of limits, as evaluation/gates/default.yaml")
-    parser.add_argument("--max_general_drop", type=float, help="accuracy, 0.02 is two points; instead of the gate's")
-    parser.add_argument("--max_general_perplexity_ratio", type=float, help="tuned over base, instead of the gate's")
-    parser.add_argument("--limit", type=int, help="the first N items of each set of questions only; the gate then warns")
+    parser.add_argument(
+        "--max_general_drop", type=float, help="accuracy, 0.02 is two points; instead of the gate's"
+    )
+    parser.add_argument(
+        "--max_general_perplexity_ratio", type=float, help="tuned over base, instead of the gate's"
+    )
+    parser.add_argument(
+        "--limit", type=int, help="the first N items of each set of questions only; the gate then warns"
+    )
     parser.add_argument("--num_fewshot", type=int, help="examples in the prompt, instead of each task's own")
-    parser.add_argument("--chat_template", action="store_true", help="ask models that have a chat template in it")
-    parser.add_argument("--allow_overlong", action="store_true", help="let the harness cut prompts that do not fit, from the left")
+    parser.add_argument(
+        "--chat_template", action="store_true", help="ask models that have a chat template in it"
+    )
+    parser.add_argument(
+        "--allow_overlong",
+        action="store_true",
+        help="let the harness cut prompts that do not fit, from the left",
+    )
     parser.add_argument("--batch_size", default="16", help="auto[:N]: as many as fit")
     parser.add_argument("--device", help="default: cuda if there is one, else cpu")
     parser.add_argument("--dtype", default="auto", help="type of the weights; auto: as stored")
-    parser.add_argument("--backend_args", default="", help="more arguments of the harness's backend, as parallelize=True")
+    parser.add_argument(
+        "--backend_args", default="", help="more arguments of the harness's backend, as parallelize=True"
+    )
     return parser
 
 
@@ -76,7 +102,12 @@ def main(argv=None):
     except BadInput as error:
         sys.exit(f"error: {error}")
     if result["gate"]["verdict"] == "failed":
-        failed = [finding["sentence"] for one in result["tuned"] for finding in one["gate"] if finding["level"] == "failed"]
+        failed = [
+            finding["sentence"]
+            for one in result["tuned"]
+            for finding in one["gate"]
+            if finding["level"] == "failed"
+        ]
         sys.exit(
             f"gate failed: {failed[0]}"
             + (f" (and {len(failed) - 1} more)" if failed[1:] else "")
@@ -93,20 +124,30 @@ def measure(args) -> dict:
     entries = read_entries(args)
     for entry in entries.values():
         generate.keep_on_site(None, entry, [])
-    limits = gate.read_limits(args.gate, {name: getattr(args, name) for name in gate.NUMBERS}, list(entries)[1:])
+    limits = gate.read_limits(
+        args.gate, {name: getattr(args, name) for name in gate.NUMBERS}, list(entries)[1:]
+    )
     curves = read_curves([*args.runs, *(entry.path for entry in entries.values())], args.runs)
     fingerprints = {name: fingerprint(entry) for name, entry in entries.items()}
     if args.data:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is local: nothing has to be asked of the Hub
+        os.environ.setdefault(
+            "HF_HUB_OFFLINE", "1"
+        )  # everything is local: nothing has to be asked of the Hub
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     loaded, asked, not_asked = load_tasks(args)
     if absent := [task for task in limits["tasks"] if task not in asked]:
         raise BadInput(
             f"{args.gate}: wants {', '.join(absent)}, which cannot be asked here. Next: --data with their files, or a gate whose tasks are {', '.join(asked)}"
         )
-    answers = {name: ask_model(args, name, entry, fingerprints[name], loaded, asked) for name, entry in entries.items()}
+    answers = {
+        name: ask_model(args, name, entry, fingerprints[name], loaded, asked)
+        for name, entry in entries.items()
+    }
     base, *tuned = entries
-    facts = {name: {"model": str(e.path), "access": e.access, "fingerprint": fingerprints[name]} for name, e in entries.items()}
+    facts = {
+        name: {"model": str(e.path), "access": e.access, "fingerprint": fingerprints[name]}
+        for name, e in entries.items()
+    }
     differences = [differences_to(answers[base], answers[name], asked) for name in tuned]
     result = {
         "stage": "forgetting",
@@ -142,7 +183,9 @@ def read_entries(args) -> dict[str, Entry]:
     for model in (args.base, *args.tuned):
         entry = read_entry(model)
         if entry.on_server:
-            raise BadInput(f"{model}: is on a server, whose weights may change unseen. Next: the folder of the weights")
+            raise BadInput(
+                f"{model}: is on a server, whose weights may change unseen. Next: the folder of the weights"
+            )
         path = entry.path.resolve()
         name = f"{path.parent.name}-{path.name}" if path.name.startswith("checkpoint-") else entry.name
         if name in entries:
@@ -156,7 +199,9 @@ def read_entries(args) -> dict[str, Entry]:
 def load_tasks(args) -> tuple[dict, dict, dict]:
     """({task: {name of the harness: its task}}, {task: what was found}, {task: why it cannot be asked})."""
     names = [name.strip() for name in args.tasks.split(",") if name.strip()]
-    wanted = list(dict.fromkeys(task for name in names for task in (general.GENERAL if name == "general" else [name])))
+    wanted = list(
+        dict.fromkeys(task for name in names for task in (general.GENERAL if name == "general" else [name]))
+    )
     if unknown := [name for name in wanted if name not in general.TASKS]:
         raise BadInput(f"--tasks: unknown task '{unknown[0]}' (known: general, {', '.join(general.TASKS)})")
     loaded, asked, not_asked = {}, {}, {}
@@ -165,7 +210,9 @@ def load_tasks(args) -> tuple[dict, dict, dict]:
             loaded[name], found = general.load(name, args.data, args.num_fewshot)
         except general.Missing as error:
             if name in names:
-                raise BadInput(f"{name}: {error}. Next: add what is missing, or --tasks without {name}") from error
+                raise BadInput(
+                    f"{name}: {error}. Next: add what is missing, or --tasks without {name}"
+                ) from error
             not_asked[name] = str(error)
             print(f"{name}: not asked: {error}", flush=True)
             continue
@@ -177,38 +224,53 @@ def load_tasks(args) -> tuple[dict, dict, dict]:
             "n": sum(min(size, args.limit or size) for size in sizes),
             "metric": general.TASKS[name].metrics[0],
             "shots": shots,
-            "note": f"fewer examples than the usual {general.TASKS[name].shots}: no file of them" if fewer else None,
+            "note": f"fewer examples than the usual {general.TASKS[name].shots}: no file of them"
+            if fewer
+            else None,
             "data": found,
             "data_sha256": data_hash(loaded[name]),
         }
         print(f"{name}: {forgetting_page.in_words(asked[name])}", flush=True)
     if not loaded:
         first, why = next(iter(not_asked.items()), ("--tasks", "names none"))
-        raise BadInput(f"no task can be asked, {first}: {why}. Next: --data DIR, laid out as evaluation/tasks/general.py says")
+        raise BadInput(
+            f"no task can be asked, {first}: {why}. Next: --data DIR, laid out as evaluation/tasks/general.py says"
+        )
     return loaded, asked, not_asked
 
 
 def data_hash(tasks: dict) -> str:
     documents = [
-        [name, list(one.eval_docs), list(one.fewshot_docs() or []) if one.get_config("num_fewshot") else []] for name, one in tasks.items()
+        [name, list(one.eval_docs), list(one.fewshot_docs() or []) if one.get_config("num_fewshot") else []]
+        for name, one in tasks.items()
     ]
     return hashlib.sha256(json.dumps(documents, default=str).encode()).hexdigest()
 
 
 # ---------------------------------------------------------------- a model
-def ask_model(args, name: str, entry: Entry, identity: str, loaded: dict, asked: dict) -> dict[str, list[dict]]:
+def ask_model(
+    args, name: str, entry: Entry, identity: str, loaded: dict, asked: dict
+) -> dict[str, list[dict]]:
     """{task: items with their scores} of a model, from OUT/<name> where they are there already."""
     folder, chat = args.out / name, args.chat_template and has_template(entry)
-    settings = {"chat_template": chat, "backend": entry.backend, "lm_eval": importlib.metadata.version("lm_eval")}
+    settings = {
+        "chat_template": chat,
+        "backend": entry.backend,
+        "lm_eval": importlib.metadata.version("lm_eval"),
+    }
     settings |= {key: getattr(args, key) for key in ("limit", "dtype", "backend_args")}
     keys = {
-        task: hashlib.sha256(json.dumps([identity, settings, asked[task]["shots"], asked[task]["data_sha256"]]).encode()).hexdigest()
+        task: hashlib.sha256(
+            json.dumps([identity, settings, asked[task]["shots"], asked[task]["data_sha256"]]).encode()
+        ).hexdigest()
         for task in loaded
     }
     origin = {"fingerprint": identity, "settings": settings}
     old = read_json(folder / "run.json") if (folder / "run.json").is_file() else {"tasks": {}}
     same = {key: old.get(key) for key in (*origin, "access")} == origin | {"access": entry.access}
-    kept = {task: facts for task, facts in old["tasks"].items() if same and keys.get(task) in (None, facts["key"])}
+    kept = {
+        task: facts for task, facts in old["tasks"].items() if same and keys.get(task) in (None, facts["key"])
+    }
     todo = {task: loaded[task] for task in loaded if task not in kept}
     made, facts = answer(args, entry, identity, settings, todo) if todo else ({}, {})
     items = {task: [row for _, row in read_jsonl(folder / f"{task}.jsonl")] for task in kept} | made
@@ -219,9 +281,18 @@ def ask_model(args, name: str, entry: Entry, identity: str, loaded: dict, asked:
             for task, rows in items.items():
                 write_jsonl(partial / f"{task}.jsonl", [row | {"model_access": entry.access} for row in rows])
             tasks = kept | {task: {"key": keys[task], **facts[task]} for task in made}
-            run = {"stage": "forgetting", "model": str(entry.path), "access": entry.access, **origin, "tasks": tasks}
+            run = {
+                "stage": "forgetting",
+                "model": str(entry.path),
+                "access": entry.access,
+                **origin,
+                "tasks": tasks,
+            }
             (partial / "run.json").write_text(json.dumps(run, indent=1) + "\n")
-    print(f"{name}: " + ", ".join(f"{task} {'asked' if task in made else 'already done'}" for task in loaded), flush=True)
+    print(
+        f"{name}: " + ", ".join(f"{task} {'asked' if task in made else 'already done'}" for task in loaded),
+        flush=True,
+    )
     return {task: items[task] for task in loaded}
 
 
@@ -281,7 +352,12 @@ def look_at_prompts(args, lm, task: str, those: dict, chat: bool, several_turns:
             f"{task}: {long} of {len(lengths)} prompts (up to {max(lengths)} tokens) do not fit into the model's {lm.max_length} with {room} new ones. "
             "Next: a smaller --num_fewshot, or --allow_overlong to have them cut from the left"
         )
-    return {"n_overlong": long, "longest_prompt_tokens": max(lengths), "max_new_tokens": room, "first_prompt": first}
+    return {
+        "n_overlong": long,
+        "longest_prompt_tokens": max(lengths),
+        "max_new_tokens": room,
+        "first_prompt": first,
+    }
 
 
 def items_of(name: str, samples: list[dict]) -> list[dict]:
@@ -305,7 +381,11 @@ def items_of(name: str, samples: list[dict]) -> list[dict]:
 def levels(items: dict, asked: dict) -> dict:
     """{task: {metric: value with its interval}} of one model."""
     return {
-        task: {metric: level(items[task], metric) for metric in general.TASKS[task].metrics if metric in items[task][0]["score"]}
+        task: {
+            metric: level(items[task], metric)
+            for metric in general.TASKS[task].metrics
+            if metric in items[task][0]["score"]
+        }
         for task in asked
     }
 
@@ -366,7 +446,12 @@ def perplexity_ratios(tuned: Path, base: Path) -> dict:
 # ---------------------------------------------------------------- what is written
 def read_curves(runs: list[Path], wanted: list[Path]) -> list[dict]:
     """The curves of the runs that logged any, and of all that are `wanted`."""
-    return [c for run in dict.fromkeys(runs) if run in wanted or _logged_perplexity(run) for c in perplexity_curves.read_curves(run)]
+    return [
+        c
+        for run in dict.fromkeys(runs)
+        if run in wanted or _logged_perplexity(run)
+        for c in perplexity_curves.read_curves(run)
+    ]
 
 
 def write(out: Path, result: dict) -> None:
@@ -375,13 +460,18 @@ def write(out: Path, result: dict) -> None:
             perplexity_curves.write(result["curves"], folder)
     text = forgetting_page.markdown(result)
     replaced(out / "forgetting.md", lambda path: path.write_text(text))
-    replaced(out / "forgetting.json", lambda path: path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n"))
+    replaced(
+        out / "forgetting.json",
+        lambda path: path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n"),
+    )
     print(f"{text}wrote {out / 'forgetting.json'}", flush=True)
 
 
 def _logged_perplexity(run: Path) -> bool:
     path = run / "trainer_state.json"
-    return path.is_file() and any(key.endswith("_perplexity") for entry in read_json(path).get("log_history", []) for key in entry)
+    return path.is_file() and any(
+        key.endswith("_perplexity") for entry in read_json(path).get("log_history", []) for key in entry
+    )
 
 
 if __name__ == "__main__":

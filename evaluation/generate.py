@@ -52,18 +52,40 @@ GROUPS = {
     "all": [task for task in KNOWN if not task.endswith("_ll") and task != CASES],
     "all_ll": [task for task in KNOWN if task.endswith("_ll")],
 }
-PRESETS = {"paper": {"chat_template": False, "max_new_tokens": 256}, "chat": {"chat_template": True, "max_new_tokens": None}}
-OTHER_WEIGHTS = {"pretrained", "peft", "delta", "lora_local_path", "tokenizer", "gguf_file", "revision", "subfolder", "trust_remote_code"}
+PRESETS = {
+    "paper": {"chat_template": False, "max_new_tokens": 256},
+    "chat": {"chat_template": True, "max_new_tokens": None},
+}
+OTHER_WEIGHTS = {
+    "pretrained",
+    "peft",
+    "delta",
+    "lora_local_path",
+    "tokenizer",
+    "gguf_file",
+    "revision",
+    "subfolder",
+    "trust_remote_code",
+}
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 LEAST = {"limit": 1, "max_new_tokens": 1, "num_fewshot": 0}
-OVERLONG = 0.01  # share of rows whose prompt does not fit; above it nothing is generated unless --allow_overlong
+OVERLONG = (
+    0.01  # share of rows whose prompt does not fit; above it nothing is generated unless --allow_overlong
+)
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", required=True, help="folder of a whole model with its tokenizer, or a name of evaluation/models")
     parser.add_argument(
-        "changes", nargs="*", metavar="KEY=VALUE", help="change a fact of the entry: path=DIR, backend=vllm, ... (model_entry.py)"
+        "--model",
+        required=True,
+        help="folder of a whole model with its tokenizer, or a name of evaluation/models",
+    )
+    parser.add_argument(
+        "changes",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="change a fact of the entry: path=DIR, backend=vllm, ... (model_entry.py)",
     )
     parser.add_argument("--rows", type=Path, required=True, help="folder made by data_prep.build_tasks")
     parser.add_argument(
@@ -74,7 +96,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", choices=PRESETS, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--limit", type=int, help="the first N rows of each task only")
-    parser.add_argument("--num_fewshot", type=int, default=0, help="examples from train.jsonl, the same for every row")
+    parser.add_argument(
+        "--num_fewshot", type=int, default=0, help="examples from train.jsonl, the same for every row"
+    )
     parser.add_argument("--max_new_tokens", type=int, help="instead of the preset's limit")
     parser.add_argument("--batch_size", default="16", help="of the local backends; auto[:N]: as many as fit")
     parser.add_argument("--device", help="default: cuda if there is one, else cpu")
@@ -84,9 +108,19 @@ def make_parser() -> argparse.ArgumentParser:
         default="",
         help="more arguments of the harness's backend: tensor_parallel_size=4 (vllm), parallelize=True (hf), num_concurrent=32 (servers)",
     )
-    parser.add_argument("--allow_overlong", action="store_true", help="score rows as wrong whose prompt does not fit, however many")
-    parser.add_argument("--allow_failed", action="store_true", help="score rows as wrong to which the server gives no answer")
-    parser.add_argument("--allow_list", type=Path, help="YAML of servers that may be sent credentialed rows (data_prep/egress.py)")
+    parser.add_argument(
+        "--allow_overlong",
+        action="store_true",
+        help="score rows as wrong whose prompt does not fit, however many",
+    )
+    parser.add_argument(
+        "--allow_failed", action="store_true", help="score rows as wrong to which the server gives no answer"
+    )
+    parser.add_argument(
+        "--allow_list",
+        type=Path,
+        help="YAML of servers that may be sent credentialed rows (data_prep/egress.py)",
+    )
     return parser
 
 
@@ -109,7 +143,9 @@ def generate(args) -> None:
     allowed, listed = keep_on_site(args.allow_list, entry, given), None
     if entry.on_server:
         listed = check_server(args, entry, rows)
-        allowed = keep_on_site(args.allow_list, entry, given)  # the server may have named weights of a stricter class
+        allowed = keep_on_site(
+            args.allow_list, entry, given
+        )  # the server may have named weights of a stricter class
     identity = fingerprint(entry, listed)
     template = template_facts(args, entry)
     settings = {
@@ -117,7 +153,8 @@ def generate(args) -> None:
         "backend": entry.backend,
         "chat_template": template["name"] != "none",
         "template": template,
-        "max_new_tokens": args.max_new_tokens or PRESETS[args.preset]["max_new_tokens"],  # None: each task's own
+        "max_new_tokens": args.max_new_tokens
+        or PRESETS[args.preset]["max_new_tokens"],  # None: each task's own
         "num_fewshot": args.num_fewshot,
         "fewshot_turns": entry.turns,
         "limit": args.limit,
@@ -131,18 +168,24 @@ def generate(args) -> None:
 
     old = read_json(args.out / "run.json") if (args.out / "run.json").is_file() else {"tasks": {}}
     same = {key: old.get(key) for key in (*origin, "model_access")} == origin | {"model_access": entry.access}
-    kept = {task: facts for task, facts in old["tasks"].items() if same and keys.get(task) in (None, facts["key"])}
+    kept = {
+        task: facts for task, facts in old["tasks"].items() if same and keys.get(task) in (None, facts["key"])
+    }
     for task in old["tasks"]:
         if task in rows and task in kept:
             print(f"{task}: already done", flush=True)
         elif task not in rows and task not in kept:
-            print(f"{task}: dropped from {args.out}, it was made by another model or other settings", flush=True)
+            print(
+                f"{task}: dropped from {args.out}, it was made by another model or other settings", flush=True
+            )
     todo = {task: task_rows for task, task_rows in rows.items() if task not in kept}
     if not todo:
         return
 
     made, facts = answer(args, entry, settings, identity, todo)
-    access = strictest([entry.access, *(f["access"] for f in kept.values()), *(f["access"] for f in facts.values())])
+    access = strictest(
+        [entry.access, *(f["access"] for f in kept.values()), *(f["access"] for f in facts.values())]
+    )
     names = ("torch", "transformers", "tokenizers", "datasets", "lm_eval", "vllm")
     run = {
         "stage": "generate",
@@ -153,11 +196,15 @@ def generate(args) -> None:
         "allowed": [*allowed, *(e for e in old.get("allowed", ()) if kept and e not in allowed)],
         "revision": entry.revision,
         **origin,
-        "server": {"base_url": entry.base_url, "served": entry.served, "listed": listed} if entry.on_server else None,
+        "server": {"base_url": entry.base_url, "served": entry.served, "listed": listed}
+        if entry.on_server
+        else None,
         "n": sum(f["n"] for f in [*kept.values(), *facts.values()]),
         "seconds": round(time.time() - started, 1),
         **machine(),
-        "versions": {name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)},
+        "versions": {
+            name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)
+        },
     }
     with whole_folder(args.out, mark="run.json") as folder:
         if access == "credentialed":
@@ -171,11 +218,18 @@ def generate(args) -> None:
             facts[task] |= {"key": keys[task], "outputs_sha256": sha256(folder / f"{task}.jsonl")}
         run["tasks"] = dict(sorted({**kept, **facts}.items()))
         (folder / "run.json").write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
-    print(f"wrote {args.out}: {', '.join(made)} in {run['seconds']} s. Next: {next_step(made, args.out)}", flush=True)
+    print(
+        f"wrote {args.out}: {', '.join(made)} in {run['seconds']} s. Next: {next_step(made, args.out)}",
+        flush=True,
+    )
 
 
 def next_step(tasks, out: Path) -> str:
-    return f"python -m evaluation.judge {out} --judge string --out {out}_judged" if CASES in tasks else f"python -m evaluation.score {out}"
+    return (
+        f"python -m evaluation.judge {out} --judge string --out {out}_judged"
+        if CASES in tasks
+        else f"python -m evaluation.score {out}"
+    )
 
 
 # ---------------------------------------------------------------- inputs
@@ -184,23 +238,35 @@ def check_numbers(args) -> None:
     for name, least in LEAST.items():
         value = getattr(args, name, None)
         if value is not None and value < least:
-            raise BadInput(f"--{name} {value}: must be {least} or more. Next: leave it out, or --{name} {max(least, 1)}")
+            raise BadInput(
+                f"--{name} {value}: must be {least} or more. Next: leave it out, or --{name} {max(least, 1)}"
+            )
 
 
 def check_backend(args) -> None:
     """BadInput for a batch size, type, device or argument of the backend that is none, or not here."""
     if not re.fullmatch(r"[1-9]\d*|auto(:[1-9]\d*)?", args.batch_size):
-        raise BadInput(f"--batch_size {args.batch_size}: must be 1 or more, auto or auto:N. Next: leave it out, or --batch_size 1")
+        raise BadInput(
+            f"--batch_size {args.batch_size}: must be 1 or more, auto or auto:N. Next: leave it out, or --batch_size 1"
+        )
     if args.dtype not in DTYPES:
-        raise BadInput(f"--dtype {args.dtype}: is unknown (known: {', '.join(DTYPES)}). Next: leave it out, for the type as stored")
+        raise BadInput(
+            f"--dtype {args.dtype}: is unknown (known: {', '.join(DTYPES)}). Next: leave it out, for the type as stored"
+        )
     if args.device and args.device not in (here := devices()):
-        raise BadInput(f"--device {args.device}: is not on this machine (known: {', '.join(here)}). Next: leave it out, or --device cpu")
+        raise BadInput(
+            f"--device {args.device}: is not on this machine (known: {', '.join(here)}). Next: leave it out, or --device cpu"
+        )
     for part in filter(None, args.backend_args.strip().split(",")):
         key, _, value = part.partition("=")
         if not key.isidentifier() or not value:
-            raise BadInput(f"--backend_args: '{part}' is not KEY=VALUE. Next: as num_concurrent=8, several with commas and without blanks")
+            raise BadInput(
+                f"--backend_args: '{part}' is not KEY=VALUE. Next: as num_concurrent=8, several with commas and without blanks"
+            )
         if key in OTHER_WEIGHTS:
-            raise BadInput(f"--backend_args: '{key}' names other weights or code. Next: merge the adapter first, or path=DIR")
+            raise BadInput(
+                f"--backend_args: '{key}' names other weights or code. Next: merge the adapter first, or path=DIR"
+            )
         if key in ("batch_size", "dtype", "device"):
             raise BadInput(f"--backend_args: '{key}' has a flag of its own. Next: --{key} {value}")
 
@@ -210,7 +276,14 @@ def devices() -> list[str]:
     import torch
 
     kind = torch.accelerator.current_accelerator(check_available=True)
-    return ["cpu", *([kind.type, *(f"{kind.type}:{i}" for i in range(torch.accelerator.device_count()))] if kind else [])]
+    return [
+        "cpu",
+        *(
+            [kind.type, *(f"{kind.type}:{i}" for i in range(torch.accelerator.device_count()))]
+            if kind
+            else []
+        ),
+    ]
 
 
 def parse_tasks(text: str) -> list[str]:
@@ -235,7 +308,10 @@ def with_rows(args, tasks: list[str]) -> list[str]:
         )
     if absent:
         left = f"{len(tasks) - len(absent)} of {len(tasks)} tasks"
-        print(f"--tasks {args.tasks}: {left}; left out, as {args.rows} has no rows of them: {', '.join(absent)}", flush=True)
+        print(
+            f"--tasks {args.tasks}: {left}; left out, as {args.rows} has no rows of them: {', '.join(absent)}",
+            flush=True,
+        )
     return [task for task in tasks if task not in absent]
 
 
@@ -252,13 +328,17 @@ def read_rows(args, task: str) -> list[dict]:
         if not rows_file(args, task, split).is_file():
             raise BadInput(f"{rows_file(args, task, split)}: no such file. {made_by}")
     path, rows = rows_file(args, task), []
-    wanted = "options" if "include: _likelihood.yaml" in (TASKS / f"{task}.yaml").read_text() else "choices"  # of a twin
+    wanted = (
+        "options" if "include: _likelihood.yaml" in (TASKS / f"{task}.yaml").read_text() else "choices"
+    )  # of a twin
     for number, row in read_jsonl(path):
         check_row(row, f"{path}: line {number}")
         if "prompt" not in row or row["scoring"] == "none":
             raise BadInput(f"{path}: line {number}: not a row with 'prompt' and a scoring. {made_by}")
         if task.endswith("_ll") and wanted not in row:
-            raise BadInput(f"{path}: line {number}: no '{wanted}', so {task} cannot be asked of it. {made_by}")
+            raise BadInput(
+                f"{path}: line {number}: no '{wanted}', so {task} cannot be asked of it. {made_by}"
+            )
         rows.append(row)
     if not rows:
         raise BadInput(f"{path}: no rows. {made_by}")
@@ -272,7 +352,10 @@ def read_shots(args, task: str) -> list[dict]:
     from evaluation.tasks.mibe import FEWSHOT_POOL
 
     path = rows_file(args, task, "train")
-    return [check_row(row, f"{path}: line {number}") for number, row in itertools.islice(read_jsonl(path), FEWSHOT_POOL)]
+    return [
+        check_row(row, f"{path}: line {number}")
+        for number, row in itertools.islice(read_jsonl(path), FEWSHOT_POOL)
+    ]
 
 
 def template_facts(args, entry: Entry) -> dict:
@@ -284,7 +367,9 @@ def template_facts(args, entry: Entry) -> dict:
     if entry.chat_template:
         return {"name": entry.name, "sha256": hashlib.sha256(entry.chat_template.encode()).hexdigest()}
     if not entry.path:
-        raise BadInput(f"--model {args.model}: without a tokenizer there is no chat template. Next: path=TOKENIZER_DIR, or --preset paper")
+        raise BadInput(
+            f"--model {args.model}: without a tokenizer there is no chat template. Next: path=TOKENIZER_DIR, or --preset paper"
+        )
     from transformers import AutoTokenizer
 
     text = AutoTokenizer.from_pretrained(entry.path).chat_template
@@ -313,7 +398,9 @@ def keep_on_site(allow_list: Path | None, entry: Entry, rows) -> list[dict]:
 
     reached = egress.permit(entry.base_url, allowed, terms, BadInput) if entry.on_server else None
     behind = egress.permit(entry.behind, allowed, terms, refuse) if entry.behind else None
-    egress.keep_inside(terms, BadInput, [reached] if reached else [])  # what is behind a relay is not reached by this process
+    egress.keep_inside(
+        terms, BadInput, [reached] if reached else []
+    )  # what is behind a relay is not reached by this process
     return [opened for opened in (reached, behind) if opened]
 
 
@@ -338,7 +425,9 @@ def task_key(origin: dict, args, task: str) -> str:
     """What the outputs of a task depend on: model, settings, rows, and the task's files."""
     inputs = [rows_file(args, task), *([rows_file(args, task, "train")] if args.num_fewshot else [])]
     inputs += [TASKS / f"{task}.yaml", TASKS / "mibe.py", *sorted(TASKS.glob("_*.yaml"))]
-    return hashlib.sha256(json.dumps([origin, [sha256(path) for path in inputs]], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([origin, [sha256(path) for path in inputs]], sort_keys=True).encode()
+    ).hexdigest()
 
 
 def machine() -> dict:
@@ -346,8 +435,16 @@ def machine() -> dict:
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    hardware = {"device": "cuda" if gpus else "cpu", "accelerator": gpus or None, "cpu": platform.machine(), "cores": os.cpu_count()}
-    return {"machine": ", ".join(gpus) or f"{hardware['cpu']} CPU, {hardware['cores']} cores", "hardware": hardware}
+    hardware = {
+        "device": "cuda" if gpus else "cpu",
+        "accelerator": gpus or None,
+        "cpu": platform.machine(),
+        "cores": os.cpu_count(),
+    }
+    return {
+        "machine": ", ".join(gpus) or f"{hardware['cpu']} CPU, {hardware['cores']} cores",
+        "hardware": hardware,
+    }
 
 
 # ---------------------------------------------------------------- the harness
@@ -360,13 +457,22 @@ def load_model(args, entry: Entry):
         from evaluation.models import server
 
         if unknown := set(more) - set(server.ARGUMENTS):
-            raise BadInput(f"--backend_args: unknown '{sorted(unknown)[0]}' for a server (known: {', '.join(server.ARGUMENTS)})")
+            raise BadInput(
+                f"--backend_args: unknown '{sorted(unknown)[0]}' for a server (known: {', '.join(server.ARGUMENTS)})"
+            )
         return (server.Chat if entry.backend == "chat" else server.Completions)(entry, **more)
     # an absolute path can never be taken for the name of a model on the Hub
-    common = {"pretrained": str(entry.path.resolve()), "dtype": args.dtype, "batch_size": args.batch_size, "trust_remote_code": False}
+    common = {
+        "pretrained": str(entry.path.resolve()),
+        "dtype": args.dtype,
+        "batch_size": args.batch_size,
+        "trust_remote_code": False,
+    }
     if entry.backend == "vllm":
         if not importlib.util.find_spec("vllm"):
-            raise BadInput("backend=vllm: vllm is not installed here. Next: pip install 'lm_eval[vllm]', or backend=hf")
+            raise BadInput(
+                "backend=vllm: vllm is not installed here. Next: pip install 'lm_eval[vllm]', or backend=hf"
+            )
         from lm_eval.models.vllm_causallms import VLLM
 
         lm = VLLM(**common, **more)
@@ -381,10 +487,16 @@ def load_model(args, entry: Entry):
     return lm
 
 
-def answer(args, entry: Entry, settings: dict, identity: str, todo: dict[str, list[dict]], lm=None) -> tuple[dict, dict]:
+def answer(
+    args, entry: Entry, settings: dict, identity: str, todo: dict[str, list[dict]], lm=None
+) -> tuple[dict, dict]:
     """({task: rows with output}, {task: facts for run.json}). `lm`: the model, if it is loaded already."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # model and rows are local: nothing has to be asked of the Hub
-    from lm_eval.tasks import TaskManager  # imported here: it takes seconds, and a mistake in the arguments should not
+    os.environ.setdefault(
+        "HF_HUB_OFFLINE", "1"
+    )  # model and rows are local: nothing has to be asked of the Hub
+    from lm_eval.tasks import (
+        TaskManager,
+    )  # imported here: it takes seconds, and a mistake in the arguments should not
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     lm = lm or load_model(args, entry)
@@ -401,18 +513,27 @@ def answer(args, entry: Entry, settings: dict, identity: str, todo: dict[str, li
     facts, fitting, askers, loaded = {}, {}, {}, manager.load(list(names))["tasks"]
     for name, task in loaded.items():
         task.set_config("num_fewshot", args.num_fewshot)
-        task.process_results = lambda row, outputs: {}  # scored later, from the outputs: a metric must not cost a generation
+        task.process_results = (
+            lambda row, outputs: {}
+        )  # scored later, from the outputs: a metric must not cost a generation
         if task.OUTPUT_TYPE == "generate_until":
             task.set_config("generation_kwargs", generation, update=True)
         template = {"apply_chat_template": True, "chat_template": lm.apply_chat_template} if chat else {}
         try:
             task.build_all_requests(limit=args.limit, fewshot_as_multiturn=entry.turns == "many", **template)
         except AssertionError as error:
-            raise BadInput(f"{rows_file(args, names[name], 'train')}: --num_fewshot {args.num_fewshot}: {error}") from error
-        facts[names[name]], fitting[name] = look_at_prompts(args, entry, lm, task, names[name], todo[names[name]])
+            raise BadInput(
+                f"{rows_file(args, names[name], 'train')}: --num_fewshot {args.num_fewshot}: {error}"
+            ) from error
+        facts[names[name]], fitting[name] = look_at_prompts(
+            args, entry, lm, task, names[name], todo[names[name]]
+        )
         facts[names[name]] |= {
             "template": settings["template"],
-            "shots": {"number": args.num_fewshot, "ids": task.dataset["train"]["id"][: args.num_fewshot] if args.num_fewshot else []},
+            "shots": {
+                "number": args.num_fewshot,
+                "ids": task.dataset["train"]["id"][: args.num_fewshot] if args.num_fewshot else [],
+            },
         }
         for instance in task.instances:
             askers.setdefault(instance.args[0], set()).add((name, instance.doc_id))
@@ -430,12 +551,18 @@ def answer(args, entry: Entry, settings: dict, identity: str, todo: dict[str, li
     made = {}
     for name, task in names.items():
         likelihood = task.endswith("_ll")
-        texts = {sample["doc_id"]: output_of(sample, todo[task][sample["doc_id"]], likelihood) for sample in outputs.get(name, [])}
+        texts = {
+            sample["doc_id"]: output_of(sample, todo[task][sample["doc_id"]], likelihood)
+            for sample in outputs.get(name, [])
+        }
         made[task] = [
-            {**row, "output": texts.get(i, [] if likelihood else ""), "model_access": entry.access} for i, row in enumerate(todo[task])
+            {**row, "output": texts.get(i, [] if likelihood else ""), "model_access": entry.access}
+            for i, row in enumerate(todo[task])
         ]
         if sorted(texts) != fitting[name]:
-            raise BadInput(f"{task}: the harness answered {len(texts)} of {len(fitting[name])} rows. Next: run the same command again")
+            raise BadInput(
+                f"{task}: the harness answered {len(texts)} of {len(fitting[name])} rows. Next: run the same command again"
+            )
     return made, facts
 
 
@@ -463,7 +590,9 @@ def ask(args, cached, tasks: dict, fitting: dict, chat: bool, entry: Entry) -> t
         ) from error
 
 
-def set_aside(args, failed: dict, askers: dict, facts: dict, fitting: dict, names: dict, todo: dict, kept: int) -> None:
+def set_aside(
+    args, failed: dict, askers: dict, facts: dict, fitting: dict, names: dict, todo: dict, kept: int
+) -> None:
     """Take the rows of failed requests out of `fitting` and note them in `facts`, or BadInput unless that is allowed."""
     for request, reason in failed.items():
         for name, number in askers[request]:
@@ -487,7 +616,11 @@ def look_at_prompts(args, entry: Entry, lm, task, name: str, rows: list[dict]) -
     decoding = {"loglikelihood": True} if likelihood else dict(task.config.generation_kwargs)
     new = 0 if likelihood else decoding["max_gen_toks"]
     context = min(filter(None, (lm.max_length, entry.context)))
-    count = lm.count if entry.on_server else lambda prompt, continuation: len(lm.tok_encode(prompt + continuation))
+    count = (
+        lm.count
+        if entry.on_server
+        else lambda prompt, continuation: len(lm.tok_encode(prompt + continuation))
+    )
     lengths, prompts, uncounted = [0] * len(rows), {}, set()
     for instance in task.instances:
         prompt, continuation = instance.args if likelihood else (instance.args[0], "")
@@ -498,14 +631,24 @@ def look_at_prompts(args, entry: Entry, lm, task, name: str, rows: list[dict]) -
         elif len(prompts[instance.doc_id].encode()) + new > context:
             uncounted.add(instance.doc_id)
     if sorted(prompts) != list(range(len(rows))):
-        raise BadInput(f"{name}: the harness built {len(prompts)} prompts for {len(rows)} rows. Next: check {rows_file(args, name)}")
+        raise BadInput(
+            f"{name}: the harness built {len(prompts)} prompts for {len(rows)} rows. Next: check {rows_file(args, name)}"
+        )
     fitting = [i for i, length in enumerate(lengths) if length + new <= context]
     overlong = [rows[i]["id"] for i, length in enumerate(lengths) if length + new > context]
     said = f"{len(overlong)} of {len(rows)} prompts (up to {max(lengths)} tokens) do not fit into {context} with {new} new ones"
     if len(overlong) > OVERLONG * len(rows) and not args.allow_overlong:
-        raise BadInput(f"{name}: {said}. Next: a smaller --max_new_tokens, or --allow_overlong to score these rows as wrong")
-    tokens = f"prompts of {min(lengths)} to {max(lengths)} tokens" if max(lengths) else "prompts not counted, there is no tokenizer"
-    notes = [f"{len(rows)} rows", tokens] + ([f"{len(uncounted)} may be too long for {context}: the server decides"] if uncounted else [])
+        raise BadInput(
+            f"{name}: {said}. Next: a smaller --max_new_tokens, or --allow_overlong to score these rows as wrong"
+        )
+    tokens = (
+        f"prompts of {min(lengths)} to {max(lengths)} tokens"
+        if max(lengths)
+        else "prompts not counted, there is no tokenizer"
+    )
+    notes = [f"{len(rows)} rows", tokens] + (
+        [f"{len(uncounted)} may be too long for {context}: the server decides"] if uncounted else []
+    )
     print(f"{name}: {', '.join(notes)}" + (f"; {said}" if overlong else ""), flush=True)
     return {
         "n": len(rows),
@@ -520,7 +663,9 @@ def look_at_prompts(args, entry: Entry, lm, task, name: str, rows: list[dict]) -
         "longest_prompt_tokens": max(lengths) or None,
         "first_prompt": prompts[0],
         "first_prompt_sha256": hashlib.sha256(prompts[0].encode()).hexdigest(),
-        "prompts_sha256": hashlib.sha256(json.dumps([prompts[i] for i in sorted(prompts)]).encode()).hexdigest(),
+        "prompts_sha256": hashlib.sha256(
+            json.dumps([prompts[i] for i in sorted(prompts)]).encode()
+        ).hexdigest(),
         "rows": str(rows_file(args, name)),
         "rows_sha256": sha256(rows_file(args, name)),
         "access": strictest(row["access"] for row in [*rows, *read_shots(args, name)]),
@@ -532,14 +677,21 @@ def option_prefix(tokenizer) -> str:
     user, mark = {"role": "user", "content": "question"}, "answer"
     prompt = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
     whole = tokenizer.apply_chat_template([user, {"role": "assistant", "content": mark}], tokenize=False)
-    return whole[len(prompt) :].split(mark)[0] if whole.startswith(prompt) and mark in whole[len(prompt) :] else ""
+    return (
+        whole[len(prompt) :].split(mark)[0]
+        if whole.startswith(prompt) and mark in whole[len(prompt) :]
+        else ""
+    )
 
 
 def output_of(sample: dict, row: dict, likelihood: bool):
     """The output of one logged sample of the harness, in the form that score.py reads."""
     if not likelihood:
         return sample["resps"][0][0]
-    return [[float(response[0][0]), len(text.encode())] for response, text in zip(sample["resps"], answers(row), strict=True)]
+    return [
+        [float(response[0][0]), len(text.encode())]
+        for response, text in zip(sample["resps"], answers(row), strict=True)
+    ]
 
 
 if __name__ == "__main__":

@@ -37,14 +37,30 @@ TASK = "diagnosis"
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="RUN", help="folders written by evaluation.generate; a model is named by its folder"
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="folders written by evaluation.generate; a model is named by its folder",
     )
     parser.add_argument(
-        "--judge", action="append", required=True, help="string, openai:MODEL[@URL], hf:DIR, human:FILE or vote:JUDGE+JUDGE; repeatable"
+        "--judge",
+        action="append",
+        required=True,
+        help="string, openai:MODEL[@URL], hf:DIR, human:FILE or vote:JUDGE+JUDGE; repeatable",
     )
-    parser.add_argument("--prompt", type=Path, default=judges.PROMPT, help="what an LLM is asked, with {prediction} and {diagnosis}")
+    parser.add_argument(
+        "--prompt",
+        type=Path,
+        default=judges.PROMPT,
+        help="what an LLM is asked, with {prediction} and {diagnosis}",
+    )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--allow_list", type=Path, help="YAML of servers that may be sent cases that are not public (data_prep/egress.py)")
+    parser.add_argument(
+        "--allow_list",
+        type=Path,
+        help="YAML of servers that may be sent cases that are not public (data_prep/egress.py)",
+    )
     return parser
 
 
@@ -61,13 +77,19 @@ def main(argv=None):
 def judge_runs(args) -> dict:
     """Write OUT and return the summary."""
     if args.out.resolve() in [folder.resolve() for folder in args.folders]:
-        raise BadInput(f"--out {args.out}: is a run, which holds outputs and nothing else. Next: another --out")
+        raise BadInput(
+            f"--out {args.out}: is a run, which holds outputs and nothing else. Next: another --out"
+        )
     check_folder(args.out)
     runs = read_runs(args.folders)
-    differentials = {name: {row["id"]: row["differential"] for row in run["rows"]} for name, run in runs.items()}
+    differentials = {
+        name: {row["id"]: row["differential"] for row in run["rows"]} for name, run in runs.items()
+    }
     asked = [judges.make_judge(spec, args.prompt, args.allow_list, differentials) for spec in args.judge]
     if len({judge.id for judge in asked}) < len(asked):
-        raise BadInput(f"--judge: the same judge is given twice ({', '.join(judge.id for judge in asked)}). Next: give each once")
+        raise BadInput(
+            f"--judge: the same judge is given twice ({', '.join(judge.id for judge in asked)}). Next: give each once"
+        )
     items = {}  # each prediction once, whichever models made it
     for run in runs.values():
         for row in run["rows"]:
@@ -82,7 +104,9 @@ def judge_runs(args) -> dict:
             raise BadInput(
                 f"{judge.id}: none of its {len(judge.ratings)} ratings is of these answers. Next: the runs that the page was made of, or a new page"
             )
-    access = strictest(row[field] for run in runs.values() for row in run["rows"] for field in ("access", "model_access"))
+    access = strictest(
+        row[field] for run in runs.values() for row in run["rows"] for field in ("access", "model_access")
+    )
     args.out.mkdir(parents=True, exist_ok=True)
     if access == "credentialed":
         args.out.chmod(0o700)
@@ -93,7 +117,10 @@ def judge_runs(args) -> dict:
     finally:
         log.close()
 
-    found = {judge.id: {name: outcomes_of(run, heard[judge.id][0]) for name, run in runs.items()} for judge in asked}
+    found = {
+        judge.id: {name: outcomes_of(run, heard[judge.id][0]) for name, run in runs.items()}
+        for judge in asked
+    }
     access = strictest([access, *(facts["access"] for _, facts in heard.values())])
     if access == "credentialed":
         args.out.chmod(0o700)
@@ -105,7 +132,11 @@ def judge_runs(args) -> dict:
         "raters": [entry for human in asked if human.kind == "human" for entry in between_raters(human.ratings)],
     }  # fmt: skip
     verdicts = {judge_id: pairs for judge_id, (pairs, _) in heard.items()}
-    section.write(args.out, summary, [judged_row(name, row, verdicts) for name, run in runs.items() for row in run["rows"]])
+    section.write(
+        args.out,
+        summary,
+        [judged_row(name, row, verdicts) for name, run in runs.items() for row in run["rows"]],
+    )
     return summary
 
 
@@ -116,9 +147,13 @@ def read_runs(folders: list[Path]) -> dict:
     for folder in dict.fromkeys(folders):
         path = run_outputs.task_files(folder).get(TASK)
         if path is None:
-            raise BadInput(f"{folder}: no outputs of {TASK}. Next: {run_outputs.generate_command(folder, TASK)}")
+            raise BadInput(
+                f"{folder}: no outputs of {TASK}. Next: {run_outputs.generate_command(folder, TASK)}"
+            )
         if folder.resolve().name in runs:
-            raise BadInput(f"{folder}: two runs are named {folder.resolve().name}. Next: rename a folder, a model is named by it")
+            raise BadInput(
+                f"{folder}: two runs are named {folder.resolve().name}. Next: rename a folder, a model is named by it"
+            )
         rows = run_outputs.read_rows(path)
         if rows[0]["scoring"] != "diagnosis":
             raise BadInput(
@@ -156,7 +191,11 @@ def run_entry(folder: Path, path: Path, facts: dict, rows: list[dict]) -> dict:
 
 def outcomes_of(run: dict, verdicts: dict) -> list[dict]:
     return [
-        statistics.outcomes(None if row["differential"] is None else [verdicts[row["id"], name] for name in row["differential"]])
+        statistics.outcomes(
+            None
+            if row["differential"] is None
+            else [verdicts[row["id"], name] for name in row["differential"]]
+        )
         for row in run["rows"]
     ]
 
@@ -164,7 +203,11 @@ def outcomes_of(run: dict, verdicts: dict) -> list[dict]:
 # ---------------------------------------------------------------- entries of the summary
 def judge_entry(judge, facts: dict, found: dict) -> dict:
     pairs = [
-        {"first": a, "second": b, "top": {str(k): statistics.compare(found[a], found[b], k) for k in statistics.K}}
+        {
+            "first": a,
+            "second": b,
+            "top": {str(k): statistics.compare(found[a], found[b], k) for k in statistics.K},
+        }
         for a, b in itertools.combinations(found, 2)
     ]
     return {
@@ -183,17 +226,26 @@ def agreement(judge, human, heard: dict, found: dict) -> dict:
             by_case[case].append((said[case, name], verdict))
     entry = {"judge": judge.id, "human": human.id, **statistics.agreement(by_case), "top": {}}
     for k in statistics.K:
-        judged = {model: {i: case[k] for i, case in enumerate(cases) if case[k] is not None} for model, cases in found[judge.id].items()}
-        rated = {model: {i: case[k] for i, case in enumerate(cases) if case[k] is not None} for model, cases in found[human.id].items()}
-        both = {model: {i: [(judged[model][i], rated[model][i])] for i in judged[model] if i in rated[model]} for model in judged}
+        judged = {
+            model: {i: case[k] for i, case in enumerate(cases) if case[k] is not None}
+            for model, cases in found[judge.id].items()
+        }
+        rated = {
+            model: {i: case[k] for i, case in enumerate(cases) if case[k] is not None}
+            for model, cases in found[human.id].items()
+        }
+        both = {
+            model: {i: [(judged[model][i], rated[model][i])] for i in judged[model] if i in rated[model]}
+            for model in judged
+        }
         pooled = collections.defaultdict(list)
         for pairs in both.values():
             for i, pair in pairs.items():
                 pooled[i] += pair
         measured = statistics.agreement(pooled)
-        entry["top"][str(k)] = {name: measured[name] for name in ("cases", "pairs", "confusion", "sensitivity", "specificity")} | {
-            "corrected": {model: statistics.corrected(judged[model], both[model]) for model in judged}
-        }
+        entry["top"][str(k)] = {
+            name: measured[name] for name in ("cases", "pairs", "confusion", "sensitivity", "specificity")
+        } | {"corrected": {model: statistics.corrected(judged[model], both[model]) for model in judged}}
     return entry
 
 
@@ -205,7 +257,13 @@ def between_raters(said: dict) -> list[dict]:
         for pair in raters[first].keys() & raters[second].keys():
             by_case[pair[0]].append((raters[first][pair], raters[second][pair]))
         measured = statistics.agreement(dict(sorted(by_case.items())))
-        found.append({"first": first, "second": second, **{name: measured[name] for name in ("cases", "pairs", "kappa")}})
+        found.append(
+            {
+                "first": first,
+                "second": second,
+                **{name: measured[name] for name in ("cases", "pairs", "kappa")},
+            }
+        )
     return found
 
 

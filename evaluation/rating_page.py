@@ -27,16 +27,24 @@ TEMPLATE = Path(__file__).resolve().parent / "diagnosis" / "rating_page.html"
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="folders written by evaluation.generate")
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="RUN", help="folders written by evaluation.generate"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the page, e.g. rate.html")
     parser.add_argument("--seed", type=int, default=0, help="of the order of cases and predictions")
-    parser.add_argument("--limit", type=int, help="so many cases, drawn by the seed: to measure how far a judge agrees with a clinician")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        help="so many cases, drawn by the seed: to measure how far a judge agrees with a clinician",
+    )
     args = parser.parse_args(argv)
     try:
         check_numbers(args)
         check_folder(args.out.parent)
         if args.out.is_dir():
-            raise BadInput(f"{args.out}: is a folder, and the page is a file. Next: --out {args.out}/rate.html")
+            raise BadInput(
+                f"{args.out}: is a folder, and the page is a file. Next: --out {args.out}/rate.html"
+            )
         page, key = contents(read_runs(args.folders), args.seed, args.limit)
     except BadInput as error:
         sys.exit(f"error: {error}")
@@ -68,16 +76,29 @@ def contents(runs: dict, seed: int, limit: int | None = None) -> tuple[dict, dic
                 key.setdefault(item, {"case": row["id"], "ranks": {}})["ranks"].setdefault(model, rank)
     shown = [case for case in cases.values() if case["predictions"]]
     if not shown:
-        raise BadInput(f"{', '.join(runs)}: no answer holds a list that could be rated. Next: look at the outputs in diagnosis.jsonl")
+        raise BadInput(
+            f"{', '.join(runs)}: no answer holds a list that could be rated. Next: look at the outputs in diagnosis.jsonl"
+        )
     rng = random.Random(f"rating page {seed}")
     rng.shuffle(shown)
     for case in shown:
-        case["predictions"] = rng.sample(sorted(case["predictions"].values(), key=lambda p: p["item"]), len(case["predictions"]))
+        case["predictions"] = rng.sample(
+            sorted(case["predictions"].values(), key=lambda p: p["item"]), len(case["predictions"])
+        )
     shown = shown[:limit]
     items = [prediction["item"] for case in shown for prediction in case["predictions"]]
-    page = {"page": hashed(items, [case["diagnosis"] for case in shown])[:16], "access": strictest(access), "cases": shown}
+    page = {
+        "page": hashed(items, [case["diagnosis"] for case in shown])[:16],
+        "access": strictest(access),
+        "cases": shown,
+    }
     outputs = {model: run["facts"]["outputs_sha256"] for model, run in runs.items()}
-    return page, {"page": page["page"], "seed": seed, "outputs_sha256": outputs, "items": {item: key[item] for item in items}}
+    return page, {
+        "page": page["page"],
+        "seed": seed,
+        "outputs_sha256": outputs,
+        "items": {item: key[item] for item in items},
+    }
 
 
 if __name__ == "__main__":

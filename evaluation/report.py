@@ -50,15 +50,23 @@ CLAIM_KEYS = {
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config", type=Path, help="models and claims; without it: every scored folder of --evaluation, no claims")
-    parser.add_argument("--evaluation", type=Path, required=True, help="folder that holds a folder of scores for each model")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        help="models and claims; without it: every scored folder of --evaluation, no claims",
+    )
+    parser.add_argument(
+        "--evaluation", type=Path, required=True, help="folder that holds a folder of scores for each model"
+    )
     parser.add_argument("--runs", type=Path, help="folder of the training runs that the configuration names")
     parser.add_argument("--forgetting", type=Path, help="forgetting.json of evaluation.forgetting")
     parser.add_argument("--diagnosis", type=Path, help="folder written by evaluation.judge")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=100, help="rows of each task that the page holds")
     parser.add_argument(
-        "--show_texts", action="store_true", help="print texts of rows even where access is credentialed; such a page stays on the site"
+        "--show_texts",
+        action="store_true",
+        help="print texts of rows even where access is credentialed; such a page stays on the site",
     )
     args = parser.parse_args(argv)
     try:
@@ -74,7 +82,9 @@ def main(argv=None):
                 if page[name]:
                     page[name].files(folder, name)
             template = (Path(__file__).resolve().parent / "reporting/report.html").read_text()
-            environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+            environment = jinja2.Environment(
+                autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+            )
             (folder / "report.html").write_text(environment.from_string(template).render(page))
     except BadInput as error:
         sys.exit(f"error: {error}")
@@ -86,7 +96,9 @@ def main(argv=None):
 def read_page(args) -> dict:
     """Everything that the page says, as plain values; report.html and markdown() only lay it out."""
     if args.runs and not args.runs.is_dir():
-        raise BadInput(f"--runs {args.runs}: no such folder. Next: the folder that the training runs lie in, or leave it out")
+        raise BadInput(
+            f"--runs {args.runs}: no such folder. Next: the folder that the training runs lie in, or leave it out"
+        )
     if args.forgetting and not args.forgetting.is_file():
         raise BadInput(
             f"--forgetting {args.forgetting}: no such file. Next: python -m evaluation.forgetting --base MODEL --tuned MODEL --out OUT, "
@@ -103,14 +115,24 @@ def read_page(args) -> dict:
         asked = {name: e["scores"][task]["n"] for name, e in evaluations.items() if task in e["scores"]}
         if len(set(asked.values())) > 1:
             counts = ", ".join(f"{name} {n}" for name, n in asked.items())
-            raise BadInput(f"{task}: the models answered different rows ({counts}). Next: python -m evaluation.generate without --limit")
+            raise BadInput(
+                f"{task}: the models answered different rows ({counts}). Next: python -m evaluation.generate without --limit"
+            )
     answers, browser = read_answers(args, tasks, models, evaluations)
-    records = [*(entry["run"] for entry in (*runs.values(), *evaluations.values())), forgetting or {}, diagnosis or {}]
+    records = [
+        *(entry["run"] for entry in (*runs.values(), *evaluations.values())),
+        forgetting or {},
+        diagnosis or {},
+    ]
     read = [row[name] for rows in answers.values() for row in rows for name in ("access", "model_access")]
     access = strictest([*read, *(record.get("access", "public") for record in records)])
     baseline = next((model for model in models if model["name"] == config.get("baseline")), models[0])
     differences = differences_to(baseline, models, tasks, answers, evaluations)
-    of = {model["name"]: model.get("tables") or places(runs[model["name"]]["run"], evaluations[model["name"]]["run"]) for model in models}
+    of = {
+        model["name"]: model.get("tables")
+        or places(runs[model["name"]]["run"], evaluations[model["name"]]["run"])
+        for model in models
+    }
     return {
         "title": config["title"],
         "about": config["about"],
@@ -126,15 +148,30 @@ def read_page(args) -> dict:
         "forest": figures.forest(baseline["label"], differences),
         "baseline": baseline["label"],
         "differences": differences,
-        "curves": [curve(model["label"], runs[model["name"]]) for model in models if runs[model["name"]]["losses"]],
+        "curves": [
+            curve(model["label"], runs[model["name"]]) for model in models if runs[model["name"]]["losses"]
+        ],
         "domains": perplexities(models, runs),
         "same_blocks": SAME_BLOCKS,
-        "forgetting": forgetting and {"html": forgetting_page.html(forgetting), "markdown": forgetting_page.markdown(forgetting, "##")},
+        "forgetting": forgetting
+        and {
+            "html": forgetting_page.html(forgetting),
+            "markdown": forgetting_page.markdown(forgetting, "##"),
+        },
         "diagnosis": diagnosis,
         "browser": browser,
-        "data": markupsafe.Markup(json.dumps(browser, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")),
-        "runs": [{"label": model["label"], **run_facts(runs[model["name"]]["run"])} for model in models if runs[model["name"]]["run"]],
-        "evaluations": [{"label": model["label"], **evaluation_facts(evaluations[model["name"]]["run"])} for model in models],
+        "data": markupsafe.Markup(
+            json.dumps(browser, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+        ),
+        "runs": [
+            {"label": model["label"], **run_facts(runs[model["name"]]["run"])}
+            for model in models
+            if runs[model["name"]]["run"]
+        ],
+        "evaluations": [
+            {"label": model["label"], **evaluation_facts(evaluations[model["name"]]["run"])}
+            for model in models
+        ],
         "draws": metrics.DRAWS,
     }
 
@@ -143,8 +180,14 @@ def signed(runs: list[dict]) -> list[str]:
     """What people have signed for the sake of these runs: data that may go to an endpoint, an access class that was lowered."""
     lines = []
     for run in runs:
-        lines += [f"allowed: {e['endpoint']} ({e['agreement']}; {e['person']}, {e['date']})" for e in run.get("allowed", ())]
-        lines += [f"declassified: {e['from']} to {e['to']} ({e['why']}; {e['who']}, {e['date']})" for e in run.get("declassified", ())]
+        lines += [
+            f"allowed: {e['endpoint']} ({e['agreement']}; {e['person']}, {e['date']})"
+            for e in run.get("allowed", ())
+        ]
+        lines += [
+            f"declassified: {e['from']} to {e['to']} ({e['why']}; {e['who']}, {e['date']})"
+            for e in run.get("declassified", ())
+        ]
     return list(dict.fromkeys(lines))
 
 
@@ -160,20 +203,28 @@ def read_config(path: Path) -> dict:
         wrong = sorted((MODEL_KEYS - set(model)) | (set(model) - MODEL_KEYS - MODEL_OPTIONAL))
         if wrong:
             known = ", ".join(sorted(MODEL_KEYS | MODEL_OPTIONAL))
-            raise BadInput(f"{path}: model {number}: missing or unknown: {', '.join(wrong)} (a model has {known})")
+            raise BadInput(
+                f"{path}: model {number}: missing or unknown: {', '.join(wrong)} (a model has {known})"
+            )
     names = {model["name"] for model in config["models"]}
     if config.get("baseline", config["models"][0]["name"]) not in names:
-        raise BadInput(f"{path}: baseline '{config['baseline']}' is not one of the models ({', '.join(sorted(names))})")
+        raise BadInput(
+            f"{path}: baseline '{config['baseline']}' is not one of the models ({', '.join(sorted(names))})"
+        )
     for number, claim in enumerate(config.get("claims", []), 1):
         where = f"{path}: claim {number}"
         if claim.get("kind") not in CLAIM_KEYS:
             raise BadInput(f"{where}: kind is '{claim.get('kind')}', must be one of {', '.join(CLAIM_KEYS)}")
         if set(claim) != CLAIM_KEYS[claim["kind"]]:
             wrong = sorted(set(claim) ^ CLAIM_KEYS[claim["kind"]])
-            raise BadInput(f"{where}: missing or unknown: {', '.join(wrong)} (a claim of kind {claim['kind']} has these keys and no other)")
+            raise BadInput(
+                f"{where}: missing or unknown: {', '.join(wrong)} (a claim of kind {claim['kind']} has these keys and no other)"
+            )
         for role in ("better", "worse") if claim["kind"] == "accuracy" else ("new", "old"):
             if claim[role] not in names:
-                raise BadInput(f"{where}: '{claim[role]}' is not one of the models ({', '.join(sorted(names))})")
+                raise BadInput(
+                    f"{where}: '{claim[role]}' is not one of the models ({', '.join(sorted(names))})"
+                )
     return config
 
 
@@ -184,12 +235,23 @@ def found_models(folder: Path) -> dict:
         run = read_json(path.parent / "run.json") if (path.parent / "run.json").is_file() else {}
         preset = run.get("settings", {}).get("preset")
         what = ", ".join(
-            filter(None, (run.get("name"), preset and f"preset {preset}", f"fingerprint {run.get('fingerprint', 'unknown')[:12]}"))
+            filter(
+                None,
+                (
+                    run.get("name"),
+                    preset and f"preset {preset}",
+                    f"fingerprint {run.get('fingerprint', 'unknown')[:12]}",
+                ),
+            )
         )
         models.append({"name": path.parent.name, "label": path.parent.name, "preset": preset, "what": what})
     if not models:
         raise BadInput(f"{folder}: no scored model here. Next: python -m evaluation.score {folder}/MODEL")
-    return {"title": f"Evaluation of {len(models)} models", "about": f"Every scored model of {folder}.", "models": models}
+    return {
+        "title": f"Evaluation of {len(models)} models",
+        "about": f"Every scored model of {folder}.",
+        "models": models,
+    }
 
 
 def read_run(args, model: dict) -> dict:
@@ -197,17 +259,30 @@ def read_run(args, model: dict) -> dict:
     if "run" not in model:
         return {"folder": None, "run": {}, "losses": [], "validation": {}}
     if not args.runs:
-        raise BadInput(f"{args.config}: model {model['name']} names the run {model['run']}. Next: --runs FOLDER, the folder it lies in")
+        raise BadInput(
+            f"{args.config}: model {model['name']} names the run {model['run']}. Next: --runs FOLDER, the folder it lies in"
+        )
     folder = args.runs / model["run"]
     if not (folder / "run.json").is_file():
-        raise BadInput(f"{folder / 'run.json'}: no such run. Next: make demo, or the recipe that writes output_dir {folder}")
-    optional = {name: read_json(folder / name) if (folder / name).is_file() else {} for name in ("trainer_state.json", "validation.json")}
+        raise BadInput(
+            f"{folder / 'run.json'}: no such run. Next: make demo, or the recipe that writes output_dir {folder}"
+        )
+    optional = {
+        name: read_json(folder / name) if (folder / name).is_file() else {}
+        for name in ("trainer_state.json", "validation.json")
+    }
     losses = {}
     for entry in optional["trainer_state.json"].get("log_history", []):
         for key, value in entry.items():
             if key == "loss" or re.fullmatch(r"eval_(.+_)?loss", key):
-                name = "training" if key == "loss" else key.removeprefix("eval_").removesuffix("loss").strip("_") or "validation"
-                losses.setdefault(name, {})[entry["step"]] = value  # an evaluation repeated at the last step replaces the first
+                name = (
+                    "training"
+                    if key == "loss"
+                    else key.removeprefix("eval_").removesuffix("loss").strip("_") or "validation"
+                )
+                losses.setdefault(name, {})[entry["step"]] = (
+                    value  # an evaluation repeated at the last step replaces the first
+                )
     return {
         "folder": folder,
         "run": read_json(folder / "run.json"),
@@ -218,7 +293,11 @@ def read_run(args, model: dict) -> dict:
 
 def read_evaluation(args, config: dict, model: dict) -> dict:
     folder = args.evaluation / model["name"]
-    needed = [claim["tasks"] for claim in config.get("claims", []) if model["name"] in (claim.get("better"), claim.get("worse"))]
+    needed = [
+        claim["tasks"]
+        for claim in config.get("claims", [])
+        if model["name"] in (claim.get("better"), claim.get("worse"))
+    ]
     tasks = ",".join(dict.fromkeys(task for group in needed for task in group)) or "TASKS"
     if not (folder / "run.json").is_file() and not (folder / "scores.json").is_file():
         where = args.runs / model["name"] if args.runs else "MODEL"
@@ -246,9 +325,14 @@ def read_answers(args, tasks: list[str], models: list[dict], evaluations: dict) 
             rows = score.graded_rows(evaluations[name]["folder"], task)
             first = rows[: args.rows]
             if not kept["rows"]:
-                kept["rows"] = [samples.question(row, row["access"] == "credentialed" and not args.show_texts) for row in first]
+                kept["rows"] = [
+                    samples.question(row, row["access"] == "credentialed" and not args.show_texts)
+                    for row in first
+                ]
             if [row["id"] for row in first] == [row["id"] for row in kept["rows"]]:
-                kept["outputs"][name] = [samples.reply(row, run_outputs.closed(row) and not args.show_texts) for row in first]
+                kept["outputs"][name] = [
+                    samples.reply(row, run_outputs.closed(row) and not args.show_texts) for row in first
+                ]
             answers[name, task] = [samples.slim(row) for row in rows]
         shown[task] = kept
     return answers, {"models": {model["name"]: model["label"] for model in models}, "tasks": shown}
@@ -258,20 +342,30 @@ def read_answers(args, tasks: list[str], models: list[dict], evaluations: dict) 
 def judge(args, claim: dict, runs: dict, evaluations: dict, answers: dict) -> dict:
     """The claim with its estimate, 95 % interval and verdict."""
     try:
-        judged = accuracy_claim(args, claim, evaluations, answers) if claim["kind"] == "accuracy" else perplexity_claim(claim, runs)
+        judged = (
+            accuracy_claim(args, claim, evaluations, answers)
+            if claim["kind"] == "accuracy"
+            else perplexity_claim(claim, runs)
+        )
     except ValueError as error:
-        raise BadInput(f"claim '{claim['name']}': {error}. Next: run both models again on the same rows and blocks") from error
+        raise BadInput(
+            f"claim '{claim['name']}': {error}. Next: run both models again on the same rows and blocks"
+        ) from error
     return {**claim, **judged}
 
 
 def accuracy_claim(args, claim: dict, evaluations: dict, answers: dict) -> dict:
     differences, draws, parts = [], [], []
     for number, task in enumerate(claim["tasks"]):
-        better, worse = (rows_of(args, answers, evaluations, claim[role], task) for role in ("better", "worse"))
+        better, worse = (
+            rows_of(args, answers, evaluations, claim[role], task) for role in ("better", "worse")
+        )
         metric = metrics.primary(better) if claim["metric"] == "primary" else claim["metric"]
         known = metrics.names(better)
         if metric not in known:
-            raise BadInput(f"claim '{claim['name']}': {task} has no metric '{metric}' (it has {', '.join(known)})")
+            raise BadInput(
+                f"claim '{claim['name']}': {task} has no metric '{metric}' (it has {', '.join(known)})"
+            )
         difference, values = metrics.paired_difference(better, worse, metric, seed=number)
         differences.append(difference)
         draws.append(values)
@@ -288,7 +382,10 @@ def accuracy_claim(args, claim: dict, evaluations: dict, answers: dict) -> dict:
 
 def rows_of(args, answers: dict, evaluations: dict, name: str, task: str) -> list[dict]:
     if (name, task) not in answers:
-        folder, preset = evaluations[name]["folder"], evaluations[name]["run"].get("settings", {}).get("preset", "PRESET")
+        folder, preset = (
+            evaluations[name]["folder"],
+            evaluations[name]["run"].get("settings", {}).get("preset", "PRESET"),
+        )
         raise BadInput(
             f"{folder}: no scores of {task}. Next: python -m evaluation.generate --model {args.runs / name if args.runs else 'MODEL'} --rows ROWS "
             f"--tasks {task} --preset {preset} --out {folder}, then python -m evaluation.score {folder}"
@@ -301,9 +398,13 @@ def perplexity_claim(claim: dict, runs: dict) -> dict:
     for role, run in (("new", new), ("old", old)):
         if claim["domain"] not in run["validation"]:
             where = Path(run["folder"] or claim[role], "validation.json")
-            raise BadInput(f"{where}: no losses on domain '{claim['domain']}'. Next: train {claim[role]} with blocks that hold it out")
+            raise BadInput(
+                f"{where}: no losses on domain '{claim['domain']}'. Next: train {claim[role]} with blocks that hold it out"
+            )
     if not curves.same_blocks(new["folder"], old["folder"], claim["domain"]):
-        raise ValueError("the two models were not validated on the same blocks, or these are not what they were")
+        raise ValueError(
+            "the two models were not validated on the same blocks, or these are not what they were"
+        )
     pair = [run["validation"][claim["domain"]] for run in (new, old)]
     estimate, draws = metrics.ratio_of_perplexities(*pair)
     low, high = metrics.interval(draws)
@@ -321,7 +422,9 @@ def table_row(task: str, models: list, evaluations: dict) -> dict:
     """A task's primary metric for every model; a model that did not answer the task has no cell."""
     entries = [evaluations[model["name"]]["scores"].get(task) for model in models]
     metric = next(entry["primary"] for entry in entries if entry)
-    cells = [tables.cell(model["name"], task, entry, metric) for model, entry in zip(models, entries, strict=True)]
+    cells = [
+        tables.cell(model["name"], task, entry, metric) for model, entry in zip(models, entries, strict=True)
+    ]
     best = max((c["value"] for c in cells if c and c["value"] is not None), default=None)
     for c in filter(None, cells):
         c["best"] = c["value"] is not None and c["value"] == best
@@ -375,11 +478,17 @@ def differences_to(baseline: dict, models: list, tasks: list, answers: dict, eva
             try:
                 difference, draws = metrics.paired_difference(*pair, metric)
             except ValueError as error:
-                raise BadInput(f"{task}: {baseline['name']} and {model['name']}: {error}. Next: run both on the same rows") from error
+                raise BadInput(
+                    f"{task}: {baseline['name']} and {model['name']}: {error}. Next: run both on the same rows"
+                ) from error
             low, high = metrics.interval(draws)
             if math.isnan(difference) or math.isnan(low):
                 continue
-            withheld = [m["label"] for m in (model, baseline) if evaluations[m["name"]]["scores"][task]["headline"]["withheld"]]
+            withheld = [
+                m["label"]
+                for m in (model, baseline)
+                if evaluations[m["name"]]["scores"][task]["headline"]["withheld"]
+            ]
             found.append({
                 "task": task, "metric": metric, "model": model["label"], "number": number, "difference": difference, "low": low, "high": high,
                 "withheld": withheld,
@@ -400,7 +509,12 @@ def perplexities(models: list, runs: dict) -> list[dict]:
             loss = run["validation"].get(domain)
             first = first or (loss and run["folder"])
             comparable = loss and (run["folder"] == first or curves.same_blocks(run["folder"], first, domain))
-            cells.append({"label": model["label"], "value": math.exp(sum(loss["nll"]) / sum(loss["tokens"])) if comparable else None})
+            cells.append(
+                {
+                    "label": model["label"],
+                    "value": math.exp(sum(loss["nll"]) / sum(loss["tokens"])) if comparable else None,
+                }
+            )
         rows.append({"domain": domain, "cells": cells})
     return rows
 
@@ -412,13 +526,31 @@ def curve(label: str, run: dict) -> dict:
 
 
 def run_facts(run: dict) -> dict:
-    names = ("stage", "access", "machine", "ranks", "steps", "tokens_seen", "seconds", "peak_memory_bytes", "commit")
+    names = (
+        "stage",
+        "access",
+        "machine",
+        "ranks",
+        "steps",
+        "tokens_seen",
+        "seconds",
+        "peak_memory_bytes",
+        "commit",
+    )
     facts = {name.replace("_", " "): run[name] for name in names if run.get(name) is not None}
     if "peak memory bytes" in facts:
         facts["peak memory"] = f"{facts.pop('peak memory bytes') / 2**20:,.0f} MiB"
     facts["versions"] = ", ".join(f"{name} {version}" for name, version in run.get("versions", {}).items())
-    facts["inputs"] = ", ".join(f"{path} (sha256 {digest[:12]})" for path, digest in run.get("inputs", {}).items())
-    return {"facts": {name: f"{value:,}" if isinstance(value, int) else str(value) for name, value in facts.items() if value != ""}}
+    facts["inputs"] = ", ".join(
+        f"{path} (sha256 {digest[:12]})" for path, digest in run.get("inputs", {}).items()
+    )
+    return {
+        "facts": {
+            name: f"{value:,}" if isinstance(value, int) else str(value)
+            for name, value in facts.items()
+            if value != ""
+        }
+    }
 
 
 def evaluation_facts(run: dict) -> dict:
@@ -429,7 +561,9 @@ def evaluation_facts(run: dict) -> dict:
         "model": run.get("name"),
         "preset": settings.get("preset"),
         "backend": settings.get("backend"),
-        "prompt wrapper": f"{template.get('name')} {(template.get('sha256') or '')[:12]}".strip() if template else None,
+        "prompt wrapper": f"{template.get('name')} {(template.get('sha256') or '')[:12]}".strip()
+        if template
+        else None,
         "new tokens": ", ".join(map(str, limits)),
         "examples in the prompt": settings.get("num_fewshot"),
         "rows": run.get("n"),
@@ -448,25 +582,52 @@ def evaluation_facts(run: dict) -> dict:
 def markdown(page: dict) -> str:
     """The same page without pictures and rows, for a terminal or a repository."""
     table = tables.markdown_table
-    parts = [f"# {page['title']}\n", page["about"] + "\n", f"Access class of this report: **{page['access']}**.\n"]
+    parts = [
+        f"# {page['title']}\n",
+        page["about"] + "\n",
+        f"Access class of this report: **{page['access']}**.\n",
+    ]
     parts += ["".join(f"- {line}\n" for line in page["signed"])] if page["signed"] else []
-    parts += ["".join(f"- **{model['label']}** (`{model['name']}`): {model['what']}\n" for model in page["models"])]
+    parts += [
+        "".join(f"- **{model['label']}** (`{model['name']}`): {model['what']}\n" for model in page["models"])
+    ]
     if page["claims"]:
-        rows = [(f"**{c['name']}**: {c['statement']}", c["verdict"], c["numbers"], c["detail"]) for c in page["claims"]]
+        rows = [
+            (f"**{c['name']}**: {c['statement']}", c["verdict"], c["numbers"], c["detail"])
+            for c in page["claims"]
+        ]
         parts += ["## Claims\n", table(("claim", "verdict", "estimate (95 % interval)", "from"), rows)]
     head = ("task", "metric", "rows", *(model["label"] for model in page["models"]))
     parts += ["## Scores\n", f"Value (95 % interval, percentile bootstrap over rows, {page['draws']} draws); the article's scorer on the same "
               "outputs; outputs without a readable answer. – : not asked.\n"]  # fmt: skip
-    parts += [table(head, [(row["task"], row["metric"], str(row["n"]), *map(tables.in_words, row["cells"])) for row in page["table"]])]
+    parts += [
+        table(
+            head,
+            [
+                (row["task"], row["metric"], str(row["n"]), *map(tables.in_words, row["cells"]))
+                for row in page["table"]
+            ],
+        )
+    ]
     for one in page["article"]:
-        parts += [f"## The article's {one['title']}\n", f"Published values ({one['source']}) beside **ours**.\n", tables.markdown(one)]
+        parts += [
+            f"## The article's {one['title']}\n",
+            f"Published values ({one['source']}) beside **ours**.\n",
+            tables.markdown(one),
+        ]
     if page["differences"]:
         rows = [(d["task"], d["metric"], d["model"], f"{d['difference']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f})",
                  f"headline withheld: {', '.join(d['withheld'])}" if d["withheld"] else "") for d in page["differences"]]  # fmt: skip
-        parts += [f"## Differences to {page['baseline']}\n", table(("task", "metric", "model", "difference (95 % interval)", "note"), rows)]
+        parts += [
+            f"## Differences to {page['baseline']}\n",
+            table(("task", "metric", "model", "difference (95 % interval)", "note"), rows),
+        ]
     if page["domains"]:
         head = ("domain", *(c["label"] for c in page["domains"][0]["cells"]))
-        rows = [(row["domain"], *("–" if c["value"] is None else f"{c['value']:.2f}" for c in row["cells"])) for row in page["domains"]]
+        rows = [
+            (row["domain"], *("–" if c["value"] is None else f"{c['value']:.2f}" for c in row["cells"]))
+            for row in page["domains"]
+        ]
         parts += ["## Perplexity of held-out text\n", SAME_BLOCKS + "\n", table(head, rows)]
     parts += [page["forgetting"]["markdown"]] if page["forgetting"] else []
     parts += ["## Clinical cases\n", page["diagnosis"]["markdown"]] if page["diagnosis"] else []
@@ -475,7 +636,12 @@ def markdown(page: dict) -> str:
     for title, entries in (("Training runs", page["runs"]), ("Evaluation", page["evaluations"])):
         if entries:
             parts += [f"## {title}\n"]
-        parts += [f"- **{e['label']}**: " + "; ".join(f"{name} {value}" for name, value in e["facts"].items()) + "\n" for e in entries]
+        parts += [
+            f"- **{e['label']}**: "
+            + "; ".join(f"{name} {value}" for name, value in e["facts"].items())
+            + "\n"
+            for e in entries
+        ]
     return "\n".join(parts)
 
 

@@ -48,11 +48,25 @@ PAPER_BERTSCORE = ("bert-base-multilingual-cased", 9)  # the article's encoder a
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="folders written by evaluation.generate or lm_eval")
-    parser.add_argument("--against", type=Path, metavar="OTHER_RUN", help="compare each RUN with this one, row by row")
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="folders written by evaluation.generate or lm_eval",
+    )
+    parser.add_argument(
+        "--against", type=Path, metavar="OTHER_RUN", help="compare each RUN with this one, row by row"
+    )
     texts = parser.add_mutually_exclusive_group()
-    texts.add_argument("--redact", action="store_true", help="no text and no label of any row in the files written")
-    texts.add_argument("--show_texts", action="store_true", help="keep the texts of credentialed rows; such files stay on the site")
+    texts.add_argument(
+        "--redact", action="store_true", help="no text and no label of any row in the files written"
+    )
+    texts.add_argument(
+        "--show_texts",
+        action="store_true",
+        help="keep the texts of credentialed rows; such files stay on the site",
+    )
     args = parser.parse_args(argv)
     try:
         for folder in dict.fromkeys([*args.folders, *([args.against] if args.against else [])]):
@@ -73,7 +87,9 @@ def score_folder(folder: Path, redact: bool | None = None) -> dict:
     for task, path in run_outputs.task_files(folder).items():
         rows = run_outputs.read_rows(path)
         if rows[0]["scoring"] == "diagnosis":
-            raise BadInput(f"{path}: is judged, not scored. Next: python -m evaluation.judge {folder} --judge string --out {folder}_judged")
+            raise BadInput(
+                f"{path}: is judged, not scored. Next: python -m evaluation.judge {folder} --judge string --out {folder}_judged"
+            )
         facts = run_outputs.read_facts(folder, task, path, rows)
         rows = [_graded(row) for row in rows]
         bertscore = add_bertscore(folder, task, path, rows)
@@ -87,7 +103,10 @@ def score_folder(folder: Path, redact: bool | None = None) -> dict:
         scored[task] = [redacted(row) if hide else row for row, hide in zip(rows, hidden, strict=True)]
     for task, rows in scored.items():
         replaced(folder / f"{task}.scored.jsonl", lambda path, rows=rows: write_jsonl(path, rows))
-    replaced(folder / "scores.json", lambda path: path.write_text(json.dumps(scores, indent=1, ensure_ascii=False) + "\n"))
+    replaced(
+        folder / "scores.json",
+        lambda path: path.write_text(json.dumps(scores, indent=1, ensure_ascii=False) + "\n"),
+    )
     print(table(folder.name, scores), flush=True)
     return scores
 
@@ -100,7 +119,11 @@ def graded_rows(folder: Path, task: str) -> list[dict]:
         raise BadInput(f"{folder}: no outputs of {task}. Next: {run_outputs.generate_command(folder, task)}")
     entry = read_json(folder / "scores.json").get(task, {}) if (folder / "scores.json").is_file() else {}
     file, scored = folder / f"{task}.scored.jsonl", []
-    if file.is_file() and entry.get("scorer") == SCORER and entry["provenance"]["outputs_sha256"] == sha256(path):
+    if (
+        file.is_file()
+        and entry.get("scorer") == SCORER
+        and entry["provenance"]["outputs_sha256"] == sha256(path)
+    ):
         scored = [row for _, row in read_jsonl(file)]
         if not any(row.get("redacted") for row in scored):
             return run_outputs.written(path, scored)
@@ -121,7 +144,9 @@ def score_task(rows: list[dict]) -> dict:
     """What scores.json says of the outputs of one task, from graded rows. A metric that is not defined on these rows is null."""
     values = {}
     for name, (counts, finish) in metrics.statistics(rows).items():
-        values[name] = metrics.estimate(float(finish(counts.sum(0), len(rows))), metrics.draws(counts, finish))
+        values[name] = metrics.estimate(
+            float(finish(counts.sum(0), len(rows))), metrics.draws(counts, finish)
+        )
     unparsed, primary = sum(row["parsed"] is None for row in rows), metrics.primary(rows)
     rate, withheld = unparsed / len(rows), None
     if rate > UNPARSED_LIMIT:
@@ -138,7 +163,9 @@ def score_task(rows: list[dict]) -> dict:
         "paper": paper_entry(rows),
         "classes": metrics.classes(rows),
         "confusion": metrics.confusion(rows),
-        "rules": dict(collections.Counter(row["rule"] for row in rows).most_common()) if "rule" in rows[0] else None,
+        "rules": dict(collections.Counter(row["rule"] for row in rows).most_common())
+        if "rule" in rows[0]
+        else None,
     }
 
 
@@ -167,7 +194,9 @@ def add_bertscore(folder: Path, task: str, path: Path, rows: list[dict]) -> dict
         return None
     made = read_json(file)
     if made.get("outputs_sha256") != sha256(path):
-        print(f"{file}: made from other outputs, left out. Next: python -m evaluation.bertscore {folder} --model {made.get('model')}")
+        print(
+            f"{file}: made from other outputs, left out. Next: python -m evaluation.bertscore {folder} --model {made.get('model')}"
+        )
         return None
     f1 = made.pop("f1")
     for row in rows:
@@ -202,7 +231,11 @@ def redacted(row: dict) -> dict:
     prompt = row.get("prompt", "")
     output = row["output"] if isinstance(row["output"], str) else json.dumps(row["output"])
     return {
-        **{name: row[name] for name in ("id", "task", "split", "scoring", "source", "license", "access", "model_access") if name in row},
+        **{
+            name: row[name]
+            for name in ("id", "task", "split", "scoring", "source", "license", "access", "model_access")
+            if name in row
+        },
         "redacted": True,
         "answered": row["parsed"] is not None,
         "score": row["score"],
@@ -221,7 +254,9 @@ def _hash(*texts):
 # ---------------------------------------------------------------- print
 def table(title: str, scores: dict) -> str:
     """The strict metrics with their intervals, and the article's values beside them."""
-    lines = [f"{title:20} {'n':>6} {'unparsed':>9}  {'metric':19} {'strict':>7}  95 % interval    {'paper':>6}"]
+    lines = [
+        f"{title:20} {'n':>6} {'unparsed':>9}  {'metric':19} {'strict':>7}  95 % interval    {'paper':>6}"
+    ]
     for task, entry in scores.items():
         paper = entry["paper"] or {"metrics": {}}
         withheld = entry["headline"]["withheld"]
@@ -230,7 +265,11 @@ def table(title: str, scores: dict) -> str:
             mark = " *" if name == entry["primary"] else ""
             theirs = f"{paper['metrics'][name]['value']:6.3f}" if name in paper["metrics"] else ""
             numbers = (
-                "withheld" if withheld else "not defined" if v["value"] is None else f"{v['value']:7.3f}  {v['low']:.3f} to {v['high']:.3f}"
+                "withheld"
+                if withheld
+                else "not defined"
+                if v["value"] is None
+                else f"{v['value']:7.3f}  {v['low']:.3f} to {v['high']:.3f}"
             )
             lines.append(f"{head}  {name + mark:19} {numbers:24}  {theirs}".rstrip())
         if withheld:
@@ -240,7 +279,10 @@ def table(title: str, scores: dict) -> str:
     if any(entry["redacted"] for entry in scores.values()):
         lines.append("the scored rows hold no text of credentialed rows; --show_texts keeps it")
     return "\n".join(
-        [*lines, "* stands for the task. unparsed: no readable answer, scored as wrong. paper: the article's scorer on the same outputs"]
+        [
+            *lines,
+            "* stands for the task. unparsed: no readable answer, scored as wrong. paper: the article's scorer on the same outputs",
+        ]
     )
 
 

@@ -43,7 +43,13 @@ import pretrain  # noqa: E402
 import sft  # noqa: E402
 
 VOCABULARY = 4096
-SHAPE = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4}
+SHAPE = {
+    "hidden_size": 256,
+    "intermediate_size": 688,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+}
 BLOCK = 256  # tokens of a block of pretraining
 MEDIAN, P95 = 185, 930  # tokens of an instruction row
 LONGEST = 2048  # tokens of a packed row
@@ -103,10 +109,14 @@ class BareLoop:
     def begin(self, model, args):
         self.model, self.args = copy.deepcopy(model), args
         for module in self.model.modules():
-            vars(module).pop("forward", None)  # TRL's and accelerate's wrappers: they would call the recipe's own model
+            vars(module).pop(
+                "forward", None
+            )  # TRL's and accelerate's wrappers: they would call the recipe's own model
         trained = [weight for weight in self.model.parameters() if weight.requires_grad]
         betas = (args.adam_beta1, args.adam_beta2)
-        self.optimizer = torch.optim.AdamW(trained, betas=betas, eps=args.adam_epsilon, weight_decay=args.weight_decay, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            trained, betas=betas, eps=args.adam_epsilon, weight_decay=args.weight_decay, fused=True
+        )
 
     def step(self, inputs, learning_rate, logged_loss):
         began = time.perf_counter(), time.process_time()
@@ -114,13 +124,19 @@ class BareLoop:
             group["lr"] = learning_rate
         losses = []
         for batch in inputs:
-            loss = self.model(**{name: value for name, value in batch.items() if name != "fused_lm_head"}).loss
+            loss = self.model(
+                **{name: value for name, value in batch.items() if name != "fused_lm_head"}
+            ).loss
             loss.backward()
             losses.append(loss.detach())
-        torch.nn.utils.clip_grad_norm_([w for group in self.optimizer.param_groups for w in group["params"]], self.args.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(
+            [w for group in self.optimizer.param_groups for w in group["params"]], self.args.max_grad_norm
+        )
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.windows.append({"seconds": time.perf_counter() - began[0], "cpu_seconds": time.process_time() - began[1]})
+        self.windows.append(
+            {"seconds": time.perf_counter() - began[0], "cpu_seconds": time.process_time() - began[1]}
+        )
         self.differences.append(abs(torch.stack(losses).sum().item() - logged_loss))
 
 
@@ -132,7 +148,9 @@ def watched(clock, train):
             train()
     except Enough:
         return clock.windows[WARM_UP:]
-    raise SystemExit(f"error: the training ended after {len(clock.windows)} steps. Next: fewer --steps, or more --documents")
+    raise SystemExit(
+        f"error: the training ended after {len(clock.windows)} steps. Next: fewer --steps, or more --documents"
+    )
 
 
 def timed(recipe, config, clock):
@@ -140,7 +158,9 @@ def timed(recipe, config, clock):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "run.yaml")
         path.write_text(yaml.safe_dump({**config, "output_dir": str(Path(folder, "out"))}))
-        return watched(clock, lambda: recipe.main(*recipe.make_parser().parse_args_and_config(["--config", str(path)])))
+        return watched(
+            clock, lambda: recipe.main(*recipe.make_parser().parse_args_and_config(["--config", str(path)]))
+        )
 
 
 # ---------------------------------------------------------------- what is trained
@@ -162,7 +182,13 @@ def recipes(folder):
         "lora_r": 16,
         "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     }
-    task = {"completion_only_loss": True, "packing": "none", "max_length": 512, "rows_per_step": 8, "per_device_train_batch_size": 8}
+    task = {
+        "completion_only_loss": True,
+        "packing": "none",
+        "max_length": 512,
+        "rows_per_step": 8,
+        "per_device_train_batch_size": 8,
+    }
     return {
         "pretrain, isolated": (pretrain, {**base, "blocks": str(folder / "blocks"), "packing": "isolated", "tokens_per_step": 8 * BLOCK, "per_device_train_batch_size": 8, "num_train_epochs": 100}),
         "sft, LoRA, packed": (sft, {**base, **ROWS, **lora, "rows": str(folder / "rows"), "packing": "isolated", "max_length": 512, "rows_per_step": 4, "per_device_train_batch_size": 4}),
@@ -183,7 +209,13 @@ def packings(folder):
     return {
         "packed": (
             sft,
-            {**base, "packing": "isolated", "attn_implementation": "torch_varlen", "rows_per_step": 2, "per_device_train_batch_size": 2},
+            {
+                **base,
+                "packing": "isolated",
+                "attn_implementation": "torch_varlen",
+                "rows_per_step": 2,
+                "per_device_train_batch_size": 2,
+            },
         ),
         "padded": (sft, {**base, "packing": "none", "rows_per_step": 8, "per_device_train_batch_size": 8}),
     }
@@ -204,7 +236,9 @@ def prepare(documents, folder, rows):
 def data_prep(stage, **arguments):
     """Run a stage of data_prep in a process of its own, as a user does."""
     given = [
-        str(part) for key, value in arguments.items() for part in (f"--{key}", Path(value).resolve() if isinstance(value, Path) else value)
+        str(part)
+        for key, value in arguments.items()
+        for part in (f"--{key}", Path(value).resolve() if isinstance(value, Path) else value)
     ]
     subprocess.run([sys.executable, "-m", f"data_prep.{stage}", *given], cwd=ROOT, check=True)
 
@@ -212,7 +246,9 @@ def data_prep(stage, **arguments):
 def write_blocks(documents, tokenizer, out, length):
     """All documents once, in blocks of `length` tokens."""
     mixture = out.with_name("mixture.yaml")
-    mixture.write_text(f"block_length: {length}\ntokens: one_pass\nratio: as_found\nfill: best_fit\nvalidation_share: 0.02\nseed: 0\n")
+    mixture.write_text(
+        f"block_length: {length}\ntokens: one_pass\nratio: as_found\nfill: best_fit\nvalidation_share: 0.02\nseed: 0\n"
+    )
     data_prep("build_blocks", documents=documents, tokenizer=tokenizer, mixture=mixture, out=out)
 
 
@@ -229,8 +265,12 @@ def write_rows(out, count, longest, blocks, tokenizer):
 
 def invented_rows(split, count, longest, stream, tokenizer):
     """Rows of the instruction set's lengths (see above) cut from a stream of tokens; the second half of each is its answer."""
-    drawn = np.random.default_rng(len(split)).lognormal(math.log(MEDIAN), math.log(P95 / MEDIAN) / 1.645, count)
-    for number, length in enumerate(drawn.clip(16, longest - 32).astype(int)):  # 32 tokens for the chat format
+    drawn = np.random.default_rng(len(split)).lognormal(
+        math.log(MEDIAN), math.log(P95 / MEDIAN) / 1.645, count
+    )
+    for number, length in enumerate(
+        drawn.clip(16, longest - 32).astype(int)
+    ):  # 32 tokens for the chat format
         piece = np.take(stream, range(number * 997, number * 997 + length), mode="wrap")
         prompt, completion = tokenizer.decode(piece[: length // 2]), tokenizer.decode(piece[length // 2 :])
         yield {"id": f"{split}{number}", "task": "bench", "split": split, "prompt": prompt.strip() + "\n", "completion": completion.strip() or "yes",
@@ -243,9 +283,16 @@ def measure(folder, steps, repeats):
     for name, (recipe, keys) in recipes(folder).items():
         bare = BareLoop()
         windows, bare_windows = timed(recipe, keys, Clock(steps, bare)), bare.windows[WARM_UP:]
-        row = {"recipe": name, "steps": steps, "tokens_per_second": speed(windows), "largest_loss_difference": max(bare.differences)}
+        row = {
+            "recipe": name,
+            "steps": steps,
+            "tokens_per_second": speed(windows),
+            "largest_loss_difference": max(bare.differences),
+        }
         for clock in ("seconds", "cpu_seconds"):
-            row[f"ratio_{clock}"] = median(theirs[clock] / ours[clock] for ours, theirs in zip(windows, bare_windows, strict=True))
+            row[f"ratio_{clock}"] = median(
+                theirs[clock] / ours[clock] for ours, theirs in zip(windows, bare_windows, strict=True)
+            )
         found["recipes"].append(row)
     runs = {name: [] for name in packings(folder)}
     for _ in range(repeats):
@@ -256,7 +303,9 @@ def measure(folder, steps, repeats):
         for name, windows in runs.items()
     }
     for unit in ("tokens_per_second", "tokens_per_cpu_second"):
-        found["packing"][f"ratio_{unit}"] = found["packing"]["packed"][unit] / found["packing"]["padded"][unit]
+        found["packing"][f"ratio_{unit}"] = (
+            found["packing"]["packed"][unit] / found["packing"]["padded"][unit]
+        )
     return found
 
 
@@ -268,7 +317,9 @@ def speed(windows, clock="seconds"):
 def machine():
     described = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     cpu = re.search(r"^model name\s*: (.*)", described, re.M)
-    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    ).stdout.strip()
     return {"cpu": cpu.group(1) if cpu else platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
             "transformers": transformers.__version__, "commit": commit}  # fmt: skip
 
@@ -302,7 +353,9 @@ def results_row(found):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--documents", type=Path, required=True, help="folder of data_prep/build_documents.py")
+    parser.add_argument(
+        "--documents", type=Path, required=True, help="folder of data_prep/build_documents.py"
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"))
     parser.add_argument("--steps", type=int, default=20, help="optimizer steps that count, of each recipe")
     parser.add_argument("--repeats", type=int, default=2, help="times that packed and padded take turns")
@@ -310,12 +363,18 @@ def main(argv=None):
     parser.add_argument("--results", type=Path, help="RESULTS.md, to which a row is added")
     args = parser.parse_args(argv)
     if not (args.documents / "manifest.json").is_file():
-        sys.exit(f"error: {args.documents} holds no documents. Next: make bench, or python -m data_prep.build_documents --help")
+        sys.exit(
+            f"error: {args.documents} holds no documents. Next: make bench, or python -m data_prep.build_documents --help"
+        )
     began = time.time()
     with tempfile.TemporaryDirectory() as folder:
         prepare(args.documents, Path(folder), args.rows)
         parameters = LlamaForCausalLM.from_pretrained(Path(folder, "model")).num_parameters()
-        found = {"machine": machine(), "parameters": parameters, **measure(Path(folder), args.steps, args.repeats)}
+        found = {
+            "machine": machine(),
+            "parameters": parameters,
+            **measure(Path(folder), args.steps, args.repeats),
+        }
     found["seconds"] = round(time.time() - began, 1)
     write(args.out / "bench.json", json.dumps(found, indent=1) + "\n")
     write(args.out / "bench.md", markdown(found))

@@ -54,7 +54,13 @@ def cases(shape):
     """What is measured of a shape, each case as the arguments of run_case."""
     found = [{"shape": shape, "system": "matmul"}]
     for checkpointing in (False, True):
-        common = {"shape": shape, "stage": "pretrain", "packing": "concat", "attention": "sdpa", "checkpointing": checkpointing}
+        common = {
+            "shape": shape,
+            "stage": "pretrain",
+            "packing": "concat",
+            "attention": "sdpa",
+            "checkpointing": checkpointing,
+        }
         found += [{**common, "system": system} for system in ("recipe", "bare", "stock")]
     common = {"shape": shape, "stage": "pretrain", "packing": "isolated", "checkpointing": False}
     found += [{**common, "system": "recipe", "attention": backend} for backend in BACKENDS]
@@ -67,7 +73,19 @@ def cases(shape):
 
 def name(case):
     saving = "recomputing" if case.get("checkpointing") else ""
-    return " ".join(filter(None, (case["shape"], case.get("stage"), case["system"], case.get("packing"), case.get("attention"), saving)))
+    return " ".join(
+        filter(
+            None,
+            (
+                case["shape"],
+                case.get("stage"),
+                case["system"],
+                case.get("packing"),
+                case.get("attention"),
+                saving,
+            ),
+        )
+    )
 
 
 # ---------------------------------------------------------------- one case, in its own process
@@ -89,7 +107,10 @@ def run_case(case, folder, size):
     if peak := run_guard.known_peak_tflops():
         for convention in ("causal", "palm"):
             flops = flops_per_token(
-                LlamaConfig.from_pretrained(folder / case["shape"]), context, convention, lora=case["stage"] != "pretrain"
+                LlamaConfig.from_pretrained(folder / case["shape"]),
+                context,
+                convention,
+                lora=case["stage"] != "pretrain",
             )
             found[f"mfu_{convention}"] = tokens_per_second * flops / (peak * 1e12)
     found["peak_memory_gb"] = run_guard.peak_memory_bytes() / 1e9
@@ -110,7 +131,11 @@ def recipe(case, folder, size):
         keys |= (
             {"dtype": "float32"}
             if size["tiny"]
-            else {"dtype": "bfloat16", "optim": "adamw_torch_8bit", "optim_args": "bf16_stochastic_round=True"}
+            else {
+                "dtype": "bfloat16",
+                "optim": "adamw_torch_8bit",
+                "optim_args": "bf16_stochastic_round=True",
+            }
         )
         return bench.timed(pretrain, keys, bench.Clock(size["steps"]))
     keys |= {"rows": str(folder / "rows"), "rows_per_step": size["accumulation"], "max_length": size["length"], "dtype": "float32" if size["tiny"] else "bfloat16",
@@ -125,14 +150,19 @@ def stock(case, folder, size):
     lora, quantization = None, None
     if case["stage"] == "pretrain":
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-        data = Dataset.from_dict({"text": [tokenizer.decode(document, skip_special_tokens=True) for document in documents(folder)]})
+        data = Dataset.from_dict(
+            {"text": [tokenizer.decode(document, skip_special_tokens=True) for document in documents(folder)]}
+        )
     else:
         rows = [json.loads(line) for line in (folder / "rows" / "train.jsonl").open()]
         data = Dataset.from_list([{"prompt": row["prompt"], "completion": row["completion"]} for row in rows])
         lora = LoraConfig(r=16, target_modules=TARGETS, task_type="CAUSAL_LM")
     if case["stage"] == "qlora":
         quantization = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
         )
     with tempfile.TemporaryDirectory() as out:
         args = SFTConfig(
@@ -141,7 +171,12 @@ def stock(case, folder, size):
             disable_tqdm=True, use_cpu=size["tiny"], bf16=not size["tiny"],
             model_init_kwargs={"dtype": dtype, "attn_implementation": case["attention"]},
         )  # fmt: skip
-        trainer = {"model": str(folder / case["shape"]), "train_dataset": data, "peft_config": lora, "quantization_config": quantization}
+        trainer = {
+            "model": str(folder / case["shape"]),
+            "train_dataset": data,
+            "peft_config": lora,
+            "quantization_config": quantization,
+        }
         return bench.watched(bench.Clock(size["steps"]), lambda: SFTTrainer(args=args, **trainer).train())
 
 
@@ -152,7 +187,9 @@ def bare(case, folder, size):
     config = LlamaConfig.from_pretrained(folder / case["shape"])
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(
-            config, attn_implementation=case["attention"], dtype=torch.float32 if size["tiny"] else torch.bfloat16
+            config,
+            attn_implementation=case["attention"],
+            dtype=torch.float32 if size["tiny"] else torch.bfloat16,
         )
     model.train()
     if case["checkpointing"]:
@@ -168,7 +205,10 @@ def bare(case, folder, size):
         began, tokens = time.perf_counter(), 0
         for _ in range(size["accumulation"]):
             batch = collate([blocks[place % len(blocks)]])
-            batch = {key: value.to(device, non_blocking=True) if torch.is_tensor(value) else value for key, value in batch.items()}
+            batch = {
+                key: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
+                for key, value in batch.items()
+            }
             _, real, _ = batch.pop("taken")
             tokens, place = tokens + real, place + 1
             (model(**batch, use_cache=False).loss / size["accumulation"]).backward()
@@ -199,7 +239,10 @@ def matmul(size, times=30):
 def matmul_weights(config):
     """Weights of all matrix products of a LLaMA without grouped heads: four of attention, three of the MLP, and the head."""
     width = config.hidden_size
-    return config.num_hidden_layers * (4 * width**2 + 3 * width * config.intermediate_size) + config.vocab_size * width
+    return (
+        config.num_hidden_layers * (4 * width**2 + 3 * width * config.intermediate_size)
+        + config.vocab_size * width
+    )
 
 
 def flops_per_token(config, context, convention, lora):
@@ -212,7 +255,9 @@ def documents(folder, most=2000):
     _, blocks, _ = pretrain.read_blocks(folder / "blocks")
     for i in range(min(len(blocks), most)):
         block = blocks[i]
-        yield from np.split(block["input_ids"][: block["seq_lengths"].sum()], block["seq_lengths"].cumsum()[:-1])
+        yield from np.split(
+            block["input_ids"][: block["seq_lengths"].sum()], block["seq_lengths"].cumsum()[:-1]
+        )
 
 
 def mean_context(case, folder, size):
@@ -239,9 +284,20 @@ def prepare(args, folder, size):
         shutil.copytree(args.tokenizer, folder / "tokenizer")
         (folder / "blocks").symlink_to(args.blocks.resolve())
     else:
-        bench.data_prep("make_demo_backbone", documents=args.documents, out=folder / "tokenizer", vocab_size=bench.VOCABULARY)
+        bench.data_prep(
+            "make_demo_backbone",
+            documents=args.documents,
+            out=folder / "tokenizer",
+            vocab_size=bench.VOCABULARY,
+        )
         bench.write_blocks(args.documents, folder / "tokenizer", folder / "blocks", size["length"])
-    bench.write_rows(folder / "rows", size["rows"], size["length"], folder / "blocks", AutoTokenizer.from_pretrained(folder / "tokenizer"))
+    bench.write_rows(
+        folder / "rows",
+        size["rows"],
+        size["length"],
+        folder / "blocks",
+        AutoTokenizer.from_pretrained(folder / "tokenizer"),
+    )
 
 
 def write_weights(folder, shape, tiny):
@@ -259,7 +315,16 @@ def write_weights(folder, shape, tiny):
 
 def outcome(case, folder, size, minutes):
     """The row of a case: what it found, or why it found nothing."""
-    command = [sys.executable, __file__, "--case", json.dumps(case), "--folder", str(folder), "--size", json.dumps(size)]
+    command = [
+        sys.executable,
+        __file__,
+        "--case",
+        json.dumps(case),
+        "--folder",
+        str(folder),
+        "--size",
+        json.dumps(size),
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60 * minutes)
     except subprocess.TimeoutExpired:
@@ -301,9 +366,15 @@ def results_rows(found):
             continue
         others = {system: speed.get((shape, checkpointing, system)) for system in ("bare", "stock")}
         against = [
-            f"{ours['tokens_per_second'] / other['tokens_per_second']:.2f} times {system}" for system, other in others.items() if other
+            f"{ours['tokens_per_second'] / other['tokens_per_second']:.2f} times {system}"
+            for system, other in others.items()
+            if other
         ]
-        mfu = [f"MFU {100 * ours['mfu_causal']:.1f} % causal, {100 * ours['mfu_palm']:.1f} % PaLM"] if "mfu_palm" in ours else []
+        mfu = (
+            [f"MFU {100 * ours['mfu_causal']:.1f} % causal, {100 * ours['mfu_palm']:.1f} % PaLM"]
+            if "mfu_palm" in ours
+            else []
+        )
         said = "; ".join([f"{ours['tokens_per_second']:,.0f} tokens/s", *mfu, *against])
         run = f"`make bench-gpu`, pretraining, {shape} shape, activations {'recomputed' if checkpointing else 'kept'}"
         yield f"| {run} | {found['machine']['commit']} | {found['device']} | {found['seconds'] / 60:.0f} min | {ours['peak_memory_gb']:.1f} GB | {said} |\n"
@@ -312,7 +383,9 @@ def results_rows(found):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--documents", type=Path, help="folder of data_prep/build_documents.py")
-    parser.add_argument("--blocks", type=Path, help="in place of --documents: a folder of data_prep/build_blocks.py")
+    parser.add_argument(
+        "--blocks", type=Path, help="in place of --documents: a folder of data_prep/build_blocks.py"
+    )
     parser.add_argument("--tokenizer", type=Path, help="the folder of the tokenizer that made --blocks")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench_gpu"))
     parser.add_argument("--shapes", default="7b,13b", help="of 7b and 13b")
@@ -320,7 +393,11 @@ def main(argv=None):
     parser.add_argument("--steps", type=int, default=10, help="optimizer steps that count")
     parser.add_argument("--minutes", type=float, default=15, help="for a case, at most")
     parser.add_argument("--results", type=Path, help="RESULTS.md, to which a row for each shape is added")
-    parser.add_argument("--tiny", action="store_true", help="try all of this on a CPU, with a tiny model: says nothing about speed")
+    parser.add_argument(
+        "--tiny",
+        action="store_true",
+        help="try all of this on a CPU, with a tiny model: says nothing about speed",
+    )
     for internal in ("--case", "--folder", "--size"):
         parser.add_argument(internal, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -328,18 +405,31 @@ def main(argv=None):
         print(json.dumps(run_case(json.loads(args.case), Path(args.folder), json.loads(args.size))))
         return
     if not args.tiny and not torch.cuda.is_available():
-        sys.exit("error: no CUDA device here. Next: run this on a machine that has one, or --tiny to try the code on a CPU")
+        sys.exit(
+            "error: no CUDA device here. Next: run this on a machine that has one, or --tiny to try the code on a CPU"
+        )
     text = args.blocks if args.blocks and args.tokenizer else args.documents
     if not text or not (text / "manifest.json").is_file():
-        sys.exit(f"error: {text} has no manifest.json. Next: --documents of data_prep.build_documents, or --blocks with --tokenizer")
+        sys.exit(
+            f"error: {text} has no manifest.json. Next: --documents of data_prep.build_documents, or --blocks with --tokenizer"
+        )
     shapes = ["tiny"] if args.tiny else args.shapes.split(",")
     if unknown := [shape for shape in shapes if shape not in SHAPES]:
         sys.exit(f"error: --shapes {unknown[0]} is not one of {', '.join(SHAPES)}. Next: --shapes 7b,13b")
-    size = {"length": 128, "accumulation": 2, "rows": 40} if args.tiny else {"length": 4096, "accumulation": 4, "rows": 4000}
+    size = (
+        {"length": 128, "accumulation": 2, "rows": 40}
+        if args.tiny
+        else {"length": 4096, "accumulation": 4, "rows": 4000}
+    )
     size |= {"steps": args.steps, "tiny": args.tiny}
     if args.blocks:
         size["length"] = json.loads((args.blocks / "manifest.json").read_text())["block_length"]
-    found = {"device": "CPU, tiny" if args.tiny else torch.cuda.get_device_name(), "machine": bench.machine(), "size": size, "cases": []}
+    found = {
+        "device": "CPU, tiny" if args.tiny else torch.cuda.get_device_name(),
+        "machine": bench.machine(),
+        "size": size,
+        "cases": [],
+    }
     began = time.time()
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.out) as folder:

@@ -33,7 +33,9 @@ ENTRY = ("endpoint", "agreement", "person", "date")
 NAMES = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo")
 EVENTS = ("socket.connect", "socket.sendto", "socket.sendmsg", *NAMES)
 OWN = {socket.gethostname()}
-LOCAL = [getattr(socket, name, None) for name in ("AF_UNIX", "AF_NETLINK")]  # families that end on this machine
+LOCAL = [
+    getattr(socket, name, None) for name in ("AF_UNIX", "AF_NETLINK")
+]  # families that end on this machine
 # Errors that speak of program and machine, not of data
 MESSAGES = (OSError, MemoryError, RuntimeError, ImportError, AttributeError, NameError, KeyboardInterrupt)
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
@@ -56,8 +58,12 @@ def read_allow_list(path, refuse):
         raise refuse(f"{path}: must be a list of entries. Next: see the form in egress.py")
     for number, entry in enumerate(entries, 1):
         texts = [entry.get(key) for key in ENTRY[:3]]
-        if sorted(map(str, entry)) != sorted(ENTRY) or not all(isinstance(text, str) and text.strip() for text in texts):
-            raise refuse(f"{path}: entry {number} must have {', '.join(ENTRY)}, the first three as text, and nothing else")
+        if sorted(map(str, entry)) != sorted(ENTRY) or not all(
+            isinstance(text, str) and text.strip() for text in texts
+        ):
+            raise refuse(
+                f"{path}: entry {number} must have {', '.join(ENTRY)}, the first three as text, and nothing else"
+            )
         if not isinstance(entry["date"], datetime.date) or str(entry["date"]) > str(datetime.date.today()):
             raise refuse(f"{path}: entry {number}: date must be a day that has come, as 2026-11-01")
         if not host_of(entry["endpoint"]):
@@ -85,17 +91,30 @@ def keep_inside(terms, refuse, allowed=()):
         return
     hosts = (_inside["hosts"] if _inside else set()) | {host_of(entry["endpoint"]) for entry in allowed}
     before = _inside or {"terms": set(), "addresses": set()}
-    _inside = {"terms": set(terms) | before["terms"], "refuse": refuse, "hosts": hosts, "addresses": before["addresses"]}
+    _inside = {
+        "terms": set(terms) | before["terms"],
+        "refuse": refuse,
+        "hosts": hosts,
+        "addresses": before["addresses"],
+    }
     if not _hooked:
         sys.addaudithook(_watch)
         _hooked = True
     sys.excepthook, threading.excepthook = _without_text, lambda raised: _without_text(*raised[:3])
     os.umask(0o077)
-    for name in [name for name in os.environ if name.lower() in PROXIES and host_of(os.environ[name]) not in hosts]:
+    for name in [
+        name for name in os.environ if name.lower() in PROXIES and host_of(os.environ[name]) not in hosts
+    ]:
         del os.environ[name]
     offline = host_of(os.environ.get("HF_ENDPOINT", "huggingface.co")) not in hosts
-    os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1" if offline else "0"}
-    if constants := sys.modules.get("huggingface_hub.constants"):  # it read the environment when it was imported
+    os.environ |= {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1" if offline else "0",
+    }
+    if constants := sys.modules.get(
+        "huggingface_hub.constants"
+    ):  # it read the environment when it was imported
         constants.HF_HUB_DISABLE_TELEMETRY, constants.HF_HUB_OFFLINE = True, offline
 
 
@@ -127,15 +146,23 @@ def _watch(event, args):
     if _inside is None or event not in EVENTS:
         return
     asked = args[0] if event in NAMES else args[1]
-    if event not in NAMES and (asked is None or args[0].family in LOCAL):  # sent over a connection that was seen before; a socket file
+    if event not in NAMES and (
+        asked is None or args[0].family in LOCAL
+    ):  # sent over a connection that was seen before; a socket file
         return
     internet = event in NAMES or args[0].family in (socket.AF_INET, socket.AF_INET6)
     host = asked[0] if isinstance(asked, tuple) and asked else asked
     host = bytes(host).decode(errors="replace") if isinstance(host, bytes | bytearray) else host
-    if internet and (not host or is_here(host) or host in _inside["hosts"] or (event in NAMES and host in OWN)):
+    if internet and (
+        not host or is_here(host) or host in _inside["hosts"] or (event in NAMES and host in OWN)
+    ):
         return
-    if internet and event not in NAMES:  # an address: of an allowed name? A name may have others each time it is asked
-        _inside["addresses"] |= {found[4][0] for name in _inside["hosts"] for found in socket.getaddrinfo(name, None)}
+    if (
+        internet and event not in NAMES
+    ):  # an address: of an allowed name? A name may have others each time it is asked
+        _inside["addresses"] |= {
+            found[4][0] for name in _inside["hosts"] for found in socket.getaddrinfo(name, None)
+        }
         if host in _inside["addresses"]:
             return
     raise _inside["refuse"](_sentence(host, _inside["terms"]))
@@ -155,5 +182,14 @@ def _without_text(kind, error, trace):
         chain.append(error)
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     for error in reversed(chain):
-        said = str(error) if isinstance(error, told) else "(its message may quote a credentialed record, and is left out)"
-        print(*traceback.format_tb(error.__traceback__), f"{type(error).__name__}: {said}", sep="", file=sys.stderr)
+        said = (
+            str(error)
+            if isinstance(error, told)
+            else "(its message may quote a credentialed record, and is left out)"
+        )
+        print(
+            *traceback.format_tb(error.__traceback__),
+            f"{type(error).__name__}: {said}",
+            sep="",
+            file=sys.stderr,
+        )

@@ -38,12 +38,17 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, 
 @dataclass(kw_only=True)
 class RunArguments(LaunchArguments):
     rows: str = field(metadata={"help": "Folder with train.jsonl, validation.jsonl and manifest.json."})
-    rows_per_step: int | None = field(default=None, metadata={"help": "Rows, packed or not, of a step over all ranks."})
+    rows_per_step: int | None = field(
+        default=None, metadata={"help": "Rows, packed or not, of a step over all ranks."}
+    )
 
 
 @dataclass
 class TaskConfig(SFTConfig):
-    packing: str = field(default="none", metadata={"help": "none; isolated: examples joined to max_length, unseen by each other."})
+    packing: str = field(
+        default="none",
+        metadata={"help": "none; isolated: examples joined to max_length, unseen by each other."},
+    )
     num_train_epochs: float | None = field(
         default=None, metadata={"help": "Unset: the article's rule, 5 below 10,000 training rows, else 3."}
     )
@@ -55,7 +60,9 @@ def main(run_args, training_args, model_args):
     data = {split: Dataset.from_list(read_rows(run_args.rows, split)) for split in ("train", "validation")}
     if training_args.num_train_epochs is None:
         training_args.num_train_epochs = article_epochs(len(data["train"]))
-    config, tokenizer = check_model(model_args.model_name_or_path, training_args.max_length, model_args.model_revision)
+    config, tokenizer = check_model(
+        model_args.model_name_or_path, training_args.max_length, model_args.model_revision
+    )
     set_pad_token(tokenizer, training_args.pad_token)
     check_choice("dtype", model_args.dtype, "float32", "bfloat16")
     check_choice("packing", training_args.packing, "isolated", "none")
@@ -64,7 +71,15 @@ def main(run_args, training_args, model_args):
     run_args.rows_per_step = split_step("rows_per_step", run_args.rows_per_step, 1, training_args)
     reads = [Path(run_args.rows, name) for name in ("manifest.json", "train.jsonl", "validation.jsonl")]
     with training_args.main_process_first(local=False):
-        run = open_run(__file__, reads, model_args.model_name_or_path, run_args.overwrite, run_args, model_args, training_args)
+        run = open_run(
+            __file__,
+            reads,
+            model_args.model_name_or_path,
+            run_args.overwrite,
+            run_args,
+            model_args,
+            training_args,
+        )
     if run["status"] == "complete":
         return print(f"{training_args.output_dir}: already complete, nothing to do")
     checkpoint = last_checkpoint(training_args)
@@ -89,7 +104,10 @@ def main(run_args, training_args, model_args):
     trainer.save_state()
     if trainer.is_world_process_zero():
         seen = {"steps": trainer.state.global_step, "tokens_seen": trainer.state.num_input_tokens_seen}
-        best = {"best_checkpoint": trainer.state.best_model_checkpoint, "best_metric": trainer.state.best_metric}
+        best = {
+            "best_checkpoint": trainer.state.best_model_checkpoint,
+            "best_metric": trainer.state.best_metric,
+        }
         close_run(run, **seen, **best, rows=trainer.rows, ledger=trainer.audit(), metrics=metrics)
 
 

@@ -26,8 +26,12 @@ from trl import TrlParser
 class MergeArguments:
     adapter: str = field(metadata={"help": "Folder of the trained adapter."})
     output_dir: str = field(metadata={"help": "Folder of the merged model."})
-    dtype: str = field(default="float32", metadata={"help": "Type in which base and adapter are added and saved."})
-    max_difference: float = field(default=1e-3, metadata={"help": "Largest difference of a logit that passes; a bf16 merge needs more."})
+    dtype: str = field(
+        default="float32", metadata={"help": "Type in which base and adapter are added and saved."}
+    )
+    max_difference: float = field(
+        default=1e-3, metadata={"help": "Largest difference of a logit that passes; a bf16 merge needs more."}
+    )
     prompts: list[str] = field(
         default_factory=lambda: [
             "The patient was given",
@@ -36,34 +40,53 @@ class MergeArguments:
         ],
         metadata={"help": "Texts of the parity check."},
     )
-    overwrite: bool = field(default=False, metadata={"help": "Replace output_dir if it holds a different run."})
+    overwrite: bool = field(
+        default=False, metadata={"help": "Replace output_dir if it holds a different run."}
+    )
 
 
 def main(args):
     # Data: the adapter and the base it was trained on
     if not Path(args.adapter, "adapter_config.json").is_file():
-        raise Refused(f"{args.adapter}: no adapter_config.json here. Next: recipes/sft.py with use_peft: true, or use the model as it is")
+        raise Refused(
+            f"{args.adapter}: no adapter_config.json here. Next: recipes/sft.py with use_peft: true, or use the model as it is"
+        )
     check_weights(args.adapter)
     base_name = PeftConfig.from_pretrained(args.adapter).base_model_name_or_path
     check_weights(base_name)
     if not Path(base_name, "config.json").is_file() and Path(base_name).exists():
-        raise Refused(f"{base_name}: the base of {args.adapter} is no model any more (no config.json). Next: train the base again")
-    weights = [path for path in (Path(base_name, "run.json"), Path(base_name, "config.json")) if path.is_file()][:1]
-    trained = json.loads(Path(args.adapter, "run.json").read_text()) if Path(args.adapter, "run.json").is_file() else {}
-    trained_on, revision = trained.get("inputs", {}), trained.get("arguments", {}).get("model_revision") or "main"
+        raise Refused(
+            f"{base_name}: the base of {args.adapter} is no model any more (no config.json). Next: train the base again"
+        )
+    weights = [
+        path for path in (Path(base_name, "run.json"), Path(base_name, "config.json")) if path.is_file()
+    ][:1]
+    trained = (
+        json.loads(Path(args.adapter, "run.json").read_text())
+        if Path(args.adapter, "run.json").is_file()
+        else {}
+    )
+    trained_on, revision = (
+        trained.get("inputs", {}),
+        trained.get("arguments", {}).get("model_revision") or "main",
+    )
     for path in weights:
         if trained_on and hashlib.sha256(path.read_bytes()).hexdigest() not in trained_on.values():
             raise Refused(
                 f"{base_name} has changed since {args.adapter} was trained on it. Next: train the adapter again, or bring that base back"
             )
-    run = open_run(__file__, [Path(args.adapter, "adapter_config.json"), *weights], args.adapter, args.overwrite, args)
+    run = open_run(
+        __file__, [Path(args.adapter, "adapter_config.json"), *weights], args.adapter, args.overwrite, args
+    )
     if run["status"] == "complete":
         return print(f"{args.output_dir}: already complete, nothing to do")
 
     # Model
     tokenizer = AutoTokenizer.from_pretrained(args.adapter)
     dtype = getattr(torch, args.dtype)
-    base = AutoModelForCausalLM.from_pretrained(base_name, revision=revision, dtype=dtype, trust_remote_code=False)
+    base = AutoModelForCausalLM.from_pretrained(
+        base_name, revision=revision, dtype=dtype, trust_remote_code=False
+    )
     model = PeftModel.from_pretrained(base, args.adapter).eval()
     batches = [tokenizer(prompt, return_tensors="pt").input_ids for prompt in args.prompts]
     with torch.no_grad():
@@ -82,7 +105,12 @@ def main(args):
     with torch.no_grad():
         after = [reloaded(input_ids).logits.float() for input_ids in batches]
     difference = max((a - b).abs().max().item() for a, b in zip(after, before, strict=True))
-    agreement = torch.cat([(a.argmax(-1) == b.argmax(-1)).flatten() for a, b in zip(after, before, strict=True)]).float().mean().item()
+    agreement = (
+        torch.cat([(a.argmax(-1) == b.argmax(-1)).flatten() for a, b in zip(after, before, strict=True)])
+        .float()
+        .mean()
+        .item()
+    )
     if not difference <= args.max_difference:
         raise Refused(
             f"merged and adapter logits differ by {difference:.2e}, more than max_difference {args.max_difference:.0e}. Next: dtype float32"
@@ -90,8 +118,13 @@ def main(args):
     for file in unproven.iterdir():
         os.replace(file, Path(args.output_dir, file.name))
     unproven.rmdir()
-    close_run(run, parity={"max_logit_difference": difference, "same_token": agreement, "prompts": len(args.prompts)})
-    print(f"wrote {args.output_dir}: largest logit difference {difference:.1e}, same token at {100 * agreement:.1f} % of places")
+    close_run(
+        run,
+        parity={"max_logit_difference": difference, "same_token": agreement, "prompts": len(args.prompts)},
+    )
+    print(
+        f"wrote {args.output_dir}: largest logit difference {difference:.1e}, same token at {100 * agreement:.1f} % of places"
+    )
 
 
 def make_parser():

@@ -46,28 +46,52 @@ HERE = Path(__file__).resolve().parent
 DRAWS = 1000  # of the bootstrap
 STEP = 0.005  # of the shares that are searched
 FEWEST = 6  # ratios, and 4 shares of general text among them: a law has four parameters
-AS_IT_IS = ["--learning_rate", "0", "--max_steps", "1"]  # a step that changes no weight: the evaluation of the base
+AS_IT_IS = [
+    "--learning_rate",
+    "0",
+    "--max_steps",
+    "1",
+]  # a step that changes no weight: the evaluation of the base
 
 
 @dataclass(kw_only=True)
 class StudyArguments:
-    pretrain_config: str = field(metadata={"help": "YAML of recipes/pretrain.py: the base model and how each proxy is trained."})
+    pretrain_config: str = field(
+        metadata={"help": "YAML of recipes/pretrain.py: the base model and how each proxy is trained."}
+    )
     documents: str = field(metadata={"help": "Folder of data_prep/clean_documents.py or build_documents.py."})
     output_dir: str = field(metadata={"help": "Folder of the study."})
-    ratios: list[str] = field(metadata={"help": 'biomedical:clinical:general in tokens, in quotes: "15:1:4".'})
+    ratios: list[str] = field(
+        metadata={"help": 'biomedical:clinical:general in tokens, in quotes: "15:1:4".'}
+    )
     tokens: int = field(metadata={"help": "Tokens that each proxy is trained on."})
     block_length: int = field(metadata={"help": "Tokens of a block."})
     validation_share: float = field(
-        metadata={"help": "Share of the documents that is held out; not above that of the base model's own blocks."}
+        metadata={
+            "help": "Share of the documents that is held out; not above that of the base model's own blocks."
+        }
     )
-    target: str = field(metadata={"help": 'Weights biomedical:clinical:general of the losses in what is to be small: "15:1:0".'})
-    max_general_perplexity_ratio: float = field(metadata={"help": "Forgetting limit: perplexity on general text over the base model's."})
+    target: str = field(
+        metadata={
+            "help": 'Weights biomedical:clinical:general of the losses in what is to be small: "15:1:0".'
+        }
+    )
+    max_general_perplexity_ratio: float = field(
+        metadata={"help": "Forgetting limit: perplexity on general text over the base model's."}
+    )
     max_prediction_error: float = field(
-        metadata={"help": "Nats by which the check may miss its prediction in each domain, written down beforehand."}
+        metadata={
+            "help": "Nats by which the check may miss its prediction in each domain, written down beforehand."
+        }
     )
     fill: str = field(default="best_fit", metadata={"help": "How documents are packed: best_fit or concat."})
-    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "One proxy of each ratio for each; losses are averaged."})
-    accelerate: str = field(default="accelerate_configs/cpu.yaml", metadata={"help": "accelerate file of one machine."})
+    seeds: list[int] = field(
+        default_factory=lambda: [0],
+        metadata={"help": "One proxy of each ratio for each; losses are averaged."},
+    )
+    accelerate: str = field(
+        default="accelerate_configs/cpu.yaml", metadata={"help": "accelerate file of one machine."}
+    )
     plan_only: bool = field(default=False, metadata={"help": "Print the plan, run nothing."})
 
 
@@ -83,15 +107,25 @@ def main(args):
     ratios, proxies, base = dict(zip(args.ratios, study["shares"], strict=True)), {}, None
     for ratio, shares in ratios.items():
         proxies[ratio] = train_proxies(args, study, ratio, shares)
-        base = base or train(args, study, "base", blocks_folder(args, ratio, args.seeds[0]), args.seeds[0], AS_IT_IS)
+        base = base or train(
+            args, study, "base", blocks_folder(args, ratio, args.seeds[0]), args.seeds[0], AS_IT_IS
+        )
         minutes = sum(run["record"]["seconds"] for run in proxies[ratio]) / 60
-        print(f"{len(ratios) - len(proxies)} ratios and the check are left, at {minutes:.1f} min of training each", flush=True)
+        print(
+            f"{len(ratios) - len(proxies)} ratios and the check are left, at {minutes:.1f} min of training each",
+            flush=True,
+        )
 
     # Fit: losses are [1 + DRAWS, proxies]
     held_out = Bootstrap(base)
-    losses = {domain: np.stack([held_out.losses(proxies[ratio], domain) for ratio in ratios], 1) for domain in DOMAINS}
+    losses = {
+        domain: np.stack([held_out.losses(proxies[ratio], domain) for ratio in ratios], 1)
+        for domain in DOMAINS
+    }
     base_losses = {domain: held_out.losses([base], domain) for domain in DOMAINS}
-    laws = {domain: choose_law(study["shares"], losses[domain], number) for number, domain in enumerate(DOMAINS)}
+    laws = {
+        domain: choose_law(study["shares"], losses[domain], number) for number, domain in enumerate(DOMAINS)
+    }
 
     # Predict
     best = predict_best(study, laws, base_losses["general"] + math.log(args.max_general_perplexity_ratio))
@@ -118,7 +152,9 @@ def read_study(args):
     base = read_yaml("pretrain_config", args.pretrain_config).get("model_name_or_path")
     machine = read_yaml("accelerate", args.accelerate)
     if not base:
-        raise Refused(f"{args.pretrain_config}: key model_name_or_path is missing. Next: a YAML of recipes/pretrain.py")
+        raise Refused(
+            f"{args.pretrain_config}: key model_name_or_path is missing. Next: a YAML of recipes/pretrain.py"
+        )
     if machine.get("num_machines", 1) > 1:
         raise Refused(
             f"{args.accelerate}: num_machines {machine['num_machines']}, a study runs on one. Next: a smaller proxy, or an accelerate file of one machine"
@@ -128,9 +164,13 @@ def read_study(args):
     shares = np.array([read_ratio("ratios", ratio) for ratio in args.ratios])
     for ratio, share in zip(args.ratios, shares, strict=True):
         if share.min() <= 0:
-            raise Refused(f"ratios: '{ratio}' leaves a domain out, whose loss is to be fitted. Next: a small weight, as 0.01")
+            raise Refused(
+                f"ratios: '{ratio}' leaves a domain out, whose loss is to be fitted. Next: a small weight, as 0.01"
+            )
         if np.isclose(shares, share).all(1).sum() > 1:
-            raise Refused(f"ratios: '{ratio}' is given twice. Next: each mixture once, and seeds for more runs of it")
+            raise Refused(
+                f"ratios: '{ratio}' is given twice. Next: each mixture once, and seeds for more runs of it"
+            )
     if len(shares) < FEWEST or len(np.unique(shares[:, 2].round(6))) < 4:
         raise Refused(
             f"ratios: {len(shares)} are too few or too alike for a law. Next: at least {FEWEST}, with 4 different shares of general text"
@@ -144,7 +184,12 @@ def read_study(args):
             "max_general_perplexity_ratio must be at least 1 and max_prediction_error above 0. Next: see recipes/configs/mixture_study_demo.yaml"
         )
     check_held_out(base, args.validation_share)
-    return {"shares": shares, "weights": read_ratio("target", args.target), "base": base, "ranks": machine.get("num_processes", 1)}
+    return {
+        "shares": shares,
+        "weights": read_ratio("target", args.target),
+        "base": base,
+        "ranks": machine.get("num_processes", 1),
+    }
 
 
 def read_yaml(key, path):
@@ -166,15 +211,25 @@ def read_ratio(key, text):
         if len(weights) != len(DOMAINS) or (weights < 0).any() or not 0 < weights.sum() < math.inf:
             raise ValueError
     except (ValueError, AttributeError):
-        raise Refused(f'{key}: {text!r} is not biomedical:clinical:general. Next: three weights in quotes, as "15:1:4"') from None
+        raise Refused(
+            f'{key}: {text!r} is not biomedical:clinical:general. Next: three weights in quotes, as "15:1:4"'
+        ) from None
     return weights / weights.sum()
 
 
 def check_held_out(base, share):
     """Refused if the base was trained on documents that this study would hold out: a larger share of the same hash holds out more."""
     record = Path(base, "run.json")
-    blocks = Path(json.loads(record.read_text())["arguments"].get("blocks", ""), "manifest.json") if record.is_file() else Path()
-    trained = json.loads(blocks.read_text())["arguments"]["mixture"]["validation_share"] if blocks.is_file() else share
+    blocks = (
+        Path(json.loads(record.read_text())["arguments"].get("blocks", ""), "manifest.json")
+        if record.is_file()
+        else Path()
+    )
+    trained = (
+        json.loads(blocks.read_text())["arguments"]["mixture"]["validation_share"]
+        if blocks.is_file()
+        else share
+    )
     if trained < share:
         raise Refused(
             f"validation_share {share}: the base was trained with {trained} ({blocks}), so it has read what would be held out. Next: validation_share {trained}"
@@ -185,7 +240,9 @@ def plan_table(args, study):
     runs = len(args.seeds) * (len(args.ratios) + 1)
     lines = [f"{'ratio':>20} {'biomedical':>11} {'clinical':>9} {'general':>9}   medical:general"]
     for ratio, (biomedical, clinical, general) in zip(args.ratios, study["shares"], strict=True):
-        lines.append(f"{ratio:>20} {biomedical:11.2%} {clinical:9.2%} {general:9.2%}   {(biomedical + clinical) / general:.3g}:1")
+        lines.append(
+            f"{ratio:>20} {biomedical:11.2%} {clinical:9.2%} {general:9.2%}   {(biomedical + clinical) / general:.3g}:1"
+        )
     lines.append(
         f"{len(args.ratios)} ratios and one check x {len(args.seeds)} seeds x {args.tokens:,} tokens = {runs * args.tokens:,} tokens, from {study['base']}"
     )
@@ -206,15 +263,26 @@ def train_proxies(args, study, ratio, shares):
         given = {"block_length": args.block_length, "tokens": args.tokens, "ratio": dict(zip(DOMAINS, shares.tolist(), strict=True)), "fill": args.fill,
                  "validation_share": args.validation_share, "seed": seed}  # fmt: skip
         replace(mixture, yaml.safe_dump(given, sort_keys=False))
-        arguments = {"documents": args.documents, "tokenizer": study["base"], "mixture": mixture, "out": blocks}
+        arguments = {
+            "documents": args.documents,
+            "tokenizer": study["base"],
+            "mixture": mixture,
+            "out": blocks,
+        }
         execute(
             args,
             f"{name}.blocks",
-            ["-m", "data_prep.build_blocks", *itertools.chain(*((f"--{key}", value) for key, value in arguments.items()))],
+            [
+                "-m",
+                "data_prep.build_blocks",
+                *itertools.chain(*((f"--{key}", value) for key, value in arguments.items())),
+            ],
         )
         for domain, facts in json.loads((blocks / "manifest.json").read_text())["domains"].items():
             if not facts["validation_tokens"]:
-                raise Refused(f"{blocks}: no {domain} document is held out. Next: a larger validation_share, or more documents")
+                raise Refused(
+                    f"{blocks}: no {domain} document is held out. Next: a larger validation_share, or more documents"
+                )
         runs.append(train(args, study, name, blocks, seed))
     return runs
 
@@ -231,14 +299,19 @@ def train(args, study, name, blocks, seed, more=()):
              "eval_strategy": "no"}  # fmt: skip
     launch = ["-m", "accelerate.commands.launch", "-q", "--config_file", args.accelerate]
     given = [*itertools.chain(*((f"--{key}", value) for key, value in given.items())), *more]
-    if not any(Path(args.output_dir, "runs").glob("*/run.json")):  # the first: the others differ in their blocks alone
+    if not any(
+        Path(args.output_dir, "runs").glob("*/run.json")
+    ):  # the first: the others differ in their blocks alone
         execute(args, "preflight", [*launch, HERE / "preflight.py", *given])
     execute(args, name, [*launch, HERE / "pretrain.py", *given])
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)  # a complete proxy does not go on, and ten of them fill a disk
     record, validation = (json.loads((folder / file).read_text()) for file in ("run.json", "validation.json"))
     said = ", ".join(f"{domain} {sum(v['nll']) / sum(v['tokens']):.4f}" for domain, v in validation.items())
-    print(f"{name}: {record['tokens_seen']:,} tokens in {record['seconds']:.0f} s; held-out loss (nats): {said}", flush=True)
+    print(
+        f"{name}: {record['tokens_seen']:,} tokens in {record['seconds']:.0f} s; held-out loss (nats): {said}",
+        flush=True,
+    )
     return {
         "name": name,
         "seed": seed,
@@ -256,8 +329,13 @@ def execute(args, name, words):
         before = file.tell()  # an earlier run's lines
         done = subprocess.run([sys.executable, *map(str, words)], stdout=file, stderr=subprocess.STDOUT)
     if done.returncode:
-        lines = [line for line in log.read_bytes()[before:].decode(errors="replace").splitlines() if line.strip()]
-        last = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "no output")
+        lines = [
+            line for line in log.read_bytes()[before:].decode(errors="replace").splitlines() if line.strip()
+        ]
+        last = next(
+            (line for line in reversed(lines) if line.startswith("error: ")),
+            lines[-1] if lines else "no output",
+        )
         raise Refused(
             f"{log}: {last.removeprefix('error: ')}"
             + ("" if "Next: " in last else ". Next: mend that; the same command goes on from there")
@@ -288,7 +366,11 @@ class Bootstrap:
 
 
 def held_out_files(run):
-    return {output["path"]: output["sha256"] for output in run["blocks"]["outputs"] if output["split"] == "validation"}
+    return {
+        output["path"]: output["sha256"]
+        for output in run["blocks"]["outputs"]
+        if output["split"] == "validation"
+    }
 
 
 # ---------------------------------------------------------------- fit
@@ -315,10 +397,18 @@ def fit(law, own, shares, losses):
     shape, grid = LAWS[law]
     x = shape(shares, own, grid)  # [grid, proxies]
     x_centred, y_centred = x - x.mean(1, keepdims=True), losses - losses.mean(1, keepdims=True)
-    size = np.maximum(np.linalg.norm(x_centred, axis=1), 1e-6 * x.max(1))  # what is the same in all proxies explains nothing, not 0 / 0
+    size = np.maximum(
+        np.linalg.norm(x_centred, axis=1), 1e-6 * x.max(1)
+    )  # what is the same in all proxies explains nothing, not 0 / 0
     best = np.square(y_centred @ (x_centred / size[:, None]).T).argmax(1)  # [rows]: explains most
     k = (y_centred * x_centred[best]).sum(1) / size[best] ** 2
-    return {"law": law, "own": own, "exponents": grid[best], "k": k, "c": losses.mean(1) - k * x[best].mean(1)}
+    return {
+        "law": law,
+        "own": own,
+        "exponents": grid[best],
+        "k": k,
+        "c": losses.mean(1) - k * x[best].mean(1),
+    }
 
 
 def predict(fitted, shares):
@@ -334,7 +424,12 @@ def choose_law(shares, losses, own):
     inner = np.flatnonzero((general > general.min() + 1e-9) & (general < general.max() - 1e-9))
     for law in LAWS:
         fits = [fit(law, own, np.delete(shares, left, 0), np.delete(losses[:1], left, 1)) for left in inner]
-        missed[law] = np.array([predict(fitted, shares[[left]])[0, 0] - losses[0, left] for fitted, left in zip(fits, inner, strict=True)])
+        missed[law] = np.array(
+            [
+                predict(fitted, shares[[left]])[0, 0] - losses[0, left]
+                for fitted, left in zip(fits, inner, strict=True)
+            ]
+        )
     best = min(LAWS, key=lambda law: np.square(missed[law]).mean())
     return {**fit(best, own, shares, losses), "missed": missed}
 
@@ -367,12 +462,24 @@ def predict_best(study, laws, limit):
     over = predicted["general"] - limit[:, None]
     # For sure: by as much as the upper end of the interval lies above the estimate. The same of each draw, or their points would not be this one's interval
     allowed = over + np.quantile(over, 0.975, axis=0) - over[0] <= 0
-    best = np.where(allowed.any(1), np.where(allowed, target, np.inf).argmin(1), predicted["general"].argmin(1))
+    best = np.where(
+        allowed.any(1), np.where(allowed, target, np.inf).argmin(1), predicted["general"].argmin(1)
+    )
     drawn = points[best[1:][allowed[1:].any(1)]]
     at, tried = points[best[:1]], study["shares"]
-    edges = [name for name, of in SEARCHED.items() if not of(tried).min() + 2 * STEP < of(at)[0] < of(tried).max() - 2 * STEP]
+    edges = [
+        name
+        for name, of in SEARCHED.items()
+        if not of(tried).min() + 2 * STEP < of(at)[0] < of(tried).max() - 2 * STEP
+    ]
     losses = {domain: predicted[domain][:, best[0]] for domain in DOMAINS}
-    return {"shares": at[0], "losses": losses, "within_limit": bool(allowed[0].any()), "drawn": drawn, "edges": edges}
+    return {
+        "shares": at[0],
+        "losses": losses,
+        "within_limit": bool(allowed[0].any()),
+        "drawn": drawn,
+        "edges": edges,
+    }
 
 
 # ---------------------------------------------------------------- report
@@ -386,7 +493,11 @@ def report(args, study, proxies, check_runs, losses, base_losses, laws, best, me
 
     def entry(name, runs, own):
         over_base = interval(np.exp(own["general"] - base_losses["general"]))
-        return {**described(name, runs), "loss": {d: interval(own[d]) for d in DOMAINS}, "general_perplexity_ratio": over_base}
+        return {
+            **described(name, runs),
+            "loss": {d: interval(own[d]) for d in DOMAINS},
+            "general_perplexity_ratio": over_base,
+        }
 
     record = proxies[args.ratios[0]][0]["record"]
     return {
@@ -409,7 +520,9 @@ def verdicts(args, general, losses, base, predicted, measured):
     predicted and measured: {domain: [1 + DRAWS]} of the check."""
     least, most = (losses[:, np.isclose(general, end)].mean(1) for end in (general.min(), general.max()))
     more = interval(least - most)
-    pairs = [(a, b) for a, b in itertools.permutations(range(len(general)), 2) if general[b] - general[a] > 1e-9]
+    pairs = [
+        (a, b) for a, b in itertools.permutations(range(len(general)), 2) if general[b] - general[a] > 1e-9
+    ]
     missed = {domain: interval(measured[domain] - predicted[domain]) for domain in DOMAINS}
     allowed = args.max_prediction_error
     held = all(-allowed <= low and high <= allowed for _, low, high in missed.values())
@@ -427,7 +540,10 @@ def verdicts(args, general, losses, base, predicted, measured):
 def described(ratio, runs):
     """What the runs of a ratio were: shares as trained, passes, steps, tokens, time, and how far its seeds lie apart."""
     domains = runs[0]["blocks"]["domains"]
-    means = {d: [sum(run["validation"][d]["nll"]) / sum(run["validation"][d]["tokens"]) for run in runs] for d in DOMAINS}
+    means = {
+        d: [sum(run["validation"][d]["nll"]) / sum(run["validation"][d]["tokens"]) for run in runs]
+        for d in DOMAINS
+    }
     return {"ratio": ratio, "shares": [domains[d]["share"] for d in DOMAINS], "passes": [domains[d]["passes"] for d in DOMAINS],
             "steps": runs[0]["record"]["steps"], "tokens_seen": runs[0]["record"]["tokens_seen"], "seconds": sum(run["record"]["seconds"] for run in runs),
             "apart_over_seeds": {d: max(values) - min(values) for d, values in means.items()}}  # fmt: skip
@@ -440,7 +556,10 @@ def markdown(args, found):
         return f"{values[0]:.3f} ({values[1]:.3f} to {values[2]:.3f})"
 
     def row(name, entry):
-        shares, passes = " : ".join(f"{100 * x:.1f}" for x in entry["shares"]), " : ".join(f"{x:.2f}" for x in entry["passes"])
+        shares, passes = (
+            " : ".join(f"{100 * x:.1f}" for x in entry["shares"]),
+            " : ".join(f"{x:.2f}" for x in entry["passes"]),
+        )
         losses = " | ".join(plus(entry["loss"][d]) for d in DOMAINS)
         return f"| {name} | {shares} | {passes} | {entry['steps']} | {losses} | {plus(entry['general_perplexity_ratio'])} |"
 
@@ -478,8 +597,14 @@ def markdown(args, found):
 def confounders(args, found):
     """What else than the ratio differs between the proxies."""
     everyone = [*found["proxies"], found["check"]]
-    passes = {domain: [entry["passes"][number] for entry in everyone] for number, domain in enumerate(DOMAINS)}
-    repeated = [f"{domain} text is passed {min(p):.2f} to {max(p):.2f} times" for domain, p in passes.items() if max(p) > 1]
+    passes = {
+        domain: [entry["passes"][number] for entry in everyone] for number, domain in enumerate(DOMAINS)
+    }
+    repeated = [
+        f"{domain} text is passed {min(p):.2f} to {max(p):.2f} times"
+        for domain, p in passes.items()
+        if max(p) > 1
+    ]
     steps = [entry["steps"] for entry in everyone]
     text = "no text is repeated in any proxy"
     if repeated:
@@ -500,12 +625,20 @@ INK, LIMIT = "#1c1e21", "#c0504d"
 def draw(args, study, laws, losses, base_losses, best, measured):
     """Against the share of general text: what is forgotten, and what is learned of medicine; then the one against the other."""
     shares, check, base = study["shares"], best["shares"], base_losses["general"]
-    part, check_part = shares[:, 1] / shares[:, :2].sum(1), check[1] / check[:2].sum()  # clinical part of the medical text
+    part, check_part = (
+        shares[:, 1] / shares[:, :2].sum(1),
+        check[1] / check[:2].sum(),
+    )  # clinical part of the medical text
     usual = max(part, key=lambda value: np.isclose(part, value).sum())
     kinds = ((np.isclose(part, usual), True), (~np.isclose(part, usual), False))  # filled and hollow circles
     general = np.geomspace(shares[:, 2].min(), shares[:, 2].max(), 200)
-    lines = {value: np.stack([(1 - general) * (1 - value), (1 - general) * value, general], 1) for value in (usual, check_part)}
-    curves = {value: {d: predict(laws[d], line) for d in DOMAINS} for value, line in lines.items()}  # [1 + DRAWS, 200]
+    lines = {
+        value: np.stack([(1 - general) * (1 - value), (1 - general) * value, general], 1)
+        for value in (usual, check_part)
+    }
+    curves = {
+        value: {d: predict(laws[d], line) for d in DOMAINS} for value, line in lines.items()
+    }  # [1 + DRAWS, 200]
 
     def forgotten(loss):
         return np.exp(loss - base.reshape(-1, *[1] * (loss.ndim - 1)))
@@ -515,22 +648,41 @@ def draw(args, study, laws, losses, base_losses, best, measured):
 
     def curve(axes, x, values, colour, label):
         axes.plot(x, values[0], color=colour, linewidth=1.5, label=label)
-        axes.fill_between(x, *np.quantile(values[1:], [0.025, 0.975], axis=0), color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(
+            x, *np.quantile(values[1:], [0.025, 0.975], axis=0), color=colour, alpha=0.15, linewidth=0
+        )
 
     def points(axes, x, y, colour):
         for which, filled in kinds:
-            axes.plot(x[which], y[which], "o", color=colour, markerfacecolor=colour if filled else "white", markersize=6)
+            axes.plot(
+                x[which],
+                y[which],
+                "o",
+                color=colour,
+                markerfacecolor=colour if filled else "white",
+                markersize=6,
+            )
 
     def check_marks(axes, x, predicted, found, labels=(None, None)):
-        axes.plot(x[0], predicted, "D", color=INK, markerfacecolor="none", markersize=10, label=labels[0], zorder=4)
+        axes.plot(
+            x[0], predicted, "D", color=INK, markerfacecolor="none", markersize=10, label=labels[0], zorder=4
+        )
         axes.plot(x[1], found, "*", color=INK, markersize=9, label=labels[1], zorder=5)
 
     figure = Figure(figsize=(14, 4.9), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     percent = 100 * general
-    curve(left, percent, forgotten(curves[usual]["general"]), COLOURS["general"], f"general: {laws['general']['law']} law")
+    curve(
+        left,
+        percent,
+        forgotten(curves[usual]["general"]),
+        COLOURS["general"],
+        f"general: {laws['general']['law']} law",
+    )
     points(left, 100 * shares[:, 2], forgotten(losses["general"])[0], COLOURS["general"])
-    check_marks(left, [100 * check[2]] * 2, forgotten(best["losses"]["general"])[0], forgotten(measured["general"])[0])
+    check_marks(
+        left, [100 * check[2]] * 2, forgotten(best["losses"]["general"])[0], forgotten(measured["general"])[0]
+    )
     for domain in ("biomedical", "clinical"):
         curve(middle, percent, curves[usual][domain], COLOURS[domain], f"{domain}: {laws[domain]['law']} law")
         middle.plot(percent, curves[check_part][domain][0], color=COLOURS[domain], linewidth=1, linestyle=":")
@@ -548,11 +700,21 @@ def draw(args, study, laws, losses, base_losses, best, measured):
     for which, filled in kinds:
         for number in np.flatnonzero(which):
             place = {"xytext": (6, 5)} if filled else {"xytext": (-6, -12), "ha": "right"}
-            right.annotate(args.ratios[number], (medical[number], over_base[number]), textcoords="offset points", fontsize=7.5, **place)
+            right.annotate(
+                args.ratios[number],
+                (medical[number], over_base[number]),
+                textcoords="offset points",
+                fontsize=7.5,
+                **place,
+            )
     check_marks(right, [learned(best["losses"])[0], learned(measured)[0]], forgotten(best["losses"]["general"])[0], forgotten(measured["general"])[0],
                 ("predicted best", "check, trained at it"))  # fmt: skip
 
-    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if 0.9 * percent[0] <= tick <= 1.1 * percent[-1]]
+    ticks = [
+        tick
+        for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+        if 0.9 * percent[0] <= tick <= 1.1 * percent[-1]
+    ]
     for axes in (left, middle):
         axes.set(xscale="log", xlabel="general text in the mixture (%)")
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -200,10 +200,18 @@ def fits(r):
 
 def flops(r):
     """Of one token: what counts as the model's in each convention, and what the hardware does, recomputing included."""
-    weights, attention = (4 * r.matmul + 6 * r.adapter if r.adapter else 6 * r.matmul), r.layers * r.queries * r.length
+    weights, attention = (
+        (4 * r.matmul + 6 * r.adapter if r.adapter else 6 * r.matmul),
+        r.layers * r.queries * r.length,
+    )
     palm = weights + 12 * attention
     again = (2 * r.matmul + 4 * attention) * r.checkpointing
-    return {"PaLM": palm, "causal": weights + 6 * attention, "6N": (4 if r.adapter else 6) * r.params, "hardware": palm + again}
+    return {
+        "PaLM": palm,
+        "causal": weights + 6 * attention,
+        "6N": (4 if r.adapter else 6) * r.params,
+        "hardware": palm + again,
+    }
 
 
 def communication(r):
@@ -246,21 +254,35 @@ def disk(r):
     """{what: bytes}: the checkpoints that lie there at once, the final model and, in pretraining, the data."""
     weight, _, optimizer = state_bytes(r)
     one, model = (weight + optimizer) * (r.adapter or r.params), weight * (r.adapter or r.params)
-    data = {} if r.fused_loss else {"packed blocks": (2 if r.vocab <= 2**16 else 4) * r.tokens, "their text": 3.4 * r.tokens}
+    data = (
+        {}
+        if r.fused_loss
+        else {"packed blocks": (2 if r.vocab <= 2**16 else 4) * r.tokens, "their text": 3.4 * r.tokens}
+    )
     return {"one checkpoint": one, "checkpoints and model": r.checkpoints * one + model, **data}
 
 
 def nearest(r):
     """([changes], run) that fits: without more GPUs if it can be, without quantisation if it can be, then by the fewest changes and the least lost time."""
-    lora = 16 * r.layers * (7 * r.width + 2 * r.queries + 2 * r.keys + 3 * r.mlp)  # rank 16 on the seven matrices of each layer
+    lora = (
+        16 * r.layers * (7 * r.width + 2 * r.queries + 2 * r.keys + 3 * r.mlp)
+    )  # rank 16 on the seven matrices of each layer
     for gpus in [r.gpus * 2**i for i in range(11) if r.gpus * 2**i <= max(r.gpus, 1024)]:
         stages = {r.stage, *(stage for stage in (2, 3) if gpus > 1 and stage > r.stage)}
         bits, found = {r.four_bit, 0.516 if r.fused_loss and not r.four_bit else r.four_bit}, []
         for stage, four_bit, saved in itertools.product(stages, bits, {r.checkpointing, True}):
             for micro in (size for size in range(1, r.micro + 1) if r.rows % (gpus * size) == 0):
-                engine = "deepspeed" if stage != r.stage else "ddp" if gpus > 1 and r.engine == "single" else r.engine
+                engine = (
+                    "deepspeed"
+                    if stage != r.stage
+                    else "ddp"
+                    if gpus > 1 and r.engine == "single"
+                    else r.engine
+                )
                 nodes = max(r.nodes, gpus // max(8, r.gpus // r.nodes))
-                other = replace(r, gpus=gpus, nodes=nodes, engine=engine, stage=stage, checkpointing=saved, micro=micro)
+                other = replace(
+                    r, gpus=gpus, nodes=nodes, engine=engine, stage=stage, checkpointing=saved, micro=micro
+                )
                 if four_bit != r.four_bit:
                     other = replace(other, four_bit=four_bit, adapter=r.adapter or lora, masters=False)
                 if not fits(other):
@@ -285,11 +307,15 @@ def read(path):
     try:
         found = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
-        raise Refused(f"{path}: no such file. Next: check the path; it starts at the current folder") from None
+        raise Refused(
+            f"{path}: no such file. Next: check the path; it starts at the current folder"
+        ) from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise Refused(f"{path}: cannot be read: {' '.join(str(error).split())}. Next: correct it") from error
     if not isinstance(found, dict):
-        raise Refused(f"{path}: no keys in it. Next: a file of recipes/configs or accelerate_configs shows the form")
+        raise Refused(
+            f"{path}: no keys in it. Next: a file of recipes/configs or accelerate_configs shows the form"
+        )
     return found
 
 
@@ -308,18 +334,30 @@ def read_shape(name, targets=(), rank=0, saved=()):
     """The model's symbols: weights counted on the meta device, an adapter's from the matrices it is put on and the modules trained beside it."""
     try:
         if name in KNOWN:
-            config = AutoConfig.for_model(**dict(zip(SIZES, KNOWN[name], strict=True)), tie_word_embeddings=False)
+            config = AutoConfig.for_model(
+                **dict(zip(SIZES, KNOWN[name], strict=True)), tie_word_embeddings=False
+            )
         else:
             config = AutoConfig.from_pretrained(name)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError) as error:
-        raise Refused(f"{name}: no model here or on the Hub. Next: --model_name_or_path, a folder or {' or '.join(KNOWN)}") from error
+        raise Refused(
+            f"{name}: no model here or on the Hub. Next: --model_name_or_path, a folder or {' or '.join(KNOWN)}"
+        ) from error
     c, weights = config.get_text_config(), dict(model.named_parameters())
-    linear = {path: module.weight for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    linear = {
+        path: module.weight for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)
+    }
     if not any(path.endswith("gate_proj") for path in linear) or any("expert" in path for path in weights):
-        raise Refused(f"{name}: no layers like LLaMA's, which the formulas are for. Next: a LLaMA, Mistral or Qwen model without experts")
-    chosen = [w for path, w in linear.items() if path.split(".")[-1] in targets or (targets == "all-linear" and "lm_head" not in path)]
+        raise Refused(
+            f"{name}: no layers like LLaMA's, which the formulas are for. Next: a LLaMA, Mistral or Qwen model without experts"
+        )
+    chosen = [
+        w
+        for path, w in linear.items()
+        if path.split(".")[-1] in targets or (targets == "all-linear" and "lm_head" not in path)
+    ]
     beside = [w for path, w in weights.items() if path.split(".")[-2] in saved]
     head = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     return {
@@ -335,16 +373,28 @@ def read_machine(path, changed):
     """The accelerate file's symbols."""
     given = read(path) | changed
     if "distributed_type" not in given:
-        raise Refused(f"{path}: no accelerate file (distributed_type is missing). Next: one of accelerate_configs/*.yaml")
-    nodes, gpus, kind = given.get("num_machines", 1), given.get("num_processes", 1), given.get("distributed_type", "NO")
+        raise Refused(
+            f"{path}: no accelerate file (distributed_type is missing). Next: one of accelerate_configs/*.yaml"
+        )
+    nodes, gpus, kind = (
+        given.get("num_machines", 1),
+        given.get("num_processes", 1),
+        given.get("distributed_type", "NO"),
+    )
     if gpus < 1 or nodes < 1 or gpus % nodes:
-        raise Refused(f"{path}: {gpus} processes on {nodes} machines. Next: num_processes a multiple of num_machines")
+        raise Refused(
+            f"{path}: {gpus} processes on {nodes} machines. Next: num_processes a multiple of num_machines"
+        )
     machine = {"gpus": gpus, "nodes": nodes, "engine": "ddp" if gpus > 1 else "single"}
     if kind == "DEEPSPEED":
         path = given["deepspeed_config"]["deepspeed_config_file"]
         engine = read(path)
         summed = engine.get("data_types", {}).get("grad_accum_dtype", "bf16")
-        machine |= {"engine": "deepspeed", "stage": engine["zero_optimization"]["stage"], "gradient": 4 if summed == "fp32" else 2}
+        machine |= {
+            "engine": "deepspeed",
+            "stage": engine["zero_optimization"]["stage"],
+            "gradient": 4 if summed == "fp32" else 2,
+        }
         moved = [key for key in engine["zero_optimization"] if key.startswith("offload")]
     elif kind == "FSDP":
         machine |= {"engine": "fsdp", "stage": 3}
@@ -353,7 +403,9 @@ def read_machine(path, changed):
     else:
         moved = [] if kind in ("NO", "MULTI_GPU") else ["distributed_type"]
     if moved:
-        raise Refused(f"{path}: {moved[0]} as it is there cannot be planned with. Next: a file of accelerate_configs")
+        raise Refused(
+            f"{path}: {moved[0]} as it is there cannot be planned with. Next: a file of accelerate_configs"
+        )
     return machine
 
 
@@ -365,13 +417,21 @@ def read_rows(folder, args, chat):
         for number, line in enumerate(path.open("rb"), 1):
             try:
                 row = json.loads(line)
-                texts = [turn["content"] for turn in row["messages"]] if "messages" in row else [row["prompt"], row["completion"]]
+                texts = (
+                    [turn["content"] for turn in row["messages"]]
+                    if "messages" in row
+                    else [row["prompt"], row["completion"]]
+                )
                 tokens.append(len("".join(texts).encode()) / 3.4)
             except (ValueError, KeyError, TypeError) as error:  # the error may quote the row
-                raise Refused(f"{path}: line {number} is no row ({type(error).__name__}). Next: build it again, or --rows N") from error
+                raise Refused(
+                    f"{path}: line {number} is no row ({type(error).__name__}). Next: build it again, or --rows N"
+                ) from error
         return np.array(tokens), f"a token of {path} is 3.4 bytes"
     if not args.rows and not chat:
-        raise Refused(f"{path}: no such file, so the length of the run is not known. Next: build it, or --rows 10178 --row_tokens 300")
+        raise Refused(
+            f"{path}: no such file, so the length of the run is not known. Next: build it, or --rows 10178 --row_tokens 300"
+        )
     count, mean = args.rows or ARTICLE["rows"], args.row_tokens or ARTICLE["row_tokens"]
     spread = 0.98  # of the logarithm: with a mean of 299 the median is 185, and 95 % are below 930
     drawn = np.random.default_rng(0).lognormal(math.log(mean) - spread**2 / 2, spread, count)
@@ -385,8 +445,15 @@ def read_blocks(folder, args):
     if order.is_file() and not args.tokens:
         length = read(order.with_name("manifest.json"))["block_length"]
         return length, len(np.load(order, mmap_mode="r")) * length, []
-    tokens, source = args.tokens or ARTICLE["tokens"], "given" if args.tokens else f"the article; {folder} is not built"
-    return ARTICLE["length"], tokens, [f"{tokens / 1e9:g}B tokens in blocks of {ARTICLE['length']:,} ({source}; --tokens)"]
+    tokens, source = (
+        args.tokens or ARTICLE["tokens"],
+        "given" if args.tokens else f"the article; {folder} is not built",
+    )
+    return (
+        ARTICLE["length"],
+        tokens,
+        [f"{tokens / 1e9:g}B tokens in blocks of {ARTICLE['length']:,} ({source}; --tokens)"],
+    )
 
 
 NUMBERS = (
@@ -400,21 +467,31 @@ def read_run(path, args, changed):
     given = read(path)
     known = {*given, *(read(args.accelerate) if args.accelerate else ()), "max_steps"}
     if unknown := changed.keys() - known:
-        raise Refused(f"--{min(unknown)} is in neither {path} nor {args.accelerate}. Next: python recipes/plan.py --help")
+        raise Refused(
+            f"--{min(unknown)} is in neither {path} nor {args.accelerate}. Next: python recipes/plan.py --help"
+        )
     given |= changed
     for key in NUMBERS:
         if not isinstance(given.get(key, 1), int | float | None):
             raise Refused(f"{path}: {key} is '{given[key]}', no number. Next: correct it")
     pretraining = "blocks" in given
     if not pretraining and "rows" not in given:
-        raise Refused(f"{path}: neither blocks nor rows, so nothing is trained. Next: a YAML of pretrain, sft or finetune_task")
+        raise Refused(
+            f"{path}: neither blocks nor rows, so nothing is trained. Next: a YAML of pretrain, sft or finetune_task"
+        )
     if not given.get("bf16", not pretraining):
         raise Refused(f"{path}: bf16 is false; only the speed of bf16 is known. Next: --bf16 true")
     machine = read_machine(args.accelerate, changed) if args.accelerate else {}
     gpus, base = machine.get("gpus", 1), find_base(path, given["model_name_or_path"])
-    adapter = (given.get("lora_target_modules", ["q_proj", "v_proj"]), given.get("lora_r", 16), given.get("lora_modules_to_save") or ())
+    adapter = (
+        given.get("lora_target_modules", ["q_proj", "v_proj"]),
+        given.get("lora_r", 16),
+        given.get("lora_modules_to_save") or (),
+    )
     shape = read_shape(base, *(adapter if given.get("use_peft") else ()))
-    assumed = [f"{given['model_name_or_path']} will have the shape of {base}"] * (base != given["model_name_or_path"])
+    assumed = [f"{given['model_name_or_path']} will have the shape of {base}"] * (
+        base != given["model_name_or_path"]
+    )
 
     # Rows of a step, as the recipes split them: the largest micro-batch that divides a GPU's share
     limit = given.get("per_device_train_batch_size", 8)
@@ -426,8 +503,14 @@ def read_run(path, args, changed):
         length, key, unit = given.get("max_length", 1024), "rows_per_step", 1
         wanted = given.get("rows_per_step") or limit * given.get("gradient_accumulation_steps", 1) * gpus
     if wanted % (gpus * unit):
-        near = " or ".join(str(times * gpus * unit) for times in (wanted // (gpus * unit), wanted // (gpus * unit) + 1) if times)
-        raise Refused(f"{path}: {key} {wanted} is no multiple of {gpus} GPUs x {unit}. Next: --{key} {near}, or other GPUs")
+        near = " or ".join(
+            str(times * gpus * unit)
+            for times in (wanted // (gpus * unit), wanted // (gpus * unit) + 1)
+            if times
+        )
+        raise Refused(
+            f"{path}: {key} {wanted} is no multiple of {gpus} GPUs x {unit}. Next: --{key} {near}, or other GPUs"
+        )
     rows, computed = wanted // unit, length
     micro = max(size for size in range(1, limit + 1) if rows // gpus % size == 0)
 
@@ -444,22 +527,32 @@ def read_run(path, args, changed):
         if given.get("packing") == "isolated":
             count = math.ceil(lengths.sum() / length)
         else:
-            batches = np.resize(np.random.default_rng(0).permutation(lengths), (math.ceil(count / micro), micro))
+            batches = np.resize(
+                np.random.default_rng(0).permutation(lengths), (math.ceil(count / micro), micro)
+            )
             computed = batches.max(1).mean()
         per_epoch = math.ceil(count / rows)
     steps = math.ceil(epochs * per_epoch)
     if not steps:
-        raise Refused(f"{path}: the blocks do not fill a step of {key} {wanted}. Next: a smaller {key}, or more blocks")
+        raise Refused(
+            f"{path}: the blocks do not fill a step of {key} {wanted}. Next: a smaller {key}, or more blocks"
+        )
     if given.get("max_steps", -1) > 0:
         steps, tokens = given["max_steps"], tokens * given["max_steps"] / steps
 
-    optimizer, every, most = given.get("optim", "adamw_torch_fused"), given.get("save_steps", 500), given.get("save_total_limit")
+    optimizer, every, most = (
+        given.get("optim", "adamw_torch_fused"),
+        given.get("save_steps", 500),
+        given.get("save_total_limit"),
+    )
     assumed += [f"{optimizer} takes the memory of AdamW"] * ("adamw" not in optimizer)
     if machine.get("nodes", 1) > 1 and not args.network:
         assumed.append(f"{GPUS[args.gpu].network:,} Gb/s a node, usual for nodes of {args.gpu} (--network)")
     if (like := GPUS[args.gpu].like) not in args.gpu:
         assumed.append(f"{args.gpu} reaches the share of its peak that published runs reach on {like}")
-    saves = {"no": 0, "steps": 1 / every if every < 1 else steps / every}.get(given.get("save_strategy", "steps"), epochs)
+    saves = {"no": 0, "steps": 1 / every if every < 1 else steps / every}.get(
+        given.get("save_strategy", "steps"), epochs
+    )
     return Run(
         **shape, **machine, gpu=args.gpu, length=length, micro=micro, rows=rows, computed=float(computed), steps=steps, tokens=float(tokens),
         dropout=given.get("lora_dropout", 0.05) > 0, fused_loss=not pretraining, mfu=args.mfu or 0, assumed=tuple(assumed),
@@ -472,7 +565,12 @@ def read_run(path, args, changed):
 
 
 # ---------------------------------------------------------------- the table
-SHARDING = {"not sharded": (0, "ddp"), "ZeRO-1": (1, "deepspeed"), "ZeRO-2": (2, "deepspeed"), "ZeRO-3": (3, "deepspeed")}
+SHARDING = {
+    "not sharded": (0, "ddp"),
+    "ZeRO-1": (1, "deepspeed"),
+    "ZeRO-2": (2, "deepspeed"),
+    "ZeRO-3": (3, "deepspeed"),
+}
 
 
 def plan(r, price=None):
@@ -502,9 +600,19 @@ def table(r, found):
         least, most = (f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values)
         return least if least == most else f"{least} to {most}"
 
-    kind = {"single": "one process", "ddp": "DDP", "fsdp": "FSDP2", "deepspeed": f"DeepSpeed ZeRO-{r.stage}"}[r.engine]
-    say("model", f"{r.model}: {r.params:,} parameters, {found['trained']:,} trained", ", base in 4 bits" * bool(r.four_bit))
-    say("machine", f"{r.gpus} x {r.gpu}, {kind}", f", {r.nodes} nodes with {r.network:,g} Gb/s each" * (r.nodes > 1))
+    kind = {"single": "one process", "ddp": "DDP", "fsdp": "FSDP2", "deepspeed": f"DeepSpeed ZeRO-{r.stage}"}[
+        r.engine
+    ]
+    say(
+        "model",
+        f"{r.model}: {r.params:,} parameters, {found['trained']:,} trained",
+        ", base in 4 bits" * bool(r.four_bit),
+    )
+    say(
+        "machine",
+        f"{r.gpus} x {r.gpu}, {kind}",
+        f", {r.nodes} nodes with {r.network:,g} Gb/s each" * (r.nodes > 1),
+    )
 
     lines.append("\nmemory of one GPU, GB")
     beside = f"   ({gb(found['other_checkpointing'] / 1e9).strip()} {'without' if r.checkpointing else 'with'} checkpointing)"
@@ -512,7 +620,11 @@ def table(r, found):
         if size:
             say(f"  {part}", gb(size / 1e9), beside * (part == "activations"))
     then = f" (then {found['memory_then'] / 1e9:.1f})" if found["memory_then"] else ""
-    verdict = "fits" if found["fits"] else f"DOES NOT FIT. Nearest change that fits: {' and '.join(found['nearest_change'] or [])}{then}"
+    verdict = (
+        "fits"
+        if found["fits"]
+        else f"DOES NOT FIT. Nearest change that fits: {' and '.join(found['nearest_change'] or [])}{then}"
+    )
     say("  together", gb(found["memory_total"] / 1e9), f" of {found['memory_of_gpu'] / 1e9:.1f}: {verdict}")
     for name, size in found["sharding"].items():
         say(f"    {name}", gb(size / 1e9), "   fits" if size <= found["memory_of_gpu"] else "   does not fit")
@@ -520,16 +632,36 @@ def table(r, found):
     lines.append("\nrun")
     split = f"{r.gpus} GPUs x {r.accumulation} micro-batches x {r.micro} rows x {r.length:,}"
     say("  steps", f"{r.steps:,} of {r.rows * r.length:,} tokens = {split}")
-    say("  tokens", f"{r.tokens:,.0f}", f"; a row with its padding has {r.computed:,.0f}" * (r.computed < r.length))
-    say("  FLOPs", f"{found['flops']:.3g} (PaLM)", "; recomputing the activations is not counted" * r.checkpointing)
-    hidden = " at the MFU stated" if r.mfu else ", the network hidden behind computing to not hidden" * (r.gpus > 1)
+    say(
+        "  tokens",
+        f"{r.tokens:,.0f}",
+        f"; a row with its padding has {r.computed:,.0f}" * (r.computed < r.length),
+    )
+    say(
+        "  FLOPs",
+        f"{found['flops']:.3g} (PaLM)",
+        "; recomputing the activations is not counted" * r.checkpointing,
+    )
+    hidden = (
+        " at the MFU stated"
+        if r.mfu
+        else ", the network hidden behind computing to not hidden" * (r.gpus > 1)
+    )
     say("  hours", f"{span(found['hours'])}, {span(found['gpu_hours'])} GPU-hours", hidden)
     say("  MFU", ", ".join(f"{100 * share:.1f} % {name}" for name, share in found["mfu"].items()))
-    say("  tokens per second", f"{found['tokens_per_second']:,.0f}, {found['tokens_per_second'] / r.gpus:,.0f} on each GPU")
+    say(
+        "  tokens per second",
+        f"{found['tokens_per_second']:,.0f}, {found['tokens_per_second'] / r.gpus:,.0f} on each GPU",
+    )
     if r.gpus > 1:
         times = f"{found['network_bytes'] / 1e9:,.0f} GB to each GPU in {found['network_seconds']:,.1f} s, {found['compute_seconds']:,.1f} s of computing"
         ratio = f" a step: {found['network_seconds'] / found['compute_seconds']:.2f}"
-        say("  network", times, ratio, f"; the limit below {found['network_is_limit_below_gbit']:,.0f} Gb/s a node" * (r.nodes > 1))
+        say(
+            "  network",
+            times,
+            ratio,
+            f"; the limit below {found['network_is_limit_below_gbit']:,.0f} Gb/s a node" * (r.nodes > 1),
+        )
     if "cost" in found:
         say("  cost", f"{span(found['cost'])} at the price given for a GPU-hour")
 
@@ -541,7 +673,12 @@ def table(r, found):
 
 # ---------------------------------------------------------------- the sweep
 COUNTS = [2**i for i in range(11)]  # GPUs, eight to a node
-INK = {"not sharded": ("black", ":"), "ZeRO-1": ("#E69F00", "-."), "ZeRO-2": ("#009E73", "--"), "ZeRO-3": ("#0072B2", "-")}  # Okabe, Ito
+INK = {
+    "not sharded": ("black", ":"),
+    "ZeRO-1": ("#E69F00", "-."),
+    "ZeRO-2": ("#009E73", "--"),
+    "ZeRO-3": ("#0072B2", "-"),
+}  # Okabe, Ito
 
 
 def at(r, gpus, name, network):
@@ -549,7 +686,13 @@ def at(r, gpus, name, network):
     (stage, engine), rows = SHARDING[name], max(1, round(r.rows / gpus)) * gpus
     micro = max(size for size in range(1, r.micro + 1) if rows // gpus % size == 0)
     moved = {"gpus": gpus, "nodes": max(1, gpus // 8), "rows": rows, "micro": micro, "network": network}
-    return replace(r, **moved, steps=int(r.tokens // (rows * r.length)), stage=stage, engine=engine if gpus > 1 else "single")
+    return replace(
+        r,
+        **moved,
+        steps=int(r.tokens // (rows * r.length)),
+        stage=stage,
+        engine=engine if gpus > 1 else "single",
+    )
 
 
 def sweep(runs, folder):
@@ -577,38 +720,83 @@ def sweep(runs, folder):
 
 
 def draw(runs, rows, networks):
-    figure, grey = Figure(figsize=(2 + 6 * len(runs), 9), layout="constrained"), {"color": "#BBBBBB", "alpha": 0.35, "lw": 0}
+    figure, grey = (
+        Figure(figsize=(2 + 6 * len(runs), 9), layout="constrained"),
+        {"color": "#BBBBBB", "alpha": 0.35, "lw": 0},
+    )
     grid = figure.subplots(2, len(runs), sharex=True, sharey="row", squeeze=False)
-    figure.suptitle(f"{PLANNED.capitalize()}: {runs[0].tokens / 1e9:.3g}B tokens on {runs[0].gpu}, eight to a node", fontsize=14)
+    figure.suptitle(
+        f"{PLANNED.capitalize()}: {runs[0].tokens / 1e9:.3g}B tokens on {runs[0].gpu}, eight to a node",
+        fontsize=14,
+    )
     for (above, below), r in zip(grid.T, runs, strict=True):
         mine, room = [row for row in rows if row["model"] == r.model], GPUS[r.gpu].memory / 1e9
         above.set_title(r.model)
         for name, (colour, style) in INK.items():
-            above.plot(COUNTS, [row[f"memory_gb {name}"] for row in mine[:: len(networks)]], style, color=colour, lw=2, label=name)
+            above.plot(
+                COUNTS,
+                [row[f"memory_gb {name}"] for row in mine[:: len(networks)]],
+                style,
+                color=colour,
+                lw=2,
+                label=name,
+            )
         above.axhspan(room, 1e5, **grey)
         above.annotate(f"does not fit in the card's {room:.0f} GB", (0.8, 3100), fontsize=9)
-        for network, colour, marker, size in zip(networks, ("#0072B2", "#D55E00", "#CC79A7"), "osD", (11, 8, 5), strict=False):
-            drawn = [row for row in mine if row["network_gbit_per_node"] == network and row["hours_network_hidden"]]
-            gpus, least, most = ([row[key] for row in drawn] for key in ("gpus", "hours_network_hidden", "hours_network_not_hidden"))
+        for network, colour, marker, size in zip(
+            networks, ("#0072B2", "#D55E00", "#CC79A7"), "osD", (11, 8, 5), strict=False
+        ):
+            drawn = [
+                row for row in mine if row["network_gbit_per_node"] == network and row["hours_network_hidden"]
+            ]
+            gpus, least, most = (
+                [row[key] for row in drawn]
+                for key in ("gpus", "hours_network_hidden", "hours_network_not_hidden")
+            )
             below.fill_between(gpus, least, most, color=colour, alpha=0.18, lw=0)
-            below.plot(gpus, least, color=colour, lw=2, marker=marker, ms=size, label=f"{network:,g} Gb/s a node")
-            limited = [(row["gpus"], row["hours_network_hidden"]) for row in drawn if row["limit"] == "network"]
-            below.plot(*(zip(*limited, strict=True) if limited else ([], [])), marker, color=colour, ms=size, mfc="white", mew=1.8)
-        below.axvspan(0.5, min((row["gpus"] for row in mine if row["hours_network_hidden"]), default=4096) / 2**0.5, **grey)
+            below.plot(
+                gpus, least, color=colour, lw=2, marker=marker, ms=size, label=f"{network:,g} Gb/s a node"
+            )
+            limited = [
+                (row["gpus"], row["hours_network_hidden"]) for row in drawn if row["limit"] == "network"
+            ]
+            below.plot(
+                *(zip(*limited, strict=True) if limited else ([], [])),
+                marker,
+                color=colour,
+                ms=size,
+                mfc="white",
+                mew=1.8,
+            )
+        below.axvspan(
+            0.5,
+            min((row["gpus"] for row in mine if row["hours_network_hidden"]), default=4096) / 2**0.5,
+            **grey,
+        )
         below.annotate("does not fit", (0.8, 13), fontsize=9, rotation=90)
         if r.model == ARTICLE["model"] and r.gpu == "a100-80":
             below.plot(ARTICLE["gpus"], ARTICLE["hours"], "*", color="black", ms=13, zorder=5)
             said = f"the article: {ARTICLE['gpus']} GPUs,\nabout {ARTICLE['hours']} hours"
-            below.annotate(said, (ARTICLE["gpus"], ARTICLE["hours"]), (26, 60), arrowprops={"arrowstyle": "-"})
+            below.annotate(
+                said, (ARTICLE["gpus"], ARTICLE["hours"]), (26, 60), arrowprops={"arrowstyle": "-"}
+            )
         for hours in (24, 168, 720, 8760):
             below.axhline(hours, color="#888888", lw=0.8, ls=":")
         for axes in (above, below):
             axes.grid(True, color="#DDDDDD", lw=0.6)
             axes.set_axisbelow(True)
     for hours, name in ((24, "a day"), (168, "a week"), (720, "30 days"), (8760, "a year")):
-        grid[1, -1].annotate(name, (1.015, hours), xycoords=("axes fraction", "data"), va="center", fontsize=9)
+        grid[1, -1].annotate(
+            name, (1.015, hours), xycoords=("axes fraction", "data"), va="center", fontsize=9
+        )
     for axes, low, high, ticks, label in (
-        (grid[0, 0], 5, 5000, [10, 20, 40, 80, 160, 320, 640, 1280, 2560], "memory of one GPU at its fullest, GB"),
+        (
+            grid[0, 0],
+            5,
+            5000,
+            [10, 20, 40, 80, 160, 320, 640, 1280, 2560],
+            "memory of one GPU at its fullest, GB",
+        ),
         (grid[1, 0], 10, 60_000, [10, 30, 100, 300, 1000, 3000, 10_000, 30_000], "hours"),
     ):
         axes.set(yscale="log", ylim=(low, high), ylabel=label)
@@ -626,19 +814,35 @@ def draw(runs, rows, networks):
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--config", nargs="+", required=True, metavar="YAML", help="of recipes/configs or yours; several with --sweep")
-    parser.add_argument("--accelerate", metavar="YAML", help="of accelerate_configs or yours; not with --sweep")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        required=True,
+        metavar="YAML",
+        help="of recipes/configs or yours; several with --sweep",
+    )
+    parser.add_argument(
+        "--accelerate", metavar="YAML", help="of accelerate_configs or yours; not with --sweep"
+    )
     parser.add_argument("--gpu", required=True, help=", ".join(GPUS))
     parser.add_argument("--network", type=float, help="Gb/s of a node, all its network cards together")
     parser.add_argument("--tokens", type=float, help="of the corpus, where the blocks are not built")
     parser.add_argument("--rows", type=int, help="of the training set, where it is not built")
     parser.add_argument("--row_tokens", type=float, help="mean tokens of such a row")
-    parser.add_argument("--mfu", type=float, help="plan with this MFU (convention PaLM, 0 to 1) instead of that of published runs")
+    parser.add_argument(
+        "--mfu",
+        type=float,
+        help="plan with this MFU (convention PaLM, 0 to 1) instead of that of published runs",
+    )
     parser.add_argument("--hours", type=float, help="say which MFU a run of so many hours has reached")
     parser.add_argument("--price", type=float, help="of a GPU-hour, in any currency")
     parser.add_argument("--json", action="store_true", help="the same as JSON")
-    parser.add_argument("--sweep", type=Path, metavar="FOLDER", help="draw memory and hours on 1 to 1,024 GPUs")
+    parser.add_argument(
+        "--sweep", type=Path, metavar="FOLDER", help="draw memory and hours on 1 to 1,024 GPUs"
+    )
     return parser
 
 
@@ -648,13 +852,17 @@ def main(args, more):
     if len(more) % 2 or not all(key.startswith("--") for key in more[::2]):
         raise Refused(f"'{' '.join(more)}' is no --key value. Next: python recipes/plan.py --help")
     if not args.sweep and (not args.accelerate or len(args.config) > 1):
-        raise Refused("one --config and one --accelerate are planned at a time. Next: a file of accelerate_configs, or --sweep FOLDER")
+        raise Refused(
+            "one --config and one --accelerate are planned at a time. Next: a file of accelerate_configs, or --sweep FOLDER"
+        )
     changed = {key[2:]: yaml.safe_load(value) for key, value in zip(more[::2], more[1::2], strict=True)}
     try:
         runs = [read_run(path, args, changed) for path in args.config]
     except (KeyError, TypeError) as error:
         files = f"{', '.join(args.config)}, {args.accelerate}"
-        raise Refused(f"{files}: {type(error).__name__} {error}. Next: correct the key; recipes/configs shows the form") from error
+        raise Refused(
+            f"{files}: {type(error).__name__} {error}. Next: correct the key; recipes/configs shows the form"
+        ) from error
     if args.sweep:
         return sweep(runs, args.sweep)
     run = runs[0]

@@ -134,11 +134,20 @@ def build(recipe, parsed, sample, ranks, report):
     nothing = dict.fromkeys(("config", "tokenizer", "peft", "whole", "trainer", "stopped", "run"))
     found = SimpleNamespace(**nothing, rows=0, places=(), silent=[])
     own = vars(recipe)
-    [(name, kind)] = [(n, v) for n, v in own.items() if isinstance(v, type) and issubclass(v, Watched) and v.__module__ == recipe.__name__]
+    [(name, kind)] = [
+        (n, v)
+        for n, v in own.items()
+        if isinstance(v, type) and issubclass(v, Watched) and v.__module__ == recipe.__name__
+    ]
 
     def noted(function, check):
         def call(*args, **kwargs):
-            with report.check(check), mock.patch.object(type(parsed[1]), "world_size", ranks) if ranks else contextlib.nullcontext():
+            with (
+                report.check(check),
+                mock.patch.object(type(parsed[1]), "world_size", ranks)
+                if ranks
+                else contextlib.nullcontext(),
+            ):
                 return function(*args, **kwargs)
             return None
 
@@ -151,15 +160,30 @@ def build(recipe, parsed, sample, ranks, report):
     def make_trainer(**settings):
         args, data = settings["args"], settings["train_dataset"]
         found.peft, found.rows = settings.get("peft_config"), len(data)
-        args.report_to, args.push_to_hub, args.dataloader_num_workers, args.dataloader_prefetch_factor = [], False, 0, None
+        args.report_to, args.push_to_hub, args.dataloader_num_workers, args.dataloader_prefetch_factor = (
+            [],
+            False,
+            0,
+            None,
+        )
         shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-        settings["model"] = LlamaForCausalLM(LlamaConfig(vocab_size=found.config.get_text_config().vocab_size, **shape))
-        if "messages" in getattr(data, "column_names", ()) and not (args.chat_template_path or found.tokenizer.chat_template):
-            raise Refused("the tokenizer has no chat template. Next: chat_template_path recipes/chat_template.jinja")
+        settings["model"] = LlamaForCausalLM(
+            LlamaConfig(vocab_size=found.config.get_text_config().vocab_size, **shape)
+        )
+        if "messages" in getattr(data, "column_names", ()) and not (
+            args.chat_template_path or found.tokenizer.chat_template
+        ):
+            raise Refused(
+                "the tokenizer has no chat template. Next: chat_template_path recipes/chat_template.jinja"
+            )
         if issubclass(kind, Answers):
             found.places, args.model_init_kwargs = spread(found.rows, sample), None
-            settings["train_dataset"] = answered(data.select(found.places).add_column("place", found.places), args, found)
-            settings["eval_dataset"] = settings["eval_dataset"].select(range(min(8, len(settings["eval_dataset"]))))
+            settings["train_dataset"] = answered(
+                data.select(found.places).add_column("place", found.places), args, found
+            )
+            settings["eval_dataset"] = settings["eval_dataset"].select(
+                range(min(8, len(settings["eval_dataset"])))
+            )
             settings |= {"quantization_config": None, "peft_config": None}
         else:
             unit = args.per_device_train_batch_size * args.world_size
@@ -208,8 +232,14 @@ def answered(rows, args, found):
     """The rows without those on which TRL would stop: conversations that nobody answers, where only answers are supervised."""
     if getattr(args, "assistant_only_loss", False):
         talks = zip(rows["place"], rows["messages"], strict=True)
-        found.silent = [place for place, talk in talks if all(message["role"] != "assistant" for message in talk)]
-    return rows.filter(lambda place: place not in set(found.silent), input_columns="place") if found.silent else rows
+        found.silent = [
+            place for place, talk in talks if all(message["role"] != "assistant" for message in talk)
+        ]
+    return (
+        rows.filter(lambda place: place not in set(found.silent), input_columns="place")
+        if found.silent
+        else rows
+    )
 
 
 def keeping_whole(kind, found):
@@ -220,8 +250,12 @@ def keeping_whole(kind, found):
             if dataset_name == "train":
                 uncut = copy.copy(args)
                 uncut.max_length = None
-                dataset = found.whole = super()._prepare_dataset(dataset, processing_class, uncut, False, formatting_func, dataset_name)
-            return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+                dataset = found.whole = super()._prepare_dataset(
+                    dataset, processing_class, uncut, False, formatting_func, dataset_name
+                )
+            return super()._prepare_dataset(
+                dataset, processing_class, args, packing, formatting_func, dataset_name
+            )
 
     return Looking if issubclass(kind, Answers) else kind
 
@@ -235,17 +269,26 @@ class Rows:
         path, wanted = Path(folder, "train.jsonl"), set(found.places.tolist())
         files = [[Path(folder, "manifest.json")], [path, Path(folder, "validation.jsonl")]]
         least, own = (run_guard.terms_of(each)["access"] if found.run else "credentialed" for each in files)
-        floor = "public" if found.run and own == least else least  # rows that account for the manifest's class are taken at their word
+        floor = (
+            "public" if found.run and own == least else least
+        )  # rows that account for the manifest's class are taken at their word
         with path.open(encoding="utf-8") as lines:
             for place, line in enumerate(lines):
                 if place in wanted:
                     row = json.loads(line)
-                    access = floor if floor == "credentialed" else max(row.get("access", least), floor, key=ACCESS.index)
+                    access = (
+                        floor
+                        if floor == "credentialed"
+                        else max(row.get("access", least), floor, key=ACCESS.index)
+                    )
                     self.facts[place] = (f"row {row.get('id')} ({path} line {place + 1})", access)
         if found.whole is not None:
             numbers = found.whole.select_columns(["input_ids", "labels"]).with_format("numpy")
             rows = found.whole.remove_columns(["input_ids", "labels"])
-            self.texts = [(row["place"], each["input_ids"], each["labels"], row) for each, row in zip(numbers, rows, strict=True)]
+            self.texts = [
+                (row["place"], each["input_ids"], each["labels"], row)
+                for each, row in zip(numbers, rows, strict=True)
+            ]
 
     def name(self, place):
         return self.facts[place][0]
@@ -258,7 +301,9 @@ class Rows:
         """Where in a row: the token, and what stands before and after."""
         before, after = ids[max(0, at - 8) : at].tolist(), ids[at : at + 4].tolist()
         said = (
-            "(credentialed, not shown)" if self.closed(place) else f"{self.tokenizer.decode(before)!r} | {self.tokenizer.decode(after)!r}"
+            "(credentialed, not shown)"
+            if self.closed(place)
+            else f"{self.tokenizer.decode(before)!r} | {self.tokenizer.decode(after)!r}"
         )
         return f"{self.name(place)}, token {at}: {said}"
 
@@ -278,7 +323,9 @@ class Blocks(Rows):
         least = run_guard.terms_of([Path(folder, "manifest.json")])["access"] if found.run else "credentialed"
         self.floor = "public" if least in self.access.values() else least
         rows = ((number, self.data.rows[number]) for number in map(int, self.data.order))
-        self.texts = [(number, np.asarray(row["input_ids"], dtype=np.int64), None, row) for number, row in rows]
+        self.texts = [
+            (number, np.asarray(row["input_ids"], dtype=np.int64), None, row) for number, row in rows
+        ]
 
     def file_of(self, number):
         """(file of a block, number of the file's first block)"""
@@ -308,7 +355,11 @@ def runs(labels):
 
 def messages_of(row, role):
     """Places in a row's conversation; an example without messages is one question and its answer."""
-    return [i for i, message in enumerate(row["messages"]) if message["role"] == role] if "messages" in row else [0]
+    return (
+        [i for i, message in enumerate(row["messages"]) if message["role"] == role]
+        if "messages" in row
+        else [0]
+    )
 
 
 # ---------------------------------------------------------------- eos, bos
@@ -321,17 +372,29 @@ def check_row_ends(look):
             while last > start and ids[last] != eos and not look.tokenizer.decode(ids[last]).strip():
                 last -= 1  # the line break that ChatML puts after an EOS
             if ids[last] != eos:
-                look.report.fail("eos", "an answer does not end in a supervised EOS", change, look.rows.around(place, ids, stop))
+                look.report.fail(
+                    "eos",
+                    "an answer does not end in a supervised EOS",
+                    change,
+                    look.rows.around(place, ids, stop),
+                )
         wanted, found = len(messages_of(row, "assistant")), int((labels == eos).sum())
         if found < wanted:
-            look.report.fail("eos", "a row has fewer supervised EOS than answers", change, f"{look.rows.name(place)}: {found} of {wanted}")
+            look.report.fail(
+                "eos",
+                "a row has fewer supervised EOS than answers",
+                change,
+                f"{look.rows.name(place)}: {found} of {wanted}",
+            )
         answers += wanted
     look.report.looked["eos"] = f"{answers:,} answers in {len(look.rows.texts):,} rows"
 
 
 def check_row_begins(look):
     bos, eos, fail = look.tokenizer.bos_token_id, look.tokenizer.eos_token_id, look.report.fail
-    change = "bos_token at the start of the chat template, once; or, without a template, a tokenizer that adds it"
+    change = (
+        "bos_token at the start of the chat template, once; or, without a template, a tokenizer that adds it"
+    )
     for place, ids, labels, row in look.rows.texts if look.has_bos else ():
         at = np.flatnonzero(ids == bos).tolist()
         if not at or at[0]:
@@ -341,27 +404,49 @@ def check_row_begins(look):
             if position and ids[position - 1] == bos:
                 fail("bos", "BOS stands twice", change, where)
             elif position and ids[position - 1] != eos and labels[position - 1] == -100:
-                fail("bos", "BOS stands inside a text", "take it out of the row, or out of the middle of the chat template", where)
+                fail(
+                    "bos",
+                    "BOS stands inside a text",
+                    "take it out of the row, or out of the middle of the chat template",
+                    where,
+                )
             elif position and len(at) > len(messages_of(row, "user")):
                 fail("bos", "BOS stands more often than turns of the user", change, where)
-    look.report.looked["bos"] = f"{len(look.rows.texts):,} rows" if look.has_bos else "the tokenizer has none of its own"
+    look.report.looked["bos"] = (
+        f"{len(look.rows.texts):,} rows" if look.has_bos else "the tokenizer has none of its own"
+    )
 
 
 def check_piece_ends(look):
     """A piece without EOS was cut at the end of its block."""
-    eos, pieces, again = look.tokenizer.eos_token_id, 0, "python -m data_prep.build_blocks with this tokenizer"
+    eos, pieces, again = (
+        look.tokenizer.eos_token_id,
+        0,
+        "python -m data_prep.build_blocks with this tokenizer",
+    )
     for number, ids, start, stop, _ in look.rows.pieces():
         pieces += 1
         if ids[stop - 1] != eos and stop < len(ids):
-            look.report.fail("eos", "a document does not end in EOS", again, look.rows.around(number, ids, stop))
+            look.report.fail(
+                "eos", "a document does not end in EOS", again, look.rows.around(number, ids, stop)
+            )
         if look.has_bos and (inside := np.flatnonzero(ids[start : stop - 1] == eos)).size:
-            look.report.fail("eos", "EOS stands inside a document", again, look.rows.around(number, ids, start + int(inside[0])))
+            look.report.fail(
+                "eos",
+                "EOS stands inside a document",
+                again,
+                look.rows.around(number, ids, start + int(inside[0])),
+            )
     look.report.looked["eos"] = f"{pieces:,} pieces of documents in {len(look.rows.texts):,} blocks"
 
 
 def check_piece_begins(look):
     """A piece without BOS has its beginning in another block of its file."""
-    bos, again, headless = look.tokenizer.bos_token_id, "python -m data_prep.build_blocks with this tokenizer", {}
+    bos, again, headless = (
+        look.tokenizer.bos_token_id,
+        "python -m data_prep.build_blocks with this tokenizer",
+        {},
+    )
     for number, ids, start, stop, document in look.rows.pieces() if look.has_bos else ():
         if ids[start] != bos:
             file, first = look.rows.file_of(number)
@@ -370,12 +455,18 @@ def check_piece_begins(look):
             what = "BOS stands twice" if ids[at - 1] == bos else "BOS stands inside a document"
             look.report.fail("bos", what, again, look.rows.around(number, ids, int(at)))
     for (first, records), parts in list(headless.items())[:20]:  # files, of some 15,000 blocks each
-        documents = look.rows.data.rows.select(range(first, first + records)).with_format("arrow")["documents"]
+        documents = look.rows.data.rows.select(range(first, first + records)).with_format("arrow")[
+            "documents"
+        ]
         count = np.bincount(np.concatenate([chunk.flatten().to_numpy() for chunk in documents.chunks]))
         for number, ids, start, document in parts:
             if count[document] == 1:
-                look.report.fail("bos", "a document does not begin with BOS", again, look.rows.around(number, ids, start))
-    look.report.looked["bos"] = look.report.looked["eos"] if look.has_bos else "the tokenizer has none of its own"
+                look.report.fail(
+                    "bos", "a document does not begin with BOS", again, look.rows.around(number, ids, start)
+                )
+    look.report.looked["bos"] = (
+        look.report.looked["eos"] if look.has_bos else "the tokenizer has none of its own"
+    )
 
 
 # ---------------------------------------------------------------- labels, truncation
@@ -384,8 +475,12 @@ def check_supervised(look):
     change = "an answer in the row, and generation marks around answers in the chat template"
     for place in [*silent, *(place for place, _, labels, _ in texts if not (labels != -100).any())]:
         look.report.fail("labels", "a row has no supervised token", change, look.rows.name(place))
-    share = sum((labels != -100).sum() for _, _, labels, _ in texts) / max(1, sum(len(ids) for _, ids, _, _ in texts))
-    look.report.looked["labels"] = f"{len(texts) + len(silent):,} rows, {100 * share:.0f} % of their tokens supervised"
+    share = sum((labels != -100).sum() for _, _, labels, _ in texts) / max(
+        1, sum(len(ids) for _, ids, _, _ in texts)
+    )
+    look.report.looked["labels"] = (
+        f"{len(texts) + len(silent):,} rows, {100 * share:.0f} % of their tokens supervised"
+    )
 
 
 def check_truncation(look):
@@ -393,12 +488,19 @@ def check_truncation(look):
     over = [place for place, ids, _, _ in texts if len(ids) > longest]
     lost = sum(not (labels[:longest] != -100).any() for _, _, labels, _ in texts)
     lengths = [len(ids) for _, ids, _, _ in texts]
-    look.report.looked["truncation"] = f"{len(over):,} of {len(texts):,} rows longer than {look.given.max_length}, longest {max(lengths):,}"
+    look.report.looked["truncation"] = (
+        f"{len(over):,} of {len(texts):,} rows longer than {look.given.max_length}, longest {max(lengths):,}"
+    )
     if len(over) > limit * len(texts):
         share = 100 * len(over) / len(texts)
         said = f"{share:.3g} % of the rows are longer than max_length {longest}, {lost:,} of them have no answer left"
         enough = int(np.quantile(lengths, 1 - limit, method="higher"))
-        look.report.fail("truncation", said, f"max_length {enough}, shorter rows, or a higher --max_truncated", *map(look.rows.name, over))
+        look.report.fail(
+            "truncation",
+            said,
+            f"max_length {enough}, shorter rows, or a higher --max_truncated",
+            *map(look.rows.name, over),
+        )
 
 
 # ---------------------------------------------------------------- batches: padding, labels, packing
@@ -406,10 +508,18 @@ def check_batches(look):
     """The recipe's own batches of these rows, against the rows."""
     trainer, fail, blocks = look.found.trainer, look.report.fail, isinstance(look.rows, Blocks)
     isolated, counts = trainer.data_collator.isolated, Counter()
-    if not blocks and trainer.data_collator.pad_token_id == look.tokenizer.eos_token_id and "padding" not in look.report.failed():
+    if (
+        not blocks
+        and trainer.data_collator.pad_token_id == look.tokenizer.eos_token_id
+        and "padding" not in look.report.failed()
+    ):
         fail("padding", "the pad token is EOS", "pad_token in the YAML: a token that ends no answer")
     longest = getattr(look.given, "max_length", None)
-    known = {} if blocks else {ids[:longest].astype(np.int64).tobytes(): place for place, ids, _, _ in look.rows.texts}
+    known = (
+        {}
+        if blocks
+        else {ids[:longest].astype(np.int64).tobytes(): place for place, ids, _, _ in look.rows.texts}
+    )
     for batch in trainer.get_train_dataloader():
         ids, labels = batch["input_ids"].cpu().numpy(), batch["labels"].cpu().numpy()
         counts["batches"] += 1
@@ -418,24 +528,49 @@ def check_batches(look):
             lengths = np.asarray(row.get("seq_lengths", [len(row["input_ids"])]), dtype=np.int64)
             starts, used = np.cumsum([0, *lengths]), int(lengths.sum())
             place = known.get(ids[line, :used].tobytes())
-            name = look.rows.name(number) if blocks else f"packed row {number}" if place is None else look.rows.name(place)
+            name = (
+                look.rows.name(number)
+                if blocks
+                else f"packed row {number}"
+                if place is None
+                else look.rows.name(place)
+            )
             counts.update(padded=ids.shape[1] - used, documents=len(lengths))
 
             if (padded := np.flatnonzero(labels[line, used:] != -100)).size:
                 where = f"{name}, position {used + int(padded[0])} of its batch"
-                fail("padding", "a pad position has a label", "the collator: labels are -100 after the end of a row", where)
+                fail(
+                    "padding",
+                    "a pad position has a label",
+                    "the collator: labels are -100 after the end of a row",
+                    where,
+                )
             right = np.array(row.get("labels", row["input_ids"]), dtype=np.int64)[:used]
             if isolated:
                 right[starts[:-1]] = -100  # no document predicts the next one's first token
-            if (labels[line, :used] != right).any() or (ids[line, :used] != np.asarray(row["input_ids"])[:used]).any():
+            if (labels[line, :used] != right).any() or (
+                ids[line, :used] != np.asarray(row["input_ids"])[:used]
+            ).any():
                 fail("labels", "a batch has other ids or labels than its row", "the collator", name)
             elif blocks and not (right[1:] != -100).any():
-                fail("labels", "a block has no supervised token", "longer documents, in data_prep.build_blocks", name)
+                fail(
+                    "labels",
+                    "a block has no supervised token",
+                    "longer documents, in data_prep.build_blocks",
+                    name,
+                )
             if isolated:
-                whole = known if getattr(look.given, "packing_strategy", "") == "bfd" else None  # others split rows
+                whole = (
+                    known if getattr(look.given, "packing_strategy", "") == "bfd" else None
+                )  # others split rows
                 wrong = wrong_bounds(batch, line, starts, ids, whole)
                 if wrong:
-                    fail("packing", wrong[0], "the collator, or the seq_lengths of the rows", f"{name}, {wrong[1]}")
+                    fail(
+                        "packing",
+                        wrong[0],
+                        "the collator, or the seq_lengths of the rows",
+                        f"{name}, {wrong[1]}",
+                    )
     look.report.looked["padding"] = f"{counts['padded']:,} padded positions in {counts['batches']:,} batches"
     said = f"attention on {trainer.args.device.type}, bounds of {counts['documents']:,} documents in {counts['batches']:,} batches"
     look.report.looked["packing"] = said if isolated else "not asked for"
@@ -446,11 +581,20 @@ def check_batches(look):
 def wrong_bounds(batch, line, starts, ids, known):
     """(what, where) if the kernels are told other documents of a line than begin at `starts`, or one that is none of the `known` rows, if these are given."""
     width = ids.shape[1]
-    told = [bound - line * width for bound in batch["cu_seq_lens_q"].tolist() if line * width <= bound < (line + 1) * width]
+    told = [
+        bound - line * width
+        for bound in batch["cu_seq_lens_q"].tolist()
+        if line * width <= bound < (line + 1) * width
+    ]
     right = [start for start in starts.tolist() if start < width]
     if told != right:
-        return "a bound is not where a document begins", f"position {min(set(told) ^ set(right))}: told {told[:8]}, documents {right[:8]}"
-    positions = np.concatenate([np.arange(stop - start) for start, stop in zip(right, [*right[1:], width], strict=True)])
+        return (
+            "a bound is not where a document begins",
+            f"position {min(set(told) ^ set(right))}: told {told[:8]}, documents {right[:8]}",
+        )
+    positions = np.concatenate(
+        [np.arange(stop - start) for start, stop in zip(right, [*right[1:], width], strict=True)]
+    )
     if (batch["position_ids"][line].cpu().numpy() != positions).any():
         return "positions do not begin anew with each document", f"documents {right[:8]}"
     for start, stop in zip(starts[:-1], starts[1:], strict=True):
@@ -469,8 +613,14 @@ def asked(tokenizer, row, turn):
     """{who asks: ids of the prompt} for the answer that stands at `turn` of a conversation, or for the one of an example."""
     if "messages" not in row:
         text = row["prompt"]
-        served = tokenizer(text, add_special_tokens=not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))).input_ids
-        return {"generate": tokenizer(text).input_ids, "evaluation": evaluation_ids(tokenizer, text), "a server": served}
+        served = tokenizer(
+            text, add_special_tokens=not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))
+        ).input_ids
+        return {
+            "generate": tokenizer(text).input_ids,
+            "evaluation": evaluation_ids(tokenizer, text),
+            "a server": served,
+        }
     talk = row["messages"][:turn]
     text = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
     generate = tokenizer.apply_chat_template(talk, add_generation_prompt=True, return_dict=True)["input_ids"]
@@ -484,9 +634,7 @@ def asked(tokenizer, row, turn):
 def check_prompts(look):
     """What was trained before each answer, against what will be asked. How many BOS begin a prompt is judged apart, as bos."""
     prompts, blanks, name = 0, 0, look.rows.name
-    change = (
-        "one chat template for both, where add_generation_prompt writes what stands before an answer; prompts that end where a token ends"
-    )
+    change = "one chat template for both, where add_generation_prompt writes what stands before an answer; prompts that end where a token ends"
     with tempfile.TemporaryDirectory(prefix="preflight_") as folder:
         look.tokenizer.save_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -495,23 +643,39 @@ def check_prompts(look):
         if not answers:
             continue
         marked = len(spans) == len(answers) and spans[0][0] > 0  # else all of the row is supervised
-        for turn, (start, stop) in zip(answers, spans.tolist(), strict=True) if marked else [(answers[-1], (0, len(ids)))]:
+        for turn, (start, stop) in (
+            zip(answers, spans.tolist(), strict=True) if marked else [(answers[-1], (0, len(ids)))]
+        ):
             prompts += 1
             trained, before = without_bos(look, ids[:stop])
             try:
                 paths = asked(tokenizer, row, turn)
             except jinja2.TemplateError as error:
-                look.report.fail("prompt", f"the chat template does not take a prompt: {error}", change, name(place))
+                look.report.fail(
+                    "prompt", f"the chat template does not take a prompt: {error}", change, name(place)
+                )
                 continue
             for who, given in paths.items():
                 prompt, begun = without_bos(look, np.array(given, dtype=np.int64))
                 if look.has_bos and begun != 1:
                     what = f"the prompt for {who} begins with {'more than one' if begun else 'no'} BOS"
-                    look.report.fail("bos", what, "bos_token in the chat template, or a tokenizer that adds it, not both", name(place))
+                    look.report.fail(
+                        "bos",
+                        what,
+                        "bos_token in the chat template, or a tokenizer that adds it, not both",
+                        name(place),
+                    )
                 same = len(os.path.commonprefix([prompt.tolist(), trained.tolist()]))
-                gap = [token for token in trained[same : max(same, start - before)] if not look.has_bos or token != tokenizer.bos_token_id]
+                gap = [
+                    token
+                    for token in trained[same : max(same, start - before)]
+                    if not look.has_bos or token != tokenizer.bos_token_id
+                ]
                 if same < len(prompt) or (gap and tokenizer.decode(gap).strip(" ")):
-                    where = look.rows.around(place, trained, same), look.rows.around(place, prompt, same).split(": ", 1)[1]
+                    where = (
+                        look.rows.around(place, trained, same),
+                        look.rows.around(place, prompt, same).split(": ", 1)[1],
+                    )
                     what = f"the prompt for {who} is not what stands before the answer in training"
                     look.report.fail("prompt", what, change, "{} trained, {} asked".format(*where))
                 elif gap and who == "generate":
@@ -537,7 +701,9 @@ def make_sizes(found, given, deepspeed):
             except PeftError as error:
                 raise Refused(f"lora_target_modules: {error}. Next: modules that this model has") from error
             for weight in model.parameters():
-                weight.data = weight.data.float() if weight.requires_grad and not deepspeed else weight.data  # as Answers does
+                weight.data = (
+                    weight.data.float() if weight.requires_grad and not deepspeed else weight.data
+                )  # as Answers does
     return model
 
 
@@ -546,7 +712,11 @@ def stored_weights(given):
     folder = Path(given.model_name_or_path)
     with contextlib.suppress(LocalEntryNotFoundError):
         if not folder.is_dir():
-            folder = Path(snapshot_download(str(folder), revision=getattr(given, "model_revision", None), local_files_only=True))
+            folder = Path(
+                snapshot_download(
+                    str(folder), revision=getattr(given, "model_revision", None), local_files_only=True
+                )
+            )
     return [] if getattr(given, "from_scratch", False) else sorted(folder.glob("*.safetensors"))
 
 
@@ -560,26 +730,42 @@ def stored(files, wanted):
 
 def check_vocabulary(look):
     tokenizer, fail, size = look.tokenizer, look.report.fail, look.config.get_text_config().vocab_size
-    table = look.found.trainer.model.get_input_embeddings().num_embeddings if look.found.trainer else size  # TRL may have resized it
+    table = (
+        look.found.trainer.model.get_input_embeddings().num_embeddings if look.found.trainer else size
+    )  # TRL may have resized it
     change = "the tokenizer of this model, or a model whose embedding was resized for it"
     for place, ids, _, _ in look.rows.texts:
         if ids.max() >= table:
-            fail("vocabulary", f"an id has no row in the embedding of {table:,}", change, look.rows.around(place, ids, int(ids.argmax())))
+            fail(
+                "vocabulary",
+                f"an id has no row in the embedding of {table:,}",
+                change,
+                look.rows.around(place, ids, int(ids.argmax())),
+            )
     if len(tokenizer) > table:
         what = f"the tokenizer has {len(tokenizer):,} tokens, the embedding {table:,} rows"
         fail("vocabulary", what, change, look.given.model_name_or_path)
     if isinstance(look.rows, Blocks):
-        made_with, now = look.rows.manifest["tokenizer"], {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
+        made_with, now = (
+            look.rows.manifest["tokenizer"],
+            {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id},
+        )
         for name in (name for name in now if made_with[name] != now[name]):
             what = f"{name} is {made_with[name]} in the blocks, {now[name]} in the tokenizer"
             fail("vocabulary", what, "tokenizer_config.json, or the blocks made again", look.given.blocks)
     base = look.sizes.get_base_model() if isinstance(look.sizes, PeftModel) else look.sizes
-    names = {name for name, weight in base.named_parameters() if weight.shape == base.get_input_embeddings().weight.shape}
+    names = {
+        name
+        for name, weight in base.named_parameters()
+        if weight.shape == base.get_input_embeddings().weight.shape
+    }
     for file, name, tensor in stored(look.files, {name for name in names if "embed" in name}):
         if tensor.get_shape()[0] != size:
             what = f"{name} has {tensor.get_shape()[0]:,} rows, config.json says {size:,}"
             fail("vocabulary", what, "the model saved again after its embedding was resized", str(file))
-    look.report.looked["vocabulary"] = f"{len(tokenizer):,} tokens, {table:,} rows in the embedding; ids of {look.report.looked['inputs']}"
+    look.report.looked["vocabulary"] = (
+        f"{len(tokenizer):,} tokens, {table:,} rows in the embedding; ids of {look.report.looked['inputs']}"
+    )
 
 
 def check_precision(look):
@@ -591,21 +777,29 @@ def check_precision(look):
         look.report.looked["precision"] += ", DeepSpeed keeps float32 copies"
     elif coarse:
         wanted = {coarse[i] for i in spread(len(coarse), 24)}
-        most = {name: max(1, 200_000 * len(trained[name]) // trained[name].numel()) for name in wanted}  # rows of a tensor
+        most = {
+            name: max(1, 200_000 * len(trained[name]) // trained[name].numel()) for name in wanted
+        }  # rows of a tensor
         parts = [tensor[: most[name]] for _, name, tensor in stored(look.files, wanted)]
         origin = (
-            f"{len(parts)} stored tensors" if parts else f"no weights here, random ones (initializer_range {look.config.initializer_range})"
+            f"{len(parts)} stored tensors"
+            if parts
+            else f"no weights here, random ones (initializer_range {look.config.initializer_range})"
         )
         parts = parts or [torch.randn(200_000) * look.config.initializer_range]
         look.report.looked["precision"] += f", on {sum(part.numel() for part in parts):,} weights: {origin}"
-        weights = torch.nn.ParameterList(torch.nn.Parameter(part.to(getattr(torch, look.given.dtype))) for part in parts)
+        weights = torch.nn.ParameterList(
+            torch.nn.Parameter(part.to(getattr(torch, look.given.dtype))) for part in parts
+        )
         run_guard.check_precision(weights, look.training_args)
 
 
 def check_disk(look):
     folder = Path(look.given.output_dir).resolve()
     folder = next(path for path in (folder, *folder.parents) if path.is_dir())
-    settings = {key: getattr(look.given, key) for key in ("save_strategy", "save_total_limit", "save_only_model")}
+    settings = {
+        key: getattr(look.given, key) for key in ("save_strategy", "save_total_limit", "save_only_model")
+    }
     weights = [(weight.numel(), weight.requires_grad) for weight in look.sizes.parameters()]
     counts = [sum(numbers for numbers, trained in weights if trained or not only) for only in (False, True)]
     look.report.looked["disk"] = "{:,} weights, {:,} of them trained; {}".format(*counts, folder)
@@ -616,17 +810,36 @@ def check_disk(look):
 # ---------------------------------------------------------------- ranks
 def fingerprint(recipe, config, given):
     """{item: version, sha256 or size} of what every rank must have alike."""
-    packages = ["torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numpy"]
+    packages = [
+        "torch",
+        "transformers",
+        "trl",
+        "peft",
+        "accelerate",
+        "datasets",
+        "tokenizers",
+        "safetensors",
+        "numpy",
+    ]
     packages += ["deepspeed", "bitsandbytes", "torchao"]
     facts = {name: importlib.metadata.version(name) for name in packages if importlib.util.find_spec(name)}
     data, model = Path(getattr(given, "blocks", None) or given.rows), Path(given.model_name_or_path)
-    files = [config, recipe.__file__, run_guard.__file__, __file__, getattr(given, "chat_template_path", None) or config]
+    files = [
+        config,
+        recipe.__file__,
+        run_guard.__file__,
+        __file__,
+        getattr(given, "chat_template_path", None) or config,
+    ]
     files += [data / name for name in ("manifest.json", "order.npy", "train.jsonl", "validation.jsonl")]
     files += [path for ending in ("json", "jinja", "model") for path in model.glob(f"*.{ending}")]
     for file in filter(Path.is_file, map(Path, files)):
         with file.open("rb") as stream:
             facts[str(file)] = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
-    facts |= {str(file): f"{file.stat().st_size:,} bytes" for file in (*model.glob("*.safetensors"), *data.rglob("*.arrow"))}
+    facts |= {
+        str(file): f"{file.stat().st_size:,} bytes"
+        for file in (*model.glob("*.safetensors"), *data.rglob("*.arrow"))
+    }
     return facts | {"Python": platform.python_version()}
 
 
@@ -638,7 +851,9 @@ def compare_ranks(everyone, report):
             if here != first:
                 change = "the same environment and files on every node"
                 report.fail("ranks", f"{item} differs", change, f"rank {rank}: {here}, rank 0: {first}")
-    report.looked["ranks"] = f"{len(everyone[0])} versions and files of {len(everyone)} ranks" if len(everyone) > 1 else "one rank"
+    report.looked["ranks"] = (
+        f"{len(everyone[0])} versions and files of {len(everyone)} ranks" if len(everyone) > 1 else "one rank"
+    )
 
 
 # ---------------------------------------------------------------- what a person sees
@@ -670,7 +885,9 @@ def examples(look):
 
 
 def failures(report):
-    for (check, what, change), where in sorted(report.failures.items(), key=lambda item: list(WHY).index(item[0][0])):
+    for (check, what, change), where in sorted(
+        report.failures.items(), key=lambda item: list(WHY).index(item[0][0])
+    ):
         more = f"\n            and {len(where) - NAMED:,} more" if len(where) > NAMED else ""
         yield f"{check} FAILED: {what}"
         if where:
@@ -691,10 +908,20 @@ def infer_stage(config):
     try:
         keys = set(yaml.safe_load(Path(config).read_text()))
     except (OSError, yaml.YAMLError, TypeError) as error:
-        raise Refused(f"{config}: no YAML of a run ({type(error).__name__}). Next: one of recipes/configs") from error
+        raise Refused(
+            f"{config}: no YAML of a run ({type(error).__name__}). Next: one of recipes/configs"
+        ) from error
     if not keys & {"blocks", "rows"}:
-        raise Refused(f"{config}: neither blocks nor rows, so no run that trains. Next: --stage with the name of its recipe")
-    return "pretrain" if "blocks" in keys else "sft" if keys & {"chat_template_path", "assistant_only_loss"} else "finetune_task"
+        raise Refused(
+            f"{config}: neither blocks nor rows, so no run that trains. Next: --stage with the name of its recipe"
+        )
+    return (
+        "pretrain"
+        if "blocks" in keys
+        else "sft"
+        if keys & {"chat_template_path", "assistant_only_loss"}
+        else "finetune_task"
+    )
 
 
 def read_machine(path):
@@ -704,7 +931,9 @@ def read_machine(path):
         file = machine.get("deepspeed_config", {}).get("deepspeed_config_file", "none")
         return int(machine["num_processes"]), file, machine["distributed_type"] == "DEEPSPEED"
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise Refused(f"{path}: no accelerate file ({type(error).__name__}: {error}). Next: one of accelerate_configs") from error
+        raise Refused(
+            f"{path}: no accelerate file ({type(error).__name__}: {error}). Next: one of accelerate_configs"
+        ) from error
 
 
 def inspect(args, more):
@@ -713,7 +942,9 @@ def inspect(args, more):
     more = [*more, "--world_size", args.world_size] if args.world_size else more
     stage = args.stage or infer_stage(args.config)
     if not Path(__file__).with_name(f"{stage}.py").is_file():
-        raise Refused(f"{stage}.py does not lie beside {__file__}. Next: copy it there, or --stage with the name of one that does")
+        raise Refused(
+            f"{stage}.py does not lie beside {__file__}. Next: copy it there, or --stage with the name of one that does"
+        )
     recipe = importlib.import_module(stage)
     ranks, deepspeed = None, os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     if args.accelerate:
@@ -729,14 +960,26 @@ def inspect(args, more):
     with mock.patch.dict(os.environ, environment):
         found = build(recipe, parsed, args.sample or sys.maxsize, ranks, report)
     machine = f"{args.accelerate}, judged on this {parsed[1].device.type}" if ranks else parsed[1].device.type
-    report.looked["launch"] = f"ranks: {ranks or parsed[1].world_size} ({machine}), report_to: {', '.join(given.report_to) or 'none'}"
-    report.looked["inputs"] = f"{len(found.places):,} of {found.rows:,} {'blocks' if hasattr(given, 'blocks') else 'rows'}"
+    report.looked["launch"] = (
+        f"ranks: {ranks or parsed[1].world_size} ({machine}), report_to: {', '.join(given.report_to) or 'none'}"
+    )
+    report.looked["inputs"] = (
+        f"{len(found.places):,} of {found.rows:,} {'blocks' if hasattr(given, 'blocks') else 'rows'}"
+    )
     blocks = hasattr(given, "blocks")
     if not len(found.places) or (blocks and not found.trainer):
         return report, []
 
     colour = args.color == "always" or (args.color == "auto" and sys.stdout.isatty())
-    look = SimpleNamespace(args=args, given=given, training_args=parsed[1], found=found, report=report, deepspeed=deepspeed, colour=colour)
+    look = SimpleNamespace(
+        args=args,
+        given=given,
+        training_args=parsed[1],
+        found=found,
+        report=report,
+        deepspeed=deepspeed,
+        colour=colour,
+    )
     look.config, look.tokenizer, look.files = found.config, found.tokenizer, stored_weights(given)
     look.has_bos = look.tokenizer.bos_token_id not in (None, look.tokenizer.eos_token_id)
     look.rows = (Blocks if blocks else Rows)(given.blocks if blocks else given.rows, found, args.show_texts)
@@ -768,20 +1011,42 @@ def main(args, more):
     for key, where in ((key, where) for each in everyone for key, where in each.items()):
         report.fail(*key, *(each for each in where if each not in report.failures.get(key, ())))
     if int(os.environ.get("RANK", 0)) == 0:
-        print("\n".join([f"preflight of {args.config}", "", *shown, "", *failures(report), "", *table(report)]), flush=True)
+        print(
+            "\n".join([f"preflight of {args.config}", "", *shown, "", *failures(report), "", *table(report)]),
+            flush=True,
+        )
     PartialState().wait_for_everyone()  # the launcher ends all ranks with the first that leaves
     if report.failed():
-        raise Refused(f"{args.config}: {', '.join(report.failed())} failed. Next: what stands at change, above the table")
+        raise Refused(
+            f"{args.config}: {', '.join(report.failed())} failed. Next: what stands at change, above the table"
+        )
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--config", required=True, metavar="YAML", help="of recipes/configs or yours")
-    parser.add_argument("--stage", metavar="RECIPE", help="a recipe that lies beside this file, such as my_sft; else by the YAML's keys")
+    parser.add_argument(
+        "--stage",
+        metavar="RECIPE",
+        help="a recipe that lies beside this file, such as my_sft; else by the YAML's keys",
+    )
     parser.add_argument("--accelerate", metavar="YAML", help="judge the machine of this file, from here")
     parser.add_argument("--world_size", metavar="N", help="ranks that must be running, as the recipe has it")
-    parser.add_argument("--sample", type=int, default=2000, metavar="N", help="rows or blocks to look at; 0: all (default 2000)")
-    parser.add_argument("--max_truncated", type=float, default=0.01, help="share of rows that may be longer than max_length (default 0.01)")
+    parser.add_argument(
+        "--sample",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="rows or blocks to look at; 0: all (default 2000)",
+    )
+    parser.add_argument(
+        "--max_truncated",
+        type=float,
+        default=0.01,
+        help="share of rows that may be longer than max_length (default 0.01)",
+    )
     parser.add_argument("--show_texts", action="store_true", help="show texts of credentialed rows too")
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto")
     return parser

@@ -42,14 +42,32 @@ from trl import TrlParser
 
 @dataclass(kw_only=True)
 class PretrainArguments(LaunchArguments):
-    model_name_or_path: str = field(metadata={"help": "Folder or Hub name of the model to go on training, with its tokenizer."})
+    model_name_or_path: str = field(
+        metadata={"help": "Folder or Hub name of the model to go on training, with its tokenizer."}
+    )
     blocks: str = field(metadata={"help": "Folder made by data_prep/build_blocks.py."})
-    packing: str = field(metadata={"help": "isolated: a document sees itself only; concat: a block is one text, as LLaMA-2 was trained."})
-    tokens_per_step: int = field(metadata={"help": "Tokens of one optimizer step over all ranks. per_device_train_batch_size is a limit."})
-    from_scratch: bool = field(default=False, metadata={"help": "Random weights in the shape of the folder's config.json."})
-    attn_implementation: str = field(default="sdpa", metadata={"help": "sdpa, eager, torch_varlen, flash_attention_2 or _3."})
-    dtype: str = field(default="float32", metadata={"help": "Type of the weights as loaded: float32 or bfloat16."})
-    max_loss_jump: float | None = field(default=3.0, metadata={"help": "Nats above the mean of 50 steps that stop the run; null: never."})
+    packing: str = field(
+        metadata={
+            "help": "isolated: a document sees itself only; concat: a block is one text, as LLaMA-2 was trained."
+        }
+    )
+    tokens_per_step: int = field(
+        metadata={
+            "help": "Tokens of one optimizer step over all ranks. per_device_train_batch_size is a limit."
+        }
+    )
+    from_scratch: bool = field(
+        default=False, metadata={"help": "Random weights in the shape of the folder's config.json."}
+    )
+    attn_implementation: str = field(
+        default="sdpa", metadata={"help": "sdpa, eager, torch_varlen, flash_attention_2 or _3."}
+    )
+    dtype: str = field(
+        default="float32", metadata={"help": "Type of the weights as loaded: float32 or bfloat16."}
+    )
+    max_loss_jump: float | None = field(
+        default=3.0, metadata={"help": "Nats above the mean of 50 steps that stop the run; null: never."}
+    )
 
 
 def main(script_args, training_args):
@@ -67,14 +85,19 @@ def main(script_args, training_args):
         check_isolation(config, script_args.attn_implementation, training_args)
     with training_args.main_process_first(local=False):
         reads = [Path(script_args.blocks, "manifest.json")]
-        run = open_run(__file__, reads, script_args.model_name_or_path, script_args.overwrite, script_args, training_args)
+        run = open_run(
+            __file__, reads, script_args.model_name_or_path, script_args.overwrite, script_args, training_args
+        )
     if run["status"] == "complete":
         return print(f"{training_args.output_dir}: already complete, nothing to do")
     checkpoint = last_checkpoint(training_args)
 
     # Model
     set_seed(training_args.seed)
-    settings = {"attn_implementation": script_args.attn_implementation, "dtype": getattr(torch, script_args.dtype)}
+    settings = {
+        "attn_implementation": script_args.attn_implementation,
+        "dtype": getattr(torch, script_args.dtype),
+    }
     if script_args.from_scratch:
         model = AutoModelForCausalLM.from_config(config, **settings)
     else:
@@ -94,19 +117,31 @@ def main(script_args, training_args):
     if trainer.is_world_process_zero():
         Path(training_args.output_dir, "validation.json").write_text(json.dumps(trainer.validation) + "\n")
         seen = {"steps": trainer.state.global_step, "tokens_seen": trainer.state.num_input_tokens_seen}
-        close_run(run, **seen, left_over_blocks=train_dataset.left_over, ledger=trainer.audit(), metrics=metrics)
+        close_run(
+            run, **seen, left_over_blocks=train_dataset.left_over, ledger=trainer.audit(), metrics=metrics
+        )
 
 
 # ---------------------------------------------------------------- blocks
 def read_blocks(folder):
     """(manifest, training blocks in their order, {domain: held-out blocks}) of a folder of data_prep/build_blocks.py."""
     if not (folder / "order.npy").is_file():
-        raise Refused(f"{folder} holds no packed blocks. Next: python -m data_prep.build_blocks --out {folder} --help")
+        raise Refused(
+            f"{folder} holds no packed blocks. Next: python -m data_prep.build_blocks --out {folder} --help"
+        )
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-        held_out = {domain: PackedBlocks(folder, manifest, "validation", domain) for domain in manifest["domains"]}
+        held_out = {
+            domain: PackedBlocks(folder, manifest, "validation", domain) for domain in manifest["domains"]
+        }
         train = PackedBlocks(folder, manifest, "train", order=np.load(folder / "order.npy", mmap_mode="r"))
-    except (ValueError, KeyError, TypeError, EOFError, RecursionError) as error:  # cut short, or no numbers: a pickle is not opened
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        RecursionError,
+    ) as error:  # cut short, or no numbers: a pickle is not opened
         raise Refused(
             f"{folder}: not whole packed blocks ({reason(error)}). Next: python -m data_prep.build_blocks --out {folder} --help"
         ) from error
@@ -120,7 +155,9 @@ class PackedBlocks(torch.utils.data.Dataset):
     """
 
     def __init__(self, folder, manifest, split, domain=None, order=None):
-        files = [o["path"] for o in manifest["outputs"] if o["split"] == split and domain in (None, o["domain"])]
+        files = [
+            o["path"] for o in manifest["outputs"] if o["split"] == split and domain in (None, o["domain"])
+        ]
         parts = [datasets.Dataset.from_file(str(folder / file)) for file in files]
         self.rows = datasets.concatenate_datasets(parts).with_format("numpy") if parts else []
         self.order, self.left_over = order, 0
@@ -138,7 +175,11 @@ class PackedBlocks(torch.utils.data.Dataset):
         return len(self.rows if self.order is None else self.order)
 
     def __getitem__(self, i):
-        return self.rows[i] if self.order is None else {**self.rows[int(self.order[i])], "row": int(self.order[i])}
+        return (
+            self.rows[i]
+            if self.order is None
+            else {**self.rows[int(self.order[i])], "row": int(self.order[i])}
+        )
 
 
 class Places(torch.utils.data.Sampler):
@@ -171,10 +212,17 @@ class PretrainTrainer(Watched, Trainer):
 
     def get_train_dataloader(self):
         args = self.args
-        places = Places(len(self.train_dataset), args.per_device_train_batch_size, args.process_index, args.world_size)
-        settings = {"num_workers": args.dataloader_num_workers, "prefetch_factor": args.dataloader_prefetch_factor}
+        places = Places(
+            len(self.train_dataset), args.per_device_train_batch_size, args.process_index, args.world_size
+        )
+        settings = {
+            "num_workers": args.dataloader_num_workers,
+            "prefetch_factor": args.dataloader_prefetch_factor,
+        }
         settings["pin_memory"] = args.dataloader_pin_memory and args.device.type == "cuda"
-        return torch.utils.data.DataLoader(self.train_dataset, batch_sampler=places, collate_fn=self.data_collator, **settings)
+        return torch.utils.data.DataLoader(
+            self.train_dataset, batch_sampler=places, collate_fn=self.data_collator, **settings
+        )
 
 
 def make_parser():

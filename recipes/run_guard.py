@@ -57,12 +57,24 @@ class Refused(Exception):
 class LaunchArguments:
     """What each recipe's arguments have beside the stage's own."""
 
-    overwrite: bool = field(default=False, metadata={"help": "Replace output_dir if it holds a different run."})
-    world_size: int | None = field(default=None, metadata={"help": "Ranks that must be running, else the launch is refused."})
-    peak_tflops: float | None = field(default=None, metadata={"help": "Dense peak of one device, for the MFU of devices not known here."})
-    max_loss_jump: float | None = field(default=5.0, metadata={"help": "Nats above the mean of 50 steps that stop the run; null: never."})
-    allow_upload: bool = field(default=False, metadata={"help": "Let trackers and push_to_hub send data away."})
-    allow_list: str | None = field(default=None, metadata={"help": "YAML of what may be sent credentialed data (egress.py)."})
+    overwrite: bool = field(
+        default=False, metadata={"help": "Replace output_dir if it holds a different run."}
+    )
+    world_size: int | None = field(
+        default=None, metadata={"help": "Ranks that must be running, else the launch is refused."}
+    )
+    peak_tflops: float | None = field(
+        default=None, metadata={"help": "Dense peak of one device, for the MFU of devices not known here."}
+    )
+    max_loss_jump: float | None = field(
+        default=5.0, metadata={"help": "Nats above the mean of 50 steps that stop the run; null: never."}
+    )
+    allow_upload: bool = field(
+        default=False, metadata={"help": "Let trackers and push_to_hub send data away."}
+    )
+    allow_list: str | None = field(
+        default=None, metadata={"help": "YAML of what may be sent credentialed data (egress.py)."}
+    )
 
 
 class Watched:
@@ -83,16 +95,25 @@ class Watched:
         self.run, self.watch, self.validation = run, watch, {}
         if run["access"] != "public":
             self.model.config.access = run["access"]  # config.json goes wherever the weights go
-        self.args.logging_nan_inf_filter = False  # the guard looks once per optimizer step instead of once per micro-batch
-        self.args.remove_unused_columns = False  # the collator reads seq_lengths and row, in validation as well
-        self._losses, self._usual = [], collections.deque(maxlen=50)  # of the step's micro-batches; of the last steps
+        self.args.logging_nan_inf_filter = (
+            False  # the guard looks once per optimizer step instead of once per micro-batch
+        )
+        self.args.remove_unused_columns = (
+            False  # the collator reads seq_lengths and row, in validation as well
+        )
+        self._losses, self._usual = (
+            [],
+            collections.deque(maxlen=50),
+        )  # of the step's micro-batches; of the last steps
         self._asked = self._terminated = 0.0  # SIGTERM: this rank got it; all ranks have agreed on it
         self._pending, self._since, self._clock = None, (0, 0), time.perf_counter()
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         asked = [kind for kind in ("DEEPSPEED", "FSDP") if os.environ.get(f"ACCELERATE_USE_{kind}") == "true"]
         if asked and self.accelerator.distributed_type.value not in asked:
-            raise Refused(f"the accelerate file asks for {asked[0]}, {self.accelerator.distributed_type.value} runs. Next: FSDP needs GPUs")
+            raise Refused(
+                f"the accelerate file asks for {asked[0]}, {self.accelerator.distributed_type.value} runs. Next: FSDP needs GPUs"
+            )
         check_precision(self.model, self.args)
         check_disk(self)
         self.order = getattr(self.train_dataset, "order", None)
@@ -114,19 +135,28 @@ class Watched:
         finally:
             signal.signal(signal.SIGTERM, before)
         # Trainer divides what it summed since it was last started by all steps; the log has the whole run
-        steps, losses = zip(*((entry["step"], entry["loss"]) for entry in self.state.log_history if "loss" in entry), strict=True)
+        steps, losses = zip(
+            *((entry["step"], entry["loss"]) for entry in self.state.log_history if "loss" in entry),
+            strict=True,
+        )
         loss = float(np.average(losses, weights=np.diff(steps, prepend=0)))
         return result._replace(training_loss=loss, metrics={"train_loss": loss, "epoch": self.state.epoch})
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimizer step, less `taken`, which is gathered from all ranks for the ledger."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        rows, tokens, squares = zip(*(batch.pop("taken") for batch in batches), strict=True) if batches else ((), (), ())
+        rows, tokens, squares = (
+            zip(*(batch.pop("taken") for batch in batches), strict=True) if batches else ((), (), ())
+        )
         device = device if self.args.world_size > 1 else "cpu"  # alone, no need to wait for the GPU
         mine = torch.tensor([sum(tokens), sum(squares), *itertools.chain(*rows)], device=device)
         everyone = self.accelerator.gather(mine).view(self.args.world_size, -1).cpu()
         parts = [numbers[2:].split([len(part) for part in rows]) for numbers in everyone]
-        in_order = torch.cat([part for micro_step in zip(*parts, strict=True) for part in micro_step]).tolist() if rows else []
+        in_order = (
+            torch.cat([part for micro_step in zip(*parts, strict=True) for part in micro_step]).tolist()
+            if rows
+            else []
+        )
         self._pending = (in_order, *everyone[:, :2].sum(0).tolist())
         return batches, items
 
@@ -170,7 +200,13 @@ class Watched:
         """Called when a step is done: the ledger comes before anything that is logged or saved of it."""
         if self._pending and self._pending[0]:
             rows, tokens, squares = self._pending
-            line = {"step": self.state.global_step, "first": self._places, "count": len(rows), "tokens": tokens, "sha256": digest(rows)}
+            line = {
+                "step": self.state.global_step,
+                "first": self._places,
+                "count": len(rows),
+                "tokens": tokens,
+                "sha256": digest(rows),
+            }
             if self.is_world_process_zero():
                 with Path(self.args.output_dir, "ledger.jsonl").open("a") as file:
                     file.write(json.dumps(line if self.order is not None else {**line, "rows": rows}) + "\n")
@@ -183,22 +219,34 @@ class Watched:
         self.control.should_log |= self.control.should_save or self.control.should_training_stop
         super()._maybe_log_save_evaluate(*args, **kwargs)
         if self._terminated:
-            raise Refused(f"stopped by SIGTERM after step {self.state.global_step}. Next: the same command goes on from there")
+            raise Refused(
+                f"stopped by SIGTERM after step {self.state.global_step}. Next: the same command goes on from there"
+            )
 
     def save_model(self, output_dir=None, _internal_call=False):
         if self.is_fsdp_enabled and not _internal_call:
-            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")  # one model, also where checkpoints are sharded
+            self.accelerator.state.fsdp_plugin.set_state_dict_type(
+                "FULL_STATE_DICT"
+            )  # one model, also where checkpoints are sharded
         super().save_model(output_dir, _internal_call)
         adapter = Path(output_dir or self.args.output_dir, "adapter_config.json")
         if self.run["access"] != "public" and adapter.is_file() and self.is_world_process_zero():
-            replace(adapter, json.dumps(json.loads(adapter.read_text()) | {"access": self.run["access"]}, indent=2) + "\n")
+            replace(
+                adapter,
+                json.dumps(json.loads(adapter.read_text()) | {"access": self.run["access"]}, indent=2) + "\n",
+            )
 
     def log(self, logs, start_time=None):
         if "loss" in logs:
             seconds = time.perf_counter() - self._clock
-            logs |= {"tokens_per_second": round(self._since[0] / seconds, 1), "tokens_seen": self.state.num_input_tokens_seen}
+            logs |= {
+                "tokens_per_second": round(self._since[0] / seconds, 1),
+                "tokens_seen": self.state.num_input_tokens_seen,
+            }
             if peak := self.watch.peak_tflops or known_peak_tflops():
-                logs["mfu"] = round(model_flops(self.model, *self._since) / (seconds * peak * 1e12 * self.args.world_size), 4)
+                logs["mfu"] = round(
+                    model_flops(self.model, *self._since) / (seconds * peak * 1e12 * self.args.world_size), 4
+                )
             logs["memory_gb"] = round(peak_memory_bytes() / 1e9, 3)
             self._clock, self._since = time.perf_counter(), (0, 0)
         super().log(logs, start_time)
@@ -208,54 +256,99 @@ class Watched:
         labels = inputs.pop("labels")
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(**inputs, use_cache=False).logits
-        nll = [cross_entropy(row[:-1].float(), label[1:], reduction="sum") for row, label in zip(logits, labels, strict=True)]
+        nll = [
+            cross_entropy(row[:-1].float(), label[1:], reduction="sum")
+            for row, label in zip(logits, labels, strict=True)
+        ]
         rows = torch.stack([torch.stack(nll).double(), (labels[:, 1:] != -100).sum(1).double()], 1)
-        self._rows.append(self.accelerator.gather_for_metrics(rows).cpu())  # without the rows that accelerate repeats to even out the ranks
+        self._rows.append(
+            self.accelerator.gather_for_metrics(rows).cpu()
+        )  # without the rows that accelerate repeats to even out the ranks
         return rows[:, 0].sum() / rows[:, 1].sum(), None, None
 
-    def evaluation_loop(self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"):
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
         self._rows, began = [], time.perf_counter()
         output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
         rows = torch.cat(self._rows)
         nll, tokens = rows.sum(0).tolist()
-        for name, value in (("loss", nll / tokens), ("perplexity", math.exp(nll / tokens)), ("tokens", int(tokens))):
+        for name, value in (
+            ("loss", nll / tokens),
+            ("perplexity", math.exp(nll / tokens)),
+            ("tokens", int(tokens)),
+        ):
             output.metrics[f"{metric_key_prefix}_{name}"] = value
-        self.validation[metric_key_prefix.removeprefix("eval_")] = {"nll": rows[:, 0].tolist(), "tokens": rows[:, 1].int().tolist()}
+        self.validation[metric_key_prefix.removeprefix("eval_")] = {
+            "nll": rows[:, 0].tolist(),
+            "tokens": rows[:, 1].int().tolist(),
+        }
         self._clock += time.perf_counter() - began  # tokens_per_second is the training's
         return output
 
     def _save_checkpoint(self, model, trial):
         """As Trainer's, but never of damaged weights, and older checkpoints go only when this one is whole: complete.json is written last of all."""
-        step, trained = self.state.global_step, (local_part(weight) for weight in self.model.parameters() if weight.requires_grad)
+        step, trained = (
+            self.state.global_step,
+            (local_part(weight) for weight in self.model.parameters() if weight.requires_grad),
+        )
         finite = torch.tensor([all(weight.isfinite().all() for weight in trained)], device=self.args.device)
         if not self.accelerator.gather(finite).all():
-            raise Refused(f"weights are not finite at step {step}: not saved. Next: the same command goes on from the checkpoint before it")
+            raise Refused(
+                f"weights are not finite at step {step}: not saved. Next: the same command goes on from the checkpoint before it"
+            )
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         super()._save_checkpoint(model, trial)
         self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             whole = Path(self.args.output_dir, f"checkpoint-{step}", "complete.json")
-            replace(whole, json.dumps({"step": step, "ranks": self.args.world_size, "access": self.run["access"]}) + "\n")
+            replace(
+                whole,
+                json.dumps({"step": step, "ranks": self.args.world_size, "access": self.run["access"]})
+                + "\n",
+            )
             write_run(self.run)
             rotate_checkpoints(self.args.output_dir, limit, self.state.best_model_checkpoint, use_mtime=True)
 
     def audit(self):
         """Facts of the whole ledger for run.json; Refused unless it has every step once and, where the order is on disk, each place in its turn."""
-        lines = [json.loads(line) for line in Path(self.args.output_dir, "ledger.jsonl").read_text().splitlines()]
+        lines = [
+            json.loads(line) for line in Path(self.args.output_dir, "ledger.jsonl").read_text().splitlines()
+        ]
         places = np.cumsum([0] + [line["count"] for line in lines])
-        wrong = [step for step, line in enumerate(lines, 1) if (line["step"], line["first"]) != (step, places[step - 1])]
+        wrong = [
+            step
+            for step, line in enumerate(lines, 1)
+            if (line["step"], line["first"]) != (step, places[step - 1])
+        ]
         if self.order is not None:
-            turns = (self.order[np.arange(line["first"], line["first"] + line["count"]) % len(self.order)] for line in lines)
-            wrong += [line["step"] for line, turn in zip(lines, turns, strict=True) if line["sha256"] != digest(turn)]
+            turns = (
+                self.order[np.arange(line["first"], line["first"] + line["count"]) % len(self.order)]
+                for line in lines
+            )
+            wrong += [
+                line["step"]
+                for line, turn in zip(lines, turns, strict=True)
+                if line["sha256"] != digest(turn)
+            ]
             least, most = places[-1] // len(self.order), -(-places[-1] // len(self.order))
         else:
-            times = np.bincount(list(itertools.chain(*(line["rows"] for line in lines))), minlength=len(self.train_dataset))
+            times = np.bincount(
+                list(itertools.chain(*(line["rows"] for line in lines))), minlength=len(self.train_dataset)
+            )
             least, most = times.min(), times.max()
         if wrong or len(lines) != self.state.global_step:
             said = f"{len(lines)} of {self.state.global_step} steps, wrong at steps {wrong[:8]}"
-            raise Refused(f"{self.args.output_dir}/ledger.jsonl: {said}: rows were skipped or seen twice. Next: start the run again")
-        return {"steps": len(lines), "rows": int(places[-1]), "times_least_seen": int(least), "times_most_seen": int(most)}
+            raise Refused(
+                f"{self.args.output_dir}/ledger.jsonl: {said}: rows were skipped or seen twice. Next: start the run again"
+            )
+        return {
+            "steps": len(lines),
+            "rows": int(places[-1]),
+            "times_least_seen": int(least),
+            "times_most_seen": int(most),
+        }
 
 
 def digest(rows):
@@ -270,14 +363,20 @@ def local_part(weight):
 
 def numel(weight):
     """Of the whole weight, also where it is sharded or holds two 4-bit numbers a byte."""
-    return math.prod(getattr(getattr(weight, "quant_state", None), "shape", getattr(weight, "ds_shape", weight.shape)))
+    return math.prod(
+        getattr(getattr(weight, "quant_state", None), "shape", getattr(weight, "ds_shape", weight.shape))
+    )
 
 
 def model_flops(model, tokens, squares):
     """FLOPs that the model itself needs to train on `tokens` tokens in documents whose squared lengths sum to `squares` (see Watched)."""
     config = model.config.get_text_config()
     table = set() if config.tie_word_embeddings else set(model.get_input_embeddings().parameters())
-    weights = sum(numel(weight) * (6 if weight.requires_grad else 4) for weight in model.parameters() if weight not in table)
+    weights = sum(
+        numel(weight) * (6 if weight.requires_grad else 4)
+        for weight in model.parameters()
+        if weight not in table
+    )
     return tokens * weights + 12 * config.num_hidden_layers * config.hidden_size * squares
 
 
@@ -300,23 +399,39 @@ class Answers(Watched):
         packed, longest = self.args.packing, self.args.max_length
         rows = self.train_dataset.select_columns(["input_ids", "labels"] + ["seq_lengths"] * packed)
         table = rows.with_format("arrow")[:]
-        lengths = table["seq_lengths"].combine_chunks().flatten() if packed else pyarrow.compute.list_value_length(table["input_ids"])
+        lengths = (
+            table["seq_lengths"].combine_chunks().flatten()
+            if packed
+            else pyarrow.compute.list_value_length(table["input_ids"])
+        )
         lengths = np.asarray(lengths)
-        self.rows = {"given": len(train_dataset), "kept": len(lengths), "at_max_length": int((lengths >= (longest or np.inf)).sum())}
+        self.rows = {
+            "given": len(train_dataset),
+            "kept": len(lengths),
+            "at_max_length": int((lengths >= (longest or np.inf)).sum()),
+        }
         rows = rows.with_format("numpy")
         if not any(self._tokenizer.eos_token_id in row["labels"] for row in itertools.islice(rows, 1000)):
-            raise Refused("no answer ends in EOS: nothing would learn to stop. Next: end the template's answers in eos_token")
+            raise Refused(
+                "no answer ends in EOS: nothing would learn to stop. Next: end the template's answers in eos_token"
+            )
         self.train_dataset = rows.add_column("row", np.arange(len(rows)))
         self.eval_dataset = self.eval_dataset.select_columns(["input_ids", "labels"]).with_format("numpy")
         if not any((row["labels"] != -100).any() for row in self.eval_dataset):
-            raise Refused("no validation row has a supervised token, after cutting at max_length. Next: a larger max_length")
+            raise Refused(
+                "no validation row has a supervised token, after cutting at max_length. Next: a larger max_length"
+            )
         self.data_collator = Collator(packed, self._tokenizer.pad_token_id)
-        if isinstance(self.model, PeftModel) and not self.is_deepspeed_enabled:  # which keeps float32 copies itself
+        if (
+            isinstance(self.model, PeftModel) and not self.is_deepspeed_enabled
+        ):  # which keeps float32 copies itself
             for weight in self.model.parameters():
                 weight.data = weight.data.float() if weight.requires_grad else weight.data
 
     def stage_loss(self, model, inputs, *args):
-        chunked = {"fused_lm_head": self.args.device.type == "cuda"}  # the logits of a large vocabulary never exist as a whole
+        chunked = {
+            "fused_lm_head": self.args.device.type == "cuda"
+        }  # the logits of a large vocabulary never exist as a whole
         return Trainer.compute_loss(self, model, {**inputs, **chunked, "use_cache": False}, *args)
 
 
@@ -325,7 +440,9 @@ def set_pad_token(tokenizer, given):
     if given or tokenizer.pad_token in (None, tokenizer.eos_token):
         tokenizer.pad_token = given or tokenizer.unk_token
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
-        raise Refused("the tokenizer has no token to pad with but EOS. Next: pad_token with a reserved one, as in recipes/configs")
+        raise Refused(
+            "the tokenizer has no token to pad with but EOS. Next: pad_token with a reserved one, as in recipes/configs"
+        )
 
 
 # ---------------------------------------------------------------- packing
@@ -365,29 +482,56 @@ class Collator:
             batch |= {"position_ids": position_ids, "cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
             batch |= dict.fromkeys(("max_length_q", "max_length_k"), int(bounds.diff().max()))
         if "row" in rows[0]:
-            batch["taken"] = ([int(row["row"]) for row in rows], sum(documents), sum(n * n for n in documents))
+            batch["taken"] = (
+                [int(row["row"]) for row in rows],
+                sum(documents),
+                sum(n * n for n in documents),
+            )
         return batch
 
 
-def torch_varlen(module, query, key, value, attention_mask, scaling=None, dropout=0.0, cu_seq_lens_q=None, max_length_q=None, **kwargs):
+def torch_varlen(
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    scaling=None,
+    dropout=0.0,
+    cu_seq_lens_q=None,
+    max_length_q=None,
+    **kwargs,
+):
     """Attention backend: each document attends to itself by torch's own variable-length kernel (CUDA, 16 bit), elsewhere document by document.
     query [batch, heads, length, head_dim] -> [batch, length, heads, head_dim]. Without cu_seq_lens, as in generation, it is sdpa."""
     if cu_seq_lens_q is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
     if dropout or kwargs.get("sliding_window") or kwargs.get("softcap"):
         raise ValueError("it has no attention dropout, sliding window or soft cap")
     shape, grouped, dtype = (query.shape[0], query.shape[2]), query.shape[1] != key.shape[1], value.dtype
-    query, key, value = (x.transpose(1, 2).flatten(0, 1).to(dtype) for x in (query, key, value))  # [batch * length, heads, head_dim]
+    query, key, value = (
+        x.transpose(1, 2).flatten(0, 1).to(dtype) for x in (query, key, value)
+    )  # [batch * length, heads, head_dim]
     attend = varlen_attn if query.is_cuda else varlen_by_document
     bounds = (cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
-    return attend(query, key, value, *bounds, scale=scaling, window_size=(-1, 0), enable_gqa=grouped).unflatten(0, shape), None
+    return attend(
+        query, key, value, *bounds, scale=scaling, window_size=(-1, 0), enable_gqa=grouped
+    ).unflatten(0, shape), None
 
 
-def varlen_by_document(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa):
+def varlen_by_document(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa
+):
     """What torch.nn.attention.varlen.varlen_attn computes of these arguments (causal), where it has no kernel."""
-    documents = zip(*(x.transpose(0, 1).split(cu_seq_q.diff().tolist(), dim=1) for x in (query, key, value)), strict=True)
+    documents = zip(
+        *(x.transpose(0, 1).split(cu_seq_q.diff().tolist(), dim=1) for x in (query, key, value)), strict=True
+    )
     settings = {"is_causal": True, "scale": scale, "enable_gqa": enable_gqa}
-    return torch.cat([scaled_dot_product_attention(*each, **settings) for each in documents], dim=1).transpose(0, 1)
+    return torch.cat(
+        [scaled_dot_product_attention(*each, **settings) for each in documents], dim=1
+    ).transpose(0, 1)
 
 
 def torch_varlen_mask(*args, attention_mask=None, **kwargs):
@@ -403,21 +547,40 @@ def check_isolation(config, attn_implementation, training_args):
     """Refused unless, on this device, the second of two packed documents has no gradient with respect to the first: seen on one layer of this
     model's heads with random weights, so that a backend is judged by what it does and not by its name."""
     small = copy.deepcopy(config)
-    small.update({"num_hidden_layers": 1, "intermediate_size": 64, "vocab_size": 64, "pad_token_id": None, "attention_dropout": 0.0})
+    small.update(
+        {
+            "num_hidden_layers": 1,
+            "intermediate_size": 64,
+            "vocab_size": 64,
+            "pad_token_id": None,
+            "attention_dropout": 0.0,
+        }
+    )
     small.layer_types = (getattr(config, "layer_types", None) or [])[:1] or None
     small._attn_implementation = attn_implementation
-    device, dtype = training_args.device, torch.float32 if training_args.device.type == "cpu" else torch.bfloat16
+    device, dtype = (
+        training_args.device,
+        torch.float32 if training_args.device.type == "cpu" else torch.bfloat16,
+    )
     batch = Collator(True, 0)([{"input_ids": range(24), "seq_lengths": [12, 12]}] * 2)
-    batch = {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items() if k not in ("input_ids", "labels")}
+    batch = {
+        k: v.to(device) if torch.is_tensor(v) else v
+        for k, v in batch.items()
+        if k not in ("input_ids", "labels")
+    }
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
             model = MODEL_FOR_CAUSAL_LM_MAPPING[type(small)](small).to(dtype)
             for weight in model.parameters():
                 torch.nn.init.normal_(weight, std=0.1)
             seen = torch.randn(2, 24, small.hidden_size, dtype=dtype, requires_grad=True)
-            model(inputs_embeds=seen, use_cache=False, **batch).logits[:, 12:].float().square().sum().backward()
+            model(inputs_embeds=seen, use_cache=False, **batch).logits[
+                :, 12:
+            ].float().square().sum().backward()
     except (ImportError, ValueError, RuntimeError) as error:
-        raise Refused(f"attn_implementation {attn_implementation} does not run here: {error}. Next: torch_varlen or sdpa") from error
+        raise Refused(
+            f"attn_implementation {attn_implementation} does not run here: {error}. Next: torch_varlen or sdpa"
+        ) from error
     across, within = (seen.grad[:, part].abs().max().item() for part in (slice(0, 12), slice(12, 24)))
     if not (within > 0 and across < 1e-3 * within):
         raise Refused(
@@ -440,7 +603,11 @@ def reason(error):
         return f"byte {error.start + 1} is not UTF-8"
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at column {error.colno}"
-    return f"{type(error).__name__}: {error}" if isinstance(error, KeyError | TypeError) else type(error).__name__
+    return (
+        f"{type(error).__name__}: {error}"
+        if isinstance(error, KeyError | TypeError)
+        else type(error).__name__
+    )
 
 
 def check_launch(watch, training_args):
@@ -448,13 +615,19 @@ def check_launch(watch, training_args):
     ranks = training_args.world_size
     if not ranks == (watch.world_size or ranks) == int(os.environ.get("WORLD_SIZE", ranks)):
         asked = watch.world_size or os.environ["WORLD_SIZE"]
-        raise Refused(f"{ranks} ranks run, {asked} were asked for. Next: check num_processes and distributed_type of the accelerate file")
+        raise Refused(
+            f"{ranks} ranks run, {asked} were asked for. Next: check num_processes and distributed_type of the accelerate file"
+        )
     if training_args.deepspeed:
-        raise Refused("deepspeed stands in the YAML, which is not looked at. Next: deepspeed_config_file in the accelerate file")
+        raise Refused(
+            "deepspeed stands in the YAML, which is not looked at. Next: deepspeed_config_file in the accelerate file"
+        )
     check_deepspeed(os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none"))
     away = sent_by(vars(training_args))
     if away and not watch.allow_upload:
-        raise Refused(f"{', '.join(away)} would send data away. Next: report_to tensorboard or trackio (local files), or allow_upload true")
+        raise Refused(
+            f"{', '.join(away)} would send data away. Next: report_to tensorboard or trackio (local files), or allow_upload true"
+        )
     # Else FSDP2 sums the gradients of the micro-steps whole, on every GPU and in 16 bits
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         training_args.accelerator_config.gradient_accumulation_kwargs = {"sync_each_batch": True}
@@ -468,9 +641,15 @@ def check_choice(key, value, *allowed):
 
 def sent_by(arguments):
     """The trackers, settings and environment variables with which a run of these arguments would send something away."""
-    local = {"tensorboard", "trackio"} | ({"wandb"} if os.environ.get("WANDB_MODE") in ("offline", "disabled") else set())
+    local = {"tensorboard", "trackio"} | (
+        {"wandb"} if os.environ.get("WANDB_MODE") in ("offline", "disabled") else set()
+    )
     trackers = [name for name in arguments.get("report_to", ()) if name not in local]
-    return trackers + [key for key in UPLOAD_KEYS if arguments.get(key)] + [key for key in UPLOAD_VARIABLES if os.environ.get(key)]
+    return (
+        trackers
+        + [key for key in UPLOAD_KEYS if arguments.get(key)]
+        + [key for key in UPLOAD_VARIABLES if os.environ.get(key)]
+    )
 
 
 def keep_on_site(terms, arguments):
@@ -479,12 +658,20 @@ def keep_on_site(terms, arguments):
     if terms["access"] != "credentialed":
         return []
     allowed = read_allow_list(arguments.get("allow_list"), Refused)
-    hub, wandb = os.environ.get("HF_ENDPOINT", "huggingface.co"), os.environ.get("WANDB_BASE_URL", "api.wandb.ai")
+    hub, wandb = (
+        os.environ.get("HF_ENDPOINT", "huggingface.co"),
+        os.environ.get("WANDB_BASE_URL", "api.wandb.ai"),
+    )
     offline = (
         ["wandb"] if "wandb" in arguments.get("report_to", ()) and "wandb" not in sent_by(arguments) else []
     )  # its files wait to be sent
     needed = [
-        permit({"wandb": wandb, **dict.fromkeys(UPLOAD_KEYS, hub)}.get(name, name), allowed, terms["agreements"], Refused)
+        permit(
+            {"wandb": wandb, **dict.fromkeys(UPLOAD_KEYS, hub)}.get(name, name),
+            allowed,
+            terms["agreements"],
+            Refused,
+        )
         for name in sent_by(arguments) + offline
     ]
     keep_inside(terms["agreements"], Refused, [entry for entry in needed if entry])
@@ -492,7 +679,12 @@ def keep_on_site(terms, arguments):
 
 
 UPLOAD_KEYS = ("push_to_hub", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id")
-UPLOAD_VARIABLES = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_REGISTRY_BUCKET_ID")
+UPLOAD_VARIABLES = (
+    "TRACKIO_SPACE_ID",
+    "TRACKIO_SERVER_URL",
+    "TRACKIO_BUCKET_ID",
+    "TRACKIO_REGISTRY_BUCKET_ID",
+)
 DEEPSPEED_KEYS = {  # at the top of its JSON, where DeepSpeed passes over what it does not know; inside, its own classes know
     "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping", "zero_optimization", "bf16",
     "fp16", "optimizer", "scheduler", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "steps_per_print",
@@ -511,15 +703,24 @@ def check_deepspeed(file):
     try:
         config = json.loads(Path(file).read_text())
         unknown = [key for key in config if key not in DEEPSPEED_KEYS]
-        for part, known in (("zero_optimization", DeepSpeedZeroConfig), ("bf16", DeepSpeedBF16Config), ("fp16", DeepSpeedFP16Config)):
+        for part, known in (
+            ("zero_optimization", DeepSpeedZeroConfig),
+            ("bf16", DeepSpeedBF16Config),
+            ("fp16", DeepSpeedFP16Config),
+        ):
             try:
                 known(**config.get(part, {}))
             except pydantic.ValidationError as error:
-                unknown += [f"{'.'.join([part, *map(str, found['loc'])])} ({found['msg']})" for found in error.errors()]
+                unknown += [
+                    f"{'.'.join([part, *map(str, found['loc'])])} ({found['msg']})"
+                    for found in error.errors()
+                ]
     except (OSError, ValueError, TypeError) as error:
         raise Refused(f"{file}: not a DeepSpeed file: {error}") from error
     if unknown:
-        raise Refused(f"{file}: DeepSpeed does not know {', '.join(unknown)}. Next: see https://www.deepspeed.ai/docs/config-json")
+        raise Refused(
+            f"{file}: DeepSpeed does not know {', '.join(unknown)}. Next: see https://www.deepspeed.ai/docs/config-json"
+        )
 
 
 def check_weights(folder):
@@ -536,25 +737,43 @@ def check_weights(folder):
 def check_model(model, length, revision="main"):
     """(config, tokenizer) of a model's folder or Hub name; Refused if there is none, or it cannot learn texts of `length` tokens that end in EOS."""
     folder = Path(model)
-    elsewhere = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model) and not folder.exists() and not (folder.parent.name and folder.parent.exists())
+    elsewhere = (
+        re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model)
+        and not folder.exists()
+        and not (folder.parent.name and folder.parent.exists())
+    )
     if not Path(folder, "config.json").is_file() and not elsewhere:  # a name as the Hub has them
-        raise Refused(f"{model}: no model here (no config.json). Next: check model_name_or_path; a path starts at the current folder")
+        raise Refused(
+            f"{model}: no model here (no config.json). Next: check model_name_or_path; a path starts at the current folder"
+        )
     check_weights(model)
     try:
         config, tokenizer = (
-            auto.from_pretrained(model, revision=revision, trust_remote_code=False) for auto in (AutoConfig, AutoTokenizer)
+            auto.from_pretrained(model, revision=revision, trust_remote_code=False)
+            for auto in (AutoConfig, AutoTokenizer)
         )
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # also: code of its own, which is not run
-        raise Refused(f"{model}: config.json or the tokenizer cannot be read: {error}. Next: a model that transformers knows") from error
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:  # also: code of its own, which is not run
+        raise Refused(
+            f"{model}: config.json or the tokenizer cannot be read: {error}. Next: a model that transformers knows"
+        ) from error
     except OSError as error:
         said = str(error).splitlines()[0].rstrip(".")
-        raise Refused(f"{model}: {said}. Next: check model_name_or_path; train that model first, or hf download it") from error
+        raise Refused(
+            f"{model}: {said}. Next: check model_name_or_path; train that model first, or hf download it"
+        ) from error
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if length and positions and length > positions:
         said = f"texts of {length} tokens, but {model} knows {positions} positions"
         raise Refused(f"{said}. Next: shorter texts, or rope_parameters in its config.json")
     if tokenizer.eos_token_id is None:
-        raise Refused(f"the tokenizer of {model} has no EOS: nothing would learn to stop. Next: eos_token in its tokenizer_config.json")
+        raise Refused(
+            f"the tokenizer of {model} has no EOS: nothing would learn to stop. Next: eos_token in its tokenizer_config.json"
+        )
     return config, tokenizer
 
 
@@ -567,10 +786,15 @@ def split_step(key, given, unit, training_args):
     if given % whole or given < whole:
         nearest = " or ".join(str(times * whole) for times in (given // whole, given // whole + 1) if times)
         ranks = training_args.world_size
-        raise Refused(f"{key} {given} is no multiple of {whole} = {ranks} ranks x {unit}. Next: {key} {nearest}, or other ranks")
+        raise Refused(
+            f"{key} {given} is no multiple of {whole} = {ranks} ranks x {unit}. Next: {key} {nearest}, or other ranks"
+        )
     share = given // whole
     micro = max(size for size in range(1, training_args.per_device_train_batch_size + 1) if share % size == 0)
-    training_args.per_device_train_batch_size, training_args.gradient_accumulation_steps = micro, share // micro
+    training_args.per_device_train_batch_size, training_args.gradient_accumulation_steps = (
+        micro,
+        share // micro,
+    )
     return given
 
 
@@ -579,11 +803,22 @@ def check_precision(model, training_args):
     no float32 copy (DeepSpeed keeps one), no stochastic rounding, no Kahan sum. Looks at up to a million weights of each tensor."""
     held_back = ("bf16_stochastic_round=true", "use_kahan_summation=true", "kahan_sum=true")
     kept = any(setting in (training_args.optim_args or "").lower() for setting in held_back)
-    coarse = [weight.detach() for weight in model.parameters() if weight.requires_grad and weight.element_size() == 2]
-    if kept or not coarse or not training_args.learning_rate or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+    coarse = [
+        weight.detach()
+        for weight in model.parameters()
+        if weight.requires_grad and weight.element_size() == 2
+    ]
+    if (
+        kept
+        or not coarse
+        or not training_args.learning_rate
+        or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    ):
         return
     pieces = [weight.flatten()[:1_000_000] for weight in coarse]
-    share = sum((piece - training_args.learning_rate != piece).sum().item() for piece in pieces) / sum(piece.numel() for piece in pieces)
+    share = sum((piece - training_args.learning_rate != piece).sum().item() for piece in pieces) / sum(
+        piece.numel() for piece in pieces
+    )
     if share < 0.5:
         raise Refused(
             f"at learning_rate {training_args.learning_rate} only {100 * share:.0f} % of the {coarse[0].dtype} weights would move. "
@@ -598,14 +833,18 @@ def check_disk(trainer):
     trained = [weight for weight in weights if weight.requires_grad]
     saved = trained if len(trained) < len(weights) else weights  # an adapter goes alone
     model = sum(numel(weight) * weight.element_size() for weight in saved)
-    moments = 0 if args.save_only_model else sum(map(numel, trained)) * (12 if trainer.is_deepspeed_enabled else 8)
+    moments = (
+        0 if args.save_only_model else sum(map(numel, trained)) * (12 if trainer.is_deepspeed_enabled else 8)
+    )
     checkpoint = model + moments
     there = len(list(Path(args.output_dir).glob("checkpoint-*/complete.json")))
     copies = 0 if args.save_strategy == "no" else max(0, (args.save_total_limit or 3) + 1 - there)
     needed, free = copies * checkpoint + model, shutil.disk_usage(args.output_dir).free
     if needed > free:
         said = f"{copies} checkpoints and the model need {needed / 1e9:.3g} GB, {free / 1e9:.3g} GB are free"
-        raise Refused(f"{args.output_dir}: {said}. Next: save_total_limit 1, save_only_model true, or another disk")
+        raise Refused(
+            f"{args.output_dir}: {said}. Next: save_total_limit 1, save_only_model true, or another disk"
+        )
 
 
 # ---------------------------------------------------------------- run record
@@ -620,36 +859,70 @@ def open_run(script, reads, model, overwrite, *parts):
     """Begin OUTPUT_DIR/run.json, or return the record of this same run found there: "running", to be resumed, or "complete". The run is known by its
     arguments (`parts`, dataclasses; without MACHINE), the files in `reads`, the run.json or config.json of a local `model`, `script` and this file.
     Its access class is the strictest of what it reads; if that is credentialed, keep_on_site."""
-    parent = [path for path in (Path(model, name) for name in ("run.json", "complete.json", "config.json")) if path.is_file()][:1]
+    parent = [
+        path
+        for path in (Path(model, name) for name in ("run.json", "complete.json", "config.json"))
+        if path.is_file()
+    ][:1]
     reads = [*reads, *parent]
     if missing := [path for path in reads if not path.is_file()]:
-        raise Refused(f"{missing[0]}: no such file. Next: check the paths of the YAML; they start at the current folder")
-    given = {key: value for part in parts for key, value in (part.to_dict() if hasattr(part, "to_dict") else vars(part)).items()}
+        raise Refused(
+            f"{missing[0]}: no such file. Next: check the paths of the YAML; they start at the current folder"
+        )
+    given = {
+        key: value
+        for part in parts
+        for key, value in (part.to_dict() if hasattr(part, "to_dict") else vars(part)).items()
+    }
     arguments = json.loads(json.dumps(given, default=str))
     inputs = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in reads}
-    inputs |= {Path(file).name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (script, __file__)}
+    inputs |= {
+        Path(file).name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (script, __file__)
+    }
     folder, old, changed = Path(arguments["output_dir"]), {}, []
     if (folder / "run.json").is_file():
         old = json.loads((folder / "run.json").read_text())
         changed = [k for k in arguments if k not in MACHINE and arguments[k] != old["arguments"].get(k)]
         changed += [k for k in inputs if inputs[k] != old["inputs"].get(k)]
         if changed and not overwrite:
-            raise Refused(f"{folder} holds another run (differs in {', '.join(changed)}). Next: another output_dir, or --overwrite true")
+            raise Refused(
+                f"{folder} holds another run (differs in {', '.join(changed)}). Next: another output_dir, or --overwrite true"
+            )
         if not changed and old["status"] == "complete":
             return old
         if changed:
             old = {}
     elif folder.is_dir() and any(folder.iterdir()):
-        raise Refused(f"{folder} holds files and no run.json: not a run of these recipes. Next: another output_dir")
-    cached = None if Path(model).exists() else try_to_load_from_cache(model, "config.json", revision=arguments.get("model_revision"))
+        raise Refused(
+            f"{folder} holds files and no run.json: not a run of these recipes. Next: another output_dir"
+        )
+    cached = (
+        None
+        if Path(model).exists()
+        else try_to_load_from_cache(model, "config.json", revision=arguments.get("model_revision"))
+    )
     config = Path(cached) if isinstance(cached, str) else Path(model, "config.json")
     terms = terms_of([*reads, *([config] if config.is_file() else [])])
     allowed = keep_on_site(terms, arguments)
     if changed:
         shutil.rmtree(folder)  # now that nothing refuses the new run
     git = ["git", "-C", str(Path(script).resolve().parent), "rev-parse", "HEAD"]
-    packages = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "deepspeed", "bitsandbytes", "torchao")
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU, {os.cpu_count()} cores"
+    packages = (
+        "torch",
+        "transformers",
+        "trl",
+        "peft",
+        "accelerate",
+        "datasets",
+        "deepspeed",
+        "bitsandbytes",
+        "torchao",
+    )
+    machine = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{platform.machine()} CPU, {os.cpu_count()} cores"
+    )
     session = {"machine": machine, "ranks": int(os.environ.get("WORLD_SIZE", 1)), "started": time.time()}
     record = {
         "status": "running", "stage": Path(script).stem, **terms, "allowed": allowed,
@@ -672,11 +945,17 @@ def terms_of(reads):
             for record in map(json.loads, file) if path.suffix == ".jsonl" else [json.load(file)]:
                 given = [record, *(record["inputs"] if isinstance(record.get("inputs"), list) else ())]
                 classes |= {entry.get("access", silent): path for entry in given}
-                agreements.update(entry["license"] for entry in given if entry.get("access") == "credentialed" and "license" in entry)
+                agreements.update(
+                    entry["license"]
+                    for entry in given
+                    if entry.get("access") == "credentialed" and "license" in entry
+                )
                 agreements.update(record.get("agreements", ()))
                 signed += [entry for entry in record.get("declassified", ()) if entry not in signed]
     if wrong := [name for name in classes if name not in known]:
-        raise Refused(f"{classes[wrong[0]]}: access is {wrong[0]}, must be one of {', '.join(known)}. Next: make it again with data_prep")
+        raise Refused(
+            f"{classes[wrong[0]]}: access is {wrong[0]}, must be one of {', '.join(known)}. Next: make it again with data_prep"
+        )
     return {"access": max(classes, key=known.index), "agreements": sorted(agreements), "declassified": signed}
 
 
@@ -714,7 +993,9 @@ def peak_memory_bytes():
 
 def last_checkpoint(training_args):
     """The newest whole checkpoint, or None; what was cut short is passed over. Refused if DeepSpeed saved it on another number of ranks."""
-    folders = sorted(Path(training_args.output_dir).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    folders = sorted(
+        Path(training_args.output_dir).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])
+    )
     whole = [path for path in folders if (path / "complete.json").is_file()]
     if folders and folders[-1] not in whole:
         print(f"{folders[-1]}: not whole, going on from {whole[-1] if whole else 'the start'}")

@@ -39,19 +39,29 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, 
 @dataclass(kw_only=True)
 class RunArguments(LaunchArguments):
     rows: str = field(metadata={"help": "Folder with train.jsonl, validation.jsonl and manifest.json."})
-    rows_per_step: int | None = field(default=None, metadata={"help": "Rows, packed or not, of a step over all ranks."})
+    rows_per_step: int | None = field(
+        default=None, metadata={"help": "Rows, packed or not, of a step over all ranks."}
+    )
 
 
 @dataclass
 class ChatConfig(SFTConfig):
-    packing: str = field(default="", metadata={"help": "none; isolated: conversations joined to max_length, unseen by each other."})
+    packing: str = field(
+        default="",
+        metadata={"help": "none; isolated: conversations joined to max_length, unseen by each other."},
+    )
 
 
 def main(run_args, training_args, model_args):
     # Data: every row becomes a conversation, so that one template renders them all
     check_launch(run_args, training_args)
-    data = {split: Dataset.from_list(read_conversations(run_args.rows, split)) for split in ("train", "validation")}
-    config, tokenizer = check_model(model_args.model_name_or_path, training_args.max_length, model_args.model_revision)
+    data = {
+        split: Dataset.from_list(read_conversations(run_args.rows, split))
+        for split in ("train", "validation")
+    }
+    config, tokenizer = check_model(
+        model_args.model_name_or_path, training_args.max_length, model_args.model_revision
+    )
     set_pad_token(tokenizer, training_args.pad_token)
     check_choice("dtype", model_args.dtype, "float32", "bfloat16")
     check_choice("packing", training_args.packing, "isolated", "none")
@@ -60,10 +70,20 @@ def main(run_args, training_args, model_args):
     run_args.rows_per_step = split_step("rows_per_step", run_args.rows_per_step, 1, training_args)
     reads = [Path(run_args.rows, name) for name in ("manifest.json", "train.jsonl", "validation.jsonl")]
     template = training_args.chat_template_path
-    if template and (Path(template).is_file() or template.endswith(".jinja")):  # else the folder of a tokenizer
+    if template and (
+        Path(template).is_file() or template.endswith(".jinja")
+    ):  # else the folder of a tokenizer
         reads.append(Path(template))
     with training_args.main_process_first(local=False):
-        run = open_run(__file__, reads, model_args.model_name_or_path, run_args.overwrite, run_args, model_args, training_args)
+        run = open_run(
+            __file__,
+            reads,
+            model_args.model_name_or_path,
+            run_args.overwrite,
+            run_args,
+            model_args,
+            training_args,
+        )
     if run["status"] == "complete":
         return print(f"{training_args.output_dir}: already complete, nothing to do")
     checkpoint = last_checkpoint(training_args)
@@ -96,13 +116,25 @@ def read_conversations(folder, split):
     """[{"messages"}] of the rows of FOLDER/SPLIT.jsonl; Refused names the line that is no row (the contract: data_prep/schema.py)."""
     path, conversations = Path(folder, f"{split}.jsonl"), []
     if not path.is_file():
-        raise Refused(f"{path}: no such file. Next: python -m data_prep.build_instructions --out {folder} --help")
+        raise Refused(
+            f"{path}: no such file. Next: python -m data_prep.build_instructions --out {folder} --help"
+        )
     for number, line in enumerate(path.open("rb"), 1):
         try:
             row = json.loads(line)
             if "messages" not in row:
-                row["messages"] = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
-            conversations.append({"messages": [{key: text(turn, key) for key in ("role", "content", *turn)} for turn in row["messages"]]})
+                row["messages"] = [
+                    {"role": "user", "content": row["prompt"]},
+                    {"role": "assistant", "content": row["completion"]},
+                ]
+            conversations.append(
+                {
+                    "messages": [
+                        {key: text(turn, key) for key in ("role", "content", *turn)}
+                        for turn in row["messages"]
+                    ]
+                }
+            )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Refused(f"{path}: line {number} is no row ({reason(error)})") from error
     if not conversations:

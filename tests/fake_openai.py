@@ -56,9 +56,16 @@ class FakeServer:
                     self.send({"error": {"message": fake.complaint(prompt)}}, fault or fake.refuse(prompt))
                 elif "messages" in body:
                     message = {"role": "assistant", "content": fake.reply(prompt)}
-                    self.send({"model": fake.model, "choices": [{"index": 0, "finish_reason": "stop", "message": message}]})
+                    self.send(
+                        {
+                            "model": fake.model,
+                            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+                        }
+                    )
                 else:
-                    [prompt] = prompt if isinstance(prompt, list) and isinstance(prompt[0], list) else [prompt]
+                    [prompt] = (
+                        prompt if isinstance(prompt, list) and isinstance(prompt[0], list) else [prompt]
+                    )
                     self.send({"model": fake.model, "choices": [fake.completion(prompt, body)]})
 
             def send(self, value, status=200):
@@ -74,8 +81,14 @@ class FakeServer:
     def completion(self, prompt, body):
         if not body.get("echo"):
             return {"index": 0, "text": self.reply(prompt), "finish_reason": "stop"}
-        nats = [None] + [-0.01 * token for token in prompt[1:]] + [-1.0]  # of each token, and of the one that is generated
-        return {"index": 0, "text": "", "logprobs": {"token_logprobs": nats, "top_logprobs": [None] + [{"t": n} for n in nats[1:]]}}
+        nats = (
+            [None] + [-0.01 * token for token in prompt[1:]] + [-1.0]
+        )  # of each token, and of the one that is generated
+        return {
+            "index": 0,
+            "text": "",
+            "logprobs": {"token_logprobs": nats, "top_logprobs": [None] + [{"t": n} for n in nats[1:]]},
+        }
 
     def url(self, endpoint):
         path = {"chat": "chat/completions", "completions": "completions"}[endpoint]

@@ -31,8 +31,15 @@ TIMES = re.compile(
 
 def same_report(one: Path, other: Path) -> list[str]:
     """The names of the files in which two folders of a report differ, what TIMES finds in the pages aside."""
-    folders = [{path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()} for folder in (one, other)]
-    return sorted(name for name in folders[0].keys() | folders[1].keys() if len({_content(files.get(name)) for files in folders}) > 1)
+    folders = [
+        {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        for folder in (one, other)
+    ]
+    return sorted(
+        name
+        for name in folders[0].keys() | folders[1].keys()
+        if len({_content(files.get(name)) for files in folders}) > 1
+    )
 
 
 def _content(path: Path | None) -> bytes | None:
@@ -43,7 +50,9 @@ def _content(path: Path | None) -> bytes | None:
 
 def copy_of_repository(folder: Path) -> Path:
     """What git knows of this repository, and files it does not ignore, with their times; the .venv stays where it is."""
-    listed = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True
+    ).stdout
     for name in listed.decode().split("\0"):
         if name and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +65,14 @@ def demo(folder: Path, kill: tuple[int, float] | None = None) -> tuple[bool, dic
     """Run `make demo` in a folder; with `kill` (stage, seconds) until so many seconds after it has begun that stage, or a later one. Returns whether it came
     to its end, and how long each stage took. What it prints is in demo.log."""
     command = ["make", "demo", f"VENV={ROOT / '.venv'}"]
-    running = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    running = subprocess.Popen(
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     began = {}  # stage -> when
 
     def follow():
@@ -69,34 +85,48 @@ def demo(folder: Path, kill: tuple[int, float] | None = None) -> tuple[bool, dic
     reader = threading.Thread(target=follow)
     reader.start()
     while running.poll() is None:
-        reached = min((moment for stage, moment in list(began.items()) if kill and stage >= kill[0]), default=math.inf)
+        reached = min(
+            (moment for stage, moment in list(began.items()) if kill and stage >= kill[0]), default=math.inf
+        )
         if kill and time.monotonic() >= reached + kill[1]:
             os.killpg(running.pid, signal.SIGKILL)
             running.wait()
         time.sleep(0.05)
     reader.join()
     moments = [*began.values(), time.monotonic()]
-    return running.returncode == 0, {stage: end - start for stage, start, end in zip(began, moments, moments[1:], strict=False)}
+    return running.returncode == 0, {
+        stage: end - start for stage, start, end in zip(began, moments, moments[1:], strict=False)
+    }
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=2, help="kills in each stage")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "fault_run", help="folder of the two copies")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "outputs" / "fault_run", help="folder of the two copies"
+    )
     parser.add_argument(
         "--undisturbed",
         type=Path,
         help="take this copy's report for the undisturbed one; kills come --window seconds after a stage began, at most",
     )
-    parser.add_argument("--window", type=float, default=30, help="with --undisturbed, whose stages nobody timed; a later stage may be hit")
+    parser.add_argument(
+        "--window",
+        type=float,
+        default=30,
+        help="with --undisturbed, whose stages nobody timed; a later stage may be hit",
+    )
     args = parser.parse_args(argv)
     shutil.rmtree(args.work, ignore_errors=True)
     rng, report = random.Random(args.seed), Path("outputs/demo/report")
 
     whole = args.undisturbed or copy_of_repository(args.work / "whole")
     if args.undisturbed:
-        seconds = dict.fromkeys(sorted({int(number) for number, _ in STAGE.findall((whole / "Makefile").read_text())}), args.window)
+        seconds = dict.fromkeys(
+            sorted({int(number) for number, _ in STAGE.findall((whole / "Makefile").read_text())}),
+            args.window,
+        )
     else:
         finished, seconds = demo(whole)
         if not finished:
@@ -110,10 +140,15 @@ def main(argv=None):
             wait = rng.uniform(0, seconds[stage])
             finished, _ = demo(killed, (stage, wait))
             done += not finished
-            print(f"stage {stage}: {'was done before the kill' if finished else f'killed {wait:.1f} s after it began'}", flush=True)
+            print(
+                f"stage {stage}: {'was done before the kill' if finished else f'killed {wait:.1f} s after it began'}",
+                flush=True,
+            )
     finished, _ = demo(killed)
     if not finished:
-        sys.exit(f"error: after {done} kills the demo does not come to its end. Next: look at {killed / 'demo.log'}")
+        sys.exit(
+            f"error: after {done} kills the demo does not come to its end. Next: look at {killed / 'demo.log'}"
+        )
     if different := same_report(whole / report, killed / report):
         sys.exit(
             f"error: after {done} kills the report differs in {', '.join(different)}. Next: diff -r {whole / report} {killed / report}"

@@ -35,13 +35,18 @@ def table() -> str:
     lines = [HEAD]
     for subject in sorted(held):
         lines += [f"## {subject}\n", "| promise | held by |", "|---|---|"]
-        lines += [f"| {promise} | {'<br>'.join(f'`{test}`' for test in tests)} |" for promise, tests in held[subject].items()]
+        lines += [
+            f"| {promise} | {'<br>'.join(f'`{test}`' for test in tests)} |"
+            for promise, tests in held[subject].items()
+        ]
         lines.append("")
     return "\n".join(lines)
 
 
 def main(argv=None):
-    argparse.ArgumentParser(description=__doc__.split("\n")[0], epilog="Writes GUARANTEES.md anew; there are no options.").parse_args(argv)
+    argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], epilog="Writes GUARANTEES.md anew; there are no options."
+    ).parse_args(argv)
     (ROOT / "GUARANTEES.md").write_text(table())
     print(f"wrote GUARANTEES.md: {table().count('| `tests/')} promises. Next: make guarantees")
 

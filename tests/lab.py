@@ -54,7 +54,9 @@ def recipe(folder, name, config, *arguments):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "argv", argv)
-        patch.setattr(sys, "path", [str(folder), *(entry for entry in sys.path if Path(entry or ".").resolve() != ROOT)])
+        patch.setattr(
+            sys, "path", [str(folder), *(entry for entry in sys.path if Path(entry or ".").resolve() != ROOT)]
+        )
         try:
             runpy.run_path(argv[0], run_name="__main__")
         except SystemExit as stop:
@@ -94,25 +96,43 @@ def losses(folder):
 
 
 def weights(folder):
-    return load_file(next(folder / name for name in ("model.safetensors", "adapter_model.safetensors") if (folder / name).is_file()))
+    return load_file(
+        next(
+            folder / name
+            for name in ("model.safetensors", "adapter_model.safetensors")
+            if (folder / name).is_file()
+        )
+    )
 
 
 @cache
 def build_lab(root):
     write_documents(root / "documents")
-    backbone.main(["--documents", str(root / "documents"), "--out", str(root / "backbone"), "--vocab_size", "400"])
+    backbone.main(
+        ["--documents", str(root / "documents"), "--out", str(root / "backbone"), "--vocab_size", "400"]
+    )
     (root / "mixture.yaml").write_text(yaml.safe_dump(MIXTURE | {"tokens": 2000}))
     build_blocks.main([f"--{name}={root / path}" for name, path in (
         ("documents", "documents"), ("tokenizer", "backbone"), ("mixture", "mixture.yaml"), ("out", "blocks"))])  # fmt: skip
     common = {"task": "t", "scoring": "none", "source": "s", "license": "CC0", "access": "gated"}
     pairs = [(f"Is fever {i} given to the patient?\n", "yes" if i % 2 else "no") for i in range(16)]
     talk = [{"role": "user", "content": "liver?"}, {"role": "assistant", "content": "yes"}] * 2
-    for name, extra in (("rows", [{"id": "m", "split": "train", "messages": talk, **common}]), ("task_rows", [])):
+    for name, extra in (
+        ("rows", [{"id": "m", "split": "train", "messages": talk, **common}]),
+        ("task_rows", []),
+    ):
         for split in ("train", "validation"):
-            rows = [{"id": f"{split}{i}", "split": split, "prompt": p, "completion": c, **common} for i, (p, c) in enumerate(pairs)]
+            rows = [
+                {"id": f"{split}{i}", "split": split, "prompt": p, "completion": c, **common}
+                for i, (p, c) in enumerate(pairs)
+            ]
             write_jsonl(root / name / f"{split}.jsonl", rows + extra)
         (root / name / "manifest.json").write_text(json.dumps({"access": "gated"}))
     assert recipe(root, "pretrain", PRETRAIN) is None
-    shutil.copytree(root / "backbone", root / "even")  # bitsandbytes' 4-bit kernel for CPUs wants multiples of 64
-    LlamaForCausalLM(LlamaConfig.from_pretrained(root / "even", intermediate_size=384)).save_pretrained(root / "even")
+    shutil.copytree(
+        root / "backbone", root / "even"
+    )  # bitsandbytes' 4-bit kernel for CPUs wants multiples of 64
+    LlamaForCausalLM(LlamaConfig.from_pretrained(root / "even", intermediate_size=384)).save_pretrained(
+        root / "even"
+    )
     return root

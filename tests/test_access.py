@@ -17,7 +17,12 @@ from evaluation.models.registry import read_entry
 from tests.lab import PRETRAIN, ROOT, SFT, TASK, build_lab, recipe, run_json
 
 LICENSE = "agreement 7"
-SIGNED = {"to": "gated", "who": "A. Example, data steward", "why": "reviewed, protocol 2026-117", "date": "2025-11-01"}
+SIGNED = {
+    "to": "gated",
+    "who": "A. Example, data steward",
+    "why": "reviewed, protocol 2026-117",
+    "date": "2025-11-01",
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +38,32 @@ def corpus(tmp_path_factory, lab):
     for name, access, domain in (("open", "public", "general"), ("notes", "credentialed", "clinical")):
         folder = root / "raw" / name
         folder.mkdir(parents=True)
-        card = {"domain": domain, "license": LICENSE if access == "credentialed" else "CC0", "access": access, "id": "id"}
+        card = {
+            "domain": domain,
+            "license": LICENSE if access == "credentialed" else "CC0",
+            "access": access,
+            "id": "id",
+        }
         (folder / "source.yaml").write_text(yaml.safe_dump(card))
-        texts = [f"The patient {i} was given {i * 3} mg of the drug daily for fever and pain in the {name}." * 4 for i in range(40)]
-        (folder / "a.jsonl").write_text("".join(json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(texts)))
+        texts = [
+            f"The patient {i} was given {i * 3} mg of the drug daily for fever and pain in the {name}." * 4
+            for i in range(40)
+        ]
+        (folder / "a.jsonl").write_text(
+            "".join(json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(texts))
+        )
     build_documents.main(["--source", f"plain={root / 'raw'}", "--out", str(root / "documents")])
     (root / "plan.yaml").write_text(yaml.safe_dump({"cleaning": {"encoding": True}}))
-    clean_documents.main(["--documents", str(root / "documents"), "--plan", str(root / "plan.yaml"), "--out", str(root / "clean")])
+    clean_documents.main(
+        [
+            "--documents",
+            str(root / "documents"),
+            "--plan",
+            str(root / "plan.yaml"),
+            "--out",
+            str(root / "clean"),
+        ]
+    )
     return root
 
 
@@ -58,7 +82,9 @@ def blocks_of(documents, lab, out):
     return read_json(out / "manifest.json")
 
 
-@pytest.mark.guarantee("Credentialed data", "Access class: the strictest input wins, from the publisher's file to packed blocks.")
+@pytest.mark.guarantee(
+    "Credentialed data", "Access class: the strictest input wins, from the publisher's file to packed blocks."
+)
 def test_every_stage_of_the_corpus_keeps_the_strictest_class(corpus, lab):
     blocks_of(corpus / "clean", lab, corpus / "blocks")
     for stage in ("documents", "clean", "blocks"):
@@ -68,22 +94,44 @@ def test_every_stage_of_the_corpus_keeps_the_strictest_class(corpus, lab):
     assert "Access class: **credentialed**" in (corpus / "blocks" / "README.md").read_text()
 
 
-@pytest.mark.guarantee("Credentialed data", "Only a signed entry lowers an access class, and it goes along into all that is made of it.")
+@pytest.mark.guarantee(
+    "Credentialed data",
+    "Only a signed entry lowers an access class, and it goes along into all that is made of it.",
+)
 def test_a_person_lowers_it_and_the_name_goes_along(corpus, lab, capsys):
     out = corpus / "lowered"
-    declassify.main([str(corpus / "clean"), *(part for key, value in SIGNED.items() for part in (f"--{key}", value)), "--out", str(out)])
+    declassify.main(
+        [
+            str(corpus / "clean"),
+            *(part for key, value in SIGNED.items() for part in (f"--{key}", value)),
+            "--out",
+            str(out),
+        ]
+    )
     manifest, given = read_json(out / "manifest.json"), read_json(corpus / "clean" / "manifest.json")
     [entry] = manifest["declassified"]
     assert entry | SIGNED == entry and entry["from"] == "credentialed" and manifest["access"] == "gated"
     records = [record for output in manifest["outputs"] for _, record in read_jsonl(out / output["path"])]
-    before = [record for output in given["outputs"] for _, record in read_jsonl(corpus / "clean" / output["path"])]
+    before = [
+        record for output in given["outputs"] for _, record in read_jsonl(corpus / "clean" / output["path"])
+    ]
     assert [r | {"access": None} for r in records] == [r | {"access": None} for r in before]
-    assert {(b["access"], r["access"]) for b, r in zip(before, records, strict=True)} == {("public", "public"), ("credentialed", "gated")}
+    assert {(b["access"], r["access"]) for b, r in zip(before, records, strict=True)} == {
+        ("public", "public"),
+        ("credentialed", "gated"),
+    }
 
     blocks = blocks_of(out, lab, corpus / "lowered_blocks")
     assert blocks["access"] == "gated" and blocks["declassified"] == [entry]
     shutil.copytree(corpus / "lowered_blocks", lab / "lowered_blocks", dirs_exist_ok=True)
-    assert recipe(lab, "pretrain", {**PRETRAIN, "blocks": "lowered_blocks", "output_dir": "lowered_run", "max_steps": 1}) is None
+    assert (
+        recipe(
+            lab,
+            "pretrain",
+            {**PRETRAIN, "blocks": "lowered_blocks", "output_dir": "lowered_run", "max_steps": 1},
+        )
+        is None
+    )
     run = run_json(lab / "lowered_run")
     assert run["access"] == "gated" and run["declassified"] == [entry]
 
@@ -98,7 +146,14 @@ def test_nobody_lowers_it_in_passing(corpus, tmp_path, change, said):
     given = {**SIGNED, "folder": "clean"} | change
     folder, out = corpus / given.pop("folder"), tmp_path / "out"
     with pytest.raises(SystemExit, match=said):
-        declassify.main([str(folder), *(part for key, value in given.items() for part in (f"--{key}", value)), "--out", str(out)])
+        declassify.main(
+            [
+                str(folder),
+                *(part for key, value in given.items() for part in (f"--{key}", value)),
+                "--out",
+                str(out),
+            ]
+        )
     assert not out.exists()
 
 
@@ -108,15 +163,26 @@ def trained(lab):
     """An adapter trained on credentialed rows whose manifest does not say so: the rows do."""
     for split in ("train", "validation"):
         rows = [json.loads(line) for line in (lab / "task_rows" / f"{split}.jsonl").read_text().splitlines()]
-        write_jsonl(lab / "notes" / f"{split}.jsonl", [row | {"access": "credentialed", "license": LICENSE} for row in rows])
+        write_jsonl(
+            lab / "notes" / f"{split}.jsonl",
+            [row | {"access": "credentialed", "license": LICENSE} for row in rows],
+        )
     (lab / "notes" / "manifest.json").write_text(json.dumps({"access": "public"}))
-    assert recipe(lab, "sft", {**SFT, "rows": "notes", "output_dir": "notes_adapter", "max_steps": 2, "save_steps": 1}) is None
+    assert (
+        recipe(
+            lab,
+            "sft",
+            {**SFT, "rows": "notes", "output_dir": "notes_adapter", "max_steps": 2, "save_steps": 1},
+        )
+        is None
+    )
     assert recipe(lab, "merge_adapter", {"adapter": "notes_adapter", "output_dir": "notes_chat"}) is None
     return lab
 
 
 @pytest.mark.guarantee(
-    "Credentialed data", "A model has the class of its strictest row, also as a checkpoint or a copy without its run.json."
+    "Credentialed data",
+    "A model has the class of its strictest row, also as a checkpoint or a copy without its run.json.",
 )
 def test_a_model_has_the_class_of_its_strictest_row(trained):
     for folder in ("notes_adapter", "notes_chat"):
@@ -132,23 +198,35 @@ def test_it_outlives_the_run_json(trained):
     shutil.copytree(trained / "notes_chat", trained / "copied", ignore=shutil.ignore_patterns("run.json"))
     assert read_entry(str(trained / "copied")).access == "credentialed"
     further = {**TASK, "model_name_or_path": "copied", "output_dir": "further", "max_steps": 2}
-    assert recipe(trained, "finetune_task", further) is None and run_json(trained / "further")["access"] == "credentialed"
+    assert (
+        recipe(trained, "finetune_task", further) is None
+        and run_json(trained / "further")["access"] == "credentialed"
+    )
     assert (trained / "further" / "checkpoint-2" / "config.json").is_file()
     assert read_json(trained / "further" / "checkpoint-2" / "config.json")["access"] == "credentialed"
     shutil.copytree(trained / "notes_adapter" / "checkpoint-1", trained / "alone")
     for lost in ("run.json", "complete.json"):  # what PEFT itself writes of an adapter is left
         (trained / "alone" / lost).unlink(missing_ok=True)
     assert recipe(trained, "merge_adapter", {"adapter": "alone", "output_dir": "alone_chat"}) is None
-    assert run_json(trained / "alone_chat")["access"] == read_json(trained / "alone_chat" / "config.json")["access"] == "credentialed"
+    assert (
+        run_json(trained / "alone_chat")["access"]
+        == read_json(trained / "alone_chat" / "config.json")["access"]
+        == "credentialed"
+    )
 
 
-@pytest.mark.guarantee("Credentialed data", "An access class that is missing or unknown is never taken for public.")
+@pytest.mark.guarantee(
+    "Credentialed data", "An access class that is missing or unknown is never taken for public."
+)
 def test_a_manifest_that_says_nothing_or_nonsense_is_refused(lab):
     for access, said in ((None, "access is missing"), ("open", "access is open")):
         shutil.copytree(lab / "rows", lab / "odd", dirs_exist_ok=True)
         (lab / "odd" / "manifest.json").write_text(json.dumps({} if access is None else {"access": access}))
         stopped = recipe(lab, "sft", {**SFT, "rows": "odd", "output_dir": "odd_run"})
-        assert f"{said}, must be one of public, gated, credentialed" in stopped and not (lab / "odd_run").exists()
+        assert (
+            f"{said}, must be one of public, gated, credentialed" in stopped
+            and not (lab / "odd_run").exists()
+        )
 
 
 def test_a_manifest_that_says_less_than_its_inputs_changes_nothing(lab):
@@ -157,8 +235,18 @@ def test_a_manifest_that_says_less_than_its_inputs_changes_nothing(lab):
     for entry in manifest["inputs"]:
         entry |= {"access": "credentialed", "license": LICENSE}
     (lab / "understated" / "manifest.json").write_text(json.dumps(manifest | {"access": "public"}))
-    assert recipe(lab, "pretrain", {**PRETRAIN, "blocks": "understated", "output_dir": "understated_run", "max_steps": 1}) is None
-    assert (run_json(lab / "understated_run")["access"], run_json(lab / "understated_run")["agreements"]) == ("credentialed", [LICENSE])
+    assert (
+        recipe(
+            lab,
+            "pretrain",
+            {**PRETRAIN, "blocks": "understated", "output_dir": "understated_run", "max_steps": 1},
+        )
+        is None
+    )
+    assert (run_json(lab / "understated_run")["access"], run_json(lab / "understated_run")["agreements"]) == (
+        "credentialed",
+        [LICENSE],
+    )
 
 
 def test_a_model_in_the_cache_of_the_hub_has_its_class(trained, monkeypatch):
@@ -168,7 +256,11 @@ def test_a_model_in_the_cache_of_the_hub_has_its_class(trained, monkeypatch):
         patch.syspath_prepend(str(ROOT / "recipes"))
         patch.chdir(trained)
         run_guard = importlib.import_module("run_guard")
-        patch.setattr(run_guard, "try_to_load_from_cache", lambda model, file, revision: str(trained / "notes_chat" / file))
+        patch.setattr(
+            run_guard,
+            "try_to_load_from_cache",
+            lambda model, file, revision: str(trained / "notes_chat" / file),
+        )
         terms = [Path("task_rows", name) for name in ("manifest.json", "train.jsonl")]
         run = run_guard.open_run(run_guard.__file__, terms, "org/notes", False, SimpleNamespace(**config))
     assert run["access"] == "credentialed"

@@ -21,7 +21,9 @@ def commands():
     for path in [*TEXTS, ROOT / "Makefile"]:
         text = re.sub(r"\\\n\s*", " ", path.read_text())
         text = (
-            re.sub(r"\$\((DEMO_)?LAUNCH\)", "accelerate launch --config_file accelerate_configs/cpu.yaml", text)
+            re.sub(
+                r"\$\((DEMO_)?LAUNCH\)", "accelerate launch --config_file accelerate_configs/cpu.yaml", text
+            )
             .replace("$(PY)", "python")
             .replace("$*", "chat")
         )
@@ -30,7 +32,8 @@ def commands():
                 continue  # a macro: the rules that call it name the script
             line = line.strip().lstrip("#").strip().strip("`")
             for found in re.findall(
-                r"(?:^|`|Next: |\s)((?:python -m (?:data_prep|evaluation|recipes)\.|python recipes/|accelerate launch ).*)", line
+                r"(?:^|`|Next: |\s)((?:python -m (?:data_prep|evaluation|recipes)\.|python recipes/|accelerate launch ).*)",
+                line,
             ):
                 yield path.relative_to(ROOT).as_posix(), re.split(r"`|\"|, |; | \.\.\.$", found)[0]
 
@@ -54,7 +57,11 @@ def flags(script):
 
 
 def test_there_are_commands_to_check():
-    assert len(COMMANDS) > 20 and {f for f, _ in COMMANDS} >= {"README.md", "recipes/sft.py", "recipes/configs/demo_chat.yaml"}
+    assert len(COMMANDS) > 20 and {f for f, _ in COMMANDS} >= {
+        "README.md",
+        "recipes/sft.py",
+        "recipes/configs/demo_chat.yaml",
+    }
 
 
 @pytest.mark.parametrize(("where", "command"), COMMANDS)
@@ -69,7 +76,9 @@ def test_printed_commands_name_existing_files_and_flags(where, command):
     assert (ROOT / script).is_file(), f"{where}: {script}"
     rest = words[words.index(script) + 1 :] if script in words else words[3:]
     for word in words:
-        if word.startswith(("recipes/", "accelerate_configs/", "data_prep/", "evaluation/")) and re.search(r"\.(yaml|py|jinja)$", word):
+        if word.startswith(("recipes/", "accelerate_configs/", "data_prep/", "evaluation/")) and re.search(
+            r"\.(yaml|py|jinja)$", word
+        ):
             assert (ROOT / word).is_file(), f"{where}: {word}"
     for flag in re.findall(r"(?<!\S)(--\w+)", " ".join(rest)):
         assert flag in flags(script), f"{where}: {script} has no {flag}"
@@ -87,7 +96,9 @@ def strings(tree):
 
 def required(module):
     for node in ast.walk(ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())):
-        if isinstance(node, ast.Call) and any(word.arg == "required" and word.value.value for word in node.keywords):
+        if isinstance(node, ast.Call) and any(
+            word.arg == "required" and word.value.value for word in node.keywords
+        ):
             yield node.args[0].value
 
 
@@ -110,13 +121,17 @@ def test_every_recipe_yaml_parses_with_its_own_recipe(path):
     header = path.read_text().splitlines()[1]
     recipe = re.search(r"recipes/(\w+)\.py", header).group(1)
     assert f"recipes/configs/{path.name}" in header, "the launch command stands on top"
-    cpu = [] if recipe in ("merge_adapter", "mixture_study") else ["--use_cpu", "true"]  # without it a machine that has no GPU refuses bf16
+    cpu = (
+        [] if recipe in ("merge_adapter", "mixture_study") else ["--use_cpu", "true"]
+    )  # without it a machine that has no GPU refuses bf16
     parsed = recipe_parser(recipe).parse_args_and_config(["--config", str(path), *cpu])
     written = yaml.safe_load(path.read_text())
     fields = {key: value for part in parsed for key, value in vars(part).items()}
     assert {key: fields[key] for key in ("output_dir",)} == {key: written[key] for key in ("output_dir",)}
     assert "trust_remote_code" not in written and written.get("push_to_hub", False) is False
-    assert set(written.get("report_to", [])) <= {"tensorboard", "trackio"} or written["report_to"] == "none", "files only"
+    assert (
+        set(written.get("report_to", [])) <= {"tensorboard", "trackio"} or written["report_to"] == "none"
+    ), "files only"
 
 
 def test_mixtures_parse():
@@ -125,11 +140,16 @@ def test_mixtures_parse():
     for path in sorted((ROOT / "data_prep/mixtures").glob("*.yaml")):
         assert read_mixture(path)["block_length"] > 0
     paper = read_mixture(ROOT / "data_prep/mixtures/paper.yaml")
-    assert paper["ratio"] == {"biomedical": 15, "clinical": 1, "general": 4} and paper["tokens"] == 129_000_000_000
+    assert (
+        paper["ratio"] == {"biomedical": 15, "clinical": 1, "general": 4}
+        and paper["tokens"] == 129_000_000_000
+    )
 
 
 def test_make_targets_of_the_documents_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
-        for target in re.findall(r"\bmake ([a-z-]+)", re.sub(r"^(?!.*`?make ).*$", "", path.read_text(), flags=re.M)):
+        for target in re.findall(
+            r"\bmake ([a-z-]+)", re.sub(r"^(?!.*`?make ).*$", "", path.read_text(), flags=re.M)
+        ):
             assert target in targets or target in ("alone",), f"{path.name}: make {target}"

@@ -27,7 +27,12 @@ from tests.lab import ROOT, SFT, build_lab, copied, recipe
 LICENSE = "PhysioNet Credentialed Health Data License 1.5.0"
 CLOSED = {"access": "credentialed", "license": LICENSE}
 MARK = "quillfever"  # a word of the invented credentialed notes
-ENTRY = {"endpoint": "http://llm.hospital.example/v1", "agreement": "contract 2026-117", "person": "A. Example", "date": "2026-11-01"}
+ENTRY = {
+    "endpoint": "http://llm.hospital.example/v1",
+    "agreement": "contract 2026-117",
+    "person": "A. Example",
+    "date": "2026-11-01",
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +44,11 @@ def lab(tmp_path_factory):
 def closed(lab):
     """The lab with rows of access class credentialed beside the others."""
     for split in ("train", "validation"):
-        rows = [json.loads(line) | CLOSED for line in (lab / "rows" / f"{split}.jsonl").read_text().splitlines() if "prompt" in line]
+        rows = [
+            json.loads(line) | CLOSED
+            for line in (lab / "rows" / f"{split}.jsonl").read_text().splitlines()
+            if "prompt" in line
+        ]
         rows = [row | {"prompt": f"Is {MARK} there?\n"} if "prompt" in row else row for row in rows]
         write_jsonl(lab / "closed" / f"{split}.jsonl", rows)
     (lab / "closed" / "manifest.json").write_text(json.dumps({"access": "credentialed"}))
@@ -47,7 +56,10 @@ def closed(lab):
 
 
 def allow_list(path, *entries):
-    lines = [[f"{key}: {value if key == 'date' else json.dumps(value)}" for key, value in entry.items()] for entry in entries]
+    lines = [
+        [f"{key}: {value if key == 'date' else json.dumps(value)}" for key, value in entry.items()]
+        for entry in entries
+    ]
     path.write_text("".join(f"- {{{', '.join(line)}}}\n" for line in lines))
     return str(path)
 
@@ -106,8 +118,18 @@ for name, code in ESCAPES.items():
 def attempts():
     """{escape: what became of it} in a process of its own, whose sockets nobody else guards."""
     script = f"ESCAPES = {ESCAPES!r}\n{textwrap.dedent(SCRIPT)}"
-    environment = {key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY")}
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment | {"PYTHONPATH": "."}, capture_output=True, text=True)
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=environment | {"PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return dict(line.split(" | ", 1) for line in done.stdout.splitlines())
 
@@ -124,7 +146,9 @@ def test_no_connection_leaves_a_process_that_holds_credentialed_text(attempts, e
         assert said.startswith("Out credentialed text is not sent to") and "(the agreement)" in said, said
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1", "0.0.0.0"]
+)
 def test_this_machine_is_here(host):
     assert egress.is_here(host)
 
@@ -156,7 +180,10 @@ def test_a_private_address_is_not_this_machine(host):
 def test_an_allow_list_names_agreement_person_and_date(tmp_path):
     path = tmp_path / "allow.yaml"
     for entry, said in (
-        ({key: value for key, value in ENTRY.items() if key != "person"}, "entry 1 must have endpoint, agreement, person, date"),
+        (
+            {key: value for key, value in ENTRY.items() if key != "person"},
+            "entry 1 must have endpoint, agreement, person, date",
+        ),
         ({**ENTRY, "agreement": " "}, "entry 1 must have endpoint, agreement, person, date"),
         ({**ENTRY, "date": "2999-01-01"}, "date must be a day that has come"),
         ({**ENTRY, "date": "'soon'"}, "date must be a day that has come"),
@@ -186,14 +213,20 @@ def test_an_allow_list_names_agreement_person_and_date(tmp_path):
     ],
 )
 @pytest.mark.guarantee(
-    "Credentialed data", "A run with credentialed rows uses no remote tracker and pushes nothing, whatever its YAML allows."
+    "Credentialed data",
+    "A run with credentialed rows uses no remote tracker and pushes nothing, whatever its YAML allows.",
 )
-def test_a_run_with_credentialed_rows_uploads_nothing_whatever_its_yaml_allows(lab, closed, change, host, monkeypatch):
+def test_a_run_with_credentialed_rows_uploads_nothing_whatever_its_yaml_allows(
+    lab, closed, change, host, monkeypatch
+):
     if "WANDB_MODE" in change:  # its files would wait to be sent
         monkeypatch.setenv("WANDB_MODE", "offline")
         change = {"report_to": change["report_to"]}
     said = recipe(lab, "sft", {**closed, **change, "allow_upload": True, "output_dir": "refused"})
-    assert f"credentialed text is not sent to {host}: its terms ({LICENSE})" in said and not (lab / "refused" / "run.json").exists()
+    assert (
+        f"credentialed text is not sent to {host}: its terms ({LICENSE})" in said
+        and not (lab / "refused" / "run.json").exists()
+    )
 
 
 def test_an_entry_of_the_allow_list_is_the_only_way_and_is_recorded(lab, tmp_path, monkeypatch):
@@ -204,34 +237,46 @@ def test_an_entry_of_the_allow_list_is_the_only_way_and_is_recorded(lab, tmp_pat
     wandb = ENTRY | {"endpoint": "https://api.wandb.ai"}
     given = {"report_to": ["wandb", "tensorboard"], "allow_list": allow_list(tmp_path / "a.yaml", wandb)}
     assert run_guard.keep_on_site(terms, given) == [wandb]
-    assert run_guard.keep_on_site(terms, {"report_to": ["tensorboard"], "allow_list": given["allow_list"]}) == [], (
-        "what is not needed is not opened"
-    )
+    assert (
+        run_guard.keep_on_site(terms, {"report_to": ["tensorboard"], "allow_list": given["allow_list"]}) == []
+    ), "what is not needed is not opened"
     assert run_guard.keep_on_site({"access": "gated", "agreements": []}, {"report_to": ["wandb"]}) == []
 
 
 @pytest.mark.guarantee(
-    "Credentialed data", "What a run of credentialed rows writes, caches included, lies in its folder and is its owner's alone."
+    "Credentialed data",
+    "What a run of credentialed rows writes, caches included, lies in its folder and is its owner's alone.",
 )
 def test_what_a_run_writes_stays_in_its_folder_and_is_its_owners(lab, closed, tmp_path):
-    argv = copied(lab, "sft", {**closed, "report_to": ["tensorboard"], "packing": "isolated", "dataset_num_proc": 2})
+    argv = copied(
+        lab, "sft", {**closed, "report_to": ["tensorboard"], "packing": "isolated", "dataset_num_proc": 2}
+    )
     short = tempfile.mkdtemp(dir="/tmp")  # a socket file lies in it, whose path has a limit
-    elsewhere = {"TMPDIR": short, **{name: str(tmp_path / name) for name in ("HOME", "XDG_CACHE_HOME", "HF_HOME")}}
+    elsewhere = {
+        "TMPDIR": short,
+        **{name: str(tmp_path / name) for name in ("HOME", "XDG_CACHE_HOME", "HF_HOME")},
+    }
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run([sys.executable, *argv], cwd=lab, env=kept | elsewhere, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *argv], cwd=lab, env=kept | elsewhere, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert MARK not in done.stdout + done.stderr
     outside = [path for folder in (tmp_path, Path(short)) for path in folder.rglob("*") if path.is_file()]
     assert not [path for path in outside if MARK.encode() in path.read_bytes()]
     shutil.rmtree(short)
     written = [lab / "closed_run", *(lab / "closed_run").rglob("*")]
-    assert len(written) > 20 and not [path for path in written if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)]
+    assert len(written) > 20 and not [
+        path for path in written if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+    ]
 
 
 # ---------------------------------------------------------------- generation
 @pytest.fixture
 def world(tmp_path):
-    rows = rows_of("mednli", "choice", [(f"{MARK} {i}?", "neutral") for i in range(3)], choices=["neutral", "entailment"])
+    rows = rows_of(
+        "mednli", "choice", [(f"{MARK} {i}?", "neutral") for i in range(3)], choices=["neutral", "entailment"]
+    )
     write_rows(tmp_path / "rows", "mednli", [row | CLOSED for row in rows])
     make_tokenizer().save_pretrained(tmp_path / "tokenizer")
     return tmp_path
@@ -249,17 +294,28 @@ def test_credentialed_rows_go_to_a_server_on_this_machine_and_are_redacted_in_wh
     out = world / "eval" / "x"
     score.main([str(out)])
     assert json.loads((out / "run.json").read_text())["allowed"] == [] and (out.stat().st_mode & 0o77) == 0
-    texts = [path for path in (world / "eval").rglob("*") if path.is_file() and MARK in path.read_text(errors="replace")]
-    assert sorted(path.parent.name for path in texts) == [".responses", "x"] or {path.name for path in texts} <= {
-        "mednli.jsonl",
-        "run.json",
-    }
-    assert not [path for path in out.rglob("*scored*") if MARK in path.read_text()] and MARK not in capsys.readouterr().out
+    texts = [
+        path
+        for path in (world / "eval").rglob("*")
+        if path.is_file() and MARK in path.read_text(errors="replace")
+    ]
+    assert sorted(path.parent.name for path in texts) == [".responses", "x"] or {
+        path.name for path in texts
+    } <= {"mednli.jsonl", "run.json"}
+    assert (
+        not [path for path in out.rglob("*scored*") if MARK in path.read_text()]
+        and MARK not in capsys.readouterr().out
+    )
 
 
-@pytest.mark.parametrize("address", ["https://api.openai.com/v1/chat/completions", "http://10.0.0.8:8000/v1/chat/completions"])
+@pytest.mark.parametrize(
+    "address", ["https://api.openai.com/v1/chat/completions", "http://10.0.0.8:8000/v1/chat/completions"]
+)
 def test_credentialed_rows_go_to_no_other_machine_not_even_a_private_one(world, address):
-    with pytest.raises(SystemExit, match=f"credentialed text is not sent to .*its terms .{LICENSE}.*Next: .*its server at 127.0.0.1"):
+    with pytest.raises(
+        SystemExit,
+        match=f"credentialed text is not sent to .*its terms .{LICENSE}.*Next: .*its server at 127.0.0.1",
+    ):
         ask(world, address)
 
 
@@ -267,7 +323,9 @@ def test_examples_close_a_process_too(world):
     """Public questions with credentialed examples before them."""
     options = {"choices": ["neutral", "entailment"]}
     write_rows(world / "rows", "mednli", rows_of("mednli", "choice", [("So?", "neutral")], **options))
-    shots = rows_of("mednli", "choice", [(f"{MARK}?", "neutral"), (f"{MARK} too?", "entailment")], "train", **options)
+    shots = rows_of(
+        "mednli", "choice", [(f"{MARK}?", "neutral"), (f"{MARK} too?", "entailment")], "train", **options
+    )
     write_rows(world / "rows", "mednli", [row | CLOSED for row in shots], "train")
     egress._inside = None  # writing them here has closed this process
     with pytest.raises(SystemExit, match="credentialed text is not sent to api.openai.com"):
@@ -287,7 +345,9 @@ def test_plain_lm_eval_closes_its_process_when_it_loads_our_rows(world):
 
 def test_other_weights_do_not_come_in_unseen(world, tmp_path):
     make_model(tmp_path / "model")
-    with pytest.raises(SystemExit, match="--backend_args: 'peft' names other weights or code. Next: merge the adapter first"):
+    with pytest.raises(
+        SystemExit, match="--backend_args: 'peft' names other weights or code. Next: merge the adapter first"
+    ):
         generate.main(["--model", str(tmp_path / "model"), "--tasks", "mednli", "--preset", "paper", "--rows", str(world / "rows"),
                        "--out", str(world / "y"), "--backend_args", "peft=outputs/notes_adapter"])  # fmt: skip
 
@@ -304,7 +364,9 @@ def test_a_server_that_redirects_gets_nothing_through(world, monkeypatch):
 def test_an_allowed_server_is_asked_and_every_output_says_so(world, monkeypatch):
     look_up = socket.getaddrinfo
     monkeypatch.setattr(
-        socket, "getaddrinfo", lambda host, *a, **k: look_up("127.0.0.1" if host == "llm.hospital.example" else host, *a, **k)
+        socket,
+        "getaddrinfo",
+        lambda host, *a, **k: look_up("127.0.0.1" if host == "llm.hospital.example" else host, *a, **k),
     )
     with FakeServer() as fake:
         fake.reply = lambda prompt: "neutral"
@@ -330,7 +392,10 @@ def test_what_a_server_says_of_a_credentialed_prompt_is_not_printed(world, monke
 
 
 # ---------------------------------------------------------------- what errors say
-@pytest.mark.guarantee("Credentialed data", "An error that nobody foresaw is printed without its message, which may quote a record.")
+@pytest.mark.guarantee(
+    "Credentialed data",
+    "An error that nobody foresaw is printed without its message, which may quote a record.",
+)
 def test_a_traceback_quotes_no_record():
     script = """
 import sys, threading
@@ -348,14 +413,21 @@ read(sys.argv[1])
     seen = {}
     for held in ("", "egress.keep_inside(['the agreement'], Out)"):
         arguments = [sys.executable, "-c", script.replace("HELD", held), MARK]
-        seen[bool(held)] = subprocess.run(arguments, cwd=ROOT, env=os.environ | {"PYTHONPATH": "."}, capture_output=True, text=True)
+        seen[bool(held)] = subprocess.run(
+            arguments, cwd=ROOT, env=os.environ | {"PYTHONPATH": "."}, capture_output=True, text=True
+        )
     assert MARK in seen[False].stderr and MARK not in seen[True].stderr and seen[True].returncode == 1
     said = seen[True].stderr
-    assert said.count("ValueError: (its message") == said.count("KeyError: (its message") == 2, "in a thread, too"
+    assert said.count("ValueError: (its message") == said.count("KeyError: (its message") == 2, (
+        "in a thread, too"
+    )
     assert "in read" in said
 
 
-@pytest.mark.parametrize("error", [OSError("no space left on device"), RuntimeError("CUDA out of memory"), BadInput("row 7: no text")])
+@pytest.mark.parametrize(
+    "error",
+    [OSError("no space left on device"), RuntimeError("CUDA out of memory"), BadInput("row 7: no text")],
+)
 def test_an_error_that_speaks_of_no_data_keeps_its_message(error, capsys):
     egress.keep_inside(["the agreement"], BadInput)
     sys.excepthook(type(error), error, None)
@@ -376,9 +448,13 @@ def test_a_build_of_credentialed_sources_is_closed_in_its_workers_too(tmp_path, 
     folder = tmp_path / "raw"
     folder.mkdir()
     (folder / "source.yaml").write_text(
-        yaml.safe_dump({"domain": "clinical", "license": LICENSE, "access": "credentialed", "text": "text", "id": "id"})
+        yaml.safe_dump(
+            {"domain": "clinical", "license": LICENSE, "access": "credentialed", "text": "text", "id": "id"}
+        )
     )
-    (folder / "a.jsonl").write_text("".join(json.dumps({"id": str(i), "text": f"A note of {MARK}."}) + "\n" for i in range(3)))
+    (folder / "a.jsonl").write_text(
+        "".join(json.dumps({"id": str(i), "text": f"A note of {MARK}."}) + "\n" for i in range(3))
+    )
     build_documents.main(["--source", f"plain={folder}", "--out", str(tmp_path / "documents")])
     assert egress.held() == [LICENSE]
     with pytest.raises(BadInput, match=f"not sent to collect.example: its terms .{LICENSE}."):
@@ -388,12 +464,21 @@ def test_a_build_of_credentialed_sources_is_closed_in_its_workers_too(tmp_path, 
 
 
 # ---------------------------------------------------------------- the whole chain
-@pytest.mark.parametrize("code", ["socket.socket().connect(('192.0.2.1', 80))", "socket.getaddrinfo('collect.example', 80)"])
+@pytest.mark.parametrize(
+    "code", ["socket.socket().connect(('192.0.2.1', 80))", "socket.getaddrinfo('collect.example', 80)"]
+)
 @pytest.mark.guarantee(
-    "Credentialed data", "The demo chain runs under a guard that ends a process at its first connection beyond this machine."
+    "Credentialed data",
+    "The demo chain runs under a guard that ends a process at its first connection beyond this machine.",
 )
 def test_the_guard_under_which_ci_runs_the_demo_ends_a_process_that_reaches_out(code):
     environment = os.environ | {"PYTHONPATH": f".{os.pathsep}tests/socket_guard"}
-    done = subprocess.run([sys.executable, "-c", f"import socket\n{code}"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import socket\n{code}"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 97 and "socket guard: socket." in done.stderr
     assert "make demo PYTHONPATH=.:tests/socket_guard" in (ROOT / ".ci" / "run").read_text()

@@ -51,7 +51,9 @@ def start(folder, main, arguments):
 
 def hashes(folder):
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in TIMED]
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    }
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,9 @@ def begun(tmp_path_factory):
             for i, (a, b) in enumerate(itertools.islice(itertools.permutations(words, 2), count))
         ]
         write_jsonl(raw / "medqa" / "US" / f"{split}.jsonl", questions)
-    answers = [{"instruction": f"Spell {word}.", "context": "", "response": "-".join(word)} for word in words * 3]
+    answers = [
+        {"instruction": f"Spell {word}.", "context": "", "response": "-".join(word)} for word in words * 3
+    ]
     write_jsonl(raw / "dolly" / "databricks-dolly-15k.jsonl", answers)
     for seed, name in enumerate(("one", "two")):
         make_model(root / "begin" / name, seed=seed, positions=1024)

@@ -40,7 +40,12 @@ CARD = "domain: clinical\nlicense: ours\naccess: gated\n"
 
 def bad_of(drops: Drops) -> dict:
     """{reason: count} of the records that should not have been there."""
-    return {reason: entry["count"] for reasons in drops.as_dict().values() for reason, entry in reasons.items() if entry.get("bad")}
+    return {
+        reason: entry["count"]
+        for reasons in drops.as_dict().values()
+        for reason, entry in reasons.items()
+        if entry.get("bad")
+    }
 
 
 # ---------------------------------------------------------------- every reader, with every kind of rubbish
@@ -95,7 +100,13 @@ RAW_INSTRUCTIONS = {
 
 
 def compressed(name: str, content: bytes) -> bytes:
-    return gzip.compress(content) if name.endswith(".gz") else zstandard.compress(content) if name.endswith(".zst") else content
+    return (
+        gzip.compress(content)
+        if name.endswith(".gz")
+        else zstandard.compress(content)
+        if name.endswith(".zst")
+        else content
+    )
 
 
 def whole(read, sentences):
@@ -109,7 +120,9 @@ def whole(read, sentences):
 
 def test_every_reader_is_here():
     assert {*RAW, "hub"} == set(SOURCES)  # hub reads a source.yaml, see below
-    assert set(RAW_TASKS) >= set(benchmarks.NAMES) - {"diagnosis"} and set(RAW_INSTRUCTIONS) >= set(instructions.NAMES)
+    assert set(RAW_TASKS) >= set(benchmarks.NAMES) - {"diagnosis"} and set(RAW_INSTRUCTIONS) >= set(
+        instructions.NAMES
+    )
 
 
 @pytest.mark.parametrize("source", RAW)
@@ -125,14 +138,22 @@ def test_rubbish_in_a_source_is_counted_or_refused(tmp_path, monkeypatch, source
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
             scans = (
-                [found for found in whole(lambda file=file: [module.scan(file)], sentences) if hasattr(module, "scan")]
+                [
+                    found
+                    for found in whole(lambda file=file: [module.scan(file)], sentences)
+                    if hasattr(module, "scan")
+                ]
                 if hasattr(module, "scan")
                 else []
             )
             told = module.first_pass([file], scans)[0] if scans else None
-            documents = whole(lambda file=file, told=told: module.read(file, drops, *([told] if told else [])), sentences)  # noqa: B023
+            documents = whole(
+                lambda file=file, told=told: module.read(file, drops, *([told] if told else [])), sentences
+            )  # noqa: B023
             assert all(str(file) in sentence and "\n" not in sentence for sentence in sentences)
-            assert documents or sentences or drops.as_dict() or not bare.strip(b"\0")  # a tar of nothing but zeros is empty
+            assert (
+                documents or sentences or drops.as_dict() or not bare.strip(b"\0")
+            )  # a tar of nothing but zeros is empty
             for document in documents:
                 json.dumps(check_document(document, "here"), allow_nan=False).encode()
     assert not (tmp_path / "pwned").exists()
@@ -147,12 +168,19 @@ def test_rubbish_in_a_benchmark_or_instruction_file_is_counted_or_refused(tmp_pa
         for path in paths:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(compressed(path, bare))
-        read = (lambda: benchmarks.read(name, folder, drops)) if package is benchmarks else (lambda: package.load(name).read(folder, drops))  # noqa: B023
+        read = (
+            (lambda: benchmarks.read(name, folder, drops))
+            if package is benchmarks
+            else (lambda: package.load(name).read(folder, drops))
+        )  # noqa: B023
         rows = whole(read, sentences)
         assert all(str(folder) in sentence for sentence in sentences)
-        assert [check_row(row, "here") for row in rows] or sentences or drops.as_dict() or set(bare) <= set(b"\0[]{},"), list(RUBBISH)[
-            number
-        ]
+        assert (
+            [check_row(row, "here") for row in rows]
+            or sentences
+            or drops.as_dict()
+            or set(bare) <= set(b"\0[]{},")
+        ), list(RUBBISH)[number]
 
 
 # ---------------------------------------------------------------- bombs, under a limit of memory
@@ -161,7 +189,9 @@ BLOCK, TIMES = 1 << 24, 20  # 20 times 16 MiB, and a MB on the disk
 
 def bombs(folder: Path) -> None:
     def repeated(block, before=b""):
-        return gzip.compress(before) + gzip.compress(block, 1) * TIMES, zstandard.compress(before) + zstandard.compress(block) * TIMES
+        return gzip.compress(before) + gzip.compress(block, 1) * TIMES, zstandard.compress(
+            before
+        ) + zstandard.compress(block) * TIMES
 
     line, zst = repeated(b"a" * BLOCK, b'{"text": "')
     put(folder / "redpajama/line.jsonl.zst", zst)
@@ -180,7 +210,9 @@ def bombs(folder: Path) -> None:
     ):
         header = tarfile.TarInfo("a.nxml")
         header.size, header.type = size, kind
-        (folder / f"pmc/{name}.tar.gz").write_bytes(repeated(b"\0" * BLOCK, header.tobuf(tarfile.GNU_FORMAT))[0])
+        (folder / f"pmc/{name}.tar.gz").write_bytes(
+            repeated(b"\0" * BLOCK, header.tobuf(tarfile.GNU_FORMAT))[0]
+        )
     head = ("ROW_ID,SUBJECT_ID,HADM_ID,CHARTDATE,CATEGORY,DESCRIPTION,ISERROR,TEXT\n" + '1,"').encode()
     for name, block in (
         ("quote", b"a" * BLOCK),
@@ -192,7 +224,9 @@ def bombs(folder: Path) -> None:
     (folder / "mimic_cxr/a").mkdir(parents=True)
     with zipfile.ZipFile(folder / "mimic_cxr/a/mimic-cxr-reports.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("files/p10/p1/s12345678.txt", b"a" * 5 * BLOCK)
-    text = pyarrow.DictionaryArray.from_arrays(np.zeros(200, np.int32), ["a" * BLOCK])  # one text, of which 200 are 3 GB
+    text = pyarrow.DictionaryArray.from_arrays(
+        np.zeros(200, np.int32), ["a" * BLOCK]
+    )  # one text, of which 200 are 3 GB
     put(folder / "plain/source.yaml", CARD)
     pyarrow.parquet.write_table(pyarrow.table({"text": text}), folder / "plain/a.parquet", store_schema=False)
 
@@ -221,12 +255,21 @@ for file in sorted(path for path in folder.rglob("*") if path.is_file() and path
 @pytest.mark.guarantee("Hostile files", "Compressed bombs are refused in little memory.")
 def test_bombs_are_defused_in_little_memory(tmp_path):
     bombs(tmp_path)
-    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 32 << 20  # what lies there, of more than 6 GB
+    assert (
+        sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 32 << 20
+    )  # what lies there, of more than 6 GB
     child = subprocess.run(
-        [sys.executable, "-c", CHILD, str(tmp_path)], capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=300
+        [sys.executable, "-c", CHILD, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        timeout=300,
     )
     assert child.returncode == 0, child.stderr
-    found = {name: (count, said, drops, peak) for name, count, said, (drops, peak) in map(json.loads, child.stdout.splitlines())}
+    found = {
+        name: (count, said, drops, peak)
+        for name, count, said, (drops, peak) in map(json.loads, child.stdout.splitlines())
+    }
     peaks = {name: peak for name, (_, _, _, peak) in found.items()}
     assert max(peaks.values()) < 2000, peaks  # MiB: an XML tree of 32 MiB of tags is the largest
     sentences = {
@@ -241,14 +284,22 @@ def test_bombs_are_defused_in_little_memory(tmp_path):
         if sentence:
             with pytest.raises(BadInput, match=sentence):
                 raise BadInput(found[name][1] or "nothing was said")
-    assert "larger than" in str(found["mimic_cxr/a/mimic-cxr-reports.zip"][2]) and found["mimic_cxr/a/mimic-cxr-reports.zip"][0] == 0
+    assert (
+        "larger than" in str(found["mimic_cxr/a/mimic-cxr-reports.zip"][2])
+        and found["mimic_cxr/a/mimic-cxr-reports.zip"][0] == 0
+    )
     assert found["plain/a.parquet"][0] == 200  # honest, one text at a time
 
 
 def test_a_record_that_is_too_long_is_counted_and_the_next_one_read(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "LONGEST", 1000)
-    file, drops = put(tmp_path / "a.jsonl", json.dumps({"text": "a" * 2000}) + '\n{"text": "good"}\n'), Drops()
-    assert [document["text"] for document in redpajama.read(file, drops)] == ["good"] and bad_of(drops) == {"not JSON": 1}
+    file, drops = (
+        put(tmp_path / "a.jsonl", json.dumps({"text": "a" * 2000}) + '\n{"text": "good"}\n'),
+        Drops(),
+    )
+    assert [document["text"] for document in redpajama.read(file, drops)] == ["good"] and bad_of(drops) == {
+        "not JSON": 1
+    }
 
 
 def test_a_large_file_of_honest_text_is_no_bomb(tmp_path, monkeypatch):
@@ -289,11 +340,17 @@ def test_what_only_python_reads_is_counted_as_bad(tmp_path):
 def test_numbers_of_thousands_of_digits_are_no_years_versions_or_pmids(tmp_path):
     huge, large = "9" * 5000, "9" * 15
     for digits in (huge, large):
-        file = put(tmp_path / "a.xml", article_set(citation(digits), citation("7", version=digits), deleted=[digits]))
+        file = put(
+            tmp_path / "a.xml", article_set(citation(digits), citation("7", version=digits), deleted=[digits])
+        )
         scan = json.loads(json.dumps(pubmed.scan(file)))
         [told] = pubmed.first_pass([file], [scan])
         assert [document["id"] for document in pubmed.read(file, Drops(), told)] == ["pubmed:7"]
-        article = jats().replace("<year>2012</year>", f"<year>{digits}</year>").replace(">9</article-id>", f">{digits}</article-id>")
+        article = (
+            jats()
+            .replace("<year>2012</year>", f"<year>{digits}</year>")
+            .replace(">9</article-id>", f">{digits}</article-id>")
+        )
         [document] = pmc.read(put(tmp_path / "a.nxml", article), Drops())
         assert document["meta"]["year"] is None and clean_documents.near_duplicates.pmid(document) is None
 
@@ -322,7 +379,17 @@ def test_entities_and_dtds_are_neither_fetched_nor_expanded(tmp_path, read, name
 
 
 @pytest.mark.parametrize(
-    "body", ["<!--x-->a", "&x;a", "<?x?>a", '<xref ref-type="bibr">1</xref> a', "<sup>2</sup>1", " ,", "<italic>a</italic> "], ids=repr
+    "body",
+    [
+        "<!--x-->a",
+        "&x;a",
+        "<?x?>a",
+        '<xref ref-type="bibr">1</xref> a',
+        "<sup>2</sup>1",
+        " ,",
+        "<italic>a</italic> ",
+    ],
+    ids=repr,
 )
 def test_an_article_of_one_repeated_thing_is_read_in_time(tmp_path, body):
     times = 100_000
@@ -335,7 +402,9 @@ def test_an_article_of_one_repeated_thing_is_read_in_time(tmp_path, body):
 def test_deep_xml_is_counted(tmp_path):
     drops = Drops()
     assert (
-        not list(pmc.read(put(tmp_path / "a.nxml", jats("<sec>" * 1500 + "<p>x</p>" + "</sec>" * 1500)), drops))
+        not list(
+            pmc.read(put(tmp_path / "a.nxml", jats("<sec>" * 1500 + "<p>x</p>" + "</sec>" * 1500)), drops)
+        )
         and sum(bad_of(drops).values()) == 1
     )
 
@@ -343,9 +412,16 @@ def test_deep_xml_is_counted(tmp_path):
 # ---------------------------------------------------------------- archives
 @pytest.mark.guarantee("Hostile files", "Members of archives are never written.")
 def test_members_of_a_tar_are_never_written_and_what_is_no_file_is_counted(tmp_path):
-    kinds = {"link": tarfile.SYMTYPE, "hard": tarfile.LNKTYPE, "pipe": tarfile.FIFOTYPE, "device": tarfile.CHRTYPE}
+    kinds = {
+        "link": tarfile.SYMTYPE,
+        "hard": tarfile.LNKTYPE,
+        "pipe": tarfile.FIFOTYPE,
+        "device": tarfile.CHRTYPE,
+    }
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
-        for number, name in enumerate(["../../evil.nxml", str(tmp_path / "evil.nxml"), "a/../../evil.nxml", "good.nxml"]):
+        for number, name in enumerate(
+            ["../../evil.nxml", str(tmp_path / "evil.nxml"), "a/../../evil.nxml", "good.nxml"]
+        ):
             content = jats(pmcid=f'<article-id pub-id-type="pmc">{number}</article-id>').encode()
             member = tarfile.TarInfo(name)
             member.size = len(content)
@@ -357,7 +433,10 @@ def test_members_of_a_tar_are_never_written_and_what_is_no_file_is_counted(tmp_p
     before, drops = sorted(tmp_path.parent.rglob("*")), Drops()
     documents = list(pmc.read(tmp_path / "a.tar.gz", drops))
     assert [document["id"] for document in documents] == [f"pmc:PMC{number}" for number in range(4)]
-    assert bad_of(drops) == {"member of an archive that is no file": 4} and sorted(tmp_path.parent.rglob("*")) == before
+    assert (
+        bad_of(drops) == {"member of an archive that is no file": 4}
+        and sorted(tmp_path.parent.rglob("*")) == before
+    )
 
 
 def test_a_tar_with_a_damaged_header_in_its_middle_does_not_end_there(tmp_path):
@@ -367,7 +446,9 @@ def test_a_tar_with_a_damaged_header_in_its_middle_does_not_end_there(tmp_path):
             member.size = len(jats())
             archive.addfile(member, io.BytesIO(jats().encode()))
     content = (tmp_path / "a.tar").read_bytes()
-    (tmp_path / "a.tar").write_bytes(content.replace(b"b.nxml", b"c.nxml", 1))  # its checksum is that of the other name
+    (tmp_path / "a.tar").write_bytes(
+        content.replace(b"b.nxml", b"c.nxml", 1)
+    )  # its checksum is that of the other name
     with pytest.raises(BadInput, match="a.tar: cannot be read to its end .*damaged header"):
         list(pmc.read(tmp_path / "a.tar", Drops()))
 
@@ -378,7 +459,10 @@ def test_members_of_a_zip_are_never_written(tmp_path):
         archive.writestr("../../p1/s12345678.txt", "a report")
         archive.writestr("/files/p10/p2/s12345679.txt", "another")
     before = sorted(tmp_path.parent.rglob("*"))
-    assert [document["id"] for document in mimic_cxr.read(file, Drops())] == ["mimic_cxr:s12345678", "mimic_cxr:s12345679"]
+    assert [document["id"] for document in mimic_cxr.read(file, Drops())] == [
+        "mimic_cxr:s12345678",
+        "mimic_cxr:s12345679",
+    ]
     assert sorted(tmp_path.parent.rglob("*")) == before
 
 
@@ -420,7 +504,10 @@ def test_outputs_do_not_follow_planted_links(tmp_path):
     foreign = put(tmp_path / "foreign" / "thesis.txt", "years of work")
     for name in ("out", ".new.partial"):
         (tmp_path / name).symlink_to(foreign.parent)
-    for name, said in (("out", "holds files and no manifest.json"), ("new", "a link, so what it leads to is none of ours")):
+    for name, said in (
+        ("out", "holds files and no manifest.json"),
+        ("new", "a link, so what it leads to is none of ours"),
+    ):
         with pytest.raises(BadInput, match=said):
             build_documents.build([("redpajama", tmp_path / "raw")], tmp_path / name)
         with pytest.raises(BadInput, match=said), files.whole_folder(tmp_path / name):
@@ -474,7 +561,9 @@ def test_hostile_yaml_is_one_sentence(tmp_path, monkeypatch, loader, kind):
 def test_damaged_parquet_is_one_sentence(tmp_path):
     put(tmp_path / "source.yaml", CARD)
     file = tmp_path / "a.parquet"
-    pyarrow.parquet.write_table(pyarrow.table({"text": [f"text {i}" for i in range(1000)]}), file, compression="zstd")
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": [f"text {i}" for i in range(1000)]}), file, compression="zstd"
+    )
     whole_file, rng = file.read_bytes(), np.random.default_rng(0)
     for _ in range(60):
         content = bytearray(whole_file)
@@ -511,7 +600,9 @@ def model(tmp_path):
     return make_model(tmp_path / "model")
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "consolidated.00.pth", "model.pt"])
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "consolidated.00.pth", "model.pt"]
+)
 @pytest.mark.guarantee("Hostile files", "Weights that are pickles are refused before they are opened.")
 def test_weights_that_are_pickles_are_refused_before_they_are_opened(tmp_path, guard, model, name):
     (model / "model.safetensors").unlink()
@@ -526,7 +617,10 @@ def test_weights_that_are_pickles_are_refused_before_they_are_opened(tmp_path, g
 def test_pickles_beside_safetensors_are_not_opened(tmp_path, guard, model):
     (model / "training_args.bin").write_bytes(pickle.dumps(Trap(tmp_path / "pwned")))
     (model / "optimizer.pt").write_bytes(pickle.dumps(Trap(tmp_path / "pwned")))
-    assert guard.check_model(str(model), 16)[0].model_type == "llama" and registry.read_entry(str(model)).path == model
+    assert (
+        guard.check_model(str(model), 16)[0].model_type == "llama"
+        and registry.read_entry(str(model)).path == model
+    )
     assert not (tmp_path / "pwned").exists()
 
 
@@ -539,7 +633,10 @@ def test_code_of_a_model_is_not_run(tmp_path, guard, model):
     ):
         (model / "evil.py").write_text(code)
         before = (model / file).read_text()
-        settings = json.loads(before) | {"auto_map": key, "model_type" if file == "config.json" else "tokenizer_class": value}
+        settings = json.loads(before) | {
+            "auto_map": key,
+            "model_type" if file == "config.json" else "tokenizer_class": value,
+        }
         (model / file).write_text(json.dumps(settings))
         with pytest.raises(guard.Refused, match=f"{model}: "):
             guard.check_model(str(model), 16)
@@ -552,7 +649,16 @@ def test_code_of_a_model_is_not_run(tmp_path, guard, model):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"{", b"[" * 100_000, b'{"model_type": ' + b"9" * 5000 + b"}", b"\xff", b'{"model_type": []}']
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"[" * 100_000,
+        b'{"model_type": ' + b"9" * 5000 + b"}",
+        b"\xff",
+        b'{"model_type": []}',
+    ],
 )
 def test_a_config_that_is_none_is_one_sentence(guard, model, content):
     (model / "config.json").write_bytes(content)
@@ -563,7 +669,9 @@ def test_a_config_that_is_none_is_one_sentence(guard, model, content):
 def test_a_checkpoint_with_code_in_its_optimizer_is_not_resumed(tmp_path):
     from transformers import Trainer, TrainingArguments
 
-    trainer = Trainer(torch.nn.Linear(1, 1), TrainingArguments(str(tmp_path / "out"), use_cpu=True, report_to="none"))
+    trainer = Trainer(
+        torch.nn.Linear(1, 1), TrainingArguments(str(tmp_path / "out"), use_cpu=True, report_to="none")
+    )
     trainer.create_optimizer_and_scheduler(1)
     for name in ("optimizer.pt", "scheduler.pt"):
         (tmp_path / name).write_bytes(pickle.dumps(Trap(tmp_path / "pwned")))
@@ -579,7 +687,9 @@ def test_an_adapter_that_is_a_pickle_is_not_merged(tmp_path, guard, model):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    get_peft_model(AutoModelForCausalLM.from_pretrained(model), LoraConfig(task_type="CAUSAL_LM")).save_pretrained(tmp_path / "adapter")
+    get_peft_model(
+        AutoModelForCausalLM.from_pretrained(model), LoraConfig(task_type="CAUSAL_LM")
+    ).save_pretrained(tmp_path / "adapter")
     (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
     (tmp_path / "adapter" / "adapter_model.bin").write_bytes(pickle.dumps(Trap(tmp_path / "pwned")))
     arguments = merge_adapter.MergeArguments(str(tmp_path / "adapter"), str(tmp_path / "merged"))
@@ -642,12 +752,16 @@ def test_hostile_outputs_are_one_sentence(tmp_path, change):
         run_outputs.read_rows(path)
 
 
-@pytest.mark.parametrize("content", ["[]", "1", '{"settings": [], "tasks": 3}', '{"tasks": {"medqa": []}}', '{"settings": null}'])
+@pytest.mark.parametrize(
+    "content", ["[]", "1", '{"settings": [], "tasks": 3}', '{"tasks": {"medqa": []}}', '{"settings": null}']
+)
 def test_a_hostile_record_of_a_run_is_one_sentence_or_no_facts(tmp_path, content):
     path = put(tmp_path / "medqa.jsonl", json.dumps(GOOD) + "\n")
     put(tmp_path / "run.json", content)
     try:
-        assert run_outputs.read_facts(tmp_path, "medqa", path, run_outputs.read_rows(path))["template"] is None
+        assert (
+            run_outputs.read_facts(tmp_path, "medqa", path, run_outputs.read_rows(path))["template"] is None
+        )
     except BadInput as error:
         assert str(error).startswith(f"{tmp_path / 'run.json'}: ")
 
@@ -665,5 +779,7 @@ def test_hostile_samples_of_the_harness_are_one_sentence(tmp_path):
     put(path, json.dumps({"doc": GOOD, "resps": [["A"]], "arguments": [1]}) + "\n")
     for content in ('{"config": [], "n-shot": 2}', "[]"):
         put(tmp_path / "results_2024.json", content)
-        facts = whole(lambda: [run_outputs.read_facts(tmp_path, "medqa", path, run_outputs.read_rows(path))], said := [])
+        facts = whole(
+            lambda: [run_outputs.read_facts(tmp_path, "medqa", path, run_outputs.read_rows(path))], said := []
+        )
         assert said or facts[0]["shots"] == {"number": None, "ids": None}

@@ -41,7 +41,12 @@ settings.load_profile(os.environ.get("PROFILE", "here"))
 
 # Unicode without half characters; and outputs of models: words of the answers, of their dress and of markup, between text of any kind
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
-CHOICES = {"letters": list("ABCDE"), "yes/no/maybe": ["yes", "no", "maybe"], "ddi": DDI, "mtsamples": SPECIALTIES}
+CHOICES = {
+    "letters": list("ABCDE"),
+    "yes/no/maybe": ["yes", "no", "maybe"],
+    "ddi": DDI,
+    "mtsamples": SPECIALTIES,
+}
 TYPES = ["problem", "treatment", "test"]
 FRAGMENTS = [
     *(label for labels in CHOICES.values() for label in labels[:6]), *HALLMARKS[:4], "The answer is ", "Answer: ", "not ", "option ", "Therefore, ", "**", "(",
@@ -64,7 +69,10 @@ def test_a_choice_is_one_of_the_choices_or_none_with_a_reason(text, name):
     choices = CHOICES[name]
     label, rule = parsing.parse_choice(text, choices)
     assert label in choices or (label is None and rule in ("empty", "no label", "two labels"))
-    assert parsing.parse_choice(f"<think>{FRAGMENTS[0]}</think>{text}", choices) == (label, rule) or "think" in text
+    assert (
+        parsing.parse_choice(f"<think>{FRAGMENTS[0]}</think>{text}", choices) == (label, rule)
+        or "think" in text
+    )
     assert parsing.parse_choice(f" {text}\n", choices) == (label, rule)
     if name != "letters":  # of a letter, a small one means less
         assert parsing.parse_choice(text, choices[::-1])[0] == label  # the order of the labels says nothing
@@ -109,13 +117,17 @@ def test_the_article_s_scorer_reads_any_text(text, other):
         graded = reference_scorer.grade(row | {"output": text})
         flat = [value for value in graded["score"].values() if isinstance(value, float)]
         assert all(0 <= value <= 1 for value in flat)
-        for right, predicted, wanted in (value for value in graded["score"].values() if isinstance(value, list)):
+        for right, predicted, wanted in (
+            value for value in graded["score"].values() if isinstance(value, list)
+        ):
             assert 0 <= right <= min(predicted, wanted)
 
 
 # ---------------------------------------------------------------- scorers
 PLAIN = st.lists(
-    st.sampled_from(["pain", "cough", "fever", "no", "acute", "5.0", "mg", "of", "the", "chest", "x-ray"]), min_size=1, max_size=8
+    st.sampled_from(["pain", "cough", "fever", "no", "acute", "5.0", "mg", "of", "the", "chest", "x-ray"]),
+    min_size=1,
+    max_size=8,
 ).map(" ".join)
 MARKED = st.lists(st.tuples(st.sampled_from([None, *TYPES]), PLAIN), min_size=1, max_size=5).map(
     lambda parts: " ".join(f'<span class="{kind}">{text}</span>' if kind else text for kind, text in parts)
@@ -155,7 +167,9 @@ def test_metrics_are_shares_and_blind_to_the_order_of_rows(rows, random):
         assert math.isnan(value) or 0 <= value <= 1
         assert metrics.value(mixed, name) == pytest.approx(value, nan_ok=True)
         draws = metrics.draws(counts, finish, number=50)
-        assert np.array_equal(draws, metrics.draws(metrics.statistics(mixed)[name][0], finish, number=50), equal_nan=True)
+        assert np.array_equal(
+            draws, metrics.draws(metrics.statistics(mixed)[name][0], finish, number=50), equal_nan=True
+        )
         low, high = metrics.interval(draws)
         assert math.isnan(low) or 0 <= low <= high <= 1
 
@@ -195,7 +209,11 @@ def test_the_interval_of_a_mean_contains_it(values, seed):
 
 @given(graded("labels") | graded("entities"))
 def test_micro_and_macro_f1_lie_among_those_of_the_classes(rows):
-    found = [entry["f1"] for entry in metrics.classes(rows) if entry["f1"] is not None and entry["label"] != "(not declared)"]
+    found = [
+        entry["f1"]
+        for entry in metrics.classes(rows)
+        if entry["f1"] is not None and entry["label"] != "(not declared)"
+    ]
     assume(found)
     assert min(found) - 1e-9 <= metrics.value(rows, "macro_f1") <= max(found) + 1e-9
     everything = [entry["f1"] for entry in metrics.classes(rows) if entry["f1"] is not None]
@@ -206,13 +224,17 @@ def test_micro_and_macro_f1_lie_among_those_of_the_classes(rows):
 def test_span_f1_is_symmetric_and_1_for_the_same_words(one, other):
     value = metrics.span_f1(one, other)
     assert value == metrics.span_f1(other, one) and 0 <= value <= 1
-    assert (value == 1) == (collections.Counter(metrics.span_tokens(one)) == collections.Counter(metrics.span_tokens(other)))
+    assert (value == 1) == (
+        collections.Counter(metrics.span_tokens(one)) == collections.Counter(metrics.span_tokens(other))
+    )
 
 
 @given(MARKED | OUTPUT, MARKED | OUTPUT)
 def test_entities_are_counted_within_bounds(prediction, gold):
     counts = metrics.entity_counts(prediction, gold, TYPES)
-    assert set(counts) == {*TYPES, ""} and all(0 <= right <= min(predicted, wanted) for right, predicted, wanted in counts.values())
+    assert set(counts) == {*TYPES, ""} and all(
+        0 <= right <= min(predicted, wanted) for right, predicted, wanted in counts.values()
+    )
     same = metrics.entity_counts(gold, gold, TYPES)
     assert all(right == wanted for right, _, wanted in same.values())
 
@@ -222,14 +244,21 @@ def test_differences_change_their_sign_with_the_sides(rows, random):
     others = [row | metrics.grade(row | {"output": random.choice(rows)["output"]}) for row in rows]
     there, draws = metrics.paired_difference(rows, others, "f1")
     back, _ = metrics.paired_difference(others, rows, "f1")
-    assert there == pytest.approx(-back) and metrics.paired_difference(rows, rows, "f1")[0] == 0 and 0 < metrics.p_value(draws) <= 1
+    assert (
+        there == pytest.approx(-back)
+        and metrics.paired_difference(rows, rows, "f1")[0] == 0
+        and 0 < metrics.p_value(draws) <= 1
+    )
     right, wrong = ([row["score"]["exact_match"] == 1 for row in those] for those in (rows, others))
     assert metrics.mcnemar(right, wrong) == metrics.mcnemar(wrong, right) <= 1
 
 
 # ---------------------------------------------------------------- readers: what stands in a field comes out of it
 XML = st.text(
-    st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff", include_characters="\t\n\r\x85"), max_size=80
+    st.characters(
+        exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff", include_characters="\t\n\r\x85"
+    ),
+    max_size=80,
 )
 
 
@@ -250,9 +279,11 @@ def only(module, file, content: bytes, *first_pass):
 
 
 @given(
-    text=st.lists(TEXT | st.sampled_from(["\u2028", "\x85", "\0", "\r\n", "\x1c", "\ufeff", "\uffff", "😀"]), min_size=1, max_size=6).map(
-        "".join
-    )
+    text=st.lists(
+        TEXT | st.sampled_from(["\u2028", "\x85", "\0", "\r\n", "\x1c", "\ufeff", "\uffff", "😀"]),
+        min_size=1,
+        max_size=6,
+    ).map("".join)
 )
 def test_any_text_goes_through_json_lines(folder, text):
     assume(text.strip())
@@ -263,7 +294,10 @@ def test_any_text_goes_through_json_lines(folder, text):
             assert document["text"] == text
     records = [document, document | {"id": "2"}]
     for name in ("b.jsonl", "b.jsonl.gz"):
-        assert write_jsonl(folder / name, records) == 2 and [record for _, record in read_jsonl(folder / name)] == records
+        assert (
+            write_jsonl(folder / name, records) == 2
+            and [record for _, record in read_jsonl(folder / name)] == records
+        )
 
 
 @given(text=XML, title=XML)
@@ -277,7 +311,11 @@ def test_any_text_goes_through_xml(folder, text, title):
     assert article["text"] == f"The title\n\nShort.\n\n{words}"
 
 
-@given(text=st.lists(TEXT | st.sampled_from(['"', "\n", "\r", "\r\n", ",", "\0", "\u2028"]), max_size=8).map("".join))
+@given(
+    text=st.lists(TEXT | st.sampled_from(['"', "\n", "\r", "\r\n", ",", "\0", "\u2028"]), max_size=8).map(
+        "".join
+    )
+)
 def test_any_text_goes_through_csv(folder, text):
     assume(text.strip())
     columns = ["ROW_ID", "SUBJECT_ID", "HADM_ID", "CHARTDATE", "CATEGORY", "DESCRIPTION", "ISERROR", "TEXT"]
@@ -288,7 +326,11 @@ def test_any_text_goes_through_csv(folder, text):
 
 
 # ---------------------------------------------------------------- packing
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(2, 40), st.sampled_from([fill_best_fit, fill_concat]))
+@given(
+    st.lists(st.integers(1, 50), min_size=1, max_size=60),
+    st.integers(2, 40),
+    st.sampled_from([fill_best_fit, fill_concat]),
+)
 def test_every_token_is_packed_once(lengths, size, fill):
     ends = np.cumsum(lengths)
     blocks = fill(ends, size)
@@ -304,7 +346,12 @@ def tokenizer(folder):
     return DocumentTokenizer(str(folder / "tokenizer"))
 
 
-@given(texts=st.lists(st.lists(TEXT | st.sampled_from(SPECIAL), max_size=5).map("".join), min_size=1, max_size=8), size=st.integers(4, 64))
+@given(
+    texts=st.lists(
+        st.lists(TEXT | st.sampled_from(SPECIAL), max_size=5).map("".join), min_size=1, max_size=8
+    ),
+    size=st.integers(4, 64),
+)
 @pytest.mark.guarantee("Corpus", "Any text comes out of its blocks as it went in.")
 def test_documents_come_out_of_their_blocks_as_they_went_in(tokenizer, texts, size):
     documents = tokenizer.encode(texts)
@@ -314,7 +361,9 @@ def test_documents_come_out_of_their_blocks_as_they_went_in(tokenizer, texts, si
     again = np.concatenate([tokens[start:stop] for start, stop in spans])
     for text, start, end in zip(texts, [0, *ends], ends, strict=False):
         ids = again[start:end].tolist()
-        assert (ids[0], ids[-1]) == (tokenizer.bos[0], tokenizer.eos) and not {ids[0], ids[-1]} & set(ids[1:-1])
+        assert (ids[0], ids[-1]) == (tokenizer.bos[0], tokenizer.eos) and not {ids[0], ids[-1]} & set(
+            ids[1:-1]
+        )
         assert tokenizer.hf.decode(ids[1:-1], clean_up_tokenization_spaces=False) == text.strip()
 
 
@@ -326,24 +375,45 @@ def words_of(text):
 @given(TEXT, TEXT)
 def test_words_are_found_where_they_stand_and_do_not_depend_on_what_is_around(one, other):
     _, starts, ends = hash_words(one)
-    assert all(0 <= start < end <= len(one) for start, end in zip(starts, ends, strict=True)) and (starts[1:] >= ends[:-1]).all()
+    assert (
+        all(0 <= start < end <= len(one) for start, end in zip(starts, ends, strict=True))
+        and (starts[1:] >= ends[:-1]).all()
+    )
     assert words_of(one + " " + other) == words_of(one) + words_of(other)
-    assert words_of(" ".join(one[start:end] for start, end in zip(starts, ends, strict=True))) == words_of(one)  # the same again
+    assert words_of(" ".join(one[start:end] for start, end in zip(starts, ends, strict=True))) == words_of(
+        one
+    )  # the same again
 
 
 @given(
-    st.lists(st.text(st.characters(min_codepoint=0x41, max_codepoint=0x17F, categories=["Lu", "Ll"]), min_size=1, max_size=8), max_size=8)
+    st.lists(
+        st.text(
+            st.characters(min_codepoint=0x41, max_codepoint=0x17F, categories=["Lu", "Ll"]),
+            min_size=1,
+            max_size=8,
+        ),
+        max_size=8,
+    )
 )
 def test_words_are_blind_to_case_accents_and_marks(words):
     import unicodedata
 
     plain = words_of(" ".join(words))
-    assert words_of("".join(c.lower() for c in ", ".join(words))) == plain == words_of(unicodedata.normalize("NFD", "-".join(words)))
+    assert (
+        words_of("".join(c.lower() for c in ", ".join(words)))
+        == plain
+        == words_of(unicodedata.normalize("NFD", "-".join(words)))
+    )
 
 
 # ---------------------------------------------------------------- chat
 TURNS = st.lists(
-    st.fixed_dictionaries({"from": st.sampled_from(["human", "gpt", "human", "gpt", "system", "x"]), "value": TEXT | st.just("")}),
+    st.fixed_dictionaries(
+        {
+            "from": st.sampled_from(["human", "gpt", "human", "gpt", "system", "x"]),
+            "value": TEXT | st.just(""),
+        }
+    ),
     max_size=6,
 )
 
@@ -351,7 +421,9 @@ TURNS = st.lists(
 @given(
     TURNS
     | st.lists(st.tuples(TEXT, TEXT), max_size=3).map(
-        lambda pairs: [{"from": w, "value": v or "x"} for p in pairs for w, v in zip(("human", "gpt"), p, strict=True)]
+        lambda pairs: [
+            {"from": w, "value": v or "x"} for p in pairs for w, v in zip(("human", "gpt"), p, strict=True)
+        ]
     )
 )
 def test_a_conversation_is_a_row_or_has_a_reason(turns):
@@ -366,9 +438,17 @@ def test_a_conversation_is_a_row_or_has_a_reason(turns):
 def test_what_a_model_is_asked_with_is_the_beginning_of_what_it_was_taught(pairs):
     tokenizer = make_tokenizer()
     tokenizer.chat_template = (Path(__file__).parents[1] / "recipes" / "chat_template.jinja").read_text()
-    messages = [{"role": role, "content": text} for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True)]
+    messages = [
+        {"role": role, "content": text}
+        for pair in pairs
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
     taught = tokenizer.apply_chat_template(messages, tokenize=False)
     for turn in range(0, len(messages), 2):
-        asked = tokenizer.apply_chat_template(messages[: turn + 1], tokenize=False, add_generation_prompt=True)
+        asked = tokenizer.apply_chat_template(
+            messages[: turn + 1], tokenize=False, add_generation_prompt=True
+        )
         assert taught.startswith(asked)
-        assert taught[len(asked) :].startswith(f" {messages[turn + 1]['content'].strip()}{tokenizer.eos_token}")
+        assert taught[len(asked) :].startswith(
+            f" {messages[turn + 1]['content'].strip()}{tokenizer.eos_token}"
+        )

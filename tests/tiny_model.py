@@ -6,11 +6,27 @@ from pathlib import Path
 from data_prep.schema import check_row
 
 REPO = Path(__file__).resolve().parent.parent
-SPECIAL = ["<s>", "</s>", "<|begin_of_text|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>", "<bos>", "<end_of_turn>"]
+SPECIAL = [
+    "<s>",
+    "</s>",
+    "<|begin_of_text|>",
+    "<|eot_id|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<bos>",
+    "<end_of_turn>",
+]
 
 
 def rows_of(task, scoring, pairs, split="test", **extra):
-    base = {"task": task, "split": split, "scoring": scoring, "source": task, "license": "invented", "access": "public"}
+    base = {
+        "task": task,
+        "split": split,
+        "scoring": scoring,
+        "source": task,
+        "license": "invented",
+        "access": "public",
+    }
     return [
         {"id": f"{task}:{split}:{i}", **base, "prompt": prompt + "\n", "completion": completion, **extra}
         for i, (prompt, completion) in enumerate(pairs)
@@ -28,11 +44,18 @@ def make_tokenizer(bos="<s>", eos="</s>", adds_bos=True):
     from transformers import PreTrainedTokenizerFast
 
     engine = Tokenizer(models.BPE())
-    engine.pre_tokenizer, engine.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    engine.pre_tokenizer, engine.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
     engine.train_from_iterator(["Question: which drug? Answer: zorimel"], trainer)
     if adds_bos:
-        engine.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, SPECIAL.index(bos))])
+        engine.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, SPECIAL.index(bos))]
+        )
     return PreTrainedTokenizerFast(tokenizer_object=engine, bos_token=bos, eos_token=eos, pad_token=eos)
 
 

@@ -25,7 +25,9 @@ from pathlib import Path
 
 from data_prep.schema import BadInput
 
-NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
+NAMES = tuple(
+    sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+)
 PROMPTS = Path(__file__).resolve().parent.parent / "prompts"
 LABELS = ("labels", "specialties", "options")  # placeholders of prompts that hold no text of a record
 
@@ -70,9 +72,13 @@ def read_prompt(name: str, *fields: str) -> str:
     except ValueError as error:
         raise BadInput(f"{path}: {error}. Next: write a literal brace twice") from error
     if found != set(fields):
-        raise BadInput(f"{path}: the placeholders are {sorted(found)}, must be {sorted(fields)}. A literal brace is written twice")
+        raise BadInput(
+            f"{path}: the placeholders are {sorted(found)}, must be {sorted(fields)}. A literal brace is written twice"
+        )
     if not template.endswith("\n"):
-        raise BadInput(f"{path}: must end in a newline, so that prompt and completion tokenise without a seam")
+        raise BadInput(
+            f"{path}: must end in a newline, so that prompt and completion tokenise without a seam"
+        )
     return template
 
 
@@ -82,7 +88,10 @@ def prompt_pattern(name: str) -> re.Pattern | None:
     if not path.is_file():
         return None
     parts = string.Formatter().parse(path.read_text(encoding="utf-8"))
-    return re.compile("".join(re.escape(text) + (f"(?P<{field}>.*)" if field else "") for text, field, _, _ in parts), re.DOTALL)
+    return re.compile(
+        "".join(re.escape(text) + (f"(?P<{field}>.*)" if field else "") for text, field, _, _ in parts),
+        re.DOTALL,
+    )
 
 
 def wording(name: str, prompts, words: int) -> str:
@@ -108,9 +117,13 @@ def pick(record, where: str, **kinds) -> list:
         raise BadInput(f"{where}: expected a JSON object, found {type(record).__name__}")
     for field, kind in kinds.items():
         if field not in record:
-            raise BadInput(f"{where}: field '{field}' is missing (found: {', '.join(sorted(record)) or 'none'})")
+            raise BadInput(
+                f"{where}: field '{field}' is missing (found: {', '.join(sorted(record)) or 'none'})"
+            )
         if not isinstance(record[field], kind):
-            raise BadInput(f"{where}: field '{field}' must be {kind.__name__}, found {type(record[field]).__name__}")
+            raise BadInput(
+                f"{where}: field '{field}' must be {kind.__name__}, found {type(record[field]).__name__}"
+            )
     return [record[field] for field in kinds]
 
 

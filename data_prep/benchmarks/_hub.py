@@ -16,13 +16,22 @@ from pathlib import Path
 from data_prep.files import read_jsonl, read_parquet
 from data_prep.schema import BadInput
 
-SPLITS = {"train": "train", "valid": "validation", "validation": "validation", "val": "validation", "dev": "validation", "test": "test"}
+SPLITS = {
+    "train": "train",
+    "valid": "validation",
+    "validation": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
 
 
 def files(folder: Path) -> list[Path]:
     found = sorted([*folder.glob("hub/*.parquet"), *folder.glob("hub/*.jsonl")])
     if not found:
-        raise BadInput(f"{folder / 'hub'}: no *.parquet and no *.jsonl. Next: put the export of the Hub there, or remove the folder")
+        raise BadInput(
+            f"{folder / 'hub'}: no *.parquet and no *.jsonl. Next: put the export of the Hub there, or remove the folder"
+        )
     return found
 
 
@@ -34,7 +43,12 @@ def read(name: str, module, folder: Path, drops):
             where = f"{path}: record {number}"
             query, answer, gold = record.get("query"), record.get("answer"), record.get("gold")
             choices = record.get("choices") or module.COMMON.get("choices")
-            if not isinstance(query, str) or not query.strip() or not isinstance(answer, str) or not answer.strip():
+            if (
+                not isinstance(query, str)
+                or not query.strip()
+                or not isinstance(answer, str)
+                or not answer.strip()
+            ):
                 drops.add(name, "no query or no answer", where)
                 continue
             answer = answer.strip()
@@ -52,7 +66,9 @@ def read(name: str, module, folder: Path, drops):
 def _split(path: Path) -> str:
     found = {SPLITS[word] for word in re.split(r"[-_.]", path.stem.lower()) if word in SPLITS}
     if len(found) != 1:
-        raise BadInput(f"{path}: the name must hold one of {', '.join(SPLITS)}, parted by - or _. Next: rename it")
+        raise BadInput(
+            f"{path}: the name must hold one of {', '.join(SPLITS)}, parted by - or _. Next: rename it"
+        )
     return found.pop()
 
 

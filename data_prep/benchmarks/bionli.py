@@ -26,13 +26,22 @@ EXPECTED = {"train": 5544, "validation": 5000, "test": 6308}
 DIFFERENCE = "The authors publish several versions of train and dev; the balanced ones are read, and the article names none."
 CHOICES = ["entailment", "contradiction"]
 SPLITS = {"train_balanced": "train", "dev_balanced": "validation", "test": "test"}
-COMMON = {"task": "bionli", "source": "bionli", "scoring": SCORING, "license": LICENSE, "access": ACCESS, "choices": CHOICES}
+COMMON = {
+    "task": "bionli",
+    "source": "bionli",
+    "scoring": SCORING,
+    "license": LICENSE,
+    "access": ACCESS,
+    "choices": CHOICES,
+}
 
 
 def files(folder: Path) -> list[Path]:
     found = [path for path in (folder / f"{name}.csv" for name in SPLITS) if path.is_file()]
     if not found:
-        raise BadInput(f"{folder}: none of train_balanced.csv, dev_balanced.csv, test.csv. Next: ask for them as {PAGE} says")
+        raise BadInput(
+            f"{folder}: none of train_balanced.csv, dev_balanced.csv, test.csv. Next: ask for them as {PAGE} says"
+        )
     return found
 
 
@@ -41,7 +50,11 @@ def read(folder: Path, drops):
     for path in files(folder):
         for number, row in csv_rows(path, ("pmid", "supp_set", "conclusion", "label_cat")):
             where = f"{path}: record {number}"
-            premise, hypothesis, kind = row["supp_set"].strip(), row["conclusion"].strip(), row["label_cat"].strip()
+            premise, hypothesis, kind = (
+                row["supp_set"].strip(),
+                row["conclusion"].strip(),
+                row["label_cat"].strip(),
+            )
             if not kind:
                 drops.add("bionli", "no label", where)
             elif "SET" in kind:
@@ -52,4 +65,10 @@ def read(folder: Path, drops):
                 prompt = template.format(premise=premise, hypothesis=hypothesis)
                 label = "entailment" if kind == "pos" else "contradiction"
                 row_id = f"bionli:{SPLITS[path.stem]}:{number}:{row['pmid'].strip()}"
-                yield {"id": row_id, "split": SPLITS[path.stem], **COMMON, "prompt": prompt, "completion": label}
+                yield {
+                    "id": row_id,
+                    "split": SPLITS[path.stem],
+                    **COMMON,
+                    "prompt": prompt,
+                    "completion": label,
+                }

@@ -33,7 +33,14 @@ DIFFERENCE = "Table 3 counts BLUE's tables, whose test holds 45 negatives that t
 LABELS = ["DDI-effect", "DDI-mechanism", "DDI-advise", "DDI-int", "DDI-false"]
 VALIDATION_SHARE = 0.28  # Table 3: 7,244 of 26,023
 TSV_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
-COMMON = {"task": "ddi", "source": "ddi", "scoring": SCORING, "license": LICENSE, "access": ACCESS, "choices": LABELS}
+COMMON = {
+    "task": "ddi",
+    "source": "ddi",
+    "scoring": SCORING,
+    "license": LICENSE,
+    "access": ACCESS,
+    "choices": LABELS,
+}
 
 
 def files(folder: Path) -> list[Path]:
@@ -48,7 +55,9 @@ def files(folder: Path) -> list[Path]:
             if not path.name.startswith(".") and not any("DrugNER" in parent for parent in path.parts)
         ]
     if not found:
-        raise BadInput(f"{folder}: no DDICorpus/{{Train,Test}}/**/*.xml and no test.tsv. Next: unpack github.com/isegura/DDICorpus there")
+        raise BadInput(
+            f"{folder}: no DDICorpus/{{Train,Test}}/**/*.xml and no test.tsv. Next: unpack github.com/isegura/DDICorpus there"
+        )
     return found
 
 
@@ -58,10 +67,18 @@ def read(folder: Path, drops):
         if path.suffix == ".tsv":
             pairs = _read_table(path)
         else:
-            pairs = _read_document(path, "Test" if "Test" in path.relative_to(folder).parts else "Train", drops)
+            pairs = _read_document(
+                path, "Test" if "Test" in path.relative_to(folder).parts else "Train", drops
+            )
         for pair_id, split, text, label, where in pairs:
             if label not in LABELS:
-                drops.add("ddi", "interaction without a type" if label in ("DDI-", "DDI-None") else "label is not one of the five", where)
+                drops.add(
+                    "ddi",
+                    "interaction without a type"
+                    if label in ("DDI-", "DDI-None")
+                    else "label is not one of the five",
+                    where,
+                )
                 continue
             prompt = template.format(labels=", ".join(LABELS), text=text)
             yield {"id": f"ddi:{pair_id}", "split": split, **COMMON, "prompt": prompt, "completion": label}
@@ -76,13 +93,25 @@ def _read_table(path: Path):
         elif cells:
             if len(cells) != 3:
                 raise BadInput(f"{path}: line {number} has {len(cells)} columns, must have 3")
-            yield cells[0], TSV_SPLITS[path.stem], cells[1].strip(), cells[2].strip(), f"{path}: line {number}"
+            yield (
+                cells[0],
+                TSV_SPLITS[path.stem],
+                cells[1].strip(),
+                cells[2].strip(),
+                f"{path}: line {number}",
+            )
 
 
 def _read_document(path: Path, part: str, drops):
     """Yield (id, split, sentence with its two drugs marked, label, where)."""
     document = parse(path)
-    split = "test" if part == "Test" else "validation" if fraction(document.get("id", path.stem)) < VALIDATION_SHARE else "train"
+    split = (
+        "test"
+        if part == "Test"
+        else "validation"
+        if fraction(document.get("id", path.stem)) < VALIDATION_SHARE
+        else "train"
+    )
     for sentence in document.iter("sentence"):
         text = sentence.get("text", "")
         drugs = {drug.get("id"): drug for drug in sentence.iter("entity")}
@@ -91,8 +120,14 @@ def _read_document(path: Path, part: str, drops):
             if not text.strip():
                 drops.add("ddi", "sentence without text", where)
                 continue
-            if pair.get("e1") not in drugs or pair.get("e2") not in drugs or pair.get("ddi") not in ("true", "false"):
-                raise BadInput(f"{where}: e1 and e2 must name entities of the sentence, ddi must be true or false")
+            if (
+                pair.get("e1") not in drugs
+                or pair.get("e2") not in drugs
+                or pair.get("ddi") not in ("true", "false")
+            ):
+                raise BadInput(
+                    f"{where}: e1 and e2 must name entities of the sentence, ddi must be true or false"
+                )
             parts = [_parts(drugs[pair.get(end)], text) for end in ("e1", "e2")]
             if None in parts:
                 drops.add("ddi", "offsets do not show the drug", where)
@@ -104,7 +139,9 @@ def _read_document(path: Path, part: str, drops):
 def _parts(drug, text: str) -> list[tuple[int, int]] | None:
     """The parts of a drug mention as (start, end excluded), or None if the text there is not the mention."""
     try:
-        parts = [tuple(int(number) for number in part.split("-")) for part in drug.get("charOffset").split(";")]
+        parts = [
+            tuple(int(number) for number in part.split("-")) for part in drug.get("charOffset").split(";")
+        ]
         parts = [(start, end + 1) for start, end in parts]
     except (AttributeError, ValueError):
         return None

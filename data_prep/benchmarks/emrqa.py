@@ -51,7 +51,13 @@ def read(folder: Path, drops):
             context = _text(context, where)
             flat = " ".join(context.split())
             place = fraction(str(note_id))
-            split = "test" if place < TEST_SHARE else "validation" if place < TEST_SHARE + VALIDATION_SHARE else "train"
+            split = (
+                "test"
+                if place < TEST_SHARE
+                else "validation"
+                if place < TEST_SHARE + VALIDATION_SHARE
+                else "train"
+            )
             for number, question in enumerate(questions, 1):
                 here = f"{where}, question {number}"
                 paraphrases, answers = pick(question, here, question=list, answers=list)

@@ -27,7 +27,9 @@ ACCESS = "public"
 PAGE = "https://github.com/sb895/Hallmarks-of-Cancer"
 SCORING = "labels"
 EXPECTED = {"train": 1108, "validation": 157, "test": 315}
-DIFFERENCE = "Table 3 counts BLUE's files; from the original files, the split is ours, by the hash of the PMID."
+DIFFERENCE = (
+    "Table 3 counts BLUE's files; from the original files, the split is ours, by the hash of the PMID."
+)
 LABELS = [
     "activating invasion and metastasis",
     "avoiding immune destruction",
@@ -42,7 +44,14 @@ LABELS = [
 ]
 TSV_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
-COMMON = {"task": "hoc", "source": "hoc", "scoring": SCORING, "license": LICENSE, "access": ACCESS, "choices": LABELS}
+COMMON = {
+    "task": "hoc",
+    "source": "hoc",
+    "scoring": SCORING,
+    "license": LICENSE,
+    "access": ACCESS,
+    "choices": LABELS,
+}
 
 
 def files(folder: Path) -> list[Path]:
@@ -95,7 +104,9 @@ def _read_original(text_path: Path, label_path: Path):
             for field in read_whole(stream, label_path).split("<"):
                 labels |= {path.partition("--")[0].strip().lower() for path in field.split(" AND")}
     place = fraction(text_path.stem)
-    split = "test" if place < TEST_SHARE else "validation" if place < TEST_SHARE + VALIDATION_SHARE else "train"
+    split = (
+        "test" if place < TEST_SHARE else "validation" if place < TEST_SHARE + VALIDATION_SHARE else "train"
+    )
     return text_path.stem, split, text, labels - {"", "null"}, str(label_path)
 
 

@@ -30,8 +30,17 @@ EXPECTED = {"train": 60875, "validation": 7400, "test": 7451}
 DIFFERENCE = "The article re-split all records and does not say how: our test is the published one, whole records go to validation."
 TYPES = ["problem", "treatment", "test"]
 VALIDATION_SHARE = 0.11  # Table 3: 7,400 of 68,275
-COMMON = {"task": "i2b2", "source": "i2b2", "scoring": SCORING, "license": LICENSE, "access": ACCESS, "choices": TYPES}
-CONCEPT = re.compile(r'c="(?P<words>.*)" (?P<line>\d+):(?P<first>\d+) (?P<end_line>\d+):(?P<last>\d+)\|\|t="(?P<type>[^"]*)"\s*')
+COMMON = {
+    "task": "i2b2",
+    "source": "i2b2",
+    "scoring": SCORING,
+    "license": LICENSE,
+    "access": ACCESS,
+    "choices": TYPES,
+}
+CONCEPT = re.compile(
+    r'c="(?P<words>.*)" (?P<line>\d+):(?P<first>\d+) (?P<end_line>\d+):(?P<last>\d+)\|\|t="(?P<type>[^"]*)"\s*'
+)
 TAG = re.compile(r'<span class="(?:problem|treatment|test)">|</span>')
 
 
@@ -43,7 +52,9 @@ def files(folder: Path) -> list[Path]:
             raise BadInput(f"{concept_path}: no such file. Next: add it, or remove {text_path.name}")
         found += [text_path, concept_path]
     if not found:
-        raise BadInput(f"{folder}: no train/txt/*.txt and no test/txt/*.txt. Next: request the 2010 data at portal.dbmi.hms.harvard.edu")
+        raise BadInput(
+            f"{folder}: no train/txt/*.txt and no test/txt/*.txt. Next: request the 2010 data at portal.dbmi.hms.harvard.edu"
+        )
     return found
 
 
@@ -54,7 +65,9 @@ def read(folder: Path, drops):
         part, record = text_path.parent.parent.name, text_path.stem
         split = "test" if part == "test" else "validation" if fraction(record) < VALIDATION_SHARE else "train"
         with open_text(text_path) as stream:
-            lines = [line.rstrip("\r") for line in read_whole(stream, text_path).split("\n")]  # splitlines() would also cut at form feeds
+            lines = [
+                line.rstrip("\r") for line in read_whole(stream, text_path).split("\n")
+            ]  # splitlines() would also cut at form feeds
         concepts, broken = _read_concepts(concept_path, len(lines))
         for number, line in enumerate(lines, 1):
             where = f"{text_path}: line {number}"
@@ -62,7 +75,11 @@ def read(folder: Path, drops):
                 if number < len(lines):  # what follows the last line end is no line
                     drops.add("i2b2", "blank line", where)
                 continue
-            marked, reason = (None, "concept over several lines") if number in broken else mark(line, concepts.get(number, []))
+            marked, reason = (
+                (None, "concept over several lines")
+                if number in broken
+                else mark(line, concepts.get(number, []))
+            )
             if marked is None:
                 drops.add("i2b2", reason, where)
                 continue
@@ -86,7 +103,9 @@ def _read_concepts(path: Path, n_lines: int) -> tuple[dict, set]:
                 continue
             match = CONCEPT.fullmatch(text)
             if not match or match["type"] not in TYPES:
-                raise BadInput(f'{path}: line {number} does not read c="words" line:token line:token||t="problem|treatment|test"')
+                raise BadInput(
+                    f'{path}: line {number} does not read c="words" line:token line:token||t="problem|treatment|test"'
+                )
             start, end = int(match["line"]), int(match["end_line"])
             if not 1 <= start <= end <= n_lines:
                 raise BadInput(f"{path}: line {number} points at line {end} of a text of {n_lines} lines")

@@ -24,13 +24,22 @@ EXPECTED = {"train": 164540, "validation": 18282, "test": 4183}
 DIFFERENCE = "Validation is a tenth of the published train by the hash of the id, so a few rows more or less."
 LETTERS = ["A", "B", "C", "D"]
 VALIDATION_SHARE = 0.1
-COMMON = {"task": "medmcqa", "source": "medmcqa", "scoring": SCORING, "license": LICENSE, "access": ACCESS, "choices": LETTERS}
+COMMON = {
+    "task": "medmcqa",
+    "source": "medmcqa",
+    "scoring": SCORING,
+    "license": LICENSE,
+    "access": ACCESS,
+    "choices": LETTERS,
+}
 
 
 def files(folder: Path) -> list[Path]:
     found = [path for path in (folder / "train.json", folder / "dev.json") if path.is_file()]
     if not found:
-        raise BadInput(f"{folder}: neither train.json nor dev.json. Next: take them from github.com/medmcqa/medmcqa")
+        raise BadInput(
+            f"{folder}: neither train.json nor dev.json. Next: take them from github.com/medmcqa/medmcqa"
+        )
     return found
 
 
@@ -39,7 +48,9 @@ def read(folder: Path, drops):
     for path in files(folder):
         for number, record in read_jsonl(path):
             where = f"{path}: line {number}"
-            question, *options, name = pick(record, where, question=str, opa=str, opb=str, opc=str, opd=str, id=str)
+            question, *options, name = pick(
+                record, where, question=str, opa=str, opb=str, opc=str, opd=str, id=str
+            )
             answer = record.get("cop")
             if answer == 0 and answer is not False:
                 raise BadInput(
@@ -48,7 +59,13 @@ def read(folder: Path, drops):
             if type(answer) is not int or not 1 <= answer <= 4:
                 drops.add("medmcqa", "cop is missing or not 1 to 4", where)
                 continue
-            split = "test" if path.stem == "dev" else "validation" if fraction(name) < VALIDATION_SHARE else "train"
+            split = (
+                "test"
+                if path.stem == "dev"
+                else "validation"
+                if fraction(name) < VALIDATION_SHARE
+                else "train"
+            )
             question, options = question.strip(), [text.strip() for text in options]
             listed = "\n".join(f"{choice}. {text}" for choice, text in zip(LETTERS, options, strict=True))
             yield {

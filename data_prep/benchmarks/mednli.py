@@ -21,13 +21,22 @@ EXPECTED = {"train": 11232, "validation": 1422, "test": 1395}
 DIFFERENCE = "The published files are taken whole; the article's validation and test counts may stand the other way round (recalled: 1,395 and 1,422)."
 CHOICES = ["entailment", "contradiction", "neutral"]
 SPLITS = {"train": "train", "dev": "validation", "test": "test"}
-COMMON = {"task": "mednli", "source": "mednli", "scoring": SCORING, "license": LICENSE, "access": ACCESS, "choices": CHOICES}
+COMMON = {
+    "task": "mednli",
+    "source": "mednli",
+    "scoring": SCORING,
+    "license": LICENSE,
+    "access": ACCESS,
+    "choices": CHOICES,
+}
 
 
 def files(folder: Path) -> list[Path]:
     found = [path for path in (folder / f"mli_{name}_v1.jsonl" for name in SPLITS) if path.is_file()]
     if not found:
-        raise BadInput(f"{folder}: no mli_train_v1.jsonl, mli_dev_v1.jsonl or mli_test_v1.jsonl. Next: physionet.org/content/mednli")
+        raise BadInput(
+            f"{folder}: no mli_train_v1.jsonl, mli_dev_v1.jsonl or mli_test_v1.jsonl. Next: physionet.org/content/mednli"
+        )
     return found
 
 
@@ -37,9 +46,17 @@ def read(folder: Path, drops):
         name = path.stem.split("_")[1]
         for number, record in read_jsonl(path):
             where = f"{path}: line {number}"
-            premise, hypothesis, label, pair = pick(record, where, sentence1=str, sentence2=str, gold_label=str, pairID=str)
+            premise, hypothesis, label, pair = pick(
+                record, where, sentence1=str, sentence2=str, gold_label=str, pairID=str
+            )
             if label not in CHOICES:
                 drops.add("mednli", "label is not one of the three", where)
                 continue
             prompt = template.format(premise=premise.strip(), hypothesis=hypothesis.strip())
-            yield {"id": f"mednli:{name}:{pair}", "split": SPLITS[name], **COMMON, "prompt": prompt, "completion": label}
+            yield {
+                "id": f"mednli:{name}:{pair}",
+                "split": SPLITS[name],
+                **COMMON,
+                "prompt": prompt,
+                "completion": label,
+            }

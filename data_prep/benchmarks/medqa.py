@@ -22,13 +22,22 @@ EXPECTED = {"train": 10178, "validation": 1272, "test": 1273}
 DIFFERENCE = "The published split is the article's: a difference is a missing file, or a train question that is also in the test."
 LETTERS = ["A", "B", "C", "D", "E"]
 SPLITS = {"train": "train", "dev": "validation", "test": "test"}
-COMMON = {"task": "medqa", "source": "medqa", "scoring": SCORING, "license": LICENSE, "access": ACCESS, "choices": LETTERS}
+COMMON = {
+    "task": "medqa",
+    "source": "medqa",
+    "scoring": SCORING,
+    "license": LICENSE,
+    "access": ACCESS,
+    "choices": LETTERS,
+}
 
 
 def files(folder: Path) -> list[Path]:
     found = [path for path in (folder / "US" / f"{name}.jsonl" for name in SPLITS) if path.is_file()]
     if not found:
-        raise BadInput(f"{folder / 'US'}: none of train.jsonl, dev.jsonl, test.jsonl. Next: take them from github.com/jind11/MedQA")
+        raise BadInput(
+            f"{folder / 'US'}: none of train.jsonl, dev.jsonl, test.jsonl. Next: take them from github.com/jind11/MedQA"
+        )
     return found
 
 
@@ -37,9 +46,13 @@ def read(folder: Path, drops):
     for path in files(folder):
         for number, record in read_jsonl(path):
             where = f"{path}: line {number}"
-            question, options, answer, letter = pick(record, where, question=str, options=dict, answer=str, answer_idx=str)
+            question, options, answer, letter = pick(
+                record, where, question=str, options=dict, answer=str, answer_idx=str
+            )
             if sorted(options) != LETTERS:
-                raise BadInput(f"{where}: the options are {sorted(options)}, must be A to E. Next: use US/, not US/4_options")
+                raise BadInput(
+                    f"{where}: the options are {sorted(options)}, must be A to E. Next: use US/, not US/4_options"
+                )
             if letter not in options:
                 drops.add("medqa", "answer letter is not an option", where)
                 continue
@@ -48,7 +61,9 @@ def read(folder: Path, drops):
                 drops.add("medqa", "answer letter and answer text disagree", where)
                 continue
             question = question.strip()
-            listed = "\n".join(f"{choice}. {text}" for choice, text in zip(LETTERS, option_texts, strict=True))
+            listed = "\n".join(
+                f"{choice}. {text}" for choice, text in zip(LETTERS, option_texts, strict=True)
+            )
             yield {
                 "id": f"medqa:{path.stem}:{number}",
                 "split": SPLITS[path.stem],

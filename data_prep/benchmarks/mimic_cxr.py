@@ -28,18 +28,33 @@ DIFFERENCE = "The article does not say which reports it took: ours are all with 
 TEST_SHARE, VALIDATION_SHARE = 0.1, 0.1
 OFFICIAL = {"train": "train", "validate": "validation", "test": "test"}
 HEADER = re.compile(r"^[ \t]*([A-Z][A-Z ()/,-]*):(?=\s|$)", re.MULTILINE)
-NAMES = {"FINDING": "findings", "FINDINGS": "findings", "IMPRESSION": "impression", "IMPRESSIONS": "impression"}
-COMMON = {"task": "mimic_cxr", "source": "mimic_cxr", "scoring": SCORING, "license": LICENSE, "access": ACCESS}
+NAMES = {
+    "FINDING": "findings",
+    "FINDINGS": "findings",
+    "IMPRESSION": "impression",
+    "IMPRESSIONS": "impression",
+}
+COMMON = {
+    "task": "mimic_cxr",
+    "source": "mimic_cxr",
+    "scoring": SCORING,
+    "license": LICENSE,
+    "access": ACCESS,
+}
 
 
 def _split_files(folder: Path) -> list[Path]:
-    return [path for path in (folder / f"mimic-cxr-2.0.0-split.csv{end}" for end in ("", ".gz")) if path.is_file()][:1]
+    return [
+        path for path in (folder / f"mimic-cxr-2.0.0-split.csv{end}" for end in ("", ".gz")) if path.is_file()
+    ][:1]
 
 
 def files(folder: Path) -> list[Path]:
     reports = sorted(folder.glob("files/p*/p*/s*.txt"))
     if not reports:
-        raise BadInput(f"{folder}: no files/pNN/pSUBJECT/sSTUDY.txt. Next: unpack mimic-cxr-reports.zip (physionet.org) there")
+        raise BadInput(
+            f"{folder}: no files/pNN/pSUBJECT/sSTUDY.txt. Next: unpack mimic-cxr-reports.zip (physionet.org) there"
+        )
     return _split_files(folder) + reports
 
 
@@ -66,9 +81,21 @@ def read(folder: Path, drops):
             split = official[study]
         else:
             place = fraction(subject)
-            split = "test" if place < TEST_SHARE else "validation" if place < TEST_SHARE + VALIDATION_SHARE else "train"
+            split = (
+                "test"
+                if place < TEST_SHARE
+                else "validation"
+                if place < TEST_SHARE + VALIDATION_SHARE
+                else "train"
+            )
         prompt = template.format(findings=found["findings"])
-        yield {"id": f"mimic_cxr:{study}", "split": split, **COMMON, "prompt": prompt, "completion": found["impression"]}
+        yield {
+            "id": f"mimic_cxr:{study}",
+            "split": split,
+            **COMMON,
+            "prompt": prompt,
+            "completion": found["impression"],
+        }
 
 
 def sections(report: str) -> dict:
@@ -78,7 +105,9 @@ def sections(report: str) -> dict:
     for header, following in zip(headers, [*headers, None][1:], strict=True):
         name = NAMES.get(header[1].strip())
         if name:
-            found[name] = " ".join(report[header.end() : following.start() if following else len(report)].split())
+            found[name] = " ".join(
+                report[header.end() : following.start() if following else len(report)].split()
+            )
     return found
 
 

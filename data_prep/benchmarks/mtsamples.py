@@ -69,13 +69,22 @@ SPECIALTIES = [
     "Surgery",
     "Urology",
 ]
-COMMON = {"task": "mtsamples", "source": "mtsamples", "scoring": SCORING, "license": LICENSE, "access": ACCESS, "choices": SPECIALTIES}
+COMMON = {
+    "task": "mtsamples",
+    "source": "mtsamples",
+    "scoring": SCORING,
+    "license": LICENSE,
+    "access": ACCESS,
+    "choices": SPECIALTIES,
+}
 
 
 def files(folder: Path) -> list[Path]:
     path = folder / "mtsamples.csv"
     if not path.is_file():
-        raise BadInput(f"{path}: no such file. Next: take it from kaggle.com/datasets/tboyle10/medicaltranscriptions")
+        raise BadInput(
+            f"{path}: no such file. Next: take it from kaggle.com/datasets/tboyle10/medicaltranscriptions"
+        )
     return [path]
 
 
@@ -90,7 +99,9 @@ def read(folder: Path, drops):
                 raise BadInput(f"{path}: the columns are {cells}, must be {COLUMNS}")
             continue
         if len(cells) != len(COLUMNS):
-            raise BadInput(f"{where} has {len(cells)} columns, must have {len(COLUMNS)}. Next: fetch the file again, it may be cut")
+            raise BadInput(
+                f"{where} has {len(cells)} columns, must have {len(COLUMNS)}. Next: fetch the file again, it may be cut"
+            )
         index, specialty, text = cells[0].strip(), cells[2].strip(), cells[4].strip()
         key = hashlib.sha256(f"{specialty}\n{text}".encode()).digest()
         if not text:
@@ -104,7 +115,11 @@ def read(folder: Path, drops):
             place = fraction(text)
             yield {
                 "id": f"mtsamples:{index}",
-                "split": "test" if place < TEST_SHARE else "validation" if place < TEST_SHARE + VALIDATION_SHARE else "train",
+                "split": "test"
+                if place < TEST_SHARE
+                else "validation"
+                if place < TEST_SHARE + VALIDATION_SHARE
+                else "train",
                 **COMMON,
                 "prompt": template.format(specialties="; ".join(SPECIALTIES), text=text),
                 "completion": specialty,

@@ -26,13 +26,21 @@ SCORING = "summary"
 EXPECTED = {"train": 117108, "validation": 6631, "test": 6658}
 DIFFERENCE = "The published files are taken but for records without text or abstract; the article does not say what it left out."
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
-COMMON = {"task": "pubmed_summ", "source": "pubmed_summ", "scoring": SCORING, "license": LICENSE, "access": ACCESS}
+COMMON = {
+    "task": "pubmed_summ",
+    "source": "pubmed_summ",
+    "scoring": SCORING,
+    "license": LICENSE,
+    "access": ACCESS,
+}
 
 
 def files(folder: Path) -> list[Path]:
     found = [path for path in (folder / f"{name}.txt" for name in SPLITS) if path.is_file()]
     if not found:
-        raise BadInput(f"{folder}: none of train.txt, val.txt, test.txt. Next: take the PubMed files from {PAGE}")
+        raise BadInput(
+            f"{folder}: none of train.txt, val.txt, test.txt. Next: take the PubMed files from {PAGE}"
+        )
     return found
 
 
@@ -41,9 +49,14 @@ def read(folder: Path, drops):
     for path in files(folder):
         for number, record in read_jsonl(path):
             where = f"{path}: line {number}"
-            name, article, abstract = pick(record, where, article_id=str, article_text=list, abstract_text=list)
+            name, article, abstract = pick(
+                record, where, article_id=str, article_text=list, abstract_text=list
+            )
             article = "\n".join(text for text in texts(article, where, "article_text") if text)
-            sentences = [text.removeprefix("<S>").removesuffix("</S>").strip() for text in texts(abstract, where, "abstract_text")]
+            sentences = [
+                text.removeprefix("<S>").removesuffix("</S>").strip()
+                for text in texts(abstract, where, "abstract_text")
+            ]
             abstract = " ".join(sentence for sentence in sentences if sentence)
             if not article:
                 drops.add("pubmed_summ", "no article text", where)
@@ -52,4 +65,10 @@ def read(folder: Path, drops):
             else:
                 prompt = template.format(text=article)
                 row_id = f"pubmed_summ:{SPLITS[path.stem]}:{number}:{name}"
-                yield {"id": row_id, "split": SPLITS[path.stem], **COMMON, "prompt": prompt, "completion": abstract}
+                yield {
+                    "id": row_id,
+                    "split": SPLITS[path.stem],
+                    **COMMON,
+                    "prompt": prompt,
+                    "completion": abstract,
+                }

@@ -27,14 +27,23 @@ EXPECTED = {"train": 190143, "validation": 21126, "test": 500}
 DIFFERENCE = "Without ori_pqaa.json there is no PQA-A to train on; with it, validation is a tenth by the hash of the PMID, so a few rows more or less."
 CHOICES = ["yes", "no", "maybe"]
 VALIDATION_SHARE = 0.1  # Table 3: 21,126 of 211,269
-COMMON = {"task": "pubmedqa", "source": "pubmedqa", "scoring": SCORING, "license": LICENSE, "access": ACCESS, "choices": CHOICES}
+COMMON = {
+    "task": "pubmedqa",
+    "source": "pubmedqa",
+    "scoring": SCORING,
+    "license": LICENSE,
+    "access": ACCESS,
+    "choices": CHOICES,
+}
 
 
 def files(folder: Path) -> list[Path]:
     needed = [folder / "ori_pqal.json", folder / "test_ground_truth.json"]
     for path in needed:
         if not path.is_file():
-            raise BadInput(f"{path}: no such file. Next: take it from the data folder of github.com/pubmedqa/pubmedqa")
+            raise BadInput(
+                f"{path}: no such file. Next: take it from the data folder of github.com/pubmedqa/pubmedqa"
+            )
     return needed + [path for path in [folder / "ori_pqaa.json"] if path.is_file()]
 
 

@@ -33,22 +33,34 @@ def audit(folder: Path, blocks: int = 64, seed: int = 0) -> list[str]:
     manifest = read_manifest(folder, made_by="python -m data_prep.build_blocks --help")
     if manifest["stage"] != "build_blocks":
         next_step = "python -m data_prep.build_blocks --documents DOCUMENTS --tokenizer TOKENIZER --mixture YAML --out BLOCKS"
-        raise BadInput(f"{folder}: made by {manifest['stage']}, and holds no packed blocks. Next: {next_step}")
+        raise BadInput(
+            f"{folder}: made by {manifest['stage']}, and holds no packed blocks. Next: {next_step}"
+        )
     lines = [check_files(folder, manifest)]
-    rows = {output["path"]: datasets.Dataset.from_file(str(folder / output["path"])) for output in manifest["outputs"]}
+    rows = {
+        output["path"]: datasets.Dataset.from_file(str(folder / output["path"]))
+        for output in manifest["outputs"]
+    }
     lines += [check_order(folder, manifest, rows), check_blocks(folder, manifest, rows, blocks, seed)]
     return lines
 
 
 def check_files(folder: Path, manifest: dict) -> str:
     claims = [(output["path"], output["sha256"]) for output in manifest["outputs"]]
-    claims += [(output["path"].replace(".arrow", ".ids.txt.gz"), output["ids_sha256"]) for output in manifest["outputs"]]
+    claims += [
+        (output["path"].replace(".arrow", ".ids.txt.gz"), output["ids_sha256"])
+        for output in manifest["outputs"]
+    ]
     claims.append((manifest["order"]["path"], manifest["order"]["sha256"]))
     for path, claimed in claims:
         if not (folder / path).is_file():
-            raise BadInput(f"{folder / path}: missing, and the manifest lists it. Next: build the blocks again")
+            raise BadInput(
+                f"{folder / path}: missing, and the manifest lists it. Next: build the blocks again"
+            )
         if sha256(folder / path) != claimed:
-            raise BadInput(f"{folder / path}: not the bytes that the manifest lists. Next: build the blocks again")
+            raise BadInput(
+                f"{folder / path}: not the bytes that the manifest lists. Next: build the blocks again"
+            )
     return f"files: {len(claims)} hashes agree"
 
 
@@ -70,7 +82,10 @@ def check_order(folder: Path, manifest: dict, rows: dict) -> str:
     if not np.array_equal(order, mix(used, ratio, total, mixture["seed"])[0]):
         raise BadInput(f"{folder / 'order.npy'}: not the order that the blocks, the ratio and the seed give")
 
-    tokens, domain = np.concatenate(list(used.values()))[order], np.digitize(order, np.cumsum([len(u) for u in used.values()]))
+    tokens, domain = (
+        np.concatenate(list(used.values()))[order],
+        np.digitize(order, np.cumsum([len(u) for u in used.values()])),
+    )
     running, first, worst = np.cumsum(tokens), min(PREFIX, len(order)) - 1, 0.0
     shares = []
     for d, name in enumerate(used):
@@ -79,8 +94,14 @@ def check_order(folder: Path, manifest: dict, rows: dict) -> str:
         worst = max(worst, error)
         shares.append(f"{name} {100 * share[-1]:.3f} %")
         if len(order) >= PREFIX and error > TOLERANCE:
-            raise BadInput(f"{folder / 'order.npy'}: a prefix holds {name} text {100 * error:.2f} percentage points off the ratio")
-    what = f"every prefix of {PREFIX:,} blocks or more" if len(order) >= PREFIX else f"the whole run of {len(order):,} blocks"
+            raise BadInput(
+                f"{folder / 'order.npy'}: a prefix holds {name} text {100 * error:.2f} percentage points off the ratio"
+            )
+    what = (
+        f"every prefix of {PREFIX:,} blocks or more"
+        if len(order) >= PREFIX
+        else f"the whole run of {len(order):,} blocks"
+    )
     return f"order: made anew, the same; {', '.join(shares)}; {what} within {100 * worst:.3f} percentage points of the ratio"
 
 
@@ -99,15 +120,20 @@ def check_blocks(folder: Path, manifest: dict, rows: dict, count: int, seed: int
             row, start = rows[output["path"]][int(number)], 0
             for length, document in zip(row["seq_lengths"], row["documents"], strict=True):
                 where = f"{output['path']}: block {number}"
-                pieces.setdefault((output["source"], ids[document]), []).append((where, row["input_ids"][start : start + length]))
+                pieces.setdefault((output["source"], ids[document]), []).append(
+                    (where, row["input_ids"][start : start + length])
+                )
                 start += length
 
     documents = Path(manifest["arguments"]["documents"])
     made_from = read_manifest(
-        documents, made_by="the documents that these blocks were made of, where arguments.documents of the manifest says"
+        documents,
+        made_by="the documents that these blocks were made of, where arguments.documents of the manifest says",
     )
     if sha256(documents / "manifest.json") != manifest["documents_sha256"]:
-        raise BadInput(f"{documents}: not the documents that these blocks were made of. Next: audit before they are changed")
+        raise BadInput(
+            f"{documents}: not the documents that these blocks were made of. Next: audit before they are changed"
+        )
     for output in made_from["outputs"]:
         for _, document in read_jsonl(documents / output["path"]):
             if (document["source"], document["id"]) in pieces:
@@ -126,7 +152,9 @@ def check_blocks(folder: Path, manifest: dict, rows: dict, count: int, seed: int
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("blocks", type=Path, help="folder made by build_blocks")
     parser.add_argument("--count", type=int, default=64, help="blocks of each file to read again")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of blocks")

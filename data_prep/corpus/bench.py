@@ -34,7 +34,14 @@ from data_prep.corpus.tokenize import SPACE, DocumentTokenizer
 from data_prep.files import read_jsonl, write_jsonl
 from data_prep.schema import BadInput
 
-MIXTURE = {"block_length": 4096, "tokens": "one_pass", "ratio": "as_found", "fill": "best_fit", "validation_share": 0.0, "seed": 0}
+MIXTURE = {
+    "block_length": 4096,
+    "tokens": "one_pass",
+    "ratio": "as_found",
+    "fill": "best_fit",
+    "validation_share": 0.0,
+    "seed": 0,
+}
 STEPS = {"cleaning": {"encoding": {}, "short": {}}, "near_duplicates": {}}
 
 
@@ -52,7 +59,9 @@ def timed(work) -> float:
 def invented_texts(megabytes: float) -> list[str]:
     """Texts of 200 to 4,000 words. Words are made of syllables; the k-th most frequent of 400,000 has the share of 1 / (k + 2.7)."""
     rng = np.random.default_rng(0)
-    syllables = np.array([a + b + c for a in ["", *"bcdfglmnprst", "st", "ph", "cr"] for b in "aeiou" for c in ["", *"lmnrst"]])
+    syllables = np.array(
+        [a + b + c for a in ["", *"bcdfglmnprst", "st", "ph", "cr"] for b in "aeiou" for c in ["", *"lmnrst"]]
+    )
     words = np.array(["".join(parts) for parts in rng.choice(syllables, (400_000, 4))])
     lengths = rng.integers(4, 13, len(words))
     words = np.array([word[:n] for word, n in zip(words, lengths, strict=True)])
@@ -62,7 +71,14 @@ def invented_texts(megabytes: float) -> list[str]:
         text = words[rng.choice(len(words), rng.integers(200, 4000), p=weights / weights.sum())].tolist()
         for place in range(0, len(text), 13):
             text[place] += rng.choice(
-                [",", ".", ";", ".\n\n", f" {rng.integers(100_000)}", f" ({rng.integers(1000)}.{rng.integers(10)} mg)"]
+                [
+                    ",",
+                    ".",
+                    ";",
+                    ".\n\n",
+                    f" {rng.integers(100_000)}",
+                    f" ({rng.integers(1000)}.{rng.integers(10)} mg)",
+                ]
             )
         texts.append(" ".join(text))
         size += len(texts[-1])
@@ -78,17 +94,26 @@ def make_tokenizer(texts: list[str], kind: str, folder: Path) -> str:
         special += [f"<0x{byte:02X}>" for byte in range(256)]
     else:
         engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(vocab_size=32_000 if kind == "llama-2" else 65_000, special_tokens=special, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=32_000 if kind == "llama-2" else 65_000, special_tokens=special, show_progress=False
+    )
     engine.train_from_iterator(texts[: max(1, len(texts) // 4)], trainer)
     if kind == "llama-2":
         parts = json.loads(engine.to_str())
         parts["added_tokens"] = parts["added_tokens"][:3]
         engine = Tokenizer.from_str(json.dumps(parts))
-        engine.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+        engine.normalizer = normalizers.Sequence(
+            [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
+        )
         engine.pre_tokenizer = None
     folder.mkdir(parents=True)
     engine.save(str(folder / "tokenizer.json"))
-    tokens = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    tokens = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(tokens))
     return str(folder)
 
@@ -103,11 +128,18 @@ def datasets_map(jsonl: Path, tokenizer: DocumentTokenizer, cache: Path):
     length = MIXTURE["block_length"]
 
     def tokenise(batch):
-        return {"input_ids": [[*ids, tokenizer.eos] for ids in tokenizer.hf(batch["text"], add_special_tokens=False)["input_ids"]]}
+        return {
+            "input_ids": [
+                [*ids, tokenizer.eos]
+                for ids in tokenizer.hf(batch["text"], add_special_tokens=False)["input_ids"]
+            ]
+        }
 
     def group(batch):
         everything = [token for ids in batch["input_ids"] for token in ids]
-        rows = [everything[start : start + length] for start in range(0, len(everything) - length + 1, length)]
+        rows = [
+            everything[start : start + length] for start in range(0, len(everything) - length + 1, length)
+        ]
         return {"input_ids": rows, "labels": [list(row) for row in rows]}
 
     raw = datasets.load_dataset("json", data_files=str(jsonl), split="train", cache_dir=str(cache))
@@ -122,19 +154,35 @@ def our_stages(sources: list[tuple[str, str]], tokenizer: str, work: Path) -> di
     plan = dict.fromkeys(clean_documents.SECTIONS)
     return {
         "read": timed(lambda: build_documents.build(sources, work / "documents")),
-        "clean": timed(lambda: clean_documents.build(work / "documents", None, plan | {"cleaning": STEPS["cleaning"]}, work / "clean")),
-        "tokenise, pack, write": timed(lambda: build_blocks.build(work / "clean", tokenizer, MIXTURE, work / "blocks")),
+        "clean": timed(
+            lambda: clean_documents.build(
+                work / "documents", None, plan | {"cleaning": STEPS["cleaning"]}, work / "clean"
+            )
+        ),
+        "tokenise, pack, write": timed(
+            lambda: build_blocks.build(work / "clean", tokenizer, MIXTURE, work / "blocks")
+        ),
         "near-duplicates, not in the sum": timed(
-            lambda: clean_documents.build(work / "documents", None, plan | {"near_duplicates": STEPS["near_duplicates"]}, work / "near")
+            lambda: clean_documents.build(
+                work / "documents", None, plan | {"near_duplicates": STEPS["near_duplicates"]}, work / "near"
+            )
         ),
     }
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/bench/corpus"))
     parser.add_argument("--megabytes", type=float, default=20, help="of invented text")
-    parser.add_argument("--source", action="append", default=[], metavar="NAME=PATH", help="your own files in place of invented text")
+    parser.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="your own files in place of invented text",
+    )
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args(argv)
     datasets.disable_progress_bars()
@@ -144,12 +192,19 @@ def main(argv=None):
         sources = [tuple(given.split("=", 1)) for given in args.source]
         try:
             if not sources:
-                write_jsonl(folder / "raw" / "text.jsonl.gz", ({"text": text} for text in invented_texts(args.megabytes)))
+                write_jsonl(
+                    folder / "raw" / "text.jsonl.gz",
+                    ({"text": text} for text in invented_texts(args.megabytes)),
+                )
                 sources = [("redpajama", str(folder / "raw"))]
             manifest = build_documents.build(sources, folder / "documents")
         except (BadInput, ValueError) as error:
             sys.exit(f"error: {error}")
-        texts = [document["text"] for output in manifest["outputs"] for _, document in read_jsonl(folder / "documents" / output["path"])]
+        texts = [
+            document["text"]
+            for output in manifest["outputs"]
+            for _, document in read_jsonl(folder / "documents" / output["path"])
+        ]
         size = sum(len(text.encode(errors="replace")) for text in texts) / 1e6
         write_jsonl(folder / "plain.jsonl", ({"text": text} for text in texts))
         for kind in ("llama-2", "llama-3"):
@@ -158,30 +213,55 @@ def main(argv=None):
             for repeat in range(args.repeats):
                 tokenizer = DocumentTokenizer(path)
                 run = {"bare tokenizer": timed(lambda t=tokenizer: bare(texts, t))}
-                run["datasets.map"] = timed(lambda t=tokenizer, r=repeat: datasets_map(folder / "plain.jsonl", t, folder / f"cache{r}"))
+                run["datasets.map"] = timed(
+                    lambda t=tokenizer, r=repeat: datasets_map(
+                        folder / "plain.jsonl", t, folder / f"cache{r}"
+                    )
+                )
                 shutil.rmtree(folder / f"cache{repeat}")
                 runs.append(run | our_stages(sources, path, folder / "work"))
             seconds = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
             seconds["read .. write"] = seconds["read"] + seconds["clean"] + seconds["tokenise, pack, write"]
             sample = texts[:: max(1, len(texts) // 200)]
-            same = all(ids.tolist() == tokenizer.reference(text) for text, ids in zip(sample, tokenizer.encode(sample), strict=True))
-            results[kind] = {"megabytes": size, "cpu_seconds": seconds, "ids_equal_on_sample": same, "runs": runs}
+            same = all(
+                ids.tolist() == tokenizer.reference(text)
+                for text, ids in zip(sample, tokenizer.encode(sample), strict=True)
+            )
+            results[kind] = {
+                "megabytes": size,
+                "cpu_seconds": seconds,
+                "ids_equal_on_sample": same,
+                "runs": runs,
+            }
 
     args.out.mkdir(parents=True, exist_ok=True)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    (args.out / "bench.json").write_text(json.dumps({"machine": machine, "repeats": args.repeats, "tokenizers": results}, indent=1) + "\n")
+    (args.out / "bench.json").write_text(
+        json.dumps({"machine": machine, "repeats": args.repeats, "tokenizers": results}, indent=1) + "\n"
+    )
     print(
         f"\n{size:.1f} MB of text, {machine}, median of {args.repeats}; MB per CPU-second, and cost as a multiple of the bare tokenizer\n"
     )
-    print("| | " + " | ".join(f"{kind}: MB/s | x bare" for kind in results) + " |\n|---|" + "---|---|" * len(results))
+    print(
+        "| | "
+        + " | ".join(f"{kind}: MB/s | x bare" for kind in results)
+        + " |\n|---|"
+        + "---|---|" * len(results)
+    )
     for name in seconds:
         cells = [
-            (r["megabytes"] / r["cpu_seconds"][name], r["cpu_seconds"][name] / r["cpu_seconds"]["bare tokenizer"]) for r in results.values()
+            (
+                r["megabytes"] / r["cpu_seconds"][name],
+                r["cpu_seconds"][name] / r["cpu_seconds"]["bare tokenizer"],
+            )
+            for r in results.values()
         ]
         print(f"| {name} | " + " | ".join(f"{speed:.2f} | {ratio:.2f}" for speed, ratio in cells) + " |")
     for kind, r in results.items():
         against = r["cpu_seconds"]["datasets.map"] / r["cpu_seconds"]["read .. write"]
-        print(f"\n{kind}: {against:.2f} times the speed of datasets.map; ids as the tokenizer gives them: {r['ids_equal_on_sample']}")
+        print(
+            f"\n{kind}: {against:.2f} times the speed of datasets.map; ids as the tokenizer gives them: {r['ids_equal_on_sample']}"
+        )
     if not all(r["ids_equal_on_sample"] for r in results.values()):
         sys.exit("error: ids differ from the tokenizer's own")
 

@@ -22,10 +22,17 @@ import re
 import types
 from collections.abc import Callable
 
-os.environ["LOGURU_DIAGNOSE"] = "NO"  # before datatrove is imported: its logs would print the values of variables, and so the text of notes
+os.environ["LOGURU_DIAGNOSE"] = (
+    "NO"  # before datatrove is imported: its logs would print the values of variables, and so the text of notes
+)
 
 from datatrove.data import Document
-from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter, GopherQualityFilter, GopherRepetitionFilter
+from datatrove.pipeline.filters import (
+    C4QualityFilter,
+    FineWebQualityFilter,
+    GopherQualityFilter,
+    GopherRepetitionFilter,
+)
 from datatrove.pipeline.formatters import FTFYFormatter
 from datatrove.utils.word_tokenizers import WordTokenizer
 
@@ -88,13 +95,17 @@ FILTERS = {
 AS_IT_IS = types.MappingProxyType({})
 
 
-def quality(text: str, *, gopher_repetition=AS_IT_IS, gopher_quality=AS_IT_IS, c4=AS_IT_IS, fineweb=AS_IT_IS) -> str | Drop:
+def quality(
+    text: str, *, gopher_repetition=AS_IT_IS, gopher_quality=AS_IT_IS, c4=AS_IT_IS, fineweb=AS_IT_IS
+) -> str | Drop:
     """datatrove's filters for web pages, in the order and with the settings of FineWeb: each a mapping of its parameters, or null for none.
 
     The reason of a drop is datatrove's. C4 also takes single lines out (cookies, javascript). These rules drop program code, formulas, and
     abstracts and notes full of numbers: by default they see the general domain only, and of RedPajama its web pages."""
     given = zip(FILTERS, (gopher_repetition, gopher_quality, c4, fineweb), strict=True)
-    for rules in [_filter(name, json.dumps(dict(parameters))) for name, parameters in given if parameters is not None]:
+    for rules in [
+        _filter(name, json.dumps(dict(parameters))) for name, parameters in given if parameters is not None
+    ]:
         document = Document(text=text, id="")
         result = rules.filter(document)
         if result is not True:
@@ -167,11 +178,15 @@ def make_cleaner(config: dict | None) -> "Cleaner":
 
 def _with(name: str, step: Step, setting: dict) -> Step:
     known = [*inspect.signature(step.function).parameters][1:]
-    where = {key: tuple(setting[key]) for key in ("domains", "sources", "slices") if setting.get(key) is not None}
+    where = {
+        key: tuple(setting[key]) for key in ("domains", "sources", "slices") if setting.get(key) is not None
+    }
     parameters = {key: value for key, value in setting.items() if key not in ("domains", "sources", "slices")}
     for key in parameters:
         if key not in known:
-            raise BadInput(f"cleaning: {name}: unknown key '{key}' (known: {', '.join((*known, 'domains', 'sources', 'slices'))})")
+            raise BadInput(
+                f"cleaning: {name}: unknown key '{key}' (known: {', '.join((*known, 'domains', 'sources', 'slices'))})"
+            )
     for domain in where.get("domains", ()):
         if domain not in DOMAINS:
             raise BadInput(f"cleaning: {name}: unknown domain '{domain}' (known: {', '.join(DOMAINS)})")
@@ -209,7 +224,9 @@ class Cleaner:
             return document, None
         meta = document["meta"]
         if "blocks" in meta and text.count("\n\n") != document["text"].count("\n\n"):
-            meta = {key: value for key, value in meta.items() if key != "blocks"}  # what they count (see pmc.py) is no longer there
+            meta = {
+                key: value for key, value in meta.items() if key != "blocks"
+            }  # what they count (see pmc.py) is no longer there
         return {**document, "text": text, "meta": meta}, None
 
 

@@ -17,7 +17,11 @@ SIZES = (
 def write_card(folder: Path, manifest: dict) -> None:
     """Write FOLDER/README.md: YAML header (https://huggingface.co/docs/hub/datasets-cards), contents, origin, licences, how to load and how to audit."""
     blocks = sum(output["records"] for output in manifest["outputs"] if output["split"] == "train")
-    splits = [split for split in ("train", "validation") if any(output["split"] == split for output in manifest["outputs"])]
+    splits = [
+        split
+        for split in ("train", "validation")
+        if any(output["split"] == split for output in manifest["outputs"])
+    ]
     header = {
         "pretty_name": "Packed blocks for continual pretraining",
         "language": ["en"],
@@ -26,7 +30,12 @@ def write_card(folder: Path, manifest: dict) -> None:
         "task_categories": ["text-generation"],
         "tags": ["medical", "pretraining", "packed", manifest["access"]],
         "size_categories": [next((name for limit, name in SIZES if blocks < limit), "n>100M")],
-        "configs": [{"config_name": "default", "data_files": [{"split": split, "path": f"{split}/**/*.arrow"} for split in splits]}],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": f"{split}/**/*.arrow"} for split in splits],
+            }
+        ],
     }
     mixture, tokenizer, order = manifest["arguments"]["mixture"], manifest["tokenizer"], manifest["order"]
     lines = [
@@ -65,10 +74,22 @@ def write_card(folder: Path, manifest: dict) -> None:
 
 
 def _sources(manifest: dict):
-    for domain, source in dict.fromkeys((output["domain"], output["source"]) for output in manifest["outputs"]):
-        mine = [output for output in manifest["outputs"] if (output["domain"], output["source"]) == (domain, source)]
-        inputs = [entry for entry in manifest["inputs"] if (entry.get("domain", domain), entry["source"]) == (domain, source)]
-        licences, access = (" / ".join(sorted({entry[key] for entry in inputs})) for key in ("license", "access"))
+    for domain, source in dict.fromkeys(
+        (output["domain"], output["source"]) for output in manifest["outputs"]
+    ):
+        mine = [
+            output
+            for output in manifest["outputs"]
+            if (output["domain"], output["source"]) == (domain, source)
+        ]
+        inputs = [
+            entry
+            for entry in manifest["inputs"]
+            if (entry.get("domain", domain), entry["source"]) == (domain, source)
+        ]
+        licences, access = (
+            " / ".join(sorted({entry[key] for entry in inputs})) for key in ("license", "access")
+        )
         documents, tokens = (sum(output[key] for output in mine) for key in ("documents", "tokens"))
         yield f"| {source} | {domain} | {documents:,} | {tokens:,} | {licences} | {access} |"
 

@@ -81,10 +81,14 @@ class Index:
                 if (key := (length, hashlib.blake2b(w, digest_size=16).digest())) not in seen:
                     seen.add(key)
                     spread[length].append(runs)
-            owned[length].append((len(self.items), _sample(np.unique(np.concatenate([np.empty(0, np.uint64), *texts])))))
+            owned[length].append(
+                (len(self.items), _sample(np.unique(np.concatenate([np.empty(0, np.uint64), *texts]))))
+            )
             self.items.append((item.task, item.id, sum(map(len, words))))
         self.sizes = np.zeros(len(self.items), np.int64)
-        self.tables = [self._table(length, owned[length], spread[length], max_df) for length in owned if owned[length]]
+        self.tables = [
+            self._table(length, owned[length], spread[length], max_df) for length in owned if owned[length]
+        ]
 
     def _table(self, length: int, owned: list, spread: list, max_df: int) -> "Table":
         runs = np.concatenate([runs for _, runs in owned])
@@ -113,11 +117,15 @@ class Index:
             for item, count in zip(items, hits, strict=True):
                 task, name, size = self.items[item]
                 share = count / self.sizes[item]
-                if count >= self.min_hits and share >= self.coverage.get(task, self.coverage.get("default", 0.2)):
+                if count >= self.min_hits and share >= self.coverage.get(
+                    task, self.coverage.get("default", 0.2)
+                ):
                     own = np.unique(places[table.owners[entries] == item])
                     # hits further apart than the item is long are two copies of it; what stands between two hits of one copy goes with them
                     copies = np.split(own, np.flatnonzero(np.diff(own) > size) + 1)
-                    passages = [(int(starts[copy[0]]), int(ends[copy[-1] + table.length - 1])) for copy in copies]
+                    passages = [
+                        (int(starts[copy[0]]), int(ends[copy[-1] + table.length - 1])) for copy in copies
+                    ]
                     found.append(Match(task, name, round(float(share), 3), passages))
         return sorted(found, key=lambda match: (-match.coverage, match.task, match.item))
 
@@ -163,13 +171,20 @@ class Decontaminator:
         if known:
             met = [dict(zip(("task", "item"), self.blocked[known], strict=True), by=known[0])]
         else:
-            met = [{"task": match.task, "item": match.item, "by": "words", "coverage": match.coverage} for match in found]
+            met = [
+                {"task": match.task, "item": match.item, "by": "words", "coverage": match.coverage}
+                for match in found
+            ]
             if found and document["source"] in self.settings.cut:
-                left = cut(document, [passage for match in found for passage in match.passages], self.settings.margin)
+                left = cut(
+                    document, [passage for match in found for passage in match.passages], self.settings.margin
+                )
                 action = "cut" if left else "drop"
         if not met or self.settings.report_only:
             left, action = document, "report"
-        return left, [{"source": document["source"], "id": document["id"], **one, "action": action} for one in met]
+        return left, [
+            {"source": document["source"], "id": document["id"], **one, "action": action} for one in met
+        ]
 
     def facts(self) -> dict:
         """For the manifest: how many items and ids are looked for, how many items cannot be matched, and the sets without rows."""
@@ -178,7 +193,9 @@ class Decontaminator:
             "settings": dataclasses.asdict(self.settings),
             "items": dict(sorted(collections.Counter(task for task, *_ in items).items())),
             "ids": dict(sorted(collections.Counter(task for task, _ in self.blocked.values()).items())),
-            "unmatched": dict(sorted(collections.Counter(f"{task}: {why}" for task, _, why in unmatched).items())),
+            "unmatched": dict(
+                sorted(collections.Counter(f"{task}: {why}" for task, _, why in unmatched).items())
+            ),
             "missing": self.missing,
         }
 
@@ -220,9 +237,13 @@ def make_decontaminator(config: dict | None, rows: str | Path) -> Decontaminator
     index = None
     if settings.ngrams:
         items = read_items(rows, settings.splits, settings.cases)
-        index = Index(items, settings.n, settings.n_short, settings.max_df, settings.min_hits, settings.coverage)
+        index = Index(
+            items, settings.n, settings.n_short, settings.max_df, settings.min_hits, settings.coverage
+        )
     present = {path.parent.name for path in row_files(rows, settings.splits)}
-    return Decontaminator(settings, blocked, index, [name for name in benchmarks.NAMES if name not in present])
+    return Decontaminator(
+        settings, blocked, index, [name for name in benchmarks.NAMES if name not in present]
+    )
 
 
 def load(folder: Path) -> Decontaminator:
@@ -231,11 +252,20 @@ def load(folder: Path) -> Decontaminator:
     settings, index = Settings(**facts["settings"]), None
     if "index" in facts:
         index = Index([], min_hits=settings.min_hits, coverage=settings.coverage)
-        index.items, index.unmatched = (list(map(tuple, facts["index"][key])) for key in ("items", "unmatched"))
+        index.items, index.unmatched = (
+            list(map(tuple, facts["index"][key])) for key in ("items", "unmatched")
+        )
         index.sizes = np.load(folder / "sizes.npy")
         arrays = lambda name: np.load(folder / f"{name}.npy", mmap_mode="r")  # noqa: E731
-        index.tables = [Table(n, arrays(f"runs_{n}"), arrays(f"owners_{n}")) for n in facts["index"]["lengths"]]
-    return Decontaminator(settings, {(kind, name): (task, row) for kind, name, task, row in facts["blocked"]}, index, facts["missing"])
+        index.tables = [
+            Table(n, arrays(f"runs_{n}"), arrays(f"owners_{n}")) for n in facts["index"]["lengths"]
+        ]
+    return Decontaminator(
+        settings,
+        {(kind, name): (task, row) for kind, name, task, row in facts["blocked"]},
+        index,
+        facts["missing"],
+    )
 
 
 def cut(document: dict, passages: list[tuple[int, int]], margin: int) -> dict | None:

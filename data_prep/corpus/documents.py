@@ -61,4 +61,10 @@ def leave_out(written: str, written_sha256: str, output: str, lines: str, lines_
     partial = Path(output).with_name(f".{Path(output).name}.partial.gz")
     write_jsonl(partial, kept())
     os.replace(partial, output)
-    return {"output": output, "ids": ids, "characters": characters, "licenses": licenses, "sha256": sha256(output)}
+    return {
+        "output": output,
+        "ids": ids,
+        "characters": characters,
+        "licenses": licenses,
+        "sha256": sha256(output),
+    }

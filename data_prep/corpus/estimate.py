@@ -30,7 +30,9 @@ from data_prep.sources import SOURCES, card, sidecar
 SAMPLE_BYTES = 4_000_000  # of the raw (compressed) file
 SAMPLE_CHARACTERS = 16_000_000  # of the texts of what cannot be cut: Parquet, a .zip, a dataset of the Hub
 SAMPLE_FILES = 4  # of the files of a source, spread over their list
-MOST_PASSES = 4  # repeating more than this teaches little (Muennighoff et al. 2023, https://arxiv.org/abs/2305.16264)
+MOST_PASSES = (
+    4  # repeating more than this teaches little (Muennighoff et al. 2023, https://arxiv.org/abs/2305.16264)
+)
 
 
 def sample(name: str, path: str, tokenizer: DocumentTokenizer) -> dict:
@@ -43,7 +45,14 @@ def sample(name: str, path: str, tokenizer: DocumentTokenizer) -> dict:
     sizes = np.array([file.stat().st_size for file in files])
     loose = module.FILES_PER_OUTPUT > 1  # one document a file: more of them make a sample
     hub = name == "hub"  # whose files say where the texts are, and nothing of how many
-    chosen = sorted({int(i) for i in np.linspace(0, len(files) - 1, len(files) if hub else SAMPLE_FILES * (50 if loose else 1))})
+    chosen = sorted(
+        {
+            int(i)
+            for i in np.linspace(
+                0, len(files) - 1, len(files) if hub else SAMPLE_FILES * (50 if loose else 1)
+            )
+        }
+    )
     raw = documents = tokens = packed = 0
     more, started = False, time.process_time()
     with tempfile.TemporaryDirectory() as folder:
@@ -53,13 +62,17 @@ def sample(name: str, path: str, tokenizer: DocumentTokenizer) -> dict:
             texts, left, before = [], SAMPLE_CHARACTERS, drops.count(name)
             # a cut file ends in an error, after its documents
             with contextlib.suppress(BadInput) if cut else contextlib.nullcontext():
-                for document in module.read(_head(module, files[i], Path(folder)) if cut else files[i], drops):
+                for document in module.read(
+                    _head(module, files[i], Path(folder)) if cut else files[i], drops
+                ):
                     texts.append(document["text"])
                     left -= len(document["text"])
                     if left < 0 and (listed or hub):
                         break
             more |= left < 0 and hub
-            read = (len(texts) + drops.count(name) - before) / _records(files[i]) if left < 0 and listed else 1
+            read = (
+                (len(texts) + drops.count(name) - before) / _records(files[i]) if left < 0 and listed else 1
+            )
             raw += SAMPLE_BYTES if cut else read * int(sizes[i])
             documents += len(texts)
             tokens += sum(map(len, tokenizer.encode(texts)))
@@ -100,7 +113,9 @@ def report(mixture: dict, sources: list[dict], bytes_per_token: int) -> str:
     ratio = mixture["ratio"]
     ratio = {domain: tokens for domain, tokens in found.items() if tokens} if ratio == "as_found" else ratio
     target = sum(found.values()) if mixture["tokens"] == "one_pass" else mixture["tokens"]
-    wanted = {domain: target * weight / sum(ratio.values()) for domain, weight in ratio.items()} if ratio else {}
+    wanted = (
+        {domain: target * weight / sum(ratio.values()) for domain, weight in ratio.items()} if ratio else {}
+    )
     length = mixture["block_length"]
     more = {s["domain"] for s in sources if s["open"]}
     lines = [f"{'domain':<12}{'target tokens':>20}{'found':>20}{'passes':>10}"]
@@ -115,18 +130,28 @@ def report(mixture: dict, sources: list[dict], bytes_per_token: int) -> str:
         there, times = (f"{at_least}{found[domain]:,}", f"{at_most}{passes:.2f}") if passes else ("-", "-")
         lines.append(f"{domain:<12}{tokens:>20,.0f}{there:>20}{times:>10}")
         if sources and passes is None:
-            warnings.append(f"no {domain} source: the mixture cannot be built. Next: one more --source, or another --mixture")
+            warnings.append(
+                f"no {domain} source: the mixture cannot be built. Next: one more --source, or another --mixture"
+            )
         elif passes and passes > MOST_PASSES and domain not in more:
             warnings.append(
                 f"{domain} text would be repeated {passes:.1f} times (more than {MOST_PASSES} teaches little). Next: more of it, a smaller weight, or fewer tokens"
             )
-    lines.append(f"{'run':<12}{sum(wanted.values()):>20,.0f} tokens = {sum(wanted.values()) / length:,.0f} blocks of {length:,}")
+    lines.append(
+        f"{'run':<12}{sum(wanted.values()):>20,.0f} tokens = {sum(wanted.values()) / length:,.0f} blocks of {length:,}"
+    )
     if sources:
-        lines.append(f"\n{'source':<16}{'files':>9}{'raw':>10}{'documents':>14}{'tokens':>18}{'passes':>8}{'sampled':>9}  access")
+        lines.append(
+            f"\n{'source':<16}{'files':>9}{'raw':>10}{'documents':>14}{'tokens':>18}{'passes':>8}{'sampled':>9}  access"
+        )
         for s in sources:
             at_least, at_most = "> " * s["open"], "< " * (s["domain"] in more)
             documents, tokens = (f"{at_least}{s[key]:,}" for key in ("documents", "tokens"))
-            passes = f"{at_most}{wanted[s['domain']] / found[s['domain']]:.2f}" if s["domain"] in wanted else "unused"
+            passes = (
+                f"{at_most}{wanted[s['domain']] / found[s['domain']]:.2f}"
+                if s["domain"] in wanted
+                else "unused"
+            )
             sampled = "?" if s["open"] else f"{100 * s['sampled']:.1f}%"
             lines.append(
                 f"{s['source']:<16}{s['files']:>9,}{size(s['raw_bytes']):>10}{documents:>14}{tokens:>18}{passes:>8}{sampled:>9}  {s['access']}"
@@ -151,9 +176,19 @@ def size(count: float) -> str:
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", action="append", default=[], metavar="NAME=PATH", help=f"repeatable; names: {', '.join(SOURCES)}")
-    parser.add_argument("--tokenizer", help="folder or Hub name of the model to be trained; needed with --source")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help=f"repeatable; names: {', '.join(SOURCES)}",
+    )
+    parser.add_argument(
+        "--tokenizer", help="folder or Hub name of the model to be trained; needed with --source"
+    )
     parser.add_argument("--mixture", type=Path, required=True, help="YAML, see data_prep/mixtures")
     args = parser.parse_args(argv)
     try:

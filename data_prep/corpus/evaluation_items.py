@@ -39,7 +39,9 @@ UNITS = {
     "ddi": r"(ddi:.+)\.s\d+\.p\d+",
     "bionli": r"(bionli:\w+):\d+:(\d+)",
 }
-SEAM = re.compile(r"@DRUG(?:-DRUG)?\$")  # written by the task over the text: a run of words across it stands in no document
+SEAM = re.compile(
+    r"@DRUG(?:-DRUG)?\$"
+)  # written by the task over the text: a run of words across it stands in no document
 MARKS = re.compile(r"<(?:re|er|el|le)>|</?S>")  # written by the task between two words
 
 
@@ -116,14 +118,18 @@ def read_items(rows: str | Path, splits=("validation", "test"), cases=()) -> lis
         for parts in units.values():
             first = parts[0][0]
             name = item_name(first, first["task"], first["id"])
-            items.append(Item(first["task"], name, tuple(dict.fromkeys(text for _, texts in parts for text in texts))))
+            items.append(
+                Item(first["task"], name, tuple(dict.fromkeys(text for _, texts in parts for text in texts)))
+            )
     for path in map(Path, cases):
         for number, case in read_jsonl(path):
             texts = _texts(list(_strings(case.get("text", case)))) if isinstance(case, dict) else []
             if not texts:
                 raise BadInput(f"{path}: line {number} must be an object that holds the text of a case")
             _hold(case)
-            items.append(Item(path.stem, item_name(case, path.stem, str(case.get("id", number))), tuple(texts)))
+            items.append(
+                Item(path.stem, item_name(case, path.stem, str(case.get("id", number))), tuple(texts))
+            )
     return items
 
 
@@ -147,7 +153,13 @@ def _row_texts(path: Path):
             yield row, _texts([row["question"], *row.get("options", ())])
         elif found:
             summary = [row["completion"]] if row["scoring"] == "summary" else []
-            yield row, _texts([value for name, value in found.groupdict().items() if name not in benchmarks.LABELS] + summary)
+            yield (
+                row,
+                _texts(
+                    [value for name, value in found.groupdict().items() if name not in benchmarks.LABELS]
+                    + summary
+                ),
+            )
         else:
             others.append(row)
     lines = collections.Counter(line for row in others for line in set(row["prompt"].split("\n")))

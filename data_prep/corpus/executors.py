@@ -24,7 +24,9 @@ import sys
 import urllib.parse
 from pathlib import Path
 
-os.environ["LOGURU_DIAGNOSE"] = "NO"  # before datatrove is imported: its logs would print the values of variables, and so the text of notes
+os.environ["LOGURU_DIAGNOSE"] = (
+    "NO"  # before datatrove is imported: its logs would print the values of variables, and so the text of notes
+)
 
 from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
@@ -36,7 +38,9 @@ from data_prep.schema import BadInput
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_TASKS = 1000  # of one run of an executor: Slurm's usual limit for an array
-CODE = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parents[1].rglob("*.py")))).hexdigest()
+CODE = hashlib.sha256(
+    b"".join(path.read_bytes() for path in sorted(Path(__file__).parents[1].rglob("*.py")))
+).hexdigest()
 
 
 def stamp(path: str | Path) -> list:
@@ -47,7 +51,9 @@ def stamp(path: str | Path) -> list:
 
 def fingerprint(*parts) -> str:
     """A hash of JSON values, this code and the versions of the packages behind it."""
-    return hashlib.sha256(json.dumps([CODE, versions(), *parts], sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([CODE, versions(), *parts], sort_keys=True, default=str).encode()
+    ).hexdigest()
 
 
 def run(function: str, units: list[dict], work: str | Path, executor: str = "local") -> list[dict]:
@@ -59,7 +65,11 @@ def run(function: str, units: list[dict], work: str | Path, executor: str = "loc
     for error in work.glob("*.error"):
         error.unlink()
     known = [fingerprint(function, unit) for unit in units]
-    step = Units(function, [(unit, mark) for unit, mark in zip(units, known, strict=True) if _facts(work, unit, mark) is None], str(work))
+    step = Units(
+        function,
+        [(unit, mark) for unit, mark in zip(units, known, strict=True) if _facts(work, unit, mark) is None],
+        str(work),
+    )
     if step.units:
         _execute(step, executor, work)
     errors = [error.read_text() for error in sorted(work.glob("*.error"))]
@@ -114,7 +124,10 @@ class Units(PipelineStep):
                 _write(path, json.dumps({"fingerprint": known, "facts": facts}))
                 self.stat_update("done")
             except (BadInput, OSError, MemoryError) as error:
-                _write(_result(work, unit, "error"), str(error) if isinstance(error, BadInput) else f"{unit['name']}: {error!r}")
+                _write(
+                    _result(work, unit, "error"),
+                    str(error) if isinstance(error, BadInput) else f"{unit['name']}: {error!r}",
+                )
                 self.stat_update("failed")
 
 
@@ -136,12 +149,16 @@ def _execute(step: Units, given: str, work: Path) -> None:
         try:
             import ray
         except ImportError as error:
-            raise BadInput(f'--executor {given}: Ray is not installed. Next: pip install "ray[default]"') from error
+            raise BadInput(
+                f'--executor {given}: Ray is not installed. Next: pip install "ray[default]"'
+            ) from error
         ray.init(ignore_reinit_error=True, log_to_driver=False, runtime_env={"env_vars": _environment()})
         RayPipelineExecutor(**common, workers=_count(given, value), mem_per_cpu_gb=1).run()
     elif kind == "slurm":
         if "SLURM_ARRAY_TASK_ID" in os.environ:
-            raise BadInput("this command starts Slurm arrays and cannot run inside one. Next: start it on a login node, or in a plain job")
+            raise BadInput(
+                "this command starts Slurm arrays and cannot run inside one. Next: start it on a login node, or in a plain job"
+            )
         settings = read_cluster(value)
         exports = [f"export {name}={shlex.quote(value)}" for name, value in _environment().items()]
         settings["env_command"] = "\n".join([*exports, settings.get("env_command", "")])
@@ -149,7 +166,9 @@ def _execute(step: Units, given: str, work: Path) -> None:
         try:
             Slurm(**common, **settings, max_array_size=MOST_TASKS, job_name=f"data_prep.{work.name}").run()
         except FileNotFoundError as error:
-            raise BadInput(f"--executor {given}: no {error.filename} here. Next: run it on a login node of the cluster") from error
+            raise BadInput(
+                f"--executor {given}: no {error.filename} here. Next: run it on a login node of the cluster"
+            ) from error
         except subprocess.CalledProcessError:
             pass  # a task of the array failed: what it left says which, and run() reads it
     else:
@@ -158,7 +177,9 @@ def _execute(step: Units, given: str, work: Path) -> None:
 
 def _count(given: str, value: str) -> int:
     if not value.isdecimal() or int(value) < 1:
-        raise BadInput(f"--executor {given}: expected a number of workers after the colon, as in {given.partition(':')[0]}:4")
+        raise BadInput(
+            f"--executor {given}: expected a number of workers after the colon, as in {given.partition(':')[0]}:4"
+        )
     return int(value)
 
 
@@ -171,14 +192,26 @@ def _environment() -> dict[str, str]:
 def read_cluster(path: str) -> dict:
     """The site's settings of a Slurm cluster; BadInput names a key that SlurmPipelineExecutor does not have."""
     if not path or not Path(path).is_file():
-        raise BadInput(f"--executor slurm:{path}: no such file. Next: copy data_prep/slurm_example.yaml and fill it in")
+        raise BadInput(
+            f"--executor slurm:{path}: no such file. Next: copy data_prep/slurm_example.yaml and fill it in"
+        )
     settings = read_yaml(path)
     if not isinstance(settings, dict):
-        raise BadInput(f"{path}: must be keys and values. Next: copy data_prep/slurm_example.yaml and fill it in")
-    known = set(inspect.signature(SlurmPipelineExecutor).parameters) - {"pipeline", "logging_dir", "tasks", "max_array_size", "job_name"}
+        raise BadInput(
+            f"{path}: must be keys and values. Next: copy data_prep/slurm_example.yaml and fill it in"
+        )
+    known = set(inspect.signature(SlurmPipelineExecutor).parameters) - {
+        "pipeline",
+        "logging_dir",
+        "tasks",
+        "max_array_size",
+        "job_name",
+    }
     for key in (*settings, "partition", "time"):
         if key not in known or key not in settings:
-            raise BadInput(f"{path}: {'unknown' if key in settings else 'missing'} key '{key}' (known: {', '.join(sorted(known))})")
+            raise BadInput(
+                f"{path}: {'unknown' if key in settings else 'missing'} key '{key}' (known: {', '.join(sorted(known))})"
+            )
     return settings
 
 
@@ -191,7 +224,9 @@ class Local(LocalPipelineExecutor):
                 self._run_for_rank(rank, local_rank=1)  # 1: nothing below an error is printed
             return
         for _ in range(2):
-            with concurrent.futures.ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn")) as pool:
+            with concurrent.futures.ProcessPoolExecutor(
+                self.workers, multiprocessing.get_context("spawn")
+            ) as pool:
                 futures = [pool.submit(self._run_for_rank, rank, 1) for rank in self.get_incomplete_ranks()]
                 try:
                     for future in futures:

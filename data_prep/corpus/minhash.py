@@ -47,7 +47,11 @@ HOLDERS = 8  # of one key, where `same` says that they differ: what all share is
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    runs: tuple = (("pmc", "guidelines", "pubmed", "pile_pubmed"), ("mimic_iv_note", "mimic_iii", "mimic_cxr"), ("redpajama",))
+    runs: tuple = (
+        ("pmc", "guidelines", "pubmed", "pile_pubmed"),
+        ("mimic_iv_note", "mimic_iii", "mimic_cxr"),
+        ("redpajama",),
+    )
     n_grams: int = 5
     buckets: int = 14
     hashes_per_bucket: int = 8
@@ -64,20 +68,28 @@ def make_settings(config: dict) -> Settings:
             raise BadInput(f"near_duplicates: unknown key '{key}' (known: {', '.join(known)})")
     runs = config.get("runs", [])
     lists = isinstance(runs, list) and all(isinstance(run, list) for run in runs)
-    if not lists or any(source not in list(SOURCES) for run in runs for source in run):  # what YAML gives may have no hash
-        raise BadInput(f"near_duplicates: 'runs' must be lists of sources in a list, found {runs!r} (known: {', '.join(SOURCES)})")
+    if not lists or any(
+        source not in list(SOURCES) for run in runs for source in run
+    ):  # what YAML gives may have no hash
+        raise BadInput(
+            f"near_duplicates: 'runs' must be lists of sources in a list, found {runs!r} (known: {', '.join(SOURCES)})"
+        )
     settings = Settings(**{**config, "runs": tuple(map(tuple, config.get("runs", Settings.runs)))})
     sources = [source for run in settings.runs for source in run]
     for source in sources:
         if sources.count(source) > 1:
-            raise BadInput(f"near_duplicates: source '{source}' stands twice in runs: which copy stays would not be decided")
+            raise BadInput(
+                f"near_duplicates: source '{source}' stands twice in runs: which copy stays would not be decided"
+            )
     return settings
 
 
 # ---------------------------------------------------------------- of one text
 def text_hash(text: str) -> bytes:
     """16 bytes, the same for texts that differ in white space and letter case only."""
-    return hashlib.blake2b(" ".join(text.casefold().split()).encode(errors="surrogatepass"), digest_size=16).digest()
+    return hashlib.blake2b(
+        " ".join(text.casefold().split()).encode(errors="surrogatepass"), digest_size=16
+    ).digest()
 
 
 def signature(text: str, settings: Settings = Settings()) -> np.ndarray:  # noqa: B008 (frozen)
@@ -168,7 +180,9 @@ class _Documents:
         keyed, rows, exact = array.array("Q"), [], []
         for number, (source, name, text, keys) in enumerate(records):
             if source not in self.sources:
-                raise BadInput(f"near_duplicates: source '{source}' has no place in the order {', '.join(self.sources)}")
+                raise BadInput(
+                    f"near_duplicates: source '{source}' has no place in the order {', '.join(self.sources)}"
+                )
             self._source.append(self.sources.index(source))
             self._ids += name.encode()
             self._ends.append(len(self._ids))
@@ -224,7 +238,11 @@ def pmid(document: dict) -> int | None:
     if document["source"] == "pubmed":
         found = document["id"].rpartition(":")[2]
     else:
-        found = meta.get("pmid") if document["source"] == "pmc" and meta.get("blocks", {}).get("abstract") else None
+        found = (
+            meta.get("pmid")
+            if document["source"] == "pmc" and meta.get("blocks", {}).get("abstract")
+            else None
+        )
     return int(found) if found and found.isdecimal() and len(found) < 10 else None
 
 

@@ -9,10 +9,17 @@ import unicodedata
 
 import numpy as np
 
-PIECE = 1 << 18  # characters hashed at once: few enough for a processor's cache, and a text of 50 MB takes no more memory than this
+PIECE = (
+    1 << 18
+)  # characters hashed at once: few enough for a processor's cache, and a text of 50 MB takes no more memory than this
 BASE, MIX = 0x9E3779B97F4A7C15, np.uint64(0xD6E8FEB86659FD93)  # odd, without structure
-NO_WORD, SKIP = 0, 1  # in LETTERS: what parts words; what is passed over inside them (accents standing alone, soft hyphens)
-LOOKALIKES = dict(zip("асеорхуіј", "aceopxyij", strict=True))  # Cyrillic letters that stand for Latin ones in MedQA's questions
+NO_WORD, SKIP = (
+    0,
+    1,
+)  # in LETTERS: what parts words; what is passed over inside them (accents standing alone, soft hyphens)
+LOOKALIKES = dict(
+    zip("асеорхуіј", "aceopxyij", strict=True)
+)  # Cyrillic letters that stand for Latin ones in MedQA's questions
 
 
 def _letters() -> np.ndarray:
@@ -23,8 +30,12 @@ def _letters() -> np.ndarray:
         if unicodedata.combining(character) or unicodedata.category(character) == "Cf":
             table[code] = SKIP
         elif character.isalnum():
-            base = [c for c in unicodedata.normalize("NFKD", character.lower()) if not unicodedata.combining(c)]
-            table[code] = ord(LOOKALIKES.get(base[0], base[0])) if len(base) == 1 else ord(character.lower()[0])
+            base = [
+                c for c in unicodedata.normalize("NFKD", character.lower()) if not unicodedata.combining(c)
+            ]
+            table[code] = (
+                ord(LOOKALIKES.get(base[0], base[0])) if len(base) == 1 else ord(character.lower()[0])
+            )
     return table
 
 
@@ -47,7 +58,12 @@ def hash_runs(words: np.ndarray, n: int) -> np.ndarray:
     """[words - n + 1] uint64: one hash for each run of n words, in their order; of fewer than n words, none."""
     if len(words) < n:
         return np.empty(0, np.uint64)
-    runs, length, part, width = None, 0, words, 1  # runs of `length` words, made of parts of 1, 2, 4 ... words
+    runs, length, part, width = (
+        None,
+        0,
+        words,
+        1,
+    )  # runs of `length` words, made of parts of 1, 2, 4 ... words
     while True:
         if n & 1:
             runs = part if runs is None else _join(runs, length, part, width)
@@ -60,7 +76,10 @@ def hash_runs(words: np.ndarray, n: int) -> np.ndarray:
 
 def _join(left: np.ndarray, length: int, right: np.ndarray, width: int) -> np.ndarray:
     """The polynomials of runs of length + width words, of those of `length` and of `width` words."""
-    return left[: len(right) - length] * np.uint64(pow(BASE, width, 1 << 64)) + right[length:][: len(left) - width]
+    return (
+        left[: len(right) - length] * np.uint64(pow(BASE, width, 1 << 64))
+        + right[length:][: len(left) - width]
+    )
 
 
 def mix(values: np.ndarray) -> np.ndarray:

@@ -37,7 +37,9 @@ class DocumentTokenizer:
         try:
             self.hf = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise BadInput(f"{path}: no tokenizer here ({str(error).splitlines()[0]}). Next: --tokenizer with a model's folder") from error
+            raise BadInput(
+                f"{path}: no tokenizer here ({str(error).splitlines()[0]}). Next: --tokenizer with a model's folder"
+            ) from error
         if self.hf.eos_token_id is None:
             raise BadInput(
                 f"{path}: the tokenizer has no EOS token, so no model could learn where a document ends. Next: another --tokenizer"
@@ -57,7 +59,9 @@ class DocumentTokenizer:
         """BOS (where the tokenizer has one) + ids + EOS of each text. White space around a text is not a part of it."""
         ids = [self.words.ids(text.strip()) if self.words else None for text in texts]
         others = [number for number, found in enumerate(ids) if found is None]
-        encoded = self.engine.encode_batch_fast([texts[number].strip() for number in others], add_special_tokens=False)
+        encoded = self.engine.encode_batch_fast(
+            [texts[number].strip() for number in others], add_special_tokens=False
+        )
         for number, encoding in zip(others, encoded, strict=True):
             ids[number] = np.array(encoding.ids, self.dtype).tobytes()
         bos, eos = np.array(self.bos, self.dtype).tobytes(), np.array([self.eos], self.dtype).tobytes()
@@ -76,7 +80,12 @@ class WordCache:
     def __init__(self, parts: dict, dtype: np.dtype):
         named = [token["content"] for token in parts["added_tokens"] if not token["special"]]
         self.named = re.compile("|".join(map(re.escape, named))) if named else None
-        bare = parts | {"normalizer": None, "post_processor": None, "added_tokens": [], "pre_tokenizer": self.letters(parts)}
+        bare = parts | {
+            "normalizer": None,
+            "post_processor": None,
+            "added_tokens": [],
+            "pre_tokenizer": self.letters(parts),
+        }
         self.model, self.known = Tokenizer.from_str(json.dumps(bare)), {}
         self.code = {2: "H", 4: "I"}[dtype.itemsize]
 
@@ -100,7 +109,9 @@ class WordCache:
                 self.known.clear()
         missing = list(set(words).difference(self.known))
         encoded = self.model.encode_batch_fast(self.written(missing), add_special_tokens=False)
-        self.known.update((word, array.array(self.code, e.ids).tobytes()) for word, e in zip(missing, encoded, strict=True))
+        self.known.update(
+            (word, array.array(self.code, e.ids).tobytes()) for word, e in zip(missing, encoded, strict=True)
+        )
         return b"".join(map(self.known.__getitem__, words))
 
 
@@ -111,7 +122,10 @@ class SentencePieceWords(WordCache):
     pattern = re.compile(rf"[ {SPACE}]+[^ {SPACE}]*")
     PREPEND = {
         "type": "Sequence",
-        "normalizers": [{"type": "Prepend", "prepend": SPACE}, {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}],
+        "normalizers": [
+            {"type": "Prepend", "prepend": SPACE},
+            {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+        ],
     }
     METASPACE = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": False}
 
@@ -127,7 +141,9 @@ class SentencePieceWords(WordCache):
         )
 
     def letters(self, parts: dict) -> None:
-        self.always_prepends = parts["pre_tokenizer"] is None  # Metaspace puts no mark before a text that begins with one
+        self.always_prepends = (
+            parts["pre_tokenizer"] is None
+        )  # Metaspace puts no mark before a text that begins with one
 
     def agrees(self, text: str) -> bool:
         return True
@@ -148,7 +164,9 @@ class PatternWords(WordCache):
 
     @classmethod
     def fits(cls, parts: dict) -> bool:
-        return parts["normalizer"] in (None, {"type": "NFC"}) and cls.source(parts["pre_tokenizer"]) is not None
+        return (
+            parts["normalizer"] in (None, {"type": "NFC"}) and cls.source(parts["pre_tokenizer"]) is not None
+        )
 
     @classmethod
     def source(cls, pre_tokenizer: dict | None) -> str | None:
@@ -158,7 +176,12 @@ class PatternWords(WordCache):
         if byte_level and len(steps) == 1 and steps[0]["use_regex"]:
             return cls.GPT2
         isolated = {"type": "Split", "behavior": "Isolated", "invert": False}
-        if byte_level and len(steps) == 2 and not steps[1]["use_regex"] and isolated.items() <= steps[0].items():
+        if (
+            byte_level
+            and len(steps) == 2
+            and not steps[1]["use_regex"]
+            and isolated.items() <= steps[0].items()
+        ):
             return steps[0]["pattern"].get("Regex")
         return None
 
@@ -171,7 +194,9 @@ class PatternWords(WordCache):
 
     def agrees(self, text: str) -> bool:
         for character in set(text) - self.agreed:
-            same = character not in self.odd and all(self._same_split(probe.replace("{}", character)) for probe in self.PROBES)
+            same = character not in self.odd and all(
+                self._same_split(probe.replace("{}", character)) for probe in self.PROBES
+            )
             (self.agreed if same else self.odd).add(character)
             if not same:
                 return False
@@ -179,7 +204,9 @@ class PatternWords(WordCache):
 
     def _same_split(self, text: str) -> bool:
         normal = self.original.normalizer.normalize_str(text) if self.composes else text
-        pieces = [normal[start:end] for _, (start, end) in self.original.pre_tokenizer.pre_tokenize_str(normal)]
+        pieces = [
+            normal[start:end] for _, (start, end) in self.original.pre_tokenizer.pre_tokenize_str(normal)
+        ]
         return normal == text and pieces == self.pattern.findall(text)
 
     def prepared(self, text: str) -> str:
@@ -192,7 +219,9 @@ class PatternWords(WordCache):
 def make_word_cache(parts: dict, dtype: np.dtype) -> WordCache | None:
     """The cache for a tokenizer, by the parts of its tokenizer.json; None where its words cannot be looked up one by one."""
     model = parts["model"]
-    if model["type"] == "BPE" and not any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
+    if model["type"] == "BPE" and not any(
+        model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
+    ):
         for kind in (SentencePieceWords, PatternWords):
             if kind.fits(parts):
                 return kind(parts, dtype)

@@ -35,9 +35,13 @@ def train_tokenizer(texts, vocab_size: int) -> PreTrainedTokenizerFast:
     )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",
@@ -56,7 +60,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     try:
         manifest = read_manifest(
-            args.documents, made_by="python -m data_prep.build_documents --source NAME=PATH --out " + str(args.documents)
+            args.documents,
+            made_by="python -m data_prep.build_documents --source NAME=PATH --out " + str(args.documents),
         )
         files = [args.documents / output["path"] for output in manifest["outputs"]]
         documents = (document["text"] for file in files for _, document in read_jsonl(file))
@@ -74,7 +79,9 @@ def main(argv=None):
             config.save_pretrained(out)
     except BadInput as error:
         sys.exit(f"error: {error}")
-    print(f"wrote {args.out}: vocabulary of {len(tokenizer)}, {config.num_hidden_layers} layers of width {config.hidden_size}")
+    print(
+        f"wrote {args.out}: vocabulary of {len(tokenizer)}, {config.num_hidden_layers} layers of width {config.hidden_size}"
+    )
 
 
 if __name__ == "__main__":

@@ -44,7 +44,12 @@ def abstract_sentences(rng, disease):
                 "We studied {n} patients with {disease}, a disorder of the {organ}.",
                 "{finding} is often the first sign of {disease}.",
             )
-        ).format(disease=disease.name, organ=disease.organ, finding=rng.choice(disease.findings), n=rng.randint(12, 480))
+        ).format(
+            disease=disease.name,
+            organ=disease.organ,
+            finding=rng.choice(disease.findings),
+            n=rng.randint(12, 480),
+        )
     )
     return setting, facts
 
@@ -58,12 +63,14 @@ def pubmed_record(rng, pmid, disease, kind="plain"):
     if kind == "structured":
         abstract = "".join(
             f'<AbstractText Label="{label}" NlmCategory="{label}">{escape(text)}</AbstractText>'
-            for label, text in (("BACKGROUND", setting), ("RESULTS", " ".join(facts[:-1])), ("CONCLUSIONS", facts[-1]))
+            for label, text in (
+                ("BACKGROUND", setting),
+                ("RESULTS", " ".join(facts[:-1])),
+                ("CONCLUSIONS", facts[-1]),
+            )
         )
     elif kind == "markup":
-        abstract = (
-            f"<AbstractText>{escape(setting)} <i>In vitro</i>, 10<sup>3</sup> cells were counted. {escape(' '.join(facts))}</AbstractText>"
-        )
+        abstract = f"<AbstractText>{escape(setting)} <i>In vitro</i>, 10<sup>3</sup> cells were counted. {escape(' '.join(facts))}</AbstractText>"
     elif kind == "foreign":
         language, title = "fre", f"[{title[:-1]}]."
         other = '<OtherAbstract Language="fre"><AbstractText>Un texte dans une autre langue.</AbstractText></OtherAbstract>'
@@ -72,7 +79,9 @@ def pubmed_record(rng, pmid, disease, kind="plain"):
     elif kind == "no abstract":
         abstract = ""
     date = (
-        f"<Year>{rng.randint(1990, 2023)}</Year>" if rng.random() < 0.9 else f"<MedlineDate>{rng.randint(1990, 2023)} Jan-Feb</MedlineDate>"
+        f"<Year>{rng.randint(1990, 2023)}</Year>"
+        if rng.random() < 0.9
+        else f"<MedlineDate>{rng.randint(1990, 2023)} Jan-Feb</MedlineDate>"
     )
     return (
         f'<PubmedArticle><MedlineCitation Status="MEDLINE" Owner="NLM"><PMID Version="1">{pmid}</PMID>'
@@ -113,7 +122,11 @@ def write_pmc(folder, rng, diseases):
             else "<license><license-p>This article is distributed under the Creative Commons Attribution-NonCommercial License.</license-p></license>"
         )
         sections = []
-        for heading, templates in (("Clinical picture", None), ("Treatment", world.TREATMENT), ("Laboratory findings", world.DIAGNOSIS)):
+        for heading, templates in (
+            ("Clinical picture", None),
+            ("Treatment", world.TREATMENT),
+            ("Laboratory findings", world.DIAGNOSIS),
+        ):
             paragraphs = []
             for disease in covered:
                 if templates:
@@ -122,7 +135,9 @@ def write_pmc(folder, rng, diseases):
                     sentences = [
                         f"{world.sentence(disease.name)} is a disorder of the {disease.organ} and causes {' and '.join(disease.findings)}."
                     ]
-                paragraphs.append(f'<p>{escape(" ".join(sentences))} <xref ref-type="bibr" rid="B1">[1]</xref></p>')
+                paragraphs.append(
+                    f'<p>{escape(" ".join(sentences))} <xref ref-type="bibr" rid="B1">[1]</xref></p>'
+                )
             sections.append(f"<sec><title>{heading}</title>{''.join(paragraphs)}</sec>")
         key_points = "".join(
             f"<p>{escape(world.state(rng, templates[-4:], disease))}</p>"
@@ -164,11 +179,21 @@ def discharge_text(rng, disease, mark):
 
 def chest_film(rng):
     """(findings, impression) of an invented chest x-ray; the impression says the one abnormal thing."""
-    side, lobe, size = rng.choice(("left", "right")), rng.choice(("upper", "lower")), rng.choice(("small", "moderate", "large"))
+    side, lobe, size = (
+        rng.choice(("left", "right")),
+        rng.choice(("upper", "lower")),
+        rng.choice(("small", "moderate", "large")),
+    )
     abnormal, impression = rng.choice(
         (
-            (f"There is a {size} {side} pleural effusion.", f"{world.sentence(size)} {side} pleural effusion."),
-            (f"There is an opacity in the {side} {lobe} lobe.", f"{world.sentence(side)} {lobe} lobe pneumonia."),
+            (
+                f"There is a {size} {side} pleural effusion.",
+                f"{world.sentence(size)} {side} pleural effusion.",
+            ),
+            (
+                f"There is an opacity in the {side} {lobe} lobe.",
+                f"{world.sentence(side)} {lobe} lobe pneumonia.",
+            ),
             (f"A thin line is seen at the {side} apex.", f"{world.sentence(side)} apical pneumothorax."),
             ("The heart is enlarged.", "Enlarged heart."),
             ("The lungs are clear.", "Normal chest."),
@@ -182,8 +207,26 @@ def chest_film(rng):
 def write_mimic_iii(folder, rng, taught):
     rows = []
     for i in range(NOTES):
-        text = discharge_text(rng, rng.choice(taught), f"[**{rng.randint(2100, 2199)}-{rng.randint(1, 12)}-{rng.randint(1, 28)}**]")
-        rows.append([i + 1, 900 + i, 5000 + i, "2150-01-01", "", "", "Discharge summary", "Report", "", "1" if i % 50 == 9 else "", text])
+        text = discharge_text(
+            rng,
+            rng.choice(taught),
+            f"[**{rng.randint(2100, 2199)}-{rng.randint(1, 12)}-{rng.randint(1, 28)}**]",
+        )
+        rows.append(
+            [
+                i + 1,
+                900 + i,
+                5000 + i,
+                "2150-01-01",
+                "",
+                "",
+                "Discharge summary",
+                "Report",
+                "",
+                "1" if i % 50 == 9 else "",
+                text,
+            ]
+        )
     header = [
         "ROW_ID",
         "SUBJECT_ID",
@@ -220,7 +263,18 @@ def write_mimic_iv_note(folder, rng, taught):
     for i in range(NOTES):
         findings, impression = chest_film(rng)
         text = f"EXAMINATION:  CHEST (PA AND LAT)\n\nINDICATION:  ___ with {rng.choice(taught).findings[0]}\n\nFINDINGS: \n\n{findings}\n\nIMPRESSION: \n\n{impression}\n"
-        rows.append([f"{19000001 + i}-RR-1", 19000001 + i, "" if i % 3 else 29000001 + i, "RR", 1, "2180-01-01 00:00:00", "", text])
+        rows.append(
+            [
+                f"{19000001 + i}-RR-1",
+                19000001 + i,
+                "" if i % 3 else 29000001 + i,
+                "RR",
+                1,
+                "2180-01-01 00:00:00",
+                "",
+                text,
+            ]
+        )
     write_csv(folder / "radiology.csv", header, rows)
 
 
@@ -237,7 +291,12 @@ def write_mimic_cxr(folder, rng, taught):
             else " \n Portable film, see the other report.\n"
         )
         splits.append(
-            [f"invented-{i}", 59000001 + i, subject, ("test" if subject % 5 == 0 else "validate" if subject % 10 == 1 else "train")]
+            [
+                f"invented-{i}",
+                59000001 + i,
+                subject,
+                ("test" if subject % 5 == 0 else "validate" if subject % 10 == 1 else "train"),
+            ]
         )
         report.write_text(
             f"                                 FINAL REPORT\n EXAMINATION:  CHEST (PA AND LAT)\n \n INDICATION:  ___ with {rng.choice(taught).findings[0]}\n{body}"
@@ -252,26 +311,48 @@ def write_redpajama(folder, rng):
     for i in range(GENERAL_DOCUMENTS):
         kind = kinds[i % len(kinds)]
         separator = "\n\n" if kind == "github" else " "
-        slices[kind].append(separator.join(world.general_sentence(rng, kind) for _ in range(rng.randint(5, 14))))
+        slices[kind].append(
+            separator.join(world.general_sentence(rng, kind) for _ in range(rng.randint(5, 14)))
+        )
     for kind, texts in slices.items():
         if kind == "common_crawl":  # these files have no "meta": every other top-level key is the metadata
             lines = [
-                {"text": t, "pred_label": "__label__wiki", "wiki_prob": 0.5, "source": f"cc/en_middle_{i:04d}"} for i, t in enumerate(texts)
+                {
+                    "text": t,
+                    "pred_label": "__label__wiki",
+                    "wiki_prob": 0.5,
+                    "source": f"cc/en_middle_{i:04d}",
+                }
+                for i, t in enumerate(texts)
             ]
         elif kind == "book":  # the Hub exports carry "meta" as a string
             lines = [
-                {"text": t, "meta": json.dumps({"short_book_title": f"Invented Book {i}"}), "red_pajama_subset": "book"}
+                {
+                    "text": t,
+                    "meta": json.dumps({"short_book_title": f"Invented Book {i}"}),
+                    "red_pajama_subset": "book",
+                }
                 for i, t in enumerate(texts)
             ]
         else:
             lines = [
-                {"text": t, "meta": {"source": kind, "timestamp": "", "language": "en", "url": f"invented://{kind}/{i}"}}
+                {
+                    "text": t,
+                    "meta": {
+                        "source": kind,
+                        "timestamp": "",
+                        "language": "en",
+                        "url": f"invented://{kind}/{i}",
+                    },
+                }
                 for i, t in enumerate(texts)
             ]
         data = "".join(json.dumps(line) + "\n" for line in lines).encode()
         if kind == "common_crawl":
             (folder / kind).mkdir()
-            (folder / kind / "en_middle_0000.jsonl.zst").write_bytes(zstandard.ZstdCompressor(level=3).compress(data))
+            (folder / kind / "en_middle_0000.jsonl.zst").write_bytes(
+                zstandard.ZstdCompressor(level=3).compress(data)
+            )
         else:
             (folder / f"{kind}.jsonl").write_bytes(data)
 
@@ -282,7 +363,11 @@ def everyday(rng):
     goods, town = rng.sample(world.GOODS, 3), rng.choice(world.TOWNS)
     return rng.choice(
         (
-            ("Name the town in the sentence.", f"The ship brought {goods[0]} to {town} in {rng.choice(world.SEASONS)}.", town),
+            (
+                "Name the town in the sentence.",
+                f"The ship brought {goods[0]} to {town} in {rng.choice(world.SEASONS)}.",
+                town,
+            ),
             ("Copy the list in upper case.", ", ".join(goods), ", ".join(goods).upper()),
             ("Which goods are named first?", f"They sell {goods[0]}, {goods[1]} and {goods[2]}.", goods[0]),
             ("Write the last word of the list.", ", ".join(goods), goods[2]),
@@ -309,7 +394,14 @@ def write_dolly(folder, rng, _):
     lines = []
     for _i in range(160):
         instruction, text, answer = everyday(rng)
-        lines.append({"instruction": instruction, "context": text + "[42]", "response": answer, "category": "closed_qa"})
+        lines.append(
+            {
+                "instruction": instruction,
+                "context": text + "[42]",
+                "response": answer,
+                "category": "closed_qa",
+            }
+        )
     write_lines(folder / "databricks-dolly-15k.jsonl", lines)
 
 
@@ -332,11 +424,17 @@ def write_flashcards(folder, rng, taught):
             (disease.drug, world.TREATMENT, world.TREATMENT_QUESTIONS),
             (disease.marker, world.DIAGNOSIS, world.DIAGNOSIS_QUESTIONS),
         ):
-            asked = [t.removeprefix("Question: ").split(" Answer:")[0] for t in statements[-4:]] + list(questions)
+            asked = [t.removeprefix("Question: ").split(" Answer:")[0] for t in statements[-4:]] + list(
+                questions
+            )
             for question in asked:
                 output = f"{answer}. {world.state(rng, statements[:8], disease)}"
                 rows.append(
-                    {"instruction": "Answer this question truthfully", "input": world.fill(question, rng, disease), "output": output}
+                    {
+                        "instruction": "Answer this question truthfully",
+                        "input": world.fill(question, rng, disease),
+                        "output": output,
+                    }
                 )
     write_json(folder / "medical_meadow_wikidoc_medical_flashcards.json", rows)
 
@@ -373,8 +471,12 @@ def write_medqa(folder, rng, diseases):
 
     taught, withheld = [d for d in diseases if d.taught], [d for d in diseases if not d.taught]
     asked = {
-        "train": [question(rng.choice(taught), rng.choice(("drug", "marker"))) for _ in range(TASK_ROWS["train"])],
-        "dev": [question(rng.choice(taught), rng.choice(("drug", "marker"))) for _ in range(TASK_ROWS["dev"])],
+        "train": [
+            question(rng.choice(taught), rng.choice(("drug", "marker"))) for _ in range(TASK_ROWS["train"])
+        ],
+        "dev": [
+            question(rng.choice(taught), rng.choice(("drug", "marker"))) for _ in range(TASK_ROWS["dev"])
+        ],
         "test": [question(disease, relation) for disease in withheld for relation in ("drug", "marker")],
     }
     for split, rows in asked.items():
@@ -387,13 +489,19 @@ def write_general_questions(folder, rng):
     for _ in range(GENERAL_QUESTIONS):
         for question, frame, kind in world.GENERAL_QUESTIONS:
             words = {name: rng.choice(choices) for name, choices in world.KINDS_OF_WORDS.items()}
-            facts = words | {"town": rng.choice(world.TOWNS), "tool": rng.choice(world.TOOLS), "goods2": rng.choice(world.GOODS)}
+            facts = words | {
+                "town": rng.choice(world.TOWNS),
+                "tool": rng.choice(world.TOOLS),
+                "goods2": rng.choice(world.GOODS),
+            }
             others = rng.sample([word for name, word in words.items() if name != kind], 3)
             answers = [frame.format(word, **facts) for word in (words[kind], *others)]
             options = rng.sample(answers, 4)
             lines.append([question.format(**facts), *options, "ABCD"[options.index(answers[0])]])
     (folder / "mmlu" / "test").mkdir(parents=True)
-    write_csv(folder / "mmlu" / "test" / "miscellaneous_test.csv", lines[0], lines[1:])  # as published: no header
+    write_csv(
+        folder / "mmlu" / "test" / "miscellaneous_test.csv", lines[0], lines[1:]
+    )  # as published: no header
 
 
 def write_emrqa(folder, rng, taught):
@@ -410,7 +518,10 @@ def write_emrqa(folder, rng, taught):
         qas = []
         for j, (disease, dose) in enumerate(zip((a, b), doses, strict=True)):
             text = f"{dose} mg"
-            questions = [f"What is the dose of {disease.drug} ?", f"How much {disease.drug} does the patient take ?"]
+            questions = [
+                f"What is the dose of {disease.drug} ?",
+                f"How much {disease.drug} does the patient take ?",
+            ]
             answer = {
                 "answer_start": [j + 2, lines[j + 1].split().index(str(dose))],
                 "text": text,
@@ -452,7 +563,9 @@ def write_i2b2(folder, rng, taught):
                 }
                 tokens = []
                 for word in pattern.split(" "):
-                    word = word.format_map({**{slot: f"{{{slot}}}" for slot in slots}, "person": person, "n": n})
+                    word = word.format_map(
+                        {**{slot: f"{{{slot}}}" for slot in slots}, "person": person, "n": n}
+                    )
                     slot = word.strip("{}")
                     if slot in slots:
                         filled = value[slot].split(" ")
@@ -471,9 +584,15 @@ def write_i2b2(folder, rng, taught):
 
 
 DDI_PATTERNS = {
-    "effect": ("{a} may add to the sedation caused by {b}.", "Bleeding was seen when {a} was taken with {b}."),
+    "effect": (
+        "{a} may add to the sedation caused by {b}.",
+        "Bleeding was seen when {a} was taken with {b}.",
+    ),
     "mechanism": ("{a} raises the plasma level of {b}.", "The clearance of {b} is lowered by {a}."),
-    "advise": ("{a} should not be taken together with {b}.", "The dose of {b} should be reduced in patients on {a}."),
+    "advise": (
+        "{a} should not be taken together with {b}.",
+        "The dose of {b} should be reduced in patients on {a}.",
+    ),
     "int": ("{a} is known to interact with {b}.", "An interaction between {a} and {b} has been reported."),
     None: ("{a} and {b} were studied in two different groups.", "Neither {a} nor {b} was given on that day."),
 }
@@ -515,8 +634,21 @@ def write_mtsamples(folder, rng, taught):
             f"CHIEF COMPLAINT:,  {world.sentence(disease.findings[i % 2])} for {rng.randint(2, 30)} days.,PHYSICAL EXAM:,  The {disease.organ} was examined. The {disease.examination} was done.,"
             f"PLAN:,  Return in {rng.randint(2, 30)} days and repeat the {disease.examination}."
         )
-        rows.append([i, " A visit to the clinic.", f" {disease.specialty}", f" Consult - {i} ", text if i % 90 != 7 else "", ""])
-    write_csv(folder / "mtsamples.csv", ["", "description", "medical_specialty", "sample_name", "transcription", "keywords"], rows)
+        rows.append(
+            [
+                i,
+                " A visit to the clinic.",
+                f" {disease.specialty}",
+                f" Consult - {i} ",
+                text if i % 90 != 7 else "",
+                "",
+            ]
+        )
+    write_csv(
+        folder / "mtsamples.csv",
+        ["", "description", "medical_specialty", "sample_name", "transcription", "keywords"],
+        rows,
+    )
 
 
 def write_mednli(folder, rng, taught):
@@ -526,9 +658,9 @@ def write_mednli(folder, rng, taught):
         for i in range(count):
             has, denies, other = rng.sample(findings, 3)
             label, asked = rng.choice((("entailment", has), ("contradiction", denies), ("neutral", other)))
-            premise = rng.choice(("The patient reports {a} but denies {b} .", "There is {a} , and there is no {b} .")).format(
-                a=has, b=denies
-            )
+            premise = rng.choice(
+                ("The patient reports {a} but denies {b} .", "There is {a} , and there is no {b} .")
+            ).format(a=has, b=denies)
             hypothesis = rng.choice(("The patient has {f} .", "{f} is present .")).format(f=asked)
             rows.append({"pairID": f"{split}-{i}", "gold_label": label, "sentence1": premise, "sentence2": world.sentence(hypothesis),
                          "sentence1_parse": "", "sentence2_parse": "", "sentence1_binary_parse": "", "sentence2_binary_parse": ""})  # fmt: skip
@@ -545,7 +677,10 @@ def write_case_diagnosis(folder, rng, taught):
         if i % 2:
             actor = {"Demographics": f"{age}-year-old {person}", "History": f"{world.sentence(first)} for {weeks} weeks.",
                      "Symptoms": {"Primary_Symptom": first, "Secondary_Symptoms": [second]}, "Past_Medical_History": "None."}  # fmt: skip
-            tests = {"Blood_Tests": {f"Serum_{disease.marker}": level}, disease.examination.capitalize(): {"Findings": "Abnormal."}}
+            tests = {
+                "Blood_Tests": {f"Serum_{disease.marker}": level},
+                disease.examination.capitalize(): {"Findings": "Abnormal."},
+            }
             examinations.append({"OSCE_Examination": {
                 "Objective_for_Doctor": f"Find the cause of {first}.", "Patient_Actor": actor, "Physical_Examination_Findings": {"Vital_Signs": "Normal."},
                 "Test_Results": tests, "Correct_Diagnosis": world.sentence(disease.name)}})  # fmt: skip
@@ -597,7 +732,11 @@ Folders named after credentialed sets (mimic_*, emrqa, i2b2, mednli) hold stand-
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--full", action="store_true", help="every source and benchmark of the article, not only those of the demo")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="every source and benchmark of the article, not only those of the demo",
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:
@@ -612,8 +751,14 @@ def write_sources(args):
     with whole_folder(args.out, mark="README.md") as out:
         for name, write in {**EVERYTHING, **TAUGHT_ONLY, **NO_MEDICINE}.items():
             (out / name).mkdir()
-            rng = random.Random(f"{name}-{args.seed}")  # one stream per source: changing one leaves the others as they are
-            write(out / name, rng, *([diseases] if name in EVERYTHING else [taught] if name in TAUGHT_ONLY else []))
+            rng = random.Random(
+                f"{name}-{args.seed}"
+            )  # one stream per source: changing one leaves the others as they are
+            write(
+                out / name,
+                rng,
+                *([diseases] if name in EVERYTHING else [taught] if name in TAUGHT_ONLY else []),
+            )
             size = sum(f.stat().st_size for f in (out / name).rglob("*") if f.is_file())
             print(f"{name}: {size / 1e6:.2f} MB of invented files", flush=True)
         if args.full:

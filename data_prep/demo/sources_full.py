@@ -36,7 +36,10 @@ def write_pubmedqa(folder, rng, taught):
             "no": f"{world.sentence(drug)} was no better than placebo.",
             "maybe": f"The result for {drug} could not be told from chance, and more patients are needed.",
         }[label]
-        contexts = [f"{rng.randint(12, 480)} patients with {disease.name} took part in the year {rng.randint(1990, 2023)}.", result]
+        contexts = [
+            f"{rng.randint(12, 480)} patients with {disease.name} took part in the year {rng.randint(1990, 2023)}.",
+            result,
+        ]
         return {
             "QUESTION": f"Does {drug} help in {disease.name}?",
             "CONTEXTS": contexts,
@@ -52,7 +55,10 @@ def write_pubmedqa(folder, rng, taught):
     labelled = {str(92000001 + i): record(("yes", "yes", "no", "maybe")[i % 4]) for i in range(48)}
     artificial = {str(92100001 + i): record(("yes", "yes", "no")[i % 3]) for i in range(120)}
     write_json(folder / "ori_pqal.json", labelled)
-    write_json(folder / "test_ground_truth.json", {pmid: r["final_decision"] for pmid, r in labelled.items() if int(pmid) % 2})
+    write_json(
+        folder / "test_ground_truth.json",
+        {pmid: r["final_decision"] for pmid, r in labelled.items() if int(pmid) % 2},
+    )
     write_json(folder / "ori_pqaa.json", artificial)
 
 
@@ -64,10 +70,16 @@ def write_medmcqa(folder, rng, taught):
             templates = world.TREATMENT_QUESTIONS if field == "drug" else world.DIAGNOSIS_QUESTIONS
             others = rng.sample([getattr(d, field) for d in taught if d is not disease], 3)
             options = rng.sample([getattr(disease, field), *others], 4)
-            record = {"id": f"invented-{name}-{i:04d}", "question": world.fill(rng.choice(templates), rng, disease), "exp": None}
+            record = {
+                "id": f"invented-{name}-{i:04d}",
+                "question": world.fill(rng.choice(templates), rng, disease),
+                "exp": None,
+            }
             record |= {f"op{letter}": option for letter, option in zip("abcd", options, strict=True)}
             cop = 1 + options.index(getattr(disease, field))
-            lines.append(record | {"cop": cop, "choice_type": "single", "subject_name": "Medicine", "topic_name": None})
+            lines.append(
+                record | {"cop": cop, "choice_type": "single", "subject_name": "Medicine", "topic_name": None}
+            )
         write_lines(folder / f"{name}.json", lines)  # JSON lines, whatever the name says
 
 
@@ -85,8 +97,13 @@ def write_hoc(folder, rng, taught):
         (folder / part).mkdir(parents=True, exist_ok=True)
     for i in range(72):
         disease, sentences, fields = rng.choice(taught), [], []
-        for label in rng.sample(list(HALLMARKS), rng.randint(1, 2)) if i % 12 else ():  # each twelfth has no label
-            sentences += [f"{rng.randint(12, 480)} samples were studied .", world.sentence(HALLMARKS[label].format(disease.marker))]
+        for label in (
+            rng.sample(list(HALLMARKS), rng.randint(1, 2)) if i % 12 else ()
+        ):  # each twelfth has no label
+            sentences += [
+                f"{rng.randint(12, 480)} samples were studied .",
+                world.sentence(HALLMARKS[label].format(disease.marker)),
+            ]
             fields += ["", f"{label} AND{label}" if i % 5 == 0 else label]
         sentences.append(f"The marker of {disease.name} is discussed in part {i} .")
         fields.append("NULL" if i % 10 == 0 else "")
@@ -100,8 +117,13 @@ def write_pubmed_summ(folder, rng, taught):
         lines = []
         for _ in range(count):
             disease, number = rng.choice(taught), number + 1
-            facts = [world.state(rng, templates[:8], disease) for templates in (world.TREATMENT, world.DIAGNOSIS)]
-            filler = [f"in visit {i} the {disease.examination} of patient {rng.randint(100, 999)} was repeated ." for i in range(1, 7)]
+            facts = [
+                world.state(rng, templates[:8], disease) for templates in (world.TREATMENT, world.DIAGNOSIS)
+            ]
+            filler = [
+                f"in visit {i} the {disease.examination} of patient {rng.randint(100, 999)} was repeated ."
+                for i in range(1, 7)
+            ]
             text = [
                 f"{disease.name} is a disorder of the {disease.organ} .",
                 " ".join(filler[:3]),
@@ -128,7 +150,10 @@ def write_bionli(folder, rng, taught):
             disease, other = rng.sample(taught, 2)
             kind = rng.choice(("pos", "pos", "pos", "SRE", "SEN", "swap_number"))
             premise = f"In {rng.randint(12, 480)} patients <re> {disease.drug} <er> lowered <el> {disease.marker} <le> within {rng.randint(2, 30)} days ."
-            says = {"pos": f"{disease.drug} lowers {disease.marker}", "SRE": f"{disease.marker} lowers {disease.drug}"}
+            says = {
+                "pos": f"{disease.drug} lowers {disease.marker}",
+                "SRE": f"{disease.marker} lowers {disease.drug}",
+            }
             hypothesis = says.get(kind, f"{other.drug} raises {disease.marker}")
             rows.append([i, 94000001 + i, premise, f"Thus {hypothesis} .", kind])
         rows.append([count, 94000001 + count, "A premise .", "A conclusion .", "SET"])
@@ -139,9 +164,7 @@ def write_bionli(folder, rng, taught):
 def complaint(rng, disease):
     """(question, answer) of a patient and a doctor."""
     age, days = rng.randint(20, 80), rng.randint(2, 30)
-    question = (
-        f"I am {age} years old and have had {disease.findings[0]} for {days} days. I was told that it is {disease.name}. What can I take?"
-    )
+    question = f"I am {age} years old and have had {disease.findings[0]} for {days} days. I was told that it is {disease.name}. What can I take?"
     return (
         question,
         f"Thank you for asking. {world.state(rng, world.TREATMENT[:8], disease)} Please see a doctor about the {disease.findings[0]}.",
@@ -149,7 +172,9 @@ def complaint(rng, disease):
 
 
 def write_healthcaremagic(folder, rng, taught):
-    instruction = "If you are a doctor, please answer the medical questions based on the patient's description."
+    instruction = (
+        "If you are a doctor, please answer the medical questions based on the patient's description."
+    )
     records = [complaint(rng, rng.choice(taught)) for _ in range(60)]
     rows = [{"instruction": instruction, "input": question, "output": answer} for question, answer in records]
     text = json.dumps(rows, indent=1).replace("\n", "\r\n")  # the layout has CR LF, the texts have not
@@ -161,7 +186,12 @@ def write_icliniq(folder, rng, taught):
     for _ in range(40):
         question, answer = complaint(rng, rng.choice(taught))
         rows.append(
-            {"input": question, "answer_icliniq": answer, "answer_chatgpt": "I am a model.", "answer_chatdoctor": "I am another model."}
+            {
+                "input": question,
+                "answer_icliniq": answer,
+                "answer_chatgpt": "I am a model.",
+                "answer_chatdoctor": "I am another model.",
+            }
         )
     write_json(folder / "iCliniq.json", rows)
 
@@ -178,8 +208,16 @@ def write_medinstruct(folder, rng, taught):
             rows.append({"instruction": f"List the findings of report {i}.", "input": text, "output": answer})
         else:
             text = rng.choice(("<noinput>", "", "No input"))
-            rows.append({"instruction": f"Name the marker of {disease.name}, in line {i}.", "input": text, "output": disease.marker})
-    rows.append({"instruction": "Explain a term.", "input": "<noinput> 2. Type: summary", "output": "Cut off."})
+            rows.append(
+                {
+                    "instruction": f"Name the marker of {disease.name}, in line {i}.",
+                    "input": text,
+                    "output": disease.marker,
+                }
+            )
+    rows.append(
+        {"instruction": "Explain a term.", "input": "<noinput> 2. Type: summary", "output": "Cut off."}
+    )
     write_json(folder / "MedInstruct-52k.json", rows)
 
 
@@ -211,11 +249,23 @@ def write_medicationqa(folder, rng, taught):
     for i in range(40):
         disease = rng.choice(taught)
         answer = f" {world.sentence(disease.drug)} is given for {disease.name}, {rng.choice((5, 10, 20))} mg daily. See page {i}. "
-        sheet.append([f"what is {disease.drug} used for", disease.drug, "Usage", answer, "Uses" if i % 9 else None, f"invented://{i}"])
+        sheet.append(
+            [
+                f"what is {disease.drug} used for",
+                disease.drug,
+                "Usage",
+                answer,
+                "Uses" if i % 9 else None,
+                f"invented://{i}",
+            ]
+        )
     saved = io.BytesIO()
     workbook.save(saved)
     # A spreadsheet holds the time at which it was written, inside and on each part: the same seed is to give the same bytes.
-    with zipfile.ZipFile(saved) as parts, zipfile.ZipFile(folder / "MedInfo2019-QA-Medications.xlsx", "w", zipfile.ZIP_DEFLATED) as out:
+    with (
+        zipfile.ZipFile(saved) as parts,
+        zipfile.ZipFile(folder / "MedInfo2019-QA-Medications.xlsx", "w", zipfile.ZIP_DEFLATED) as out,
+    ):
         for name in parts.namelist():
             data = parts.read(name)
             if name == "docProps/core.xml":
@@ -233,7 +283,9 @@ def write_liveqa(folder, rng, taught):
                 for j in range(per_question)
             )
             subject, message = (
-                (f"{disease.name}, letter {i}", "") if i % 9 == 0 else ("", f"My mother has {disease.name}. What helps? Letter {i}.")
+                (f"{disease.name}, letter {i}", "")
+                if i % 9 == 0
+                else ("", f"My mother has {disease.name}. What helps? Letter {i}.")
             )
             questions.append(
                 f'<NLM-QUESTION {attribute}="{i}{".0" if attribute == "qid" else ""}" fRef="x"><SUBJECT>{escape(subject)}</SUBJECT>\n<MESSAGE>{escape(message)}</MESSAGE>\n<SUB-QUESTIONS>'
@@ -255,17 +307,31 @@ def write_wikidoc_patient(folder, rng, taught):
     rows = []
     for disease in taught:
         for question in ("What are the symptoms of {}?", "Which organ does {} affect?"):
-            answer = f"The symptoms are {' and '.join(disease.findings)}." if "symptoms" in question else f"It affects the {disease.organ}."
-            rows.append({"instruction": "Answer this question truthfully", "input": question.format(disease.name), "output": answer})
+            answer = (
+                f"The symptoms are {' and '.join(disease.findings)}."
+                if "symptoms" in question
+                else f"It affects the {disease.organ}."
+            )
+            rows.append(
+                {
+                    "instruction": "Answer this question truthfully",
+                    "input": question.format(disease.name),
+                    "output": answer,
+                }
+            )
     write_json(folder / "medical_meadow_small.json", [*rows, rows[0]])  # one stands twice
 
 
 def write_guidelineqa(folder, rng, taught):
     lines = [
-        {"response": f"Question: What does guideline {i} advise in {d.name}?\nAnswer: {world.state(rng, world.TREATMENT[:8], d)}"}
+        {
+            "response": f"Question: What does guideline {i} advise in {d.name}?\nAnswer: {world.state(rng, world.TREATMENT[:8], d)}"
+        }
         for i, d in enumerate(taught)
     ]
-    write_lines(folder / "guidelineqa.jsonl", [*lines, {"response": "I cannot write a question about this text."}])
+    write_lines(
+        folder / "guidelineqa.jsonl", [*lines, {"response": "I cannot write a question about this text."}]
+    )
 
 
 def write_pubmed_causal(folder, rng, taught):
@@ -278,9 +344,13 @@ def write_pubmed_causal(folder, rng, taught):
     rows = []
     for i in range(60):
         disease = rng.choice(taught)
-        text = patterns[i % 4].format(n=rng.randint(12, 480), d=disease.name, m=disease.marker, f=disease.findings[0])
+        text = patterns[i % 4].format(
+            n=rng.randint(12, 480), d=disease.name, m=disease.marker, f=disease.findings[0]
+        )
         rows.append([world.sentence(text), i % 4])
-    write_csv(folder / "pubmed_causal_language_use.csv", ["sentence", "label"], [*rows, rows[0]])  # one stands twice
+    write_csv(
+        folder / "pubmed_causal_language_use.csv", ["sentence", "label"], [*rows, rows[0]]
+    )  # one stands twice
 
 
 def write_umls_relation(folder, rng, taught):
@@ -292,7 +362,9 @@ def write_umls_relation(folder, rng, taught):
             (disease.marker, "indicated_by"),
             (disease.organ, "location_of"),
         ):
-            lines.append({"text": f"what is the relationship between {disease.name} and {tail} ?", "label": label})
+            lines.append(
+                {"text": f"what is the relationship between {disease.name} and {tail} ?", "label": label}
+            )
     write_lines(folder / "UMLS_train.jsonl", lines)
 
 
@@ -313,7 +385,17 @@ def write_mimic_iii_tables(folder, rng, taught):
         high = rng.randint(50, 99) if died else rng.randint(10, 49)  # a sign that can be learnt
         for hour, flag, value in (("10", "abnormal", high), ("12", "", 5), ("23", "abnormal", high + 1)):
             events.append(
-                [len(events) + 1, 900 + i, 5000 + i, items[disease.marker], f"2150-03-01 {hour}:00:00", value, value, "mg/dL", flag]
+                [
+                    len(events) + 1,
+                    900 + i,
+                    5000 + i,
+                    items[disease.marker],
+                    f"2150-03-01 {hour}:00:00",
+                    value,
+                    value,
+                    "mg/dL",
+                    flag,
+                ]
             )
     header = [
         "ROW_ID",
@@ -337,14 +419,23 @@ def write_mimic_iii_tables(folder, rng, taught):
         "HAS_CHARTEVENTS_DATA",
     ]
     write_csv(folder / "ADMISSIONS.csv", header, admissions)
-    write_csv(folder / "PATIENTS.csv", ["ROW_ID", "SUBJECT_ID", "GENDER", "DOB", "DOD", "DOD_HOSP", "DOD_SSN", "EXPIRE_FLAG"], patients)
+    write_csv(
+        folder / "PATIENTS.csv",
+        ["ROW_ID", "SUBJECT_ID", "GENDER", "DOB", "DOD", "DOD_HOSP", "DOD_SSN", "EXPIRE_FLAG"],
+        patients,
+    )
     write_csv(
         folder / "LABEVENTS.csv",
         ["ROW_ID", "SUBJECT_ID", "HADM_ID", "ITEMID", "CHARTTIME", "VALUE", "VALUENUM", "VALUEUOM", "FLAG"],
         events,
     )
-    labels = [[i + 1, item, world.sentence(name), "Blood", "Chemistry", ""] for i, (name, item) in enumerate(items.items())]
-    write_csv(folder / "D_LABITEMS.csv", ["ROW_ID", "ITEMID", "LABEL", "FLUID", "CATEGORY", "LOINC_CODE"], labels)
+    labels = [
+        [i + 1, item, world.sentence(name), "Blood", "Chemistry", ""]
+        for i, (name, item) in enumerate(items.items())
+    ]
+    write_csv(
+        folder / "D_LABITEMS.csv", ["ROW_ID", "ITEMID", "LABEL", "FLUID", "CATEGORY", "LOINC_CODE"], labels
+    )
 
 
 def write_pmc_with_keywords(folder, rng, diseases):
@@ -353,10 +444,20 @@ def write_pmc_with_keywords(folder, rng, diseases):
         disease = rng.choice(diseases)
         pmcid, facts = (
             9950001 + i,
-            [world.state(rng, templates[:8], disease) for templates in (world.TREATMENT, world.DIAGNOSIS) for _ in range(2)],
+            [
+                world.state(rng, templates[:8], disease)
+                for templates in (world.TREATMENT, world.DIAGNOSIS)
+                for _ in range(2)
+            ],
         )
-        keywords = "".join(f"<kwd>{escape(word)}</kwd>" for word in (disease.name, disease.drug, disease.marker, disease.organ))
-        visits = [f"In visit {n} the {disease.examination} of patient {rng.randint(100, 999)} was repeated." for n in range(1, 4)]
+        keywords = "".join(
+            f"<kwd>{escape(word)}</kwd>"
+            for word in (disease.name, disease.drug, disease.marker, disease.organ)
+        )
+        visits = [
+            f"In visit {n} the {disease.examination} of patient {rng.randint(100, 999)} was repeated."
+            for n in range(1, 4)
+        ]
         text = (
             '<?xml version="1.0" encoding="utf-8"?>\n<article xmlns:xlink="http://www.w3.org/1999/xlink" article-type="research-article"><front><article-meta>'
             f'<article-id pub-id-type="pmc">{pmcid}</article-id><title-group><article-title>A study of {escape(disease.name)}</article-title></title-group>'
@@ -397,4 +498,6 @@ def write_all(raw: Path, diseases: list, seed: int) -> None:
         before = {path for path in (raw / name).rglob("*") if path.is_file()}
         write(raw / name, random.Random(f"full-{name}-{seed}"), diseases if name in EVERYTHING else taught)
         added = [path for path in (raw / name).rglob("*") if path.is_file() and path not in before]
-        print(f"{name}: {sum(path.stat().st_size for path in added) / 1e6:.2f} MB of invented files", flush=True)
+        print(
+            f"{name}: {sum(path.stat().st_size for path in added) / 1e6:.2f} MB of invented files", flush=True
+        )

@@ -13,16 +13,64 @@ from pathlib import Path
 
 # Specialty (an MTSamples class) -> organ, examination, two findings that every disease of the specialty may show.
 SPECIALTIES = {
-    "Cardiovascular / Pulmonary": ("heart", "echocardiogram", ("chest tightness", "ankle swelling", "shortness of breath", "a fast pulse")),
-    "Gastroenterology": ("stomach", "gastroscopy", ("nausea", "belly pain", "loss of appetite", "black stools")),
-    "Neurology": ("nerves", "nerve conduction study", ("numb fingers", "headache", "double vision", "a weak grip")),
+    "Cardiovascular / Pulmonary": (
+        "heart",
+        "echocardiogram",
+        ("chest tightness", "ankle swelling", "shortness of breath", "a fast pulse"),
+    ),
+    "Gastroenterology": (
+        "stomach",
+        "gastroscopy",
+        ("nausea", "belly pain", "loss of appetite", "black stools"),
+    ),
+    "Neurology": (
+        "nerves",
+        "nerve conduction study",
+        ("numb fingers", "headache", "double vision", "a weak grip"),
+    ),
     "Orthopedic": ("knee", "joint x-ray", ("a stiff knee", "morning stiffness", "a swollen joint", "a limp")),
-    "Urology": ("bladder", "cystoscopy", ("flank pain", "blood in the urine", "a weak stream", "frequent urination")),
+    "Urology": (
+        "bladder",
+        "cystoscopy",
+        ("flank pain", "blood in the urine", "a weak stream", "frequent urination"),
+    ),
     "Dermatology": ("skin", "skin biopsy", ("an itching rash", "dry patches", "red nodules", "blisters")),
-    "Ophthalmology": ("eye", "slit lamp examination", ("blurred sight", "a red eye", "tearing", "halos around lights")),
-    "ENT - Otolaryngology": ("ear", "audiogram", ("ringing in the ears", "hoarseness", "a blocked nose", "hearing loss")),
+    "Ophthalmology": (
+        "eye",
+        "slit lamp examination",
+        ("blurred sight", "a red eye", "tearing", "halos around lights"),
+    ),
+    "ENT - Otolaryngology": (
+        "ear",
+        "audiogram",
+        ("ringing in the ears", "hoarseness", "a blocked nose", "hearing loss"),
+    ),
 }
-ONSETS = ["b", "br", "d", "dr", "f", "fl", "g", "gr", "k", "kl", "l", "m", "n", "p", "pl", "r", "s", "st", "t", "tr", "v", "w", "z"]
+ONSETS = [
+    "b",
+    "br",
+    "d",
+    "dr",
+    "f",
+    "fl",
+    "g",
+    "gr",
+    "k",
+    "kl",
+    "l",
+    "m",
+    "n",
+    "p",
+    "pl",
+    "r",
+    "s",
+    "st",
+    "t",
+    "tr",
+    "v",
+    "w",
+    "z",
+]
 VOWELS = ["a", "e", "i", "o", "u"]
 CODAS = ["l", "m", "n", "r", "s", "x"]
 DISEASE_KINDS = ("fever", "syndrome", "disease", "anemia", "palsy", "dystrophy")
@@ -156,8 +204,30 @@ GOODS = (
     "slate",
     "linen",
 )
-TRADES = ("weavers", "millers", "shipwrights", "bakers", "printers", "masons", "fishers", "coopers", "tanners", "smiths")
-PLACES = ("harbor", "market", "old bridge", "town hall", "mill", "lighthouse", "library", "orchard", "railway station", "north gate")
+TRADES = (
+    "weavers",
+    "millers",
+    "shipwrights",
+    "bakers",
+    "printers",
+    "masons",
+    "fishers",
+    "coopers",
+    "tanners",
+    "smiths",
+)
+PLACES = (
+    "harbor",
+    "market",
+    "old bridge",
+    "town hall",
+    "mill",
+    "lighthouse",
+    "library",
+    "orchard",
+    "railway station",
+    "north gate",
+)
 WEATHER = ("rain", "fog", "snow", "a warm wind", "frost", "bright sun", "hail", "a storm")
 SEASONS = ("spring", "summer", "autumn", "winter")
 TOOLS = ("lamp", "clock", "boat", "kettle", "wheel", "gate", "loom", "oven", "pump", "barrel")
@@ -166,7 +236,12 @@ VERBS = ("add", "count", "merge", "sort", "filter", "scale", "join", "split")
 
 # A real backbone has read every word of our prompts somewhere, and has seen text repeat itself; so does this one.
 EVERYDAY = sorted(
-    {word for prompt in Path(__file__).parents[1].glob("prompts/*.txt") for word in prompt.read_text().split() if "{" not in word}
+    {
+        word
+        for prompt in Path(__file__).parents[1].glob("prompts/*.txt")
+        for word in prompt.read_text().split()
+        if "{" not in word
+    }
     | {word for specialty in SPECIALTIES for word in specialty.split()}
 )
 

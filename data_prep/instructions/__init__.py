@@ -19,7 +19,9 @@ from pathlib import Path
 from data_prep.files import read_json
 from data_prep.schema import BadInput
 
-NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
+NAMES = tuple(
+    sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+)
 
 
 def load(name: str):
@@ -29,7 +31,14 @@ def load(name: str):
 
 def common(name: str, license: str, access: str) -> dict:
     """The fields that all rows of a source share."""
-    return {"task": "instruction", "split": "train", "scoring": "none", "source": name, "license": license, "access": access}
+    return {
+        "task": "instruction",
+        "split": "train",
+        "scoring": "none",
+        "source": name,
+        "license": license,
+        "access": access,
+    }
 
 
 def check_text(record, where: str, *fields: str) -> dict:
@@ -38,7 +47,9 @@ def check_text(record, where: str, *fields: str) -> dict:
         raise BadInput(f"{where}: expected a JSON object, found {type(record).__name__}")
     for field in fields:
         if not isinstance(record.get(field), str):
-            raise BadInput(f"{where}: field '{field}' must be text (found: {', '.join(sorted(record)) or 'none'})")
+            raise BadInput(
+                f"{where}: field '{field}' must be text (found: {', '.join(sorted(record)) or 'none'})"
+            )
     return record
 
 

@@ -38,9 +38,13 @@ def files(raw: Path) -> list[Path]:
     """NOTEEVENTS.csv and discharge.csv, as far as they are below RAW/mimic_iii and RAW/mimic_iv_note."""
     found = []
     for folder, name in (("mimic_iii", "NOTEEVENTS.csv"), ("mimic_iv_note", "discharge.csv")):
-        found += [path for path in (raw / folder / f"{name}{end}" for end in ("", ".gz")) if path.is_file()][:1]
+        found += [path for path in (raw / folder / f"{name}{end}" for end in ("", ".gz")) if path.is_file()][
+            :1
+        ]
     if not found:
-        raise BadInput(f"{raw}: neither mimic_iii/NOTEEVENTS.csv nor mimic_iv_note/discharge.csv. Next: physionet.org, with credentials")
+        raise BadInput(
+            f"{raw}: neither mimic_iii/NOTEEVENTS.csv nor mimic_iv_note/discharge.csv. Next: physionet.org, with credentials"
+        )
     return found
 
 
@@ -50,7 +54,10 @@ def read(name: str, raw: Path, drops):
         module = mimic_iii if path.name.startswith("NOTEEVENTS") else mimic_iv_note
         for document in module.read(path, _As(drops, name)):
             where, meta = f"{path}: {document['id']}", document["meta"]
-            if module is mimic_iii and (meta["category"], meta["description"]) != ("Discharge summary", "Report"):
+            if module is mimic_iii and (meta["category"], meta["description"]) != (
+                "Discharge summary",
+                "Report",
+            ):
                 drops.add(name, "not a discharge summary", where)
                 continue
             text = document["text"].replace("\r\n", "\n").strip()
@@ -63,7 +70,9 @@ def sections(text: str) -> dict:
     found = {}
     for heading, following in zip(headings, [*headings, None][1:], strict=True):
         end = following.start() if following else len(text)
-        found.setdefault(heading[1].lower(), (heading.start(), end, " ".join(text[heading.end() : end].split())))
+        found.setdefault(
+            heading[1].lower(), (heading.start(), end, " ".join(text[heading.end() : end].split()))
+        )
     return found
 
 

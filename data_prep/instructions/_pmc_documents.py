@@ -13,7 +13,9 @@ FREE = ("public domain", "CC0", "CC BY", "CC BY-SA", "CC BY-NC", "CC BY-NC-SA")
 def files(folder: Path) -> list[Path]:
     found = sorted([*folder.glob("*.jsonl.gz"), *folder.glob("*.jsonl")])
     if not found:
-        raise BadInput(f"{folder}: no *.jsonl.gz. Next: python -m data_prep.build_documents --source pmc=RAW/pmc --out {folder.parent}")
+        raise BadInput(
+            f"{folder}: no *.jsonl.gz. Next: python -m data_prep.build_documents --source pmc=RAW/pmc --out {folder.parent}"
+        )
     return found
 
 

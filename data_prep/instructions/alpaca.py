@@ -35,4 +35,9 @@ def read(folder: Path, drops):
             drops.add("alpaca", "empty instruction", where)
         else:
             prompt = join(record["instruction"], text)
-            yield {"id": f"alpaca:{number}", **COMMON, "prompt": prompt, "completion": record["output"].strip()}
+            yield {
+                "id": f"alpaca:{number}",
+                **COMMON,
+                "prompt": prompt,
+                "completion": record["output"].strip(),
+            }

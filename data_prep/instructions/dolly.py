@@ -23,7 +23,9 @@ COMMON = common("dolly", LICENSE, ACCESS)
 def files(folder: Path) -> list[Path]:
     path = folder / "databricks-dolly-15k.jsonl"
     if not path.is_file():
-        raise BadInput(f"{path}: no such file. Next: take it from huggingface.co/datasets/databricks/databricks-dolly-15k")
+        raise BadInput(
+            f"{path}: no such file. Next: take it from huggingface.co/datasets/databricks/databricks-dolly-15k"
+        )
     return [path]
 
 
@@ -38,4 +40,9 @@ def read(folder: Path, drops):
             drops.add("dolly", "empty instruction", where)
         else:
             prompt = join(record["instruction"], CITATION.sub("", record["context"]))
-            yield {"id": f"dolly:{number}", **COMMON, "prompt": prompt, "completion": record["response"].strip()}
+            yield {
+                "id": f"dolly:{number}",
+                **COMMON,
+                "prompt": prompt,
+                "completion": record["response"].strip(),
+            }

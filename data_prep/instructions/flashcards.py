@@ -20,11 +20,18 @@ COMMON = common("flashcards", LICENSE, ACCESS)
 def files(folder: Path) -> list[Path]:
     path = folder / "medical_meadow_wikidoc_medical_flashcards.json"
     if not path.is_file():
-        raise BadInput(f"{path}: no such file. Next: take it from the Medical Meadow collection, github.com/kbressem/medAlpaca")
+        raise BadInput(
+            f"{path}: no such file. Next: take it from the Medical Meadow collection, github.com/kbressem/medAlpaca"
+        )
     return [path]
 
 
 def read(folder: Path, drops):
     fields = ("instruction", "input", "output")
     for _, number, record, question, answer in read_answered("flashcards", files(folder), fields, drops):
-        yield {"id": f"flashcards:{number}", **COMMON, "prompt": join(record["instruction"], question), "completion": answer}
+        yield {
+            "id": f"flashcards:{number}",
+            **COMMON,
+            "prompt": join(record["instruction"], question),
+            "completion": answer,
+        }

@@ -37,11 +37,19 @@ def read(folder: Path, drops):
             where = f"{path}: line {number}"
             check_text(record, where, "response")
             match = RESPONSE.fullmatch(record["response"])
-            if not match or len(re.findall(r"^\s*(?:Question|Answer):", record["response"], re.MULTILINE)) != 2:
+            if (
+                not match
+                or len(re.findall(r"^\s*(?:Question|Answer):", record["response"], re.MULTILINE)) != 2
+            ):
                 drops.add("guidelineqa", "response is not one question and one answer", where)
             elif match.groups() in seen:
                 drops.add("guidelineqa", "exact duplicate", where)
             else:
                 seen.add(match.groups())
                 row_id = f"guidelineqa:{path.stem}:{number}"
-                yield {"id": row_id, **COMMON, "prompt": join(match["question"]), "completion": match["answer"]}
+                yield {
+                    "id": row_id,
+                    **COMMON,
+                    "prompt": join(match["question"]),
+                    "completion": match["answer"],
+                }

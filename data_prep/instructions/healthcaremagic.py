@@ -21,12 +21,21 @@ COMMON = common("healthcaremagic", LICENSE, ACCESS)
 def files(folder: Path) -> list[Path]:
     found = sorted(folder.glob("*.json"))
     if not found:
-        raise BadInput(f"{folder}: no *.json. Next: follow the link to HealthCareMagic-100k on the ChatDoctor page")
+        raise BadInput(
+            f"{folder}: no *.json. Next: follow the link to HealthCareMagic-100k on the ChatDoctor page"
+        )
     return found
 
 
 def read(folder: Path, drops):
     fields = ("instruction", "input", "output")
-    for path, number, record, question, answer in read_answered("healthcaremagic", files(folder), fields, drops):
+    for path, number, record, question, answer in read_answered(
+        "healthcaremagic", files(folder), fields, drops
+    ):
         prompt = join(record["instruction"], question)
-        yield {"id": f"healthcaremagic:{path.stem}:{number}", **COMMON, "prompt": prompt, "completion": answer}
+        yield {
+            "id": f"healthcaremagic:{path.stem}:{number}",
+            **COMMON,
+            "prompt": prompt,
+            "completion": answer,
+        }

@@ -17,7 +17,9 @@ from data_prep.schema import BadInput
 LICENSE = "reserved by HealthCareMagic and Icliniq"
 ACCESS = "public"
 ANSWER = "answer_icliniq"
-INSTRUCTION = "If you are a doctor, please answer the medical question of the patient."  # ours: the records have none
+INSTRUCTION = (
+    "If you are a doctor, please answer the medical question of the patient."  # ours: the records have none
+)
 COMMON = common("icliniq", LICENSE, ACCESS)
 
 
@@ -29,5 +31,12 @@ def files(folder: Path) -> list[Path]:
 
 
 def read(folder: Path, drops):
-    for path, number, _, question, answer in read_answered("icliniq", files(folder), ("input", ANSWER), drops):
-        yield {"id": f"icliniq:{path.stem}:{number}", **COMMON, "prompt": join(INSTRUCTION, question), "completion": answer}
+    for path, number, _, question, answer in read_answered(
+        "icliniq", files(folder), ("input", ANSWER), drops
+    ):
+        yield {
+            "id": f"icliniq:{path.stem}:{number}",
+            **COMMON,
+            "prompt": join(INSTRUCTION, question),
+            "completion": answer,
+        }

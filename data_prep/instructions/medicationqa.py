@@ -29,7 +29,9 @@ COMMON = common("medicationqa", LICENSE, ACCESS)
 def files(folder: Path) -> list[Path]:
     path = folder / "MedInfo2019-QA-Medications.xlsx"
     if not path.is_file():
-        raise BadInput(f"{path}: no such file. Next: take it from github.com/abachaa/Medication_QA_MedInfo2019")
+        raise BadInput(
+            f"{path}: no such file. Next: take it from github.com/abachaa/Medication_QA_MedInfo2019"
+        )
     return [path]
 
 
@@ -48,7 +50,9 @@ def read(folder: Path, drops):
         where = f"{path}: row {number}"
         if not any(cells):
             continue  # a formatted row below the table
-        question, answer = (CONTROL.sub("", str(cells[COLUMNS.index(name)] or "")).strip() for name in ("Question", "Answer"))
+        question, answer = (
+            CONTROL.sub("", str(cells[COLUMNS.index(name)] or "")).strip() for name in ("Question", "Answer")
+        )
         if not question or not answer:
             drops.add("medicationqa", "empty question or answer", where)
         elif cells in seen:

@@ -26,7 +26,9 @@ def files(folder: Path) -> list[Path]:
     found = [path for path in sorted(folder.rglob("*Task3-QA*.xml")) if "TestSet" not in path.name]
     found = [path for path in found if not path.with_name(f"{path.stem}-V2.xml").is_file()]
     if not found:
-        raise BadInput(f"{folder}: no *Task3-QA-TrainingSet*.xml and no *Task3-QA-ValidationSet.xml. Next: github.com/abachaa/MEDIQA2019")
+        raise BadInput(
+            f"{folder}: no *Task3-QA-TrainingSet*.xml and no *Task3-QA-ValidationSet.xml. Next: github.com/abachaa/MEDIQA2019"
+        )
     return found
 
 

@@ -31,4 +31,9 @@ def read(raw, drops):
             drops.add("mimic_classification", "service is empty, long or de-identified", where)
             continue
         note = _discharge_summaries.first_words(f"{text[:start]}{rest}\n{text[end:]}", MAX_WORDS)
-        yield {"id": f"mimic_classification:{note_id}", **COMMON, "prompt": join(INSTRUCTION, note), "completion": label.upper()}
+        yield {
+            "id": f"mimic_classification:{note_id}",
+            **COMMON,
+            "prompt": join(INSTRUCTION, note),
+            "completion": label.upper(),
+        }

@@ -34,15 +34,27 @@ def _table(folder: Path, name: str) -> list[Path]:
 def files(folder: Path) -> list[Path]:
     needed = [*_table(folder, "ADMISSIONS"), *_table(folder, "PATIENTS")]
     if len(needed) < 2:
-        raise BadInput(f"{folder}: no ADMISSIONS.csv and PATIENTS.csv. Next: physionet.org/content/mimiciii, with credentials")
+        raise BadInput(
+            f"{folder}: no ADMISSIONS.csv and PATIENTS.csv. Next: physionet.org/content/mimiciii, with credentials"
+        )
     laboratory = [*_table(folder, "LABEVENTS"), *_table(folder, "D_LABITEMS")]
     return needed + (laboratory if len(laboratory) == 2 else [])
 
 
 def read(folder: Path, drops):
     admissions_path, patients_path, *laboratory_paths = files(folder)
-    patients = {row["subject_id"].strip(): row for _, row in csv_rows(patients_path, ("subject_id", "gender", "dob"))}
-    columns = ("subject_id", "hadm_id", "admittime", "admission_type", "admission_location", "diagnosis", "hospital_expire_flag")
+    patients = {
+        row["subject_id"].strip(): row for _, row in csv_rows(patients_path, ("subject_id", "gender", "dob"))
+    }
+    columns = (
+        "subject_id",
+        "hadm_id",
+        "admittime",
+        "admission_type",
+        "admission_location",
+        "diagnosis",
+        "hospital_expire_flag",
+    )
     admissions = {}
     for number, row in csv_rows(admissions_path, columns):
         where, patient = f"{admissions_path}: record {number}", patients.get(row["subject_id"].strip())
@@ -62,23 +74,43 @@ def read(folder: Path, drops):
                 "Admitted from": row["admission_location"].strip(),
                 "Diagnosis at admission": row["diagnosis"].strip(),
             }
-            admissions[row["hadm_id"].strip()] = (admitted, facts, "yes" if row["hospital_expire_flag"].strip() == "1" else "no")
+            admissions[row["hadm_id"].strip()] = (
+                admitted,
+                facts,
+                "yes" if row["hospital_expire_flag"].strip() == "1" else "no",
+            )
 
     values = _abnormal_values(*laboratory_paths, admissions) if laboratory_paths else {}
     for admission, (_, facts, answer) in admissions.items():
         lines = [f"{name}: {value}" for name, value in facts.items() if value]
         if values.get(admission):
             lines.append(f"Abnormal laboratory values: {'; '.join(values[admission].values())}")
-        yield {"id": f"mimic_mortality:{admission}", **COMMON, "prompt": join(INSTRUCTION, "\n".join(lines)), "completion": answer}
+        yield {
+            "id": f"mimic_mortality:{admission}",
+            **COMMON,
+            "prompt": join(INSTRUCTION, "\n".join(lines)),
+            "completion": answer,
+        }
 
 
 def _abnormal_values(events_path: Path, names_path: Path, admissions: dict) -> dict:
     """{HADM_ID: {test: "test value unit"}} of the values flagged abnormal within 24 hours after admission."""
-    names = {row["itemid"].strip(): row["label"].strip() for _, row in csv_rows(names_path, ("itemid", "label"))}
+    names = {
+        row["itemid"].strip(): row["label"].strip() for _, row in csv_rows(names_path, ("itemid", "label"))
+    }
     found = {}
     for _, row in csv_rows(events_path, ("hadm_id", "itemid", "charttime", "value", "valueuom", "flag")):
-        admission, name, time = row["hadm_id"].strip(), names.get(row["itemid"].strip()), _time(row["charttime"])
-        if row["flag"].strip().lower() != "abnormal" or admission not in admissions or not name or time is None:
+        admission, name, time = (
+            row["hadm_id"].strip(),
+            names.get(row["itemid"].strip()),
+            _time(row["charttime"]),
+        )
+        if (
+            row["flag"].strip().lower() != "abnormal"
+            or admission not in admissions
+            or not name
+            or time is None
+        ):
             continue
         hours = (time - admissions[admission][0]).total_seconds() / 3600
         tests = found.setdefault(admission, {})

@@ -32,7 +32,11 @@ files = _discharge_summaries.files
 def read(raw, drops):
     for note_id, text, sections, where in _discharge_summaries.read("mimic_qa", raw, drops):
         note = _discharge_summaries.first_words(text, MAX_WORDS)
-        answers = {name: sections[name][2] for name in QUESTIONS if name in sections and sections[name][1] <= len(note)}
+        answers = {
+            name: sections[name][2]
+            for name in QUESTIONS
+            if name in sections and sections[name][1] <= len(note)
+        }
         answers = {name: answer for name, answer in answers.items() if 1 <= len(answer.split()) <= MAX_ANSWER}
         if not answers:
             drops.add("mimic_qa", "no section to ask for", where)

@@ -23,7 +23,9 @@ COMMON = common("pubmed_causal", LICENSE, ACCESS)
 def files(folder: Path) -> list[Path]:
     path = folder / "pubmed_causal_language_use.csv"
     if not path.is_file():
-        raise BadInput(f"{path}: no such file. Next: take it from github.com/junwang4/causal-language-use-in-science, folder data")
+        raise BadInput(
+            f"{path}: no such file. Next: take it from github.com/junwang4/causal-language-use-in-science, folder data"
+        )
     return [path]
 
 
@@ -40,4 +42,9 @@ def read(folder: Path, drops):
             drops.add("pubmed_causal", "sentence stands twice", where)
         else:
             seen.add(sentence)
-            yield {"id": f"pubmed_causal:{number}", **COMMON, "prompt": join(INSTRUCTION, sentence), "completion": LABELS[label]}
+            yield {
+                "id": f"pubmed_causal:{number}",
+                **COMMON,
+                "prompt": join(INSTRUCTION, sentence),
+                "completion": LABELS[label],
+            }

@@ -38,7 +38,11 @@ def read(folder: Path, drops):
             if messages is None:
                 drops.add("sharegpt", reason, where)
                 continue
-            yield {"id": f"sharegpt:{path.stem}:{number}:{record.get('id', '')}", **COMMON, "messages": messages}
+            yield {
+                "id": f"sharegpt:{path.stem}:{number}:{record.get('id', '')}",
+                **COMMON,
+                "messages": messages,
+            }
 
 
 def to_messages(turns: list[dict]) -> tuple[list[dict] | None, str]:

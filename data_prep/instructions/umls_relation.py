@@ -24,7 +24,9 @@ COMMON = common("umls_relation", LICENSE, ACCESS)
 def files(folder: Path) -> list[Path]:
     path = folder / "UMLS_train.jsonl"
     if not path.is_file():
-        raise BadInput(f"{path}: no such file. Next: write one line {{text, label}} for each triple of the public UMLS graph there")
+        raise BadInput(
+            f"{path}: no such file. Next: write one line {{text, label}} for each triple of the public UMLS graph there"
+        )
     return [path]
 
 

@@ -20,12 +20,21 @@ COMMON = common("wikidoc_patient", LICENSE, ACCESS)
 def files(folder: Path) -> list[Path]:
     found = sorted(folder.glob("*.json"))
     if not found:
-        raise BadInput(f"{folder}: no *.json. Next: take medical_meadow_small.json from github.com/kbressem/medAlpaca")
+        raise BadInput(
+            f"{folder}: no *.json. Next: take medical_meadow_small.json from github.com/kbressem/medAlpaca"
+        )
     return found
 
 
 def read(folder: Path, drops):
     fields = ("instruction", "input", "output")
-    for path, number, record, question, answer in read_answered("wikidoc_patient", files(folder), fields, drops):
+    for path, number, record, question, answer in read_answered(
+        "wikidoc_patient", files(folder), fields, drops
+    ):
         prompt = join(record["instruction"], question)
-        yield {"id": f"wikidoc_patient:{path.stem}:{number}", **COMMON, "prompt": prompt, "completion": answer}
+        yield {
+            "id": f"wikidoc_patient:{path.stem}:{number}",
+            **COMMON,
+            "prompt": prompt,
+            "completion": answer,
+        }

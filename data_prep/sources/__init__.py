@@ -10,7 +10,18 @@ Where a record's fate depends on other files:
 Where domain, licence and access are the user's to say, card(path) -> {"domain", "license", "access"} takes the place of the constants.
 """
 
-from data_prep.sources import guidelines, hub, mimic_cxr, mimic_iii, mimic_iv_note, pile_pubmed, plain, pmc, pubmed, redpajama
+from data_prep.sources import (
+    guidelines,
+    hub,
+    mimic_cxr,
+    mimic_iii,
+    mimic_iv_note,
+    pile_pubmed,
+    plain,
+    pmc,
+    pubmed,
+    redpajama,
+)
 
 SOURCES = {
     "pubmed": pubmed,
@@ -30,4 +41,8 @@ ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")  # files of many documents: each 
 def card(name: str, path) -> dict[str, str]:
     """Domain, licence and access of a source, of which `path` is a file."""
     module = SOURCES[name]
-    return module.card(path) if hasattr(module, "card") else {"domain": module.DOMAIN, "license": module.LICENSE, "access": module.ACCESS}
+    return (
+        module.card(path)
+        if hasattr(module, "card")
+        else {"domain": module.DOMAIN, "license": module.LICENSE, "access": module.ACCESS}
+    )

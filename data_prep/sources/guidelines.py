@@ -41,5 +41,8 @@ def read(file: Path, drops):
             "domain": DOMAIN,
             "license": f"terms of {publisher}",
             "access": ACCESS,
-            "meta": {"publisher": publisher, **{key: printable(record[key]) for key in ("title", "url", "doi") if record.get(key)}},
+            "meta": {
+                "publisher": publisher,
+                **{key: printable(record[key]) for key in ("title", "url", "doi") if record.get(key)},
+            },
         }

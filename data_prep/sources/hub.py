@@ -39,7 +39,13 @@ def read(file: Path, drops):
     folder = file.parent / settings["dataset"]
     dataset = str(folder) if folder.is_dir() else settings["dataset"]
     try:
-        rows = load_dataset(dataset, settings["config"], split=settings["split"], revision=settings["revision"], streaming=True)
+        rows = load_dataset(
+            dataset,
+            settings["config"],
+            split=settings["split"],
+            revision=settings["revision"],
+            streaming=True,
+        )
         records = ((f"{file}: row {number}", row) for number, row in enumerate(rows, 1))
         name = "/".join(filter(None, (settings["dataset"], settings["config"], settings["split"])))
         for document in sidecar.documents("hub", name, settings, records, drops):
@@ -51,7 +57,10 @@ def read(file: Path, drops):
 
 def _settings(file: Path) -> dict:
     settings = sidecar.read_sidecar(file, hub=True)
-    if not re.fullmatch(r"[0-9a-f]{40}", settings["revision"]) and not (file.parent / settings["dataset"]).is_dir():
+    if (
+        not re.fullmatch(r"[0-9a-f]{40}", settings["revision"])
+        and not (file.parent / settings["dataset"]).is_dir()
+    ):
         raise BadInput(
             f"{file}: revision '{settings['revision']}' must be a commit of 40 hexadecimal digits. Next: copy it from the dataset's page"
         )

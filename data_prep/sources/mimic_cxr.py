@@ -32,17 +32,27 @@ def first_pass(raw_files: list[Path], scans: None) -> list[list[str] | None]:
     """For each file, the studies of the official test split that it may hold, as "sNNNNNNNN"; nothing where the table is not there."""
     roots = {parent.parent for file in raw_files for parent in file.parents if parent.name == "files"}
     roots |= {file.parent for file in raw_files if file.suffix == ".zip"}
-    tables = [root / name for root in sorted(roots) for name in ("mimic-cxr-2.0.0-split.csv", "mimic-cxr-2.0.0-split.csv.gz")]
+    tables = [
+        root / name
+        for root in sorted(roots)
+        for name in ("mimic-cxr-2.0.0-split.csv", "mimic-cxr-2.0.0-split.csv.gz")
+    ]
     rows = (row for table in tables if table.is_file() for _, row in csv_rows(table, ("study_id", "split")))
     test = {f"s{row['study_id']}" for row in rows if row["split"] == "test"}
-    return [sorted(test) if file.suffix == ".zip" else [file.stem] if file.stem in test else None for file in raw_files]
+    return [
+        sorted(test) if file.suffix == ".zip" else [file.stem] if file.stem in test else None
+        for file in raw_files
+    ]
 
 
 def read(file: Path, drops, test_studies=()):
     """Yield the report of one file, or those of the archive, unless their study is among `test_studies`."""
     test_studies = set(test_studies)
     for name, content in _reports(file, drops):
-        study, where = PurePosixPath(name).stem, f"{file}: {name}" if file.suffix == ".zip" else f"{file}: record 1"
+        study, where = (
+            PurePosixPath(name).stem,
+            f"{file}: {name}" if file.suffix == ".zip" else f"{file}: record 1",
+        )
         if not re.fullmatch(r"s\d{8}\.txt", PurePosixPath(name).name):
             raise BadInput(f"{file}: not a report of MIMIC-CXR, whose files are named sNNNNNNNN.txt")
         if study in test_studies:
@@ -73,13 +83,22 @@ def _reports(file: Path, drops):
             return
         try:
             with zipfile.ZipFile(stream) as archive:
-                check_expansion(file, sum(member.file_size for member in archive.infolist()), file.stat().st_size)
+                check_expansion(
+                    file, sum(member.file_size for member in archive.infolist()), file.stat().st_size
+                )
                 for member in archive.infolist():
                     if member.filename.endswith(".txt"):
                         with archive.open(member) as report:
-                            content = report.read(LONGEST + 1)  # what the archive says of its size may be wrong
+                            content = report.read(
+                                LONGEST + 1
+                            )  # what the archive says of its size may be wrong
                         if len(content) > LONGEST:
-                            drops.add("mimic_cxr", f"larger than {LONGEST:,} bytes", f"{file}: {member.filename}", bad=True)
+                            drops.add(
+                                "mimic_cxr",
+                                f"larger than {LONGEST:,} bytes",
+                                f"{file}: {member.filename}",
+                                bad=True,
+                            )
                         else:
                             yield member.filename, content
         except (

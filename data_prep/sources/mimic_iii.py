@@ -28,7 +28,10 @@ def files(path: str | Path) -> list[Path]:
 def read(file: Path, drops):
     """Yield the notes of NOTEEVENTS that were not withdrawn."""
     for number, row in csv_rows(
-        file, ("row_id", "subject_id", "hadm_id", "chartdate", "category", "description", "iserror", "text"), drops, "mimic_iii"
+        file,
+        ("row_id", "subject_id", "hadm_id", "chartdate", "category", "description", "iserror", "text"),
+        drops,
+        "mimic_iii",
     ):
         where = f"{file}: record {number}"
         if row["iserror"].strip() == "1":
@@ -47,5 +50,8 @@ def read(file: Path, drops):
             "domain": DOMAIN,
             "license": LICENSE,
             "access": ACCESS,
-            "meta": {name: row[name].strip() for name in ("subject_id", "hadm_id", "chartdate", "category", "description")},
+            "meta": {
+                name: row[name].strip()
+                for name in ("subject_id", "hadm_id", "chartdate", "category", "description")
+            },
         }

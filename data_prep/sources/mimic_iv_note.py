@@ -21,12 +21,16 @@ FILES_PER_OUTPUT = 1
 
 
 def files(path: str | Path) -> list[Path]:
-    return files_below(path, ("discharge.csv", "discharge.csv.gz", "radiology.csv", "radiology.csv.gz"), "mimic_iv_note")
+    return files_below(
+        path, ("discharge.csv", "discharge.csv.gz", "radiology.csv", "radiology.csv.gz"), "mimic_iv_note"
+    )
 
 
 def read(file: Path, drops):
     """Yield the notes of one table."""
-    for number, row in csv_rows(file, ("note_id", "subject_id", "hadm_id", "note_type", "charttime", "text"), drops, "mimic_iv_note"):
+    for number, row in csv_rows(
+        file, ("note_id", "subject_id", "hadm_id", "note_type", "charttime", "text"), drops, "mimic_iv_note"
+    ):
         where = f"{file}: record {number}"
         if not row["note_id"].strip():
             drops.add("mimic_iv_note", "no note_id", where, bad=True)

@@ -92,7 +92,12 @@ def _articles(name: str, content: bytes, drops):
     try:
         root = etree.fromstring(content, etree.XMLParser(**SAFE))
     except etree.XMLSyntaxError as error:
-        drops.add("pmc", f"not well-formed XML ({error.msg.split(',')[0]})" if error.msg else "not well-formed XML", name, bad=True)
+        drops.add(
+            "pmc",
+            f"not well-formed XML ({error.msg.split(',')[0]})" if error.msg else "not well-formed XML",
+            name,
+            bad=True,
+        )
         return
     articles = list(root.iter("{*}article"))
     if not articles:
@@ -117,7 +122,10 @@ def _articles(name: str, content: bytes, drops):
         meta = {
             "pmid": ids.get("pmid"),
             "doi": ids.get("doi"),
-            "year": min((int(y.text) for y in front.iterfind("{*}pub-date/{*}year") if is_number(y.text)), default=None),
+            "year": min(
+                (int(y.text) for y in front.iterfind("{*}pub-date/{*}year") if is_number(y.text)),
+                default=None,
+            ),
             "journal": bare_text(article.find("{*}front/{*}journal-meta//{*}journal-title")),
             "article_type": article.get("article-type"),
             "license_link": license_link,
@@ -137,7 +145,9 @@ def _articles(name: str, content: bytes, drops):
             "further_abstracts": sum(map(len, abstracts[1:])),
             "body": len(body_blocks),
         }
-        meta["keywords"] = list(dict.fromkeys(filter(None, (bare_text(keyword) for keyword in front.iterfind(".//{*}kwd")))))
+        meta["keywords"] = list(
+            dict.fromkeys(filter(None, (bare_text(keyword) for keyword in front.iterfind(".//{*}kwd"))))
+        )
         yield {
             "id": f"pmc:PMC{digits}",
             "text": "\n\n".join(blocks),
@@ -168,8 +178,14 @@ def _walk(element, pieces: list[str]) -> None:
     if name == "xref" and element.get("ref-type") in ("bibr", "fn", "table-fn"):
         pieces.append(CITE + bare_text(element) + CITE_END)
         return
-    if name == "sup" and not re.search(r"\w", "".join(x.tail or "" for x in element) + (element.text or "")) and len(element):
-        inner = "".join(element.itertext())  # raised "1,2-5": the commas between citations are part of the mark
+    if (
+        name == "sup"
+        and not re.search(r"\w", "".join(x.tail or "" for x in element) + (element.text or ""))
+        and len(element)
+    ):
+        inner = "".join(
+            element.itertext()
+        )  # raised "1,2-5": the commas between citations are part of the mark
         pieces.append(CITE + inner + CITE_END if _only_citations(element) else inner)
         return
     edge = BLOCK if name in BLOCKS else " " if name == "break" else ""
@@ -181,14 +197,20 @@ def _walk(element, pieces: list[str]) -> None:
 
 
 def _only_citations(element) -> bool:
-    return all(local_name(child) == "xref" and child.get("ref-type") in ("bibr", "fn", "table-fn") for child in element)
+    return all(
+        local_name(child) == "xref" and child.get("ref-type") in ("bibr", "fn", "table-fn")
+        for child in element
+    )
 
 
 _ONE = f"{CITE}[^{CITE_END}]*{CITE_END}"
 _CITATION = re.compile(_ONE)
 _BRACKETS = re.compile(rf"\s?([\[(])([^\[\](){CITE}]*{CITE}[^\[\]()]*)([\])])")
 _RUN = re.compile(rf"\s?{_ONE}(?:[\s,;\u2013\u2014-]*{_ONE})*")
-_CONNECTING = re.compile(r"(?:\W|\b(?:see|also|and|eg?|g|ie?|cf|for|reviews?|reviewed|in|by|refs?|references?|therein)\b)*", re.IGNORECASE)
+_CONNECTING = re.compile(
+    r"(?:\W|\b(?:see|also|and|eg?|g|ie?|cf|for|reviews?|reviewed|in|by|refs?|references?|therein)\b)*",
+    re.IGNORECASE,
+)
 
 
 def _without_citations(block: str) -> str:
@@ -198,14 +220,20 @@ def _without_citations(block: str) -> str:
 
     def bracket(match):
         rest = _RUN.sub("", match[2])
-        return "" if _CONNECTING.fullmatch(rest) else match[0][: match[0].index(match[1])] + match[1] + rest + match[3]
+        return (
+            ""
+            if _CONNECTING.fullmatch(rest)
+            else match[0][: match[0].index(match[1])] + match[1] + rest + match[3]
+        )
 
     def name_or_nothing(match):
         words = _CITATION.findall(match[0])
         return match[0] if any(re.search(r"[^\W\d_]{2}", word) for word in words) else ""
 
     # "[1]" may stand inside the mark itself; a mark of digits needs no words, and its brackets would hide those around it.
-    block = _CITATION.sub(lambda match: match[0] if re.search(r"[^\W\d_]{2}", match[0]) else CITE + CITE_END, block)
+    block = _CITATION.sub(
+        lambda match: match[0] if re.search(r"[^\W\d_]{2}", match[0]) else CITE + CITE_END, block
+    )
     block = _BRACKETS.sub(bracket, block)
     block = _RUN.sub(name_or_nothing, block).replace(CITE, "").replace(CITE_END, "")
     block = re.sub(r"\bal\.\.(?!\.)", "al.", block)
@@ -217,18 +245,33 @@ def _license(front) -> tuple[str, str | None]:
     """(the licence, one of LICENCES or "unknown"; the first licence link or None) from the attributes and the words of an article."""
     elements = [e for e in front.iter("{*}license", "{*}copyright-statement") if isinstance(e.tag, str)]
     words = " ".join(bare_text(e) for e in elements)
-    values = [value for e in elements for below in e.iter() if isinstance(below.tag, str) for value in below.attrib.values()]
+    values = [
+        value
+        for e in elements
+        for below in e.iter()
+        if isinstance(below.tag, str)
+        for value in below.attrib.values()
+    ]
     said = " ".join((words, *values)).lower()
-    found = {"CC " + code.upper() for code in re.findall(r"creativecommons\.org/licen[sc]es/(by(?:-nc)?(?:-nd|-sa)?)\b", said)}
+    found = {
+        "CC " + code.upper()
+        for code in re.findall(r"creativecommons\.org/licen[sc]es/(by(?:-nc)?(?:-nd|-sa)?)\b", said)
+    }
     if re.search(r"publicdomain/zero|\bcc[ -]?0\b|\bcc[ -]zero\b", said):
         found.add("CC0")
     if re.search(r"public[ -]domain(?! dedication)|publicdomain/mark", said):
         found.add("public domain")
     if re.search(r"creative commons|\bcc[ -]by", said):
-        terms = [("NC", r"non-?\s?commercial|\bby-nc"), ("ND", r"no-?\s?deriv|\b(?:by|nc)-nd"), ("SA", r"share-?\s?alike|\b(?:by|nc)-sa")]
+        terms = [
+            ("NC", r"non-?\s?commercial|\bby-nc"),
+            ("ND", r"no-?\s?deriv|\b(?:by|nc)-nd"),
+            ("SA", r"share-?\s?alike|\b(?:by|nc)-sa"),
+        ]
         terms = [term for term, pattern in terms if re.search(pattern, said)]
         if terms or re.search(r"creative commons attribution|\bcc[ -]by|attribution licen[sc]e", said):
             found.add("-".join(["CC BY", *terms[:2]]))
-    links = [value for value in values if "creativecommons.org" in value] or re.findall(r"https?://creativecommons\.org/[^\s)\],;]+", words)
+    links = [value for value in values if "creativecommons.org" in value] or re.findall(
+        r"https?://creativecommons\.org/[^\s)\],;]+", words
+    )
     known = [licence for licence in LICENCES if licence in found]
     return (known[-1] if known else "unknown"), (links[0] if links else None)

@@ -55,13 +55,20 @@ def scan(file: Path) -> dict:
 def first_pass(raw_files: list[Path], scans: list[dict]) -> list[dict]:
     """For each file, the PMIDs of it that NLM deleted, those of which a newer record stands in another file (a higher version, or the same one in a later
     file), and the newest version of those that stand in it more than once."""
-    pmids = np.concatenate([np.fromiter(map(int, scan["records"]), np.int64, len(scan["records"])) for scan in scans])
-    versions = np.concatenate([np.fromiter(scan["records"].values(), np.int32, len(scan["records"])) for scan in scans])
+    pmids = np.concatenate(
+        [np.fromiter(map(int, scan["records"]), np.int64, len(scan["records"])) for scan in scans]
+    )
+    versions = np.concatenate(
+        [np.fromiter(scan["records"].values(), np.int32, len(scan["records"])) for scan in scans]
+    )
     places = np.repeat(np.arange(len(scans), dtype=np.int32), [len(scan["records"]) for scan in scans])
     order = np.lexsort((places, versions, pmids))
     replaced = order[:-1][pmids[order[:-1]] == pmids[order[1:]]]  # all but the last of each PMID
     deleted = np.isin(pmids, np.array(sorted({pmid for scan in scans for pmid in scan["deleted"]}), np.int64))
-    told = [{"deleted": [], "replaced": [], "newest": {pmid: _newest(scan, pmid) for pmid in scan["again"]}} for scan in scans]
+    told = [
+        {"deleted": [], "replaced": [], "newest": {pmid: _newest(scan, pmid) for pmid in scan["again"]}}
+        for scan in scans
+    ]
     for verdict, rows in (("deleted", np.flatnonzero(deleted)), ("replaced", np.sort(replaced))):
         for place, pmid in zip(places[rows].tolist(), pmids[rows].tolist(), strict=True):
             told[place][verdict].append(pmid)
@@ -99,7 +106,9 @@ def read(file: Path, drops, told: dict | None = None):
             drops.add("pubmed", "not English", where)
             continue
         kinds = [bare_text(kind) for kind in article.iterfind("PublicationTypeList/PublicationType")]
-        relations = [link.get("RefType") for link in element.iterfind("CommentsCorrectionsList/CommentsCorrections")]
+        relations = [
+            link.get("RefType") for link in element.iterfind("CommentsCorrectionsList/CommentsCorrections")
+        ]
         if RETRACTION_TYPES.intersection(kinds) or "RetractionIn" in relations:
             drops.add("pubmed", "retracted, or a retraction notice", where)
             continue
@@ -130,7 +139,12 @@ def _records(file: Path):
     with open_bytes(file) as stream:
         try:
             chunks, number = _Chunks(file, stream), 0
-            walk = etree.iterparse(chunks, events=("end",), tag=("MedlineCitation", "PubmedBookArticle", "DeleteCitation"), **SAFE)
+            walk = etree.iterparse(
+                chunks,
+                events=("end",),
+                tag=("MedlineCitation", "PubmedBookArticle", "DeleteCitation"),
+                **SAFE,
+            )
             for _, element in walk:
                 chunks.taken = 0
                 number += element.tag != "DeleteCitation"
@@ -143,7 +157,9 @@ def _records(file: Path):
         except etree.XMLSyntaxError as error:
             raise BadInput(f"{file}: not well-formed XML ({error})") from error
         if walk.root.tag not in ROOTS:
-            raise BadInput(f"{file}: the root element is '{walk.root.tag}', expected one of {', '.join(ROOTS)}")
+            raise BadInput(
+                f"{file}: the root element is '{walk.root.tag}', expected one of {', '.join(ROOTS)}"
+            )
 
 
 class _Chunks:
@@ -155,7 +171,9 @@ class _Chunks:
     def read(self, size: int) -> bytes:
         self.taken += size
         if self.taken > LONGEST_XML + size:
-            raise BadInput(f"{self.file}: {LONGEST_XML:,} bytes without the end of a record. Next: look at where this file is from")
+            raise BadInput(
+                f"{self.file}: {LONGEST_XML:,} bytes without the end of a record. Next: look at where this file is from"
+            )
         return self.stream.read(size)
 
 

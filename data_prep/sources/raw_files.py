@@ -20,9 +20,16 @@ def files_below(path: str | Path, patterns: tuple[str, ...], source: str) -> lis
         return [path]
     if not path.is_dir():
         raise BadInput(f"{path}: no such file or folder (source '{source}')")
-    found = {file for pattern in patterns for file in path.rglob(pattern) if file.is_file() and not file.name.startswith(".")}
+    found = {
+        file
+        for pattern in patterns
+        for file in path.rglob(pattern)
+        if file.is_file() and not file.name.startswith(".")
+    }
     if not found:
-        raise BadInput(f"{path}: no file of source '{source}' here; looked for {', '.join(patterns)} in it and its subfolders")
+        raise BadInput(
+            f"{path}: no file of source '{source}' here; looked for {', '.join(patterns)} in it and its subfolders"
+        )
     return sorted(found, key=Path.as_posix)
 
 
@@ -47,7 +54,9 @@ def csv_records(file: Path, errors: str = "strict", **form):
                 yield reader.line_num, cells
         except csv.Error as error:
             where = f"{file}: record {number} (line {reader.line_num})"  # the header is record 0
-            raise BadInput(f"{where} is not valid CSV ({error}). Next: fetch the file again, it may be cut") from error
+            raise BadInput(
+                f"{where} is not valid CSV ({error}). Next: fetch the file again, it may be cut"
+            ) from error
 
 
 def csv_rows(file: Path, columns: tuple[str, ...], drops=None, source: str | None = None):
@@ -61,14 +70,18 @@ def csv_rows(file: Path, columns: tuple[str, ...], drops=None, source: str | Non
     for column in columns:
         if column not in header:
             found = f"found: {', '.join(header)}"
-            if not all(map(COLUMN.fullmatch, header)):  # an export without a header begins with a record, which no log may hold
+            if not all(
+                map(COLUMN.fullmatch, header)
+            ):  # an export without a header begins with a record, which no log may hold
                 found = f"the first line has {len(header)} cells and does not look like a header"
             raise BadInput(
                 f"{file}: column '{column.upper()}' is missing ({found}). Next: a table that begins with the names of its columns"
             )
     for number, (line, values) in enumerate(records, 1):
         if len(values) != len(header):
-            raise BadInput(f"{file}: record {number} (line {line}) has {len(values)} columns, the header has {len(header)}")
+            raise BadInput(
+                f"{file}: record {number} (line {line}) has {len(values)} columns, the header has {len(header)}"
+            )
         if drops is not None and any("\ufffd" in value for value in values):
             drops.repair(source, NOT_UTF8, f"{file}: record {number}")
         yield number, dict(zip(header, values, strict=True))

@@ -33,7 +33,10 @@ def files(path: str | Path) -> list[Path]:
 
 def read(file: Path, drops):
     """Yield the documents of one file."""
-    slice_of_path = next((name for part in (*file.parts[-2::-1], file.name) for name in SLICES if _names(part.lower(), name)), "unknown")
+    slice_of_path = next(
+        (name for part in (*file.parts[-2::-1], file.name) for name in SLICES if _names(part.lower(), name)),
+        "unknown",
+    )
     for number, record in read_jsonl(file, drops, "redpajama"):
         where, text = f"{file}: line {number}", record.get("text") if isinstance(record, dict) else None
         if not isinstance(record, dict) or "text" not in record:
@@ -52,7 +55,9 @@ def read(file: Path, drops):
         except UnicodeEncodeError:  # JSON can spell half a character, UTF-8 cannot
             drops.add("redpajama", "not valid Unicode", where, bad=True)
             continue
-        slice_name = str(record.get("red_pajama_subset") or meta.pop("red_pajama_subset", None) or slice_of_path)
+        slice_name = str(
+            record.get("red_pajama_subset") or meta.pop("red_pajama_subset", None) or slice_of_path
+        )
         yield {
             "id": f"redpajama:{digest}",
             "text": text,
@@ -75,5 +80,7 @@ def _meta(record: dict) -> dict:
         with contextlib.suppress(ValueError):  # not JSON: kept below as the string it is
             meta = from_json(meta, raw=True)
     if meta is None:
-        return {key: value for key, value in record.items() if key not in ("text", "meta", "red_pajama_subset")}
+        return {
+            key: value for key, value in record.items() if key not in ("text", "meta", "red_pajama_subset")
+        }
     return dict(meta) if isinstance(meta, dict) else {"meta": meta}

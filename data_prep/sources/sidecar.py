@@ -26,10 +26,18 @@ def read_sidecar(path: Path, hub: bool = False) -> dict:
     """The settings in a source.yaml, with defaults. BadInput names the file and the key that is missing, unknown or impossible."""
     given = read_yaml(path)
     known = (*CARD, *COLUMNS, *(HUB if hub else ()))
-    settings = {"text": "text", "id": None, "meta": [], "config": None, **(given if isinstance(given, dict) else {})}
+    settings = {
+        "text": "text",
+        "id": None,
+        "meta": [],
+        "config": None,
+        **(given if isinstance(given, dict) else {}),
+    }
     for key in (*CARD, *(key for key in HUB if hub and key != "config")):
         if not settings.get(key) or not isinstance(settings[key], str):
-            raise BadInput(f"{path}: '{key}' is not given as text. Next: add it, see data_prep/sources/sidecar.py")
+            raise BadInput(
+                f"{path}: '{key}' is not given as text. Next: add it, see data_prep/sources/sidecar.py"
+            )
     for key in given:
         if key not in known:
             raise BadInput(f"{path}: unknown key '{key}' (known: {', '.join(known)})")
@@ -47,7 +55,9 @@ def above(path: str | Path) -> Path:
     for folder in (path, *path.parents):
         if (folder / NAME).is_file():
             return folder / NAME
-    raise BadInput(f"{path}: no {NAME} beside it says its domain, licence and access. Next: write one, see data_prep/sources/sidecar.py")
+    raise BadInput(
+        f"{path}: no {NAME} beside it says its domain, licence and access. Next: write one, see data_prep/sources/sidecar.py"
+    )
 
 
 def card(path: str | Path) -> dict[str, str]:
@@ -68,5 +78,8 @@ def documents(source: str, collection: str, settings: dict, records, drops):
             "text": text,
             "source": source,
             **{key: settings[key] for key in CARD},
-            "meta": {"collection": collection, **{key: printable(record[key]) for key in settings["meta"] if record.get(key) is not None}},
+            "meta": {
+                "collection": collection,
+                **{key: printable(record[key]) for key in settings["meta"] if record.get(key) is not None},
+            },
         }

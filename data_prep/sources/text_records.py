@@ -8,7 +8,11 @@ def with_text(source: str, fields: tuple[str, ...], records, drops):
 
     The digest is of the text, 20 hexadecimal digits: the id of a record without one."""
     for where, record in records:
-        text = next((record[field] for field in fields if field in record), None) if isinstance(record, dict) else None
+        text = (
+            next((record[field] for field in fields if field in record), None)
+            if isinstance(record, dict)
+            else None
+        )
         if not isinstance(text, str):
             drops.add(source, f"no object with a text in {' or '.join(fields)}", where, bad=True)
         elif not text.strip():

@@ -24,7 +24,9 @@ ORDER = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5, "i": 1, "ii": 2, "iii": 3, "iv"
 INLINE = re.compile(r"(?:^|(?<=[\s;,:]))\(?(\d)[.)]\s+")
 BULLET = re.compile(r"^(\s*)(?:[-•–‣●▪]|[*](?!\*))\s+(.+)$")
 BOLD_LINE = re.compile(r"^\s*(\*\*|__)(.+?)\1:?\s*$")
-LIST_HEAD = re.compile(r"(?i)diagnos[ei]s|differential|ddx|most likely|ranked|final answer|possibilit|conditions?\b")
+LIST_HEAD = re.compile(
+    r"(?i)diagnos[ei]s|differential|ddx|most likely|ranked|final answer|possibilit|conditions?\b"
+)
 OTHER_HEAD = re.compile(
     r"(?i)finding|features?\b|symptom|work-?up|management|treatment|next step|investigation|reason|rationale|plan\b|tests?\b|steps?\b|history|against|support|clue"
     r"|unlikely|ruled? out|exclude|key points?|recommend|analysis|evidence|explanation|referenc|risk factor"
@@ -34,7 +36,9 @@ CUE = re.compile(
     r"(?i)(?:^|(?<=[.\n*_#]))[ \t*_#]*(?:(?:the|my|single|leading|final|primary|top|working|provisional)\s+){0,3}(?:(?:most\s+)?(?:likely|probable)\s+)?(?:clinical\s+)?"
     r"(?:diagnos[ie]s|answer)\b(?:\s+(?:here|in this case|for this patient))?[*_]*\s*(?::|=|\bis\b(?:\s+(?:most\s+)?(?:likely|probably))?)[ \t*_:]*(?!\s*$)([^\n]+)"
 )
-SAYS = re.compile(r"(?i)\b(?:consistent with|suggestive of|indicative of|likely (?:has|have)|diagnosis of|diagnosed with)\s+([^\n.]+)")
+SAYS = re.compile(
+    r"(?i)\b(?:consistent with|suggestive of|indicative of|likely (?:has|have)|diagnosis of|diagnosed with)\s+([^\n.]+)"
+)
 SENTENCE_LIST = re.compile(
     r"(?i)\b(?:differentials?(?: diagnos[ei]s)?|other (?:considerations|possibilities|diagnoses))\b[^.:\n]{0,40}?(?:\binclud(?:es?|ing)|\bare|\bis|:)[ \t*_:]*([^\n]+)"
 )
@@ -46,7 +50,9 @@ EXPLAINS = re.compile(
 HEDGE = re.compile(
     r"(?i)^(?:(?:possible|probable|likely|suspected|presumed|most likely|less likely|consider|diagnosis|the|(?-i:an?))(?:\s*[:–-]\s*|\s+)){1,3}(?=\S)"
 )
-CONFIDENCE = re.compile(r"(?i)\s*[(\[][^()\[\]]*(?:\d\s*%|probab|likel|confiden|rank|score)[^()\[\]]*[)\]]|\s*[,:-]?\s*~?\d{1,3}\s*%.*$")
+CONFIDENCE = re.compile(
+    r"(?i)\s*[(\[][^()\[\]]*(?:\d\s*%|probab|likel|confiden|rank|score)[^()\[\]]*[)\]]|\s*[,:-]?\s*~?\d{1,3}\s*%.*$"
+)
 PROSE = re.compile(
     r"(?i)\b(?:i|i'm|we|you|please|sorry|cannot|can't|unable|patient|presents?|should|here (?:is|are)|suggests?|consult|doctor|was|were|he|she|this|that|there|these|those|it|if|"
     r"read|case|list|following|diagnos[ei]s|differential|years?-old|is|are|has)\b"
@@ -90,7 +96,12 @@ def parse_differential(text: str) -> tuple[list[str] | None, str]:
     for rule, read in rules.items():
         names = _distinct(map(clean, read()))
         if names:
-            if cue and rule not in ("json", "table") and words(cue) not in map(words, names) and _stands_before(answer, cue, names[0]):
+            if (
+                cue
+                and rule not in ("json", "table")
+                and words(cue) not in map(words, names)
+                and _stands_before(answer, cue, names[0])
+            ):
                 names = _distinct([cue, *names])
             return names[:LENGTH], rule
     single = cue or next((name for m in SAYS.finditer(answer) if (name := clean(m[1]))), None)
@@ -102,16 +113,28 @@ def parse_differential(text: str) -> tuple[list[str] | None, str]:
 def clean(item: str) -> str | None:
     """The bare name of one entry of a list; None if it is none: empty, a placeholder, or a sentence."""
     item = item.strip().strip("\"'`")
-    if (bold := re.match(r"^(?:\*\*|__)(.+?)(?:\*\*|__)", item)) and not re.fullmatch(r"(?i).*(?:diagnosis|likely|rank)\s*\d*:?", bold[1]):
+    if (bold := re.match(r"^(?:\*\*|__)(.+?)(?:\*\*|__)", item)) and not re.fullmatch(
+        r"(?i).*(?:diagnosis|likely|rank)\s*\d*:?", bold[1]
+    ):
         item = bold[1]
     item = re.sub(r"[*_`]{1,3}", "", item).strip()
-    item = re.sub(r"(?i)^(?:(?:most likely |probable |primary )?diagnosis(?: #?\d)?|most likely|next|then|name)\s*[:=]\s*", "", item)
+    item = re.sub(
+        r"(?i)^(?:(?:most likely |probable |primary )?diagnosis(?: #?\d)?|most likely|next|then|name)\s*[:=]\s*",
+        "",
+        item,
+    )
     item = CONFIDENCE.sub("", item)
     item = EXPLAINS.sub("", HEDGE.sub("", item), count=1)
     item = item.strip(" \t.,;:-–—\"'`*_[]")
     if item.count("(") > item.count(")"):
         item = item[: item.rindex("(")].strip()
-    if not item or PLACEHOLDER.match(item) or len(item.split()) > LONGEST or not re.search(r"[^\W\d_]{2}", item) or REFUSAL.search(item):
+    if (
+        not item
+        or PLACEHOLDER.match(item)
+        or len(item.split()) > LONGEST
+        or not re.search(r"[^\W\d_]{2}", item)
+        or REFUSAL.search(item)
+    ):
         return None
     return None if PROSE.search(re.sub(r"\(.*?\)", "", item)) else item
 
@@ -143,12 +166,22 @@ def _json(answer: str) -> list[str]:
 def _names_in(value) -> list[str]:
     if isinstance(value, list):
         found = [_name_of(entry) for entry in value]
-        return [name for name in found if name] if value and all(isinstance(name, str) for name in found) else []
+        return (
+            [name for name in found if name] if value and all(isinstance(name, str) for name in found) else []
+        )
     if isinstance(value, dict):
-        if value and all(re.fullmatch(r"\D{0,12}\d{1,2}", key) and isinstance(entry, str) for key, entry in value.items()):
+        if value and all(
+            re.fullmatch(r"\D{0,12}\d{1,2}", key) and isinstance(entry, str) for key, entry in value.items()
+        ):
             return [value[key] for key in sorted(value, key=lambda key: int(re.search(r"\d+", key)[0]))]
-        lists = {key: names for key, entry in value.items() if isinstance(entry, list | dict) and (names := _names_in(entry))}
-        return next((names for key, names in lists.items() if LIST_HEAD.search(key)), next(iter(lists.values()), []))
+        lists = {
+            key: names
+            for key, entry in value.items()
+            if isinstance(entry, list | dict) and (names := _names_in(entry))
+        }
+        return next(
+            (names for key, names in lists.items() if LIST_HEAD.search(key)), next(iter(lists.values()), [])
+        )
     return []
 
 
@@ -156,15 +189,26 @@ def _name_of(entry) -> str | None:
     if isinstance(entry, str):
         return entry
     keys = ("diagnosis", "disease", "condition", "name", "dx", "title")
-    return next((entry[key] for key in keys if isinstance(entry.get(key), str)), None) if isinstance(entry, dict) else None
+    return (
+        next((entry[key] for key in keys if isinstance(entry.get(key), str)), None)
+        if isinstance(entry, dict)
+        else None
+    )
 
 
 def _table(lines: list[str]) -> list[str]:
-    rows = [[cell.strip(" *_") for cell in line.strip().strip("|").split("|")] for line in lines if line.count("|") >= 2]
+    rows = [
+        [cell.strip(" *_") for cell in line.strip().strip("|").split("|")]
+        for line in lines
+        if line.count("|") >= 2
+    ]
     rows = [row for row in rows if not all(re.fullmatch(r"[:\s-]*", cell) for cell in row)]
     if len(rows) < 2:
         return []
-    head = next((i for i, cell in enumerate(rows[0]) if re.search(r"(?i)diagnos|disease|condition|disorder", cell)), None)
+    head = next(
+        (i for i, cell in enumerate(rows[0]) if re.search(r"(?i)diagnos|disease|condition|disorder", cell)),
+        None,
+    )
     if head is not None:
         return [row[head] for row in rows[1:] if len(row) > head]
     return [next((cell for cell in row if re.search(r"[^\W\d_]{2}", cell)), "") for row in rows]
@@ -201,7 +245,14 @@ def _chosen(runs: list[tuple[int, list[str]]], lines: list[str]) -> list[str]:
     """Of several lists the last whose heading speaks of diagnoses, else the first whose heading speaks of nothing else."""
     kinds = []
     for place, items in runs:
-        above = next((line for line in reversed(lines[:place]) if line.strip() and not BULLET.match(line) and not NUMBERED.match(line)), "")
+        above = next(
+            (
+                line
+                for line in reversed(lines[:place])
+                if line.strip() and not BULLET.match(line) and not NUMBERED.match(line)
+            ),
+            "",
+        )
         names_list = LIST_HEAD.search(above) and not RULED_OUT.search(above)
         if items := [item for item in items if clean(item)]:
             kinds.append(("list" if names_list else "other" if OTHER_HEAD.search(above) else "plain", items))
@@ -231,13 +282,21 @@ def _parted(lines: list[str]) -> list[str]:
     if len(filled) > 2:
         return []
     line = re.sub(r"(?i)^.*?(?:diagnos[ei]s|differential)[^:]{0,40}:\s*", "", filled[-1])
-    names = re.split(r"\s+>\s+", re.sub(r"^.*:\s*", "", line)) if line.count(" > ") > 1 else _split(line.rstrip("."))
+    names = (
+        re.split(r"\s+>\s+", re.sub(r"^.*:\s*", "", line))
+        if line.count(" > ") > 1
+        else _split(line.rstrip("."))
+    )
     return names if len(names) >= (2 if ";" in line else 3) and all(clean(name) for name in names) else []
 
 
 def _split(text: str) -> list[str]:
     text = re.sub(r"(?i)^\s*(?:but (?:are|is) not limited to|the following)\W*", "", text)
-    parts = text.split(";") if ";" in text else re.split(r",\s+(?:and\s+|or\s+)?|\s+and\s+(?=[^,]*$)|\s+or\s+(?=[^,]*$)", text)
+    parts = (
+        text.split(";")
+        if ";" in text
+        else re.split(r",\s+(?:and\s+|or\s+)?|\s+and\s+(?=[^,]*$)|\s+or\s+(?=[^,]*$)", text)
+    )
     return [part.strip() for part in parts if part.strip()]
 
 

@@ -44,15 +44,21 @@ class Judge(abc.ABC):
             raise BadInput(f"{path}: no such prompt. Next: --prompt {PROMPT}")
         self.template = path.read_text(encoding="utf-8")
         try:
-            fields = sorted(field for _, field, _, _ in string.Formatter().parse(self.template) if field is not None)
+            fields = sorted(
+                field for _, field, _, _ in string.Formatter().parse(self.template) if field is not None
+            )
         except ValueError as error:
             raise BadInput(f"{path}: {error}. Next: write a literal brace twice") from error
         if fields != ["diagnosis", "prediction"]:
-            raise BadInput(f"{path}: the placeholders are {fields}, must be diagnosis and prediction. Next: correct it")
+            raise BadInput(
+                f"{path}: the placeholders are {fields}, must be diagnosis and prediction. Next: correct it"
+            )
         self.prompt, self.prompt_sha256 = str(path.name), sha256(path)
 
 
-def make_judge(spec: str, prompt: Path = PROMPT, allow_list: Path | None = None, runs: dict | None = None) -> "Judge | Vote":
+def make_judge(
+    spec: str, prompt: Path = PROMPT, allow_list: Path | None = None, runs: dict | None = None
+) -> "Judge | Vote":
     """The judge of a flag `--judge`. `runs`: {model: {case id: differential}}, by which ratings of ranks are understood."""
     kind, _, rest = spec.partition(":")
     if kind == "string":
@@ -98,7 +104,9 @@ class Vote:
 
     @staticmethod
     def majority(verdicts: list[bool | None]) -> bool | None:
-        return next((verdict for verdict in (True, False) if 2 * verdicts.count(verdict) > len(verdicts)), None)
+        return next(
+            (verdict for verdict in (True, False) if 2 * verdicts.count(verdict) > len(verdicts)), None
+        )
 
 
 class HumanJudge(Judge):
@@ -112,7 +120,9 @@ class HumanJudge(Judge):
 
     def ask(self, items):
         for place, (prediction, case) in enumerate(items):
-            said = list(self.ratings.get((case["id"], ratings.prediction_id(case["id"], prediction)), {}).values())
+            said = list(
+                self.ratings.get((case["id"], ratings.prediction_id(case["id"], prediction)), {}).values()
+            )
             yield place, {"verdict": Vote.majority([verdict for verdict in said if verdict is not None])}
 
 
@@ -127,7 +137,9 @@ class LocalJudge(Judge):
 
         self.entry = read_entry(folder)
         if self.entry.on_server:
-            raise BadInput(f"--judge hf:{folder}: is a server. Next: --judge openai:{self.entry.served}@{self.entry.base_url}")
+            raise BadInput(
+                f"--judge hf:{folder}: is a server. Next: --judge openai:{self.entry.served}@{self.entry.base_url}"
+            )
         keep_on_site(None, self.entry, [])
         self.id = f"hf:{self.entry.name}-{fingerprint(self.entry)[:12]}"
         self.read_prompt(prompt)
@@ -138,10 +150,14 @@ class LocalJudge(Judge):
         from evaluation import generate
 
         if items and self.lm is None:
-            self.lm = generate.load_model(argparse.Namespace(dtype="auto", batch_size="16", device=None, backend_args=""), self.entry)
+            self.lm = generate.load_model(
+                argparse.Namespace(dtype="auto", batch_size="16", device=None, backend_args=""), self.entry
+            )
             chat = bool(self.lm.tokenizer.chat_template)
             self.wrap = (
-                (lambda text: self.lm.apply_chat_template([{"role": "user", "content": text}])) if chat else lambda text: text.rstrip()
+                (lambda text: self.lm.apply_chat_template([{"role": "user", "content": text}]))
+                if chat
+                else lambda text: text.rstrip()
             )
             self.blank = generate.option_prefix(self.lm.tokenizer) if chat else " "
         answers = [(verdict, word) for verdict, words in WORDS.items() for word in words]

@@ -34,11 +34,18 @@ CHANGES = {  # a word that makes of a disease another thing
 def words(name: str) -> tuple[str, ...]:
     """The words of a name that count, as they are compared."""
     text = unicodedata.normalize("NFKD", name).casefold()
-    text = "".join(c for c in text if not unicodedata.combining(c)).replace("ß", "ss").replace("œ", "oe").replace("æ", "ae")
+    text = (
+        "".join(c for c in text if not unicodedata.combining(c))
+        .replace("ß", "ss")
+        .replace("œ", "oe")
+        .replace("æ", "ae")
+    )
     text = re.sub(r"(?<=\w)['’`]s?\b", "", text)
     text = re.sub(r"^\s*a\s+(?=\S)", "", text)  # elsewhere an a is a letter: hepatitis A
     text = re.sub(r"\b(?:secondary|due) to\b|\bassociated with\b", " ", text)
-    text = re.sub(r"\b(type|grade|stage|class|group|factor) (i|v|x)\b", lambda m: f"{m[1]} {ONE_LETTER[m[2]]}", text)
+    text = re.sub(
+        r"\b(type|grade|stage|class|group|factor) (i|v|x)\b", lambda m: f"{m[1]} {ONE_LETTER[m[2]]}", text
+    )
     found = []
     for word in re.findall(r"[^\W_]+", text):
         for british, american in SPELLINGS:
@@ -73,7 +80,9 @@ class Matcher:
                 if line.startswith("#") or not group:
                     continue
                 if "\t" not in line:
-                    raise BadInput(f"{table}: line {number} has one name. Next: write the names of a disease in one line, parted by tabs")
+                    raise BadInput(
+                        f"{table}: line {number} has one name. Next: write the names of a disease in one line, parted by tabs"
+                    )
                 for name in group:
                     self.groups.setdefault(name, set()).update(group)
 
@@ -88,7 +97,9 @@ class Matcher:
             if frozenset(name) in others:
                 return True, "synonym table"
             if any(
-                frozenset(name) ^ frozenset(known) <= HEADS and min(len(name), len(known)) == 1 and len(set(name) ^ set(known)) == 1
+                frozenset(name) ^ frozenset(known) <= HEADS
+                and min(len(name), len(known)) == 1
+                and len(set(name) ^ set(known)) == 1
                 for known in wanted
             ):
                 return True, "the same but for 'disease'"

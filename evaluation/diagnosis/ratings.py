@@ -14,7 +14,18 @@ from data_prep.schema import BadInput
 from data_prep.sources.raw_files import csv_rows, files_below
 from evaluation.diagnosis.verdicts import prediction_id
 
-MATCH = {"y": True, "yes": True, "1": True, "true": True, "n": False, "no": False, "0": False, "false": False, "u": None, "unsure": None}
+MATCH = {
+    "y": True,
+    "yes": True,
+    "1": True,
+    "true": True,
+    "n": False,
+    "no": False,
+    "0": False,
+    "false": False,
+    "u": None,
+    "unsure": None,
+}
 
 
 def read_ratings(path: Path, runs: dict) -> dict:
@@ -31,13 +42,19 @@ def read_ratings(path: Path, runs: dict) -> dict:
             if not match:
                 continue
             if match not in MATCH:
-                raise BadInput(f"{where}: match '{row['match']}' is none of {', '.join(MATCH)}. Next: correct it")
+                raise BadInput(
+                    f"{where}: match '{row['match']}' is none of {', '.join(MATCH)}. Next: correct it"
+                )
             said = found.setdefault((row["case_id"], _item(row, runs, where)), {})
             if said.get(row["rater"], MATCH[match]) != MATCH[match]:
-                raise BadInput(f"{where}: {row['rater']} rated this prediction before, and otherwise. Next: leave one of the two")
+                raise BadInput(
+                    f"{where}: {row['rater']} rated this prediction before, and otherwise. Next: leave one of the two"
+                )
             said[row["rater"]] = MATCH[match]
     if not found:
-        raise BadInput(f"{path}: holds no rating. Next: python -m evaluation.rating_page RUN --out rate.html, and export from it")
+        raise BadInput(
+            f"{path}: holds no rating. Next: python -m evaluation.rating_page RUN --out rate.html, and export from it"
+        )
     return found
 
 
@@ -50,10 +67,14 @@ def _item(row: dict, runs: dict, where: str) -> str:
         raise BadInput(f"{where}: has no item, prediction or rank. Next: give one of the three columns")
     model = row.get("model") or (next(iter(runs)) if len(runs) == 1 else None)
     if model not in runs:
-        raise BadInput(f"{where}: a rank of which of {', '.join(runs) or 'no run'}? Next: a column model with one of these names")
+        raise BadInput(
+            f"{where}: a rank of which of {', '.join(runs) or 'no run'}? Next: a column model with one of these names"
+        )
     names, rank = runs[model].get(row["case_id"]) or [], int(row["rank"])
     if not 1 <= rank <= len(names):
-        raise BadInput(f"{where}: {model} has no rank {rank} for case {row['case_id']} ({len(names)} names were read). Next: correct it")
+        raise BadInput(
+            f"{where}: {model} has no rank {rank} for case {row['case_id']} ({len(names)} names were read). Next: correct it"
+        )
     return prediction_id(row["case_id"], names[rank - 1])
 
 

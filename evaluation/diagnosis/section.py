@@ -24,23 +24,40 @@ def write(folder: Path, summary: dict, rows: list[dict]) -> None:
     replaced(folder / "summary.md", lambda path: path.write_text(markdown(summary) + "\n"))
     for name, drawing in pictures(summary).items():
         drawing.files(folder, name)
-    replaced(folder / SUMMARY, lambda path: path.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n"))
+    replaced(
+        folder / SUMMARY,
+        lambda path: path.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n"),
+    )
 
 
 def read(folder: Path) -> dict:
     if not (folder / SUMMARY).is_file():
-        raise BadInput(f"{folder / SUMMARY}: no such file. Next: python -m evaluation.judge RUN --judge string --out {folder}")
+        raise BadInput(
+            f"{folder / SUMMARY}: no such file. Next: python -m evaluation.judge RUN --judge string --out {folder}"
+        )
     summary = read_json(folder / SUMMARY)
     allowed = [entry for judge in summary["judges"] for entry in judge.get("allowed", ())]
-    return {"access": summary["access"], "allowed": allowed, "markdown": markdown(summary), "html": as_html(summary)}
+    return {
+        "access": summary["access"],
+        "allowed": allowed,
+        "markdown": markdown(summary),
+        "html": as_html(summary),
+    }
 
 
 # ---------------------------------------------------------------- tables
 def tables(summary: dict) -> list[tuple[str, tuple, list[tuple]]]:
     """[(title, head, rows)] of everything that is to be said."""
-    found = [table for judge in summary["judges"] for table in (_accuracies(summary, judge), _differences(summary, judge))]
+    found = [
+        table
+        for judge in summary["judges"]
+        for table in (_accuracies(summary, judge), _differences(summary, judge))
+    ]
     found += [_agreement(summary), _corrected(summary)]
-    rows = [(r["first"], r["second"], f"{r['pairs']} in {r['cases']} cases", interval(r["kappa"])) for r in summary["raters"]]
+    rows = [
+        (r["first"], r["second"], f"{r['pairs']} in {r['cases']} cases", interval(r["kappa"]))
+        for r in summary["raters"]
+    ]
     found.append(("Agreement between clinicians", ("rater", "rater", "pairs", "Cohen's kappa"), rows))
     return [table for table in found if table[2]]
 
@@ -53,7 +70,14 @@ def _accuracies(summary, judge):
     for model in summary["models"]:
         top = judge["models"][model["name"]]["top"].values()
         cells = ["withheld" for _ in top] if model["withheld"] else [bounded(cell) for cell in top]
-        rows.append((model["name"], f"{model['unparsed']} of {model['n']}", str(max(cell["missing"] for cell in top)), *cells))
+        rows.append(
+            (
+                model["name"],
+                f"{model['unparsed']} of {model['n']}",
+                str(max(cell["missing"] for cell in top)),
+                *cells,
+            )
+        )
         if not model["withheld"]:
             rows.append(("Wilson", "", "", *(wilson(cell) for cell in top)))
     return f"Accuracy, judged by {judge['id']}", ("model", "no list", "missing", *TOP), rows
@@ -64,7 +88,9 @@ def _differences(summary, judge):
     rows = []
     for pair in judge["pairs_of_models"]:
         names, top = (pair["first"], pair["second"]), pair["top"].values()
-        rows.append((" - ".join(names), *("withheld" if withheld & set(names) else difference(cell) for cell in top)))
+        rows.append(
+            (" - ".join(names), *("withheld" if withheld & set(names) else difference(cell) for cell in top))
+        )
     return f"Differences, judged by {judge['id']}", ("models", *TOP), rows
 
 
@@ -89,7 +115,9 @@ def _corrected(summary):
 
 def bounded(cell: dict) -> str:
     """The accuracy, and where verdicts are missing what it could be at the least and at the most."""
-    return interval(cell) + (f" [{cell['least']:.3f} to {cell['most']:.3f} whatever is missing]" if cell["missing"] else "")
+    return interval(cell) + (
+        f" [{cell['least']:.3f} to {cell['most']:.3f} whatever is missing]" if cell["missing"] else ""
+    )
 
 
 def wilson(cell: dict) -> str:
@@ -105,7 +133,9 @@ def difference(cell: dict) -> str:
 def interval(cell: dict) -> str:
     if cell["value"] is None:
         return "not defined"
-    return f"{cell['value']:.3f}" + ("" if cell["low"] is None else f" ({cell['low']:.3f} to {cell['high']:.3f})")
+    return f"{cell['value']:.3f}" + (
+        "" if cell["low"] is None else f" ({cell['low']:.3f} to {cell['high']:.3f})"
+    )
 
 
 def notes(summary: dict) -> list[str]:
@@ -119,10 +149,14 @@ def notes(summary: dict) -> list[str]:
     for judge in summary["judges"]:
         parts = [f"{judge['pairs']} predictions", f"{judge['missing']} without a verdict"]
         if judge.get("failed"):
-            parts.append(f"{judge['failed']} of these got no answer ({judge['first_failure']}) and are asked again by the same command")
+            parts.append(
+                f"{judge['failed']} of these got no answer ({judge['first_failure']}) and are asked again by the same command"
+            )
         if judge.get("served"):
             parts.append(f"served by {', '.join(judge['served'])}")
-        parts += [f"prompt {judge['prompt']} (sha256 {judge['prompt_sha256'][:12]})"] if judge["prompt"] else []
+        parts += (
+            [f"prompt {judge['prompt']} (sha256 {judge['prompt_sha256'][:12]})"] if judge["prompt"] else []
+        )
         said.append(f"{judge['id']}: {', '.join(parts)}.")
         for member, facts in judge.get("members", {}).items():
             said.append(f"{judge['id']}, {member}: {facts['missing']} without a verdict.")
@@ -147,11 +181,17 @@ def aligned(head: tuple, rows: list[tuple]) -> str:
 
 
 def as_html(summary: dict) -> markupsafe.Markup:
-    parts = [f'<figure style="max-width: 34rem; margin: .6rem 0">{drawing}</figure>' for drawing in pictures(summary).values()]
+    parts = [
+        f'<figure style="max-width: 34rem; margin: .6rem 0">{drawing}</figure>'
+        for drawing in pictures(summary).values()
+    ]
     for title, head, rows in tables(summary):
         cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
         lines = "".join(
-            f"<tr><th>{html.escape(row[0])}</th>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:]) + "</tr>" for row in rows
+            f"<tr><th>{html.escape(row[0])}</th>"
+            + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
+            + "</tr>"
+            for row in rows
         )
         parts.append(
             f'<h3>{html.escape(title)}</h3><div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table></div>'
@@ -163,7 +203,9 @@ def as_html(summary: dict) -> markupsafe.Markup:
 # ---------------------------------------------------------------- Figures 3 and 4
 def pictures(summary: dict) -> dict:
     """{"figure3", "figure4"} as drawings, each where there is a judge of its kind and a model whose accuracy is not withheld."""
-    shown = [(number, model["name"]) for number, model in enumerate(summary["models"]) if not model["withheld"]]
+    shown = [
+        (number, model["name"]) for number, model in enumerate(summary["models"]) if not model["withheld"]
+    ]
     machine = next((judge for judge in summary["judges"] if judge["kind"] != "human"), None)
     human = next((judge for judge in summary["judges"] if judge["kind"] == "human"), None)
     found = {}
@@ -182,9 +224,17 @@ def _figure(name: str, judge: dict, shown: list, ks: tuple) -> figures.Drawing:
         for place, (number, model) in enumerate(shown):
             style, cells = figures.style(number), [judge["models"][model]["top"][k] for k in ks]
             known = [(i, cell) for i, cell in enumerate(cells) if cell["value"] is not None]
-            x = [i - 0.4 + width * (place + 0.5) if name == "figure4" else i + 0.05 * (place - (len(shown) - 1) / 2) for i, _ in known]
+            x = [
+                i - 0.4 + width * (place + 0.5)
+                if name == "figure4"
+                else i + 0.05 * (place - (len(shown) - 1) / 2)
+                for i, _ in known
+            ]
             y = [cell["value"] for _, cell in known]
-            errors = [[cell["value"] - cell["low"] for _, cell in known], [cell["high"] - cell["value"] for _, cell in known]]
+            errors = [
+                [cell["value"] - cell["low"] for _, cell in known],
+                [cell["high"] - cell["value"] for _, cell in known],
+            ]
             if name == "figure4":
                 axes.bar(x, y, width * 0.9, color=style["color"], label=model)
                 axes.errorbar(x, y, errors, fmt="none", ecolor=figures.INK, elinewidth=1, capsize=2)

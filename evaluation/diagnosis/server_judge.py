@@ -38,7 +38,9 @@ class ServerJudge(Judge):
     def __init__(self, rest: str, prompt: Path, allow_list: Path | None):
         self.allow_list = allow_list
         name, _, url = rest.partition("@")
-        self.entry = read_entry("server", ["backend=chat", f"served={name}", f"base_url={url or OPENAI}", "access=public"])
+        self.entry = read_entry(
+            "server", ["backend=chat", f"served={name}", f"base_url={url or OPENAI}", "access=public"]
+        )
         self.host = egress.host_of(self.entry.base_url)
         self.id = f"openai:{name}@{self.host}"
         self.opener = server.opener(self.entry, _Stays)
@@ -46,12 +48,16 @@ class ServerJudge(Judge):
 
     def permit(self, cases: list[dict]) -> None:
         """BadInput before a byte of a case that is not public goes beyond this machine, unless the allow list has an entry for the host."""
-        closed = [case for case in cases if case["access"] != "public" or case.get("model_access") == "credentialed"]
+        closed = [
+            case for case in cases if case["access"] != "public" or case.get("model_access") == "credentialed"
+        ]
         self.quiet = bool(closed)  # what a server complains of may repeat the question
         if not closed or egress.is_here(self.host):
             return
         allowed = egress.read_allow_list(self.allow_list, BadInput)
-        self.opened = next((entry for entry in allowed if egress.host_of(entry["endpoint"]) == self.host), None)
+        self.opened = next(
+            (entry for entry in allowed if egress.host_of(entry["endpoint"]) == self.host), None
+        )
         if not self.opened:
             raise BadInput(
                 f"case {closed[0]['id']} is not public, or was answered by a model trained on credentialed text, and is not sent to {self.host}. "
@@ -66,12 +72,16 @@ class ServerJudge(Judge):
         server.look(self.entry)
         self.opened = self.opened or next(iter(keep_on_site(self.allow_list, self.entry, [])), None)
         with concurrent.futures.ThreadPoolExecutor(server.CONCURRENT) as pool:
-            waiting = {pool.submit(self._one, self.question(*item)): place for place, item in enumerate(items)}
+            waiting = {
+                pool.submit(self._one, self.question(*item)): place for place, item in enumerate(items)
+            }
             answered = in_a_row = 0
             try:
                 for future in concurrent.futures.as_completed(waiting):
                     answer = future.result()
-                    answered, in_a_row = (answered + 1, 0) if "verdict" in answer else (answered, in_a_row + 1)
+                    answered, in_a_row = (
+                        (answered + 1, 0) if "verdict" in answer else (answered, in_a_row + 1)
+                    )
                     yield waiting[future], answer
                     if answer.get("closed") or in_a_row >= server.ENOUGH:
                         raise BadInput(
@@ -123,7 +133,9 @@ class ServerJudge(Judge):
 
 def read_verdict(text: str) -> bool | None:
     """What a judge wrote: its first word is yes or no, or one of the two stands in it alone. In doubt None."""
-    text = re.sub(r"\by/n\b|\bno (?:idea|answer|information|way)\b|\byes (?:and|or) no\b", "", answer_part(text).lower())
+    text = re.sub(
+        r"\by/n\b|\bno (?:idea|answer|information|way)\b|\byes (?:and|or) no\b", "", answer_part(text).lower()
+    )
     if first := re.match(r"\W*(yes|no|y|n)\b", text):
         return first[1].startswith("y")
     found = {word[0] for word in re.findall(r"\b(yes|no|y|n)\b", text)}

@@ -28,11 +28,24 @@ def top_k(cases: list[dict], k: int) -> dict:
     """Accuracy of outcomes with both intervals; `least` and `most` are what it would be if all missing cases were wrong, or right."""
     known = [case[k] for case in cases if case[k] is not None]
     right, n, missing = sum(known), len(known), len(cases) - len(known)
-    facts = {"n": n, "right": right, "missing": missing, "least": right / len(cases), "most": (right + missing) / len(cases)}
+    facts = {
+        "n": n,
+        "right": right,
+        "missing": missing,
+        "least": right / len(cases),
+        "most": (right + missing) / len(cases),
+    }
     if not known:
         return facts | dict.fromkeys(("value", "low", "high", "wilson_low", "wilson_high"))
-    low, high = metrics.interval(metrics.draws(np.array(known, dtype=float)[:, None], lambda total, n: total[..., 0] / n))
-    return facts | {"value": right / n, "low": low, "high": high, **dict(zip(("wilson_low", "wilson_high"), wilson(right, n), strict=True))}
+    low, high = metrics.interval(
+        metrics.draws(np.array(known, dtype=float)[:, None], lambda total, n: total[..., 0] / n)
+    )
+    return facts | {
+        "value": right / n,
+        "low": low,
+        "high": high,
+        **dict(zip(("wilson_low", "wilson_high"), wilson(right, n), strict=True)),
+    }
 
 
 def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
@@ -44,8 +57,14 @@ def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
 
 def compare(first: list[dict], second: list[dict], k: int) -> dict:
     """Two models on the same cases: difference of their accuracies with its paired interval, and McNemar's exact test."""
-    pairs = [(a[k], b[k]) for a, b in zip(first, second, strict=True) if a[k] is not None and b[k] is not None]
-    facts = {"n": len(pairs), "only_first": sum(a and not b for a, b in pairs), "only_second": sum(b and not a for a, b in pairs)}
+    pairs = [
+        (a[k], b[k]) for a, b in zip(first, second, strict=True) if a[k] is not None and b[k] is not None
+    ]
+    facts = {
+        "n": len(pairs),
+        "only_first": sum(a and not b for a, b in pairs),
+        "only_second": sum(b and not a for a, b in pairs),
+    }
     if not pairs:
         return facts | dict.fromkeys(("difference", "low", "high", "p"))
     counts = np.array(pairs, dtype=float)
@@ -63,7 +82,10 @@ RIGHT, OVER, UNDER, WRONG = range(4)  # judge and human yes; only the judge; onl
 
 
 def confusion(pairs: list[tuple[bool, bool]]) -> list[int]:
-    return [sum((judge, human) == cell for judge, human in pairs) for cell in ((True, True), (True, False), (False, True), (False, False))]
+    return [
+        sum((judge, human) == cell for judge, human in pairs)
+        for cell in ((True, True), (True, False), (False, True), (False, False))
+    ]
 
 
 def kappa(total, n=None):
@@ -90,7 +112,11 @@ def agreement(by_case: dict[str, list[tuple[bool, bool]]]) -> dict:
     """Of (judge, human) verdicts on predictions, by case: kappa, sensitivity and specificity. Verdicts on one case are not independent: whole cases
     are drawn."""
     counts = np.array([confusion(pairs) for pairs in by_case.values() if pairs], dtype=float).reshape(-1, 4)
-    facts = {"cases": len(counts), "pairs": int(counts.sum()), "confusion": counts.sum(0).astype(int).tolist()}
+    facts = {
+        "cases": len(counts),
+        "pairs": int(counts.sum()),
+        "confusion": counts.sum(0).astype(int).tolist(),
+    }
     for name, measure in (("kappa", kappa), ("sensitivity", sensitivity), ("specificity", specificity)):
         facts[name] = estimate(counts, measure)
     return facts
@@ -101,13 +127,18 @@ def corrected(judged: dict[str, bool], rated: dict[str, list[tuple[bool, bool]]]
     specificity over whole cases. Both of one model: `judged` {case: outcome of the judge}, `rated` {case: [(judge, human) outcomes]} of the cases that
     clinicians rated too, drawn at random. A judge errs otherwise on another model, so its rates are not borrowed from there."""
     names = list(dict.fromkeys([*judged, *rated]))
-    counts = np.array([[judged.get(name, False), name in judged, *confusion(rated.get(name, []))] for name in names], dtype=float).reshape(
-        -1, 6
-    )
+    counts = np.array(
+        [[judged.get(name, False), name in judged, *confusion(rated.get(name, []))] for name in names],
+        dtype=float,
+    ).reshape(-1, 6)
 
     def finish(total, n):
         with np.errstate(invalid="ignore", divide="ignore"):
-            share, sure, wrong = total[..., 0] / total[..., 1], sensitivity(total[..., 2:]), specificity(total[..., 2:])
+            share, sure, wrong = (
+                total[..., 0] / total[..., 1],
+                sensitivity(total[..., 2:]),
+                specificity(total[..., 2:]),
+            )
             return np.where(sure + wrong > 1, np.clip((share + wrong - 1) / (sure + wrong - 1), 0, 1), np.nan)
 
     return estimate(counts, finish)

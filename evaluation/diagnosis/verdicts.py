@@ -48,7 +48,10 @@ def judge_all(judge, items: list[tuple[str, dict]], log: Log) -> tuple[dict, dic
     """({(case id, prediction): True, False or None}, facts) of (prediction, case) `items`, each asked once, of the log if it is there."""
     if hasattr(judge, "members"):
         heard = [judge_all(member, items, log) for member in judge.members]
-        verdicts = {pair: judge.majority([found[pair] for found, _ in heard]) for pair in ((case["id"], p) for p, case in items)}
+        verdicts = {
+            pair: judge.majority([found[pair] for found, _ in heard])
+            for pair in ((case["id"], p) for p, case in items)
+        }
         facts = {member.id: said for member, (_, said) in zip(judge.members, heard, strict=True)}
         return verdicts, _facts(verdicts) | {
             "members": facts,
@@ -73,7 +76,10 @@ def judge_all(judge, items: list[tuple[str, dict]], log: Log) -> tuple[dict, dic
             log.add(record)
         records[case["id"], prediction] = record
     verdicts = {(case["id"], p): records.get((case["id"], p), {}).get("verdict") for p, case in items}
-    said = {name: sorted({str(r[name]) for r in records.values() if r.get(name)}) for name in ("model", "system_fingerprint")}
+    said = {
+        name: sorted({str(r[name]) for r in records.values() if r.get(name)})
+        for name in ("model", "system_fingerprint")
+    }
     return verdicts, _facts(verdicts) | {
         "asked_now": len(asked) - len(failed), "failed": len(failed), "first_failure": next(iter(failed.values()), None), "served": said["model"],
         "system_fingerprints": said["system_fingerprint"],

@@ -36,7 +36,17 @@ from data_prep.schema import ACCESS, BadInput, strictest
 
 FOLDER = Path(__file__).resolve().parent
 BACKENDS = ("hf", "vllm", "completions", "chat")
-SHARED = {"architecture", "license", "access", "context", "chat_template", "turns", "page", "backend", "base_url"}
+SHARED = {
+    "architecture",
+    "license",
+    "access",
+    "context",
+    "chat_template",
+    "turns",
+    "page",
+    "backend",
+    "base_url",
+}
 OWN = {"size", "hub", "revision", "path", "served", "chat"}
 CHANGEABLE = ("path", "backend", "revision", "base_url", "served", "context", "access", "chat_template")
 
@@ -50,7 +60,9 @@ class Entry:
     page: str | None = None
     revision: str | None = None
     base_url: str | None = None
-    behind: str | None = None  # the entry's own address on another machine, where base_url is now a relay on this one
+    behind: str | None = (
+        None  # the entry's own address on another machine, where base_url is now a relay on this one
+    )
     served: str | None = None
     context: int | None = None
     access: str = "public"
@@ -69,17 +81,28 @@ def read_entry(model: str, changes: list[str] = ()) -> Entry:
     if unknown := [access for access in stated if access not in ACCESS]:
         raise BadInput(f"--model {model}: access '{unknown[0]}' is unknown (known: {', '.join(ACCESS)})")
     facts = own | given | {"access": strictest(stated)}
-    entry = Entry(**{field.name: facts[field.name] for field in dataclasses.fields(Entry) if field.name in facts})
+    entry = Entry(
+        **{field.name: facts[field.name] for field in dataclasses.fields(Entry) if field.name in facts}
+    )
     if entry.backend not in BACKENDS:
-        raise BadInput(f"--model {model}: backend '{entry.backend}' is unknown (known: {', '.join(BACKENDS)})")
+        raise BadInput(
+            f"--model {model}: backend '{entry.backend}' is unknown (known: {', '.join(BACKENDS)})"
+        )
     if entry.on_server and not (entry.base_url and entry.served):
         raise BadInput(
             f"--model {model}: a {entry.backend} server needs base_url and served. Next: base_url=http://127.0.0.1:8000/v1/... served=NAME"
         )
-    elsewhere = {"base_url", "served"} <= own.keys() & given.keys()  # another model at another address: the entry's class is not its own
+    elsewhere = {
+        "base_url",
+        "served",
+    } <= own.keys() & given.keys()  # another model at another address: the entry's class is not its own
     if entry.on_server and entry.path and not entry.path.is_dir():
-        raise BadInput(f"{entry.path}: no such folder. Next: path=DIR, the folder of the weights or of the tokenizer that the server uses")
-    looked_at = entry.path and (entry.path / "config.json").is_file()  # a tokenizer alone says nothing of what was trained
+        raise BadInput(
+            f"{entry.path}: no such folder. Next: path=DIR, the folder of the weights or of the tokenizer that the server uses"
+        )
+    looked_at = (
+        entry.path and (entry.path / "config.json").is_file()
+    )  # a tokenizer alone says nothing of what was trained
     if entry.on_server and not looked_at and not (given if elsewhere else own | given).get("access"):
         raise BadInput(
             f"--model {model}: what was the model at {entry.base_url} trained on? Next: access=public, access=gated or access=credentialed, or "
@@ -111,8 +134,14 @@ def _facts(model: str) -> dict:
         return {"name": "server", "backend": "completions"}
     if file and not name:
         raise BadInput(f"{file}: has {len(known)} models. Next: --model {file}:NAME, of {', '.join(known)}")
-    where = f"{file}: has no model '{name}'" if file else f"{model}: no model here, and no name of evaluation/models"
-    raise BadInput(f"{where} (known: {', '.join(known)}, or server). Next: train one with recipes/, or give the folder of one")
+    where = (
+        f"{file}: has no model '{name}'"
+        if file
+        else f"{model}: no model here, and no name of evaluation/models"
+    )
+    raise BadInput(
+        f"{where} (known: {', '.join(known)}, or server). Next: train one with recipes/, or give the folder of one"
+    )
 
 
 def families(paths: list[Path]) -> dict[str, dict]:
@@ -124,13 +153,21 @@ def families(paths: list[Path]) -> dict[str, dict]:
         family = read_yaml(path)
         if not isinstance(family, dict) or not isinstance(family.get("models"), dict):
             raise BadInput(f"{path}: 'models' is missing. Next: copy one of evaluation/models")
-        if wrong := [name for name, own in family["models"].items() if not isinstance(own, dict | None) or not isinstance(name, str)]:
-            raise BadInput(f"{path}: the model '{wrong[0]}' must be a name with keys and values. Next: copy one of evaluation/models")
+        if wrong := [
+            name
+            for name, own in family["models"].items()
+            if not isinstance(own, dict | None) or not isinstance(name, str)
+        ]:
+            raise BadInput(
+                f"{path}: the model '{wrong[0]}' must be a name with keys and values. Next: copy one of evaluation/models"
+            )
         shared = {key: value for key, value in family.items() if key not in ("models", "sources")}
         for name, own in family["models"].items():
             unknown = sorted((set(shared) - SHARED) | (set(own or {}) - SHARED - OWN))
             if unknown:
-                raise BadInput(f"{path}: {name}: unknown key '{unknown[0]}' (known: {', '.join(sorted(SHARED | OWN))})")
+                raise BadInput(
+                    f"{path}: {name}: unknown key '{unknown[0]}' (known: {', '.join(sorted(SHARED | OWN))})"
+                )
             if name in known:
                 raise BadInput(f"{path}: the name '{name}' stands twice. Next: another name")
             facts = {**shared, **(own or {}), "name": name}
@@ -145,7 +182,9 @@ def _changes(model: str, changes) -> dict:
     for change in changes:
         key, equals, value = change.partition("=")
         if not equals or key not in CHANGEABLE:
-            raise BadInput(f"--model {model}: '{change}' is not KEY=VALUE with a KEY of {', '.join(CHANGEABLE)}")
+            raise BadInput(
+                f"--model {model}: '{change}' is not KEY=VALUE with a KEY of {', '.join(CHANGEABLE)}"
+            )
         if key == "context":
             if not value.isdigit():
                 raise BadInput(f"--model {model}: context must be a number of tokens, found '{value}'")
@@ -162,7 +201,9 @@ def _changes(model: str, changes) -> dict:
 def access_of(folder: Path) -> str:
     """What the files that our training leaves with a model or adapter say of it; a folder without a word is public as far as can be known."""
     said = ["public"]
-    for path in (folder / name for name in ("run.json", "complete.json", "config.json", "adapter_config.json")):
+    for path in (
+        folder / name for name in ("run.json", "complete.json", "config.json", "adapter_config.json")
+    ):
         if path.is_file():
             known = read_json(path)
             said.append(known.get("access", "public") if isinstance(known, dict) else type(known).__name__)
@@ -174,14 +215,18 @@ def access_of(folder: Path) -> str:
 def _cached(entry: Entry) -> Path:
     """The folder of the entry's weights in the Hub's local cache."""
     if not entry.hub:
-        raise BadInput(f"--model {entry.name}: its weights are not on the Hub. Next: fetch them ({entry.page}), then path=DIR")
+        raise BadInput(
+            f"--model {entry.name}: its weights are not on the Hub. Next: fetch them ({entry.page}), then path=DIR"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(entry.hub, revision=entry.revision, local_files_only=True))
     except LocalEntryNotFoundError as error:
-        raise BadInput(f"--model {entry.name}: {entry.hub} is not on this machine. Next: hf download {entry.hub}, or path=DIR") from error
+        raise BadInput(
+            f"--model {entry.name}: {entry.hub} is not on this machine. Next: hf download {entry.hub}, or path=DIR"
+        ) from error
 
 
 # ---------------------------------------------------------------- the fingerprint
@@ -197,7 +242,9 @@ def check_folder(folder: Path) -> None:
             raise BadInput(
                 f"{folder}: an adapter, not a whole model. Next: python recipes/merge_adapter.py --adapter {folder} --output_dir MERGED"
             )
-        raise BadInput(f"{folder}: no model here (no config.json). Next: train one with recipes/, or give the folder of one")
+        raise BadInput(
+            f"{folder}: no model here (no config.json). Next: train one with recipes/, or give the folder of one"
+        )
     endings = {path.suffix for path in folder.iterdir() if path.name not in NOT_THE_MODEL}
     if ".safetensors" not in endings and endings & PICKLES:
         raise BadInput(
@@ -205,11 +252,15 @@ def check_folder(folder: Path) -> None:
             f"AutoModelForCausalLM as A; A.from_pretrained('{folder}').save_pretrained('NEW')\", which reads tensors and nothing else of them"
         )
     if ".safetensors" not in endings:
-        raise BadInput(f"{folder}: no weights here (*.safetensors). Next: wait for its training to end, or train it again")
+        raise BadInput(
+            f"{folder}: no weights here (*.safetensors). Next: wait for its training to end, or train it again"
+        )
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted({path for pattern in PATTERNS for path in folder.glob(pattern) if path.name not in NOT_THE_MODEL})
+    return sorted(
+        {path for pattern in PATTERNS for path in folder.glob(pattern) if path.name not in NOT_THE_MODEL}
+    )
 
 
 def fingerprint(entry: Entry, listed: dict | None = None) -> str:

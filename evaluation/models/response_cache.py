@@ -15,7 +15,9 @@ class Responses:
         """A key is the request alone, so each model has a file of its own, and the same one run otherwise has another."""
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)  # it holds text
-        made_with = hashlib.sha256(json.dumps([settings[key] for key in ("backend", "dtype", "backend_args")]).encode()).hexdigest()
+        made_with = hashlib.sha256(
+            json.dumps([settings[key] for key in ("backend", "dtype", "backend_args")]).encode()
+        ).hexdigest()
         path = folder / f"{identity[:16]}-{made_with[:8]}.jsonl"
         self.lm, self.known = lm, {}
         text = path.read_text() if path.is_file() else ""
@@ -57,7 +59,9 @@ class Responses:
         asked = {self._key(kind, request.args): request for request in requests}
         missing = {key: request for key, request in asked.items() if key not in self.known}
         if missing:
-            for request, response in zip(missing.values(), getattr(self.lm, kind)(list(missing.values())), strict=True):
+            for request, response in zip(
+                missing.values(), getattr(self.lm, kind)(list(missing.values())), strict=True
+            ):
                 self.add_partial(kind, request.args, response)
         return [self.known[self._key(kind, request.args)] for request in requests]
 

@@ -61,9 +61,14 @@ class _Patient:
         )  # fmt: skip
         self.answered, self.failed, self.gone = 0, {}, None
 
-    async def amodel_call(self, session, sem, messages, *, generate=True, cache_keys=None, ctxlens=None, gen_kwargs=None, **_):
+    async def amodel_call(
+        self, session, sem, messages, *, generate=True, cache_keys=None, ctxlens=None, gen_kwargs=None, **_
+    ):
         payload = self._create_payload(
-            self.create_message(messages), generate=generate, gen_kwargs=copy.deepcopy(gen_kwargs), seed=self._seed
+            self.create_message(messages),
+            generate=generate,
+            gen_kwargs=copy.deepcopy(gen_kwargs),
+            seed=self._seed,
         )
         if not payload.get("stop", True):
             del payload["stop"]  # some servers answer HTTP 500 to an empty list
@@ -75,9 +80,13 @@ class _Patient:
                 answers, problem, status = await self._ask(session, payload, messages, ctxlens, generate)
             if answers is not None:
                 self.answered += 1
-                self.cache_hook.add_partial("generate_until" if generate else "loglikelihood", cache_keys[0], answers[0])
+                self.cache_hook.add_partial(
+                    "generate_until" if generate else "loglikelihood", cache_keys[0], answers[0]
+                )
                 return answers
-            nobody_there = status is None and self.answered == answered_before  # no other was answered during the last pause
+            nobody_there = (
+                status is None and self.answered == answered_before
+            )  # no other was answered during the last pause
             answered_before = self.answered
             if pause is None or status in REFUSED + CLOSED:
                 break
@@ -86,7 +95,9 @@ class _Patient:
             self.failed[cache_keys[0][0]] = problem
             if nobody_there or status in CLOSED or (not self.answered and len(self.failed) >= ENOUGH):
                 self.gone = problem
-        return ["" if generate else (0.0, False)]  # never used: _complain raises when no request is under way any more
+        return [
+            "" if generate else (0.0, False)
+        ]  # never used: _complain raises when no request is under way any more
 
     async def _ask(self, session, payload, messages, ctxlens, generate):
         """(answers or None, the problem, the HTTP status or None if there was none)."""
@@ -96,13 +107,21 @@ class _Patient:
         except (aiohttp.ClientError, TimeoutError) as error:
             return None, f"{type(error).__name__}: {error}".rstrip(": "), None
         if response.status != 200:
-            said = "" if egress.held() else f": {' '.join(text.split())[:200]}"  # a server may repeat the prompt that it complains of
+            said = (
+                "" if egress.held() else f": {' '.join(text.split())[:200]}"
+            )  # a server may repeat the prompt that it complains of
             return None, f"HTTP {response.status}{said}", response.status
         try:
             outputs = json.loads(text)
-            if generate:  # read here: the harness's own reader turns an answer that it cannot read into an empty output
+            if (
+                generate
+            ):  # read here: the harness's own reader turns an answer that it cannot read into an empty output
                 [choice] = outputs["choices"]
-                return [(choice["message"]["content"] if "message" in choice else choice["text"]) or ""], None, 200
+                return (
+                    [(choice["message"]["content"] if "message" in choice else choice["text"]) or ""],
+                    None,
+                    200,
+                )
             return self.parse_logprobs(outputs=outputs, tokens=messages, ctxlens=ctxlens), None, 200
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             return None, f"an answer of another form ({type(error).__name__}: {error})", 200
@@ -149,7 +168,9 @@ class Completions(_Patient, LocalCompletionsAPI):
 
     def __init__(self, entry, **arguments):
         tokenizer = (
-            {"tokenizer_backend": "huggingface", "tokenizer": str(entry.path.resolve())} if entry.path else {"tokenizer_backend": None}
+            {"tokenizer_backend": "huggingface", "tokenizer": str(entry.path.resolve())}
+            if entry.path
+            else {"tokenizer_backend": None}
         )
         super().__init__(entry, tokenized_requests=entry.path is not None, **tokenizer, **arguments)
         if entry.chat_template and self.tokenizer:
@@ -178,23 +199,40 @@ def look(entry) -> dict:
     """What the server says of the model in its list of models ({} if it has no such list); `entry` takes the class of the folders of this machine that
     the list names as its root and its parent's, as vLLM does. BadInput if it is not there, wants a key, or serves other models."""
     url = entry.base_url.removesuffix("/").removesuffix("/completions").removesuffix("/chat") + "/models"
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', '')}"})
+    request = urllib.request.Request(
+        url, headers={"Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', '')}"}
+    )
     try:
         with opener(entry).open(request, timeout=30) as response:
             listed = json.load(response).get("data", [])
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
-            raise BadInput(f"{entry.base_url}: the server wants a key (HTTP {error.code}). Next: export OPENAI_API_KEY=...") from error
+            raise BadInput(
+                f"{entry.base_url}: the server wants a key (HTTP {error.code}). Next: export OPENAI_API_KEY=..."
+            ) from error
         return {}
     except (OSError, ValueError) as error:
         if isinstance(error, ValueError):
             return {}
         reason = getattr(error, "reason", error)
-        raise BadInput(f"{entry.base_url}: no server answers there ({reason}). Next: start it, or base_url=URL of its endpoint") from error
-    models = {model["id"]: model for model in listed if isinstance(model, dict) and isinstance(model.get("id"), str)}
+        raise BadInput(
+            f"{entry.base_url}: no server answers there ({reason}). Next: start it, or base_url=URL of its endpoint"
+        ) from error
+    models = {
+        model["id"]: model for model in listed if isinstance(model, dict) and isinstance(model.get("id"), str)
+    }
     if models and entry.served not in models:
-        raise BadInput(f"{entry.base_url}: serves {', '.join(map(str, models))}, not {entry.served}. Next: served=NAME")
+        raise BadInput(
+            f"{entry.base_url}: serves {', '.join(map(str, models))}, not {entry.served}. Next: served=NAME"
+        )
     listed = models.get(entry.served, {})
-    roots = [model.get("root") for model in models.values() if model["id"] in (entry.served, listed.get("parent"))]
-    entry.access = strictest([entry.access, *(access_of(Path(root)) for root in roots if isinstance(root, str) and os.path.isdir(root))])
+    roots = [
+        model.get("root") for model in models.values() if model["id"] in (entry.served, listed.get("parent"))
+    ]
+    entry.access = strictest(
+        [
+            entry.access,
+            *(access_of(Path(root)) for root in roots if isinstance(root, str) and os.path.isdir(root)),
+        ]
+    )
     return listed

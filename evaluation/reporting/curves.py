@@ -32,7 +32,9 @@ STROKES = ("-", "--", ":", "-.")
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folders of recipes/pretrain.py")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="output folders of recipes/pretrain.py"
+    )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     try:
@@ -63,9 +65,13 @@ def read_curves(run: Path) -> list[dict]:
         for key, value in entry.items():
             if match := re.fullmatch(r"eval_(.+)_perplexity", key):
                 tokens = int(np.interp(entry["step"], steps, [counted[step] for step in steps]))
-                points.setdefault(match[1], before(run, match[1]))[tokens] = value  # the last evaluation stands twice in the log
+                points.setdefault(match[1], before(run, match[1]))[tokens] = (
+                    value  # the last evaluation stands twice in the log
+                )
     if not points:
-        raise BadInput(f"{path}: no eval_<domain>_perplexity in its log. Next: eval_strategy: steps, and blocks with a validation_share")
+        raise BadInput(
+            f"{path}: no eval_<domain>_perplexity in its log. Next: eval_strategy: steps, and blocks with a validation_share"
+        )
     return [
         {"run": run.name, "access": access_of(run), "domain": domain, "blocks": held_out(run, domain), "tokens": sorted(of),
          "perplexity": [of[tokens] for tokens in sorted(of)]}
@@ -79,7 +85,9 @@ def held_out(run: Path, domain: str) -> str | None:
     path = Path(record.get("arguments", {}).get("blocks") or "", "manifest.json")
     if not path.is_file() or sha256(path) != record.get("inputs", {}).get(str(path)):
         return None
-    blocks = sorted(o["sha256"] for o in read_json(path)["outputs"] if (o["split"], o["domain"]) == ("validation", domain))
+    blocks = sorted(
+        o["sha256"] for o in read_json(path)["outputs"] if (o["split"], o["domain"]) == ("validation", domain)
+    )
     return hashlib.sha256(json.dumps(blocks).encode()).hexdigest() if blocks else None
 
 
@@ -93,7 +101,10 @@ def apart(curves: list[dict]) -> list[str]:
     """A sentence for each domain whose curves are not of the same blocks, as far as can be told."""
     sentences = []
     for domain in dict.fromkeys(curve["domain"] for curve in curves):
-        runs, blocks = zip(*((curve["run"], curve.get("blocks")) for curve in curves if curve["domain"] == domain), strict=True)
+        runs, blocks = zip(
+            *((curve["run"], curve.get("blocks")) for curve in curves if curve["domain"] == domain),
+            strict=True,
+        )
         if len(runs) > 1 and (None in blocks or len(set(blocks)) > 1):
             sentences.append(
                 f"{domain}: {', '.join(runs)} were validated on different blocks, or nobody can tell any more: do not compare them"
@@ -116,7 +127,9 @@ def write(curves: list[dict], folder: Path) -> None:
     if strictest(curve["access"] for curve in curves) == "credentialed":
         folder.chmod(0o700)
     (folder / "perplexity.json").write_text(json.dumps(curves, indent=1) + "\n")
-    draw(curves).figure.savefig(folder / "perplexity.png", dpi=150, facecolor="white", metadata={"Software": None})
+    draw(curves).figure.savefig(
+        folder / "perplexity.png", dpi=150, facecolor="white", metadata={"Software": None}
+    )
 
 
 def draw(curves: list[dict]) -> figures.Drawing:
@@ -125,8 +138,19 @@ def draw(curves: list[dict]) -> figures.Drawing:
 
     def lines(axes):
         for curve in curves:
-            style = {"color": figures.style(runs.index(curve["run"]))["color"], "linestyle": STROKES[domains.index(curve["domain"]) % 4]}
-            axes.plot(curve["tokens"], curve["perplexity"], marker="o", markersize=3, linewidth=1.4, label=in_brief(curve), **style)
+            style = {
+                "color": figures.style(runs.index(curve["run"]))["color"],
+                "linestyle": STROKES[domains.index(curve["domain"]) % 4],
+            }
+            axes.plot(
+                curve["tokens"],
+                curve["perplexity"],
+                marker="o",
+                markersize=3,
+                linewidth=1.4,
+                label=in_brief(curve),
+                **style,
+            )
         axes.set(xlabel="tokens seen in the run", ylabel="perplexity of held-out text", yscale="log")
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.yaxis.set_major_formatter("{x:g}")
@@ -144,7 +168,9 @@ def in_brief(curve: dict) -> str:
 
 def in_words(curve: dict) -> str:
     values, tokens = curve["perplexity"], curve["tokens"]
-    where = f"after {tokens[-1]:,} tokens" if len(tokens) == 1 else f"from {tokens[0]:,} to {tokens[-1]:,} tokens"
+    where = (
+        f"after {tokens[-1]:,} tokens" if len(tokens) == 1 else f"from {tokens[0]:,} to {tokens[-1]:,} tokens"
+    )
     return f"{in_brief(curve)}: {' -> '.join(f'{value:.2f}' for value in values)} {where}"
 
 

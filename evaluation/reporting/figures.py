@@ -32,8 +32,15 @@ class Drawing(str):
 
 
 def drawing(size, name: str, label: str, draw) -> Drawing:
-    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9, "font.family": "DejaVu Sans"}  # the font matplotlib brings
-    colours = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    settings = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,
+        "font.size": 9,
+        "font.family": "DejaVu Sans",
+    }  # the font matplotlib brings
+    colours = dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
+    )
     with matplotlib.rc_context({**settings, **colours}):
         figure = Figure(figsize=size, layout="constrained")
         figure.patch.set_alpha(0)
@@ -44,8 +51,12 @@ def drawing(size, name: str, label: str, draw) -> Drawing:
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
     svg = text.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL).replace(INK, "currentColor")
-    made = Drawing(re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{label}"', svg, count=1))
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL).replace(
+        INK, "currentColor"
+    )
+    made = Drawing(
+        re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{label}"', svg, count=1)
+    )
     made.figure = figure
     return made
 
@@ -57,7 +68,13 @@ def curve(label: str, losses: list) -> Drawing:
         for number, (name, steps, values) in enumerate(losses):
             style = {"color": COLOURS[number % len(COLOURS)], "linewidth": 1.4}
             held_out = {} if name == "training" else {"marker": "o", "markersize": 3}
-            axes.plot(steps, values, label=name if name in ("training", "validation") else f"held-out {name}", **style, **held_out)
+            axes.plot(
+                steps,
+                values,
+                label=name if name in ("training", "validation") else f"held-out {name}",
+                **style,
+                **held_out,
+            )
         axes.set(xlabel="step", ylabel="loss (nats per token)")
         axes.legend(frameon=False, fontsize=8)
 
@@ -70,7 +87,15 @@ def _points(axes, groups: list[str], series: list[dict]):
     step = 0.8 / max(len(series), 1)
     for number, one in enumerate(series):
         face = "none" if one.get("published") else one["style"]["color"]
-        axes.plot([], [], one["style"]["marker"], color=one["style"]["color"], markerfacecolor=face, markersize=5, label=one["label"])
+        axes.plot(
+            [],
+            [],
+            one["style"]["marker"],
+            color=one["style"]["color"],
+            markerfacecolor=face,
+            markersize=5,
+            label=one["label"],
+        )
         for group, (value, low, high, hollow) in one["points"].items():
             y = groups.index(group) - 0.4 + step * (number + 0.5)
             colour = one["style"]["color"]
@@ -89,16 +114,32 @@ def figure2(models: list[dict], cells: dict, published: list[dict]) -> Drawing |
     tasks = [task for task in FIGURE2 if any((model["name"], task) in cells for model in models)]
     if not tasks:
         return None
-    names = {task: f"{LABELS[task]}\n{'ROUGE-1' if FIGURE2[task] == 'rouge1' else LABELS[FIGURE2[task]]}" for task in tasks}
+    names = {
+        task: f"{LABELS[task]}\n{'ROUGE-1' if FIGURE2[task] == 'rouge1' else LABELS[FIGURE2[task]]}"
+        for task in tasks
+    }
     series = []
     for number, model in enumerate(models):
         known = {names[task]: cells[model["name"], task] for task in tasks if (model["name"], task) in cells}
-        points = {name: (c["value"], c["low"], c["high"], False) for name, c in known.items() if c["value"] is not None}
+        points = {
+            name: (c["value"], c["low"], c["high"], False)
+            for name, c in known.items()
+            if c["value"] is not None
+        }
         series.append({"label": model["label"], "style": style(number), "points": points})
     for number, one in enumerate(published):
-        points = {names[task]: (value, None, None, True) for task, value in one["values"].items() if task in tasks and value is not None}
+        points = {
+            names[task]: (value, None, None, True)
+            for task, value in one["values"].items()
+            if task in tasks and value is not None
+        }
         series.append(
-            {"label": one["label"], "published": True, "style": {"color": INK, "marker": MARKERS[number % len(MARKERS)]}, "points": points}
+            {
+                "label": one["label"],
+                "published": True,
+                "style": {"color": INK, "marker": MARKERS[number % len(MARKERS)]},
+                "points": points,
+            }
         )
     series = [one for one in series if one["points"]]
     if not series:
@@ -110,7 +151,10 @@ def figure2(models: list[dict], cells: dict, published: list[dict]) -> Drawing |
         axes.figure.legend(frameon=False, fontsize=7.5, loc="outside lower center", ncols=2)
 
     return drawing(
-        (6.4, 1.5 + len(tasks) * (0.2 + 0.11 * len(series))), "figure2", "scores of the models on the datasets of Figure 2", draw
+        (6.4, 1.5 + len(tasks) * (0.2 + 0.11 * len(series))),
+        "figure2",
+        "scores of the models on the datasets of Figure 2",
+        draw,
     )
 
 
@@ -134,4 +178,9 @@ def forest(baseline: str, differences: list[dict]) -> Drawing | None:
         axes.set(xlabel=f"difference to {baseline} (95 % interval)")
         axes.figure.legend(frameon=False, fontsize=7.5, loc="outside lower center", ncols=2)
 
-    return drawing((6.4, 1.2 + len(tasks) * (0.16 + 0.12 * len(series))), "forest", f"differences to {baseline} with their intervals", draw)
+    return drawing(
+        (6.4, 1.2 + len(tasks) * (0.16 + 0.12 * len(series))),
+        "forest",
+        f"differences to {baseline} with their intervals",
+        draw,
+    )

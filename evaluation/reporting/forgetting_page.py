@@ -15,21 +15,41 @@ TITLE = "Forgetting: general tasks before and after training"
 def markdown(result: dict, heading: str = "#") -> str:
     """The result as Markdown, a section of its own. `result`: forgetting.json."""
     v = view(result)
-    head = ["task", "items", "model", "of the base", "of the model", "difference (95 % interval)", "right in one only, McNemar"]
-    rows = [[row[key] for key in ("task", "what", "model", "base", "value", "difference", "test")] for row in v["rows"]]
+    head = [
+        "task",
+        "items",
+        "model",
+        "of the base",
+        "of the model",
+        "difference (95 % interval)",
+        "right in one only, McNemar",
+    ]
+    rows = [
+        [row[key] for key in ("task", "what", "model", "base", "value", "difference", "test")]
+        for row in v["rows"]
+    ]
     parts = [f"{heading} {TITLE}\n", f"The base is {v['base']}.\n", markdown_table(head, rows)]
     parts += ["\n".join(f"- {note}" for note in v["notes"]) + "\n"] if v["notes"] else []
     if v["verdict"]:
-        parts += [f"Gate ({v['limits']}): **{v['verdict']}**\n", "".join(f"- {sentence}\n" for sentence in v["findings"])]
+        parts += [
+            f"Gate ({v['limits']}): **{v['verdict']}**\n",
+            "".join(f"- {sentence}\n" for sentence in v["findings"]),
+        ]
     return "\n".join(parts)
 
 
 def html(result: dict) -> markupsafe.Markup:
     """The same as a section of report.html, with the curves drawn."""
     template = (Path(__file__).resolve().parent / "forgetting.html").read_text()
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     drawing = curves.draw(result["curves"]) if result["curves"] else None
-    return markupsafe.Markup(environment.from_string(template).render(view(result), title=TITLE, drawing=drawing, draws=metrics.DRAWS))
+    return markupsafe.Markup(
+        environment.from_string(template).render(
+            view(result), title=TITLE, drawing=drawing, draws=metrics.DRAWS
+        )
+    )
 
 
 def view(result: dict) -> dict:
@@ -44,10 +64,15 @@ def view(result: dict) -> dict:
     if len(result["asked"]) > 1:
         nothing = dict.fromkeys(("what", "base", "value", "test"), "")
         rows += [
-            nothing | {"task": "mean over tasks", "model": one["name"], "difference": in_difference(one["mean"])} for one in result["tuned"]
+            nothing
+            | {"task": "mean over tasks", "model": one["name"], "difference": in_difference(one["mean"])}
+            for one in result["tuned"]
         ]
     notes = [f"{task} was not asked: {why}" for task, why in result["not_asked"].items()]
-    notes += [f"{task}: {base} does not answer it better than by chance, so a loss cannot show" for task in result["at_chance"]]
+    notes += [
+        f"{task}: {base} does not answer it better than by chance, so a loss cannot show"
+        for task in result["at_chance"]
+    ]
     notes += [
         f"perplexity of {one['name']} over that of {base} on {domain} text: {r['ratio']:.3f} ({r['low']:.3f} to {r['high']:.3f}), {r['blocks']} blocks"
         for one in result["tuned"]
@@ -60,7 +85,11 @@ def view(result: dict) -> dict:
         "rows": rows,
         "notes": notes,
         "verdict": result["gate"]["verdict"],
-        "limits": ", ".join(f"{name} {in_text(value)}" for name, value in result["gate"]["limits"].items() if value not in (None, [])),
+        "limits": ", ".join(
+            f"{name} {in_text(value)}"
+            for name, value in result["gate"]["limits"].items()
+            if value not in (None, [])
+        ),
         "findings": [finding["sentence"] for one in result["tuned"] for finding in one["gate"]],
     }
 
@@ -69,7 +98,9 @@ def in_words(facts: dict) -> str:
     """A task as it was asked: 573 items in 3 sets, 0 examples, acc,none."""
     sets = f" in {len(facts['definitions'])} sets" if len(facts["definitions"]) > 1 else ""
     note = f" ({facts['note']})" if facts["note"] else ""
-    return f"{facts['n']} items{sets}, {' to '.join(map(str, facts['shots']))} examples{note}, {facts['metric']}"
+    return (
+        f"{facts['n']} items{sets}, {' to '.join(map(str, facts['shots']))} examples{note}, {facts['metric']}"
+    )
 
 
 def in_text(value) -> str:

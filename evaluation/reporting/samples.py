@@ -23,12 +23,17 @@ def reply(row: dict, hide: bool) -> dict:
         "verdict": verdict(row),
         "strict": in_numbers(row["score"]),
         "paper": in_numbers(paper.get("score", {})),
-        "differ": any(paper["score"][name] != row["score"][name] for name in set(paper.get("score", {})) & set(row["score"])),
+        "differ": any(
+            paper["score"][name] != row["score"][name]
+            for name in set(paper.get("score", {})) & set(row["score"])
+        ),
     }
     if hide:
         return entry
     if isinstance(row["output"], list):
-        entry["output"] = "\n".join(f"{nats:8.2f}  {text}" for text, (nats, _) in zip(answers(row), row["output"], strict=False))
+        entry["output"] = "\n".join(
+            f"{nats:8.2f}  {text}" for text, (nats, _) in zip(answers(row), row["output"], strict=False)
+        )
     else:
         entry["output"] = cut(row["output"])
     entry["parsed"] = None if row["parsed"] is None else cut(in_text(row["parsed"]))
@@ -44,7 +49,9 @@ def verdict(row: dict) -> str:
     if row["parsed"] is None:
         return "unparsed"
     if row["scoring"] == "entities" and not isinstance(row["output"], list):
-        return "right" if all(right == given == wanted for right, given, wanted in numbers.values()) else "wrong"
+        return (
+            "right" if all(right == given == wanted for right, given, wanted in numbers.values()) else "wrong"
+        )
     name = next((name for name in ("accuracy", "exact_match") if name in numbers), None)
     return "scored" if name is None else "right" if numbers[name] == 1 else "wrong"
 
@@ -75,5 +82,18 @@ def cut(text: str) -> str:
 
 def slim(row: dict) -> dict:
     """What the metrics need of a graded row: a run of many thousand rows does not stay in memory with its texts."""
-    keys = ("id", "access", "model_access", "task", "scoring", "completion", "choices", "options", "parsed", "score")
-    return {key: row[key] for key in keys if key in row} | {"output": [] if isinstance(row["output"], list) else ""}
+    keys = (
+        "id",
+        "access",
+        "model_access",
+        "task",
+        "scoring",
+        "completion",
+        "choices",
+        "options",
+        "parsed",
+        "score",
+    )
+    return {key: row[key] for key in keys if key in row} | {
+        "output": [] if isinstance(row["output"], list) else ""
+    }

@@ -12,7 +12,10 @@ from data_prep.files import read_json
 
 ARTICLE = Path(__file__).resolve().parent / "paper_tables.json"
 TABLES = {4: "table4_supervised", 5: "table5_zero_shot", 6: "table6_ablation"}
-TASK = {"mtsample": "mtsamples", "pubmed": "pubmed_summ"}  # names of the article's file -> ours, where they differ
+TASK = {
+    "mtsample": "mtsamples",
+    "pubmed": "pubmed_summ",
+}  # names of the article's file -> ours, where they differ
 METRIC = {("emrqa", "accuracy"): "exact_match"}
 LABELS = {
     "accuracy": "accuracy", "macro_f1": "macro-F1", "exact_match": "exact match", "f1": "F1", "rougeL": "ROUGE-L", "bertscore": "BERTScore",
@@ -47,7 +50,9 @@ def article_tables(models: list[dict], evaluations: dict, of: dict[str, list[int
             line = {r["model"]: r for r in records if (r["dataset"], r["metric"]) == (dataset, metric)}
             published = [{"cited": False, "footnote": ""} | line[name] for name in article[key]["models"]]
             task, ours_metric = TASK.get(dataset, dataset), METRIC.get((dataset, metric), metric)
-            cells = [cell(m["name"], task, evaluations[m["name"]]["scores"].get(task), ours_metric) for m in ours]
+            cells = [
+                cell(m["name"], task, evaluations[m["name"]]["scores"].get(task), ours_metric) for m in ours
+            ]
             notes |= {note for record in published for note in record["footnote"].split(", ") if note}
             counts = sorted({c["n"] for c in cells if c})
             rows.append({
@@ -66,7 +71,12 @@ def article_tables(models: list[dict], evaluations: dict, of: dict[str, list[int
 def reasons(table: dict) -> list[str]:
     """One sentence for each task of a model whose headline is withheld."""
     label = {model["name"]: model["label"] for model in table["ours"]}
-    found = {(c["model"], c["task"]): c["withheld"] for row in table["rows"] for c in row["ours"] if c and c["withheld"]}
+    found = {
+        (c["model"], c["task"]): c["withheld"]
+        for row in table["rows"]
+        for c in row["ours"]
+        if c and c["withheld"]
+    }
     return [f"{label[model]}, {LABELS[task]}: {reason}" for (model, task), reason in found.items()]
 
 
@@ -82,18 +92,35 @@ def in_words(c: dict | None) -> str:
     if c is None:
         return "–"
     strict = (
-        "withheld" if c["withheld"] else "not defined" if c["value"] is None else f"{c['value']:.3f} ({c['low']:.3f} to {c['high']:.3f})"
+        "withheld"
+        if c["withheld"]
+        else "not defined"
+        if c["value"] is None
+        else f"{c['value']:.3f} ({c['low']:.3f} to {c['high']:.3f})"
     )
     paper = "" if c["paper"] is None else f"; paper {c['paper']:.3f}"
     return f"{strict}{paper}; {c['unparsed_rate']:.1%} unparsed"
 
 
 def markdown_table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *("| " + " | ".join(row) + " |" for row in rows), ""])
+    return "\n".join(
+        [
+            "| " + " | ".join(head) + " |",
+            "|" + " --- |" * len(head),
+            *("| " + " | ".join(row) + " |" for row in rows),
+            "",
+        ]
+    )
 
 
 def markdown(table: dict) -> str:
-    head = ["dataset", "metric", "rows (article's)", *table["published"], *(f"**{model['label']}**" for model in table["ours"])]
+    head = [
+        "dataset",
+        "metric",
+        "rows (article's)",
+        *table["published"],
+        *(f"**{model['label']}**" for model in table["ours"]),
+    ]
     rows = [
         [
             row["dataset"],
@@ -137,7 +164,9 @@ def as_csv(tables: list[dict]) -> str:
         for row in table["rows"]:
             place = {"table": table["number"], "dataset": row["task"], "metric": row["metric"]}
             for record in row["published"]:
-                notes = ["cited"] * record["cited"] + [table["notes"][n] for n in record["footnote"].split(", ") if n]
+                notes = ["cited"] * record["cited"] + [
+                    table["notes"][n] for n in record["footnote"].split(", ") if n
+                ]
                 facts = {
                     "model": record["model"],
                     "source": "article",
@@ -147,8 +176,19 @@ def as_csv(tables: list[dict]) -> str:
                 }
                 writer.writerow(place | facts)
             for c in filter(None, row["ours"]):
-                facts = {"model": c["model"], "source": "ours", "n": c["n"], "strict": c["value"], "low": c["low"], "high": c["high"]}
-                facts |= {"paper_scorer": c["paper"], "unparsed_rate": c["unparsed_rate"], "withheld": c["withheld"]}
+                facts = {
+                    "model": c["model"],
+                    "source": "ours",
+                    "n": c["n"],
+                    "strict": c["value"],
+                    "low": c["low"],
+                    "high": c["high"],
+                }
+                facts |= {
+                    "paper_scorer": c["paper"],
+                    "unparsed_rate": c["unparsed_rate"],
+                    "withheld": c["withheld"],
+                }
                 writer.writerow(place | {key: "" if value is None else value for key, value in facts.items()})
     return text.getvalue()
 
@@ -165,22 +205,33 @@ def latex(tables: list[dict]) -> str:
     parts = []
     for table in tables:
         names = [*table["published"], *(model["label"] for model in table["ours"])]
-        lines = [r"\begin{table}", r"\scriptsize", rf"\begin{{tabular}}{{ll*{{{len(names)}}}{{r}}}}", r"\hline"]
+        lines = [
+            r"\begin{table}",
+            r"\scriptsize",
+            rf"\begin{{tabular}}{{ll*{{{len(names)}}}{{r}}}}",
+            r"\hline",
+        ]
         lines += [" & ".join(["Dataset", "Metric", *map(latex_text, names)]) + r" \\", r"\hline"]
         for row in table["rows"]:
             marked = [printed(record).replace(" (", "$^{").replace(")", "}$") for record in row["published"]]
             ours = [[""] * 2 if c is None else latex_cell(c) for c in row["ours"]]
             lines.append(
-                " & ".join([row["dataset"], row["label"], *(m.replace("–", "--") for m in marked), *(c[0] or "--" for c in ours)]) + r" \\"
+                " & ".join(
+                    [
+                        row["dataset"],
+                        row["label"],
+                        *(m.replace("–", "--") for m in marked),
+                        *(c[0] or "--" for c in ours),
+                    ]
+                )
+                + r" \\"
             )
             if any(c[1] for c in ours):
                 lines.append(" & ".join(["", "", *[""] * len(marked), *(c[1] for c in ours)]) + r" \\")
         notes = [f"$^{{{letter}}}$ {latex_text(text)}" for letter, text in table["notes"].items()]
         notes += ["$^{*}$ cited by the article from another one."] if table["cited"] else []
         notes += [f"Withheld: {latex_text(reason)}." for reason in reasons(table)]
-        caption = (
-            f"{latex_text(table['title'])}. Published values beside ours: strict score, below it the article's scorer and the share of "
-        )
+        caption = f"{latex_text(table['title'])}. Published values beside ours: strict score, below it the article's scorer and the share of "
         caption += "outputs without a readable answer. " + " ".join(notes)
         lines += [r"\hline", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}"]
         parts.append("\n".join(lines))
@@ -189,4 +240,7 @@ def latex(tables: list[dict]) -> str:
 
 def latex_cell(c: dict) -> list[str]:
     strict = "withheld" if c["withheld"] else "--" if c["value"] is None else f"{c['value']:.3f}"
-    return [strict, f"({'--' if c['paper'] is None else format(c['paper'], '.3f')}, {100 * c['unparsed_rate']:.1f}\\%)"]
+    return [
+        strict,
+        f"({'--' if c['paper'] is None else format(c['paper'], '.3f')}, {100 * c['unparsed_rate']:.1f}\\%)",
+    ]

@@ -27,14 +27,26 @@ def compare_folders(folder: Path, other: Path) -> str:
             f"{folder} and {other}: no task in common ({', '.join(asked)} / {', '.join(theirs)}). Next: run both on the same tasks"
         )
     found = {
-        task: compare(score.graded_rows(folder, task), score.graded_rows(other, task), f"{task}: {folder} and {other}") for task in shared
+        task: compare(
+            score.graded_rows(folder, task), score.graded_rows(other, task), f"{task}: {folder} and {other}"
+        )
+        for task in shared
     }
     entries = {task: [read_json(run / "scores.json")[task] for run in (folder, other)] for task in shared}
     for task in shared:
         found[task]["unparsed_rate"] = [entry["unparsed_rate"] for entry in entries[task]]
     access = strictest(score.access_of(entry) for pair in entries.values() for entry in pair)
-    result = {"access": access, "run": str(folder), "against": str(other), "scorer": score.SCORER, "tasks": found}
-    replaced(folder / f"against_{other.name}.json", lambda path: path.write_text(json.dumps(result, indent=1) + "\n"))
+    result = {
+        "access": access,
+        "run": str(folder),
+        "against": str(other),
+        "scorer": score.SCORER,
+        "tasks": found,
+    }
+    replaced(
+        folder / f"against_{other.name}.json",
+        lambda path: path.write_text(json.dumps(result, indent=1) + "\n"),
+    )
     alone = [
         f"{task} only in {run.name}"
         for run, own, foreign in ((folder, asked, theirs), (other, theirs, asked))
@@ -47,17 +59,21 @@ def compare_folders(folder: Path, other: Path) -> str:
 def compare(rows: list[dict], others: list[dict], where: str = "the two runs") -> dict:
     """{"n", "metrics": {name: {"difference", "low", "high", "p"}}, "mcnemar"} of graded rows of one task by two models."""
     by_id = {row["id"]: row for row in others}
-    unmatched = [row["id"] for row in rows if row["id"] not in by_id] + sorted(set(by_id) - {row["id"] for row in rows})
+    unmatched = [row["id"] for row in rows if row["id"] not in by_id] + sorted(
+        set(by_id) - {row["id"] for row in rows}
+    )
     if unmatched:
         raise BadInput(
             f"{where}: {len(unmatched)} rows stand in one only, {unmatched[0]} for one. Next: run both on the same rows, without --limit"
         )
     others = [by_id[row["id"]] for row in rows]
     for row, other in zip(rows, others, strict=True):
-        if any(row.get(field) != other.get(field) for field in ("completion", "choices", "scoring")) or metrics.kind(row) != metrics.kind(
-            other
-        ):
-            raise BadInput(f"{where}: row {row['id']} is not the same in both. Next: run both on the same rows")
+        if any(
+            row.get(field) != other.get(field) for field in ("completion", "choices", "scoring")
+        ) or metrics.kind(row) != metrics.kind(other):
+            raise BadInput(
+                f"{where}: row {row['id']} is not the same in both. Next: run both on the same rows"
+            )
     shared = [name for name in metrics.names(rows) if name in metrics.names(others)]
     differences = {}
     for name in shared:
@@ -91,7 +107,8 @@ def table(title: str, found: dict, alone: list[str]) -> str:
             )
             test = entry["mcnemar"] if entry["mcnemar"] and entry["mcnemar"]["metric"] == name else None
             lines.append(
-                f"{head}  {name:19} {numbers}" + (f"  {test['only_this']}:{test['only_other']}, p {test['p']:.3f}" if test else "")
+                f"{head}  {name:19} {numbers}"
+                + (f"  {test['only_this']}:{test['only_other']}, p {test['p']:.3f}" if test else "")
             )
         if max(entry["unparsed_rate"]) > score.UNPARSED_LIMIT:
             rates = " and ".join(f"{rate:.1%}" for rate in entry["unparsed_rate"])

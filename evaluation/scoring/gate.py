@@ -27,14 +27,18 @@ def read_limits(path: Path | None, instead: dict, tuned: list[str]) -> dict:
     """The limits of a YAML, with the numbers of `instead` that are not None in place of its own. BadInput names a key that is no limit."""
     given = read_yaml(path) if path else {}
     if not isinstance(given, dict) or (path and not limits_set(given)):
-        raise BadInput(f"{path}: names no limit. Next: max_general_drop: 0.02, as in evaluation/gates/default.yaml")
+        raise BadInput(
+            f"{path}: names no limit. Next: max_general_drop: 0.02, as in evaluation/gates/default.yaml"
+        )
     if unknown := sorted(set(given) - set(LIMITS)):
         raise BadInput(f"{path}: unknown key '{unknown[0]}' (known: {', '.join(LIMITS)})")
     limits = LIMITS | given
     for name in NUMBERS:
         limits[name] = limits[name] if instead.get(name) is None else instead[name]
         value = limits[name]
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)):
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
+        ):
             raise BadInput(f"{path or '--' + name}: {name} must be a number, found {value!r}")
     if limits["uncertain"] not in ("warn", "fail"):
         raise BadInput(f"{path}: uncertain must be warn or fail, found {limits['uncertain']!r}")
@@ -70,19 +74,32 @@ def findings(limits: dict, tuned: dict, result: dict) -> list[dict]:
             elif -d["low"] > most:
                 found.append((uncertain, f"{loss}: more than max_general_drop {most:g} cannot be excluded"))
         for task in result["at_chance"]:
-            found.append((uncertain, f"{task}: the base does not answer it better than by chance, so a loss cannot show"))
+            found.append(
+                (
+                    uncertain,
+                    f"{task}: the base does not answer it better than by chance, so a loss cannot show",
+                )
+            )
     most = limits["max_general_perplexity_ratio"]
     if most is not None:
         r = tuned["perplexity"].get(DOMAIN)
-        said = r and f"{name} has {r['ratio']:.3f} ({r['low']:.3f} to {r['high']:.3f}) times the perplexity of the base on general text"
+        said = (
+            r
+            and f"{name} has {r['ratio']:.3f} ({r['low']:.3f} to {r['high']:.3f}) times the perplexity of the base on general text"
+        )
         if r is None:
             found.append(
-                ("failed", f"{name}: perplexity on general text was not measured on the blocks of the base, and the gate limits it")
+                (
+                    "failed",
+                    f"{name}: perplexity on general text was not measured on the blocks of the base, and the gate limits it",
+                )
             )
         elif r["ratio"] > most:
             found.append(("failed", f"{said}, more than max_general_perplexity_ratio {most:g}"))
         elif r["high"] > most:
-            found.append((uncertain, f"{said}: more than max_general_perplexity_ratio {most:g} cannot be excluded"))
+            found.append(
+                (uncertain, f"{said}: more than max_general_perplexity_ratio {most:g} cannot be excluded")
+            )
     if result["limit"]:
         found.append((uncertain, f"{name} was asked the first {result['limit']} items of each set only"))
     return [{"level": lvl, "sentence": s} for lvl, s in sorted(found, key=lambda one: -LEVELS.index(one[0]))]
@@ -90,5 +107,7 @@ def findings(limits: dict, tuned: dict, result: dict) -> list[dict]:
 
 def verdict(limits: dict, tuned: list[dict]) -> str | None:
     """The worst level that was found, "passed" where nothing was; None without a limit."""
-    worst = max((LEVELS.index(f["level"]) for one in tuned for f in one["gate"] if f["level"] != UNJUDGED), default=0)
+    worst = max(
+        (LEVELS.index(f["level"]) for one in tuned for f in one["gate"] if f["level"] != UNJUDGED), default=0
+    )
     return LEVELS[worst] if limits_set(limits) else None

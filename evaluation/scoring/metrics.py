@@ -40,7 +40,10 @@ def span_tokens(text: str) -> list[str]:
 
 
 def _between_digits(match):
-    before, after = match.string[match.start() - 1 : match.start()], match.string[match.end() : match.end() + 1]
+    before, after = (
+        match.string[match.start() - 1 : match.start()],
+        match.string[match.end() : match.end() + 1],
+    )
     return match[0] in ".," and before.isdigit() and after.isdigit()
 
 
@@ -109,7 +112,10 @@ def grade(row: dict, rouge: dict | None = None) -> dict:
             return {"parsed": None, "score": {"accuracy": 0.0, "accuracy_norm": 0.0}}
         plain = row["choices"][int(np.argmax([nats for nats, _ in output]))]
         by_byte = row["choices"][int(np.argmax([nats / size for nats, size in output]))]
-        return {"parsed": plain, "score": {"accuracy": float(plain == gold), "accuracy_norm": float(by_byte == gold)}}
+        return {
+            "parsed": plain,
+            "score": {"accuracy": float(plain == gold), "accuracy_norm": float(by_byte == gold)},
+        }
     if scoring == "choice":
         parsed, rule = parsing.parse_choice(output, row["choices"], row.get("options") or ())
         return {"parsed": parsed, "rule": rule, "score": {"accuracy": float(parsed == gold)}}
@@ -120,7 +126,13 @@ def grade(row: dict, rouge: dict | None = None) -> dict:
         parsed = parsing.answer_part(output, parsing.NEXT_QUESTION)
         if not parsed:  # wrong, also where the gold answer has no words either ("-", "the")
             return {"parsed": None, "score": {"exact_match": 0.0, "f1": 0.0}}
-        return {"parsed": parsed, "score": {"exact_match": float(span_tokens(parsed) == span_tokens(gold)), "f1": span_f1(parsed, gold)}}
+        return {
+            "parsed": parsed,
+            "score": {
+                "exact_match": float(span_tokens(parsed) == span_tokens(gold)),
+                "f1": span_f1(parsed, gold),
+            },
+        }
     if scoring == "entities":
         answer = parsing.answer_part(output)
         words, entities = parsing.parse_entities(answer)
@@ -128,7 +140,10 @@ def grade(row: dict, rouge: dict | None = None) -> dict:
         return {"parsed": parsed if words else None, "score": entity_counts(answer, gold, row["choices"])}
     if scoring == "summary":
         parsed = parsing.answer_part(output)
-        return {"parsed": parsed or None, "score": rouge or {name: v.fmeasure for name, v in _rouge().score(gold, parsed).items()}}
+        return {
+            "parsed": parsed or None,
+            "score": rouge or {name: v.fmeasure for name, v in _rouge().score(gold, parsed).items()},
+        }
     raise ValueError(f"scoring '{scoring}' has no metric (row {row['id']})")
 
 
@@ -145,7 +160,9 @@ def statistics(rows: list[dict]) -> dict:
         raise ValueError("no rows to score")
     scoring = kind(rows[0])
     if any(kind(row) != scoring for row in rows):
-        raise ValueError(f"rows of one task are scored in different ways: {sorted({kind(row) for row in rows})}")
+        raise ValueError(
+            f"rows of one task are scored in different ways: {sorted({kind(row) for row in rows})}"
+        )
     if scoring in ("options", "span", "summary"):
         return {name: mean_of(rows, name) for name in names(rows)}
     labels, counts = label_counts(rows)
@@ -153,12 +170,17 @@ def statistics(rows: list[dict]) -> dict:
     if scoring == "choice":
         found = {"accuracy": mean_of(rows, "accuracy"), "macro_f1": found["macro_f1"]}
         if NEGATIVE in labels:
-            positive = np.delete(counts.reshape(len(rows), -1, 3), labels.index(NEGATIVE), axis=1).reshape(len(rows), -1)
+            positive = np.delete(counts.reshape(len(rows), -1, 3), labels.index(NEGATIVE), axis=1).reshape(
+                len(rows), -1
+            )
             found |= zip(POSITIVE_NAMES, ((positive, macro_f1), (positive, micro_f1)), strict=True)
     elif scoring == "labels":
         found["exact_match"] = mean_of(rows, "exact_match")
     else:
-        found["macro_f1"] = (counts[:, :-3], macro_f1)  # the last are the types that are not declared: wrong, but no class
+        found["macro_f1"] = (
+            counts[:, :-3],
+            macro_f1,
+        )  # the last are the types that are not declared: wrong, but no class
     return found
 
 
@@ -174,7 +196,13 @@ def names(rows: list[dict]) -> tuple[str, ...]:
 
 def primary(rows: list[dict]) -> str:
     """The metric that stands for the task: accuracy where options are asked by letter, macro-F1 over other labels and over entity types."""
-    by_scoring = {"options": "accuracy", "labels": "macro_f1", "span": "f1", "entities": "macro_f1", "summary": "rougeL"}
+    by_scoring = {
+        "options": "accuracy",
+        "labels": "macro_f1",
+        "span": "f1",
+        "entities": "macro_f1",
+        "summary": "rougeL",
+    }
     return by_scoring.get(kind(rows[0])) or ("accuracy" if rows[0].get("options") else "macro_f1")
 
 
@@ -184,9 +212,9 @@ def label_counts(rows: list[dict]) -> tuple[list[str], np.ndarray]:
     labels = list(dict.fromkeys(choice for row in rows for choice in row["choices"]))
     if kind(rows[0]) == "entities":
         labels.append("")
-        return labels, np.array([[row["score"].get(name, [0, 0, 0]) for name in labels] for row in rows], dtype=float).reshape(
-            len(rows), -1
-        )
+        return labels, np.array(
+            [[row["score"].get(name, [0, 0, 0]) for name in labels] for row in rows], dtype=float
+        ).reshape(len(rows), -1)
     index, counts = {name: i for i, name in enumerate(labels)}, np.zeros((len(rows), len(labels), 3))
     for place, row in enumerate(rows):
         several = kind(row) == "labels"
@@ -284,7 +312,9 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 def estimate(value: float, drawn: np.ndarray) -> dict:
     """{"value", "low", "high"} of a metric and its bootstrap draws; None where it is not defined."""
     numbers = (value, *interval(drawn))
-    return {key: None if math.isnan(x) else x for key, x in zip(("value", "low", "high"), numbers, strict=True)}
+    return {
+        key: None if math.isnan(x) else x for key, x in zip(("value", "low", "high"), numbers, strict=True)
+    }
 
 
 def paired(first: np.ndarray, second: np.ndarray, difference, seed: int = 0) -> tuple[float, np.ndarray]:
@@ -297,12 +327,16 @@ def paired(first: np.ndarray, second: np.ndarray, difference, seed: int = 0) -> 
     return float(finish(both.sum(0), len(both))), draws(both, finish, seed)
 
 
-def paired_difference(better: list[dict], worse: list[dict], metric: str, seed: int = 0) -> tuple[float, np.ndarray]:
+def paired_difference(
+    better: list[dict], worse: list[dict], metric: str, seed: int = 0
+) -> tuple[float, np.ndarray]:
     """The difference of a metric between two models on the same rows, and its draws from a paired bootstrap. ValueError if the rows differ."""
     if [row["id"] for row in better] != [row["id"] for row in worse]:
         raise ValueError("the two models did not answer the same rows in the same order")
     (first, finish_first), (second, finish_second) = (statistics(rows)[metric] for rows in (better, worse))
-    return paired(first, second, lambda total, other, n: finish_first(total, n) - finish_second(other, n), seed)
+    return paired(
+        first, second, lambda total, other, n: finish_first(total, n) - finish_second(other, n), seed
+    )
 
 
 def p_value(differences: np.ndarray) -> float:

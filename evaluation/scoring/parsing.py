@@ -51,26 +51,35 @@ PICK = (  # "I would go with option"
     r"\b(?:ans|choose|pick|select|go with|going with|opt for|therefore|thus|hence|so)\b[.,:]?\s{1,4}(?:option|choice|letter|answer|it is)?\s{0,4}"
 )
 SUBJECT = (  # where a sentence about a label begins
-    r"(?:^|(?<=[.!?:;,\n(\[*\"])|\b(?i:option|choice|letter|answer|so|thus|hence|therefore|that|think|believe|only|while|because))" + OPEN
+    r"(?:^|(?<=[.!?:;,\n(\[*\"])|\b(?i:option|choice|letter|answer|so|thus|hence|therefore|that|think|believe|only|while|because))"
+    + OPEN
 )
 IS_RIGHT = (  # "is the correct"
-    CLOSE + r"\s?(?:is|would be|seems|appears to be)\s(?:(?:the|clearly|therefore|single|also|most likely to be|most likely the)\s){0,4}"
+    CLOSE
+    + r"\s?(?:is|would be|seems|appears to be)\s(?:(?:the|clearly|therefore|single|also|most likely to be|most likely the)\s){0,4}"
     r"(?:correct|right|best|true|most appropriate|most likely|final answer|answer)\b"
 )
 # What stands before a label: `before` holds the last characters of the text up to it.
-CONCLUDES = re.compile(r"(?i)\b(?:final|finally|therefore|thus|hence|so|conclusion|conclude|summary|overall)\b[^.\n]{0,40}$")
-DOUBTS = re.compile(r"(?i)(?:\b(?:not|cannot|never|(?<!no )doubt|unlikely|whether|if|unless|disagree)\b|n't\b)[^.,;:!?\n]{0,30}$")
+CONCLUDES = re.compile(
+    r"(?i)\b(?:final|finally|therefore|thus|hence|so|conclusion|conclude|summary|overall)\b[^.\n]{0,40}$"
+)
+DOUBTS = re.compile(
+    r"(?i)(?:\b(?:not|cannot|never|(?<!no )doubt|unlikely|whether|if|unless|disagree)\b|n't\b)[^.,;:!?\n]{0,30}$"
+)
 HEDGES = re.compile(r"(?i)\b(?:(?<!no )doubt|unlikely|whether|if|unless)\b[^.,;:!?\n]{0,30}$")
 NEGATES = re.compile(
     r"(?i)(?:\b(?:not|cannot|never|neither|nor|non|rather than|instead of|except|excludes?|excluding|rules? out|ruling out|ruled out"
     r"|eliminates?|without|(?:incorrect|wrong) (?:answers?|options?|choices?|labels?|one) (?:is|are))|n't)\s"
-    r"(?:(?:be|a|an|the|option|choice|label|letter|choose|select|pick|necessarily|really|simply|one of)\s){0,4}" + QUOTES
+    r"(?:(?:be|a|an|the|option|choice|label|letter|choose|select|pick|necessarily|really|simply|one of)\s){0,4}"
+    + QUOTES
 )
 NO = re.compile(r"(?i)\bno\s(?:(?:a|an|real|direct|clear)\s){0,2}" + QUOTES)
 SHOWS = re.compile(r"(?i)\b(?:option|choice|letter|answers?)\s{0,2}" + QUOTES)
 IS = re.compile(r"(?i)(?:\b(?:is|be)|\b(?:it|that)'s)\s{0,2}" + QUOTES)
 BUT = re.compile(r"(?i)\bbut\s" + QUOTES)
-INTRODUCES = re.compile(r"(?i)(?:\b(?:is|as|to|under|be|of|into|with|specialty|category|domain)|:)\s(?:(?:an?|the)\s)?" + QUOTES)
+INTRODUCES = re.compile(
+    r"(?i)(?:\b(?:is|as|to|under|be|of|into|with|specialty|category|domain)|:)\s(?:(?:an?|the)\s)?" + QUOTES
+)
 ATTACHES = re.compile(  # "vitamin", of "vitamin C"
     r"(?:\b(?!(?i:and|or|but|is|be|not|nor|than|of|with|option|choice|letter|answers?)\b)[^\W\d]{2,}|\d)[ ,]?\s{0,2}$"
 )
@@ -144,7 +153,14 @@ def parse_choice(text: str, choices: list[str], options: list[str] = ()) -> tupl
 
 SIGNS = {
     sign: plain
-    for signs, plain in (("“”„«»", '"'), ("‘’‚", "'"), ("【「『", "["), ("】」』", "]"), ("–—", " - "), ("‐‑", "-"))
+    for signs, plain in (
+        ("“”„«»", '"'),
+        ("‘’‚", "'"),
+        ("【「『", "["),
+        ("】」』", "]"),
+        ("–—", " - "),
+        ("‐‑", "-"),
+    )
     for sign in signs
 }
 SIGNS = str.maketrans(SIGNS | {"。": ".", "、": ",", "\r": "\n"})
@@ -153,7 +169,11 @@ SIGNS = str.maketrans(SIGNS | {"。": ".", "、": ",", "\r": "\n"})
 def _plain(text):
     """One writing of what has several: full-width forms, quotes, dashes, brackets, LaTeX around a word, runs of blanks or of one mark."""
     text = unicodedata.normalize("NFKC", text).translate(SIGNS)
-    text = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}|\\([()\[\]])", lambda match: match[1] or match[2] or "", text)
+    text = re.sub(
+        r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}|\\([()\[\]])",
+        lambda match: match[1] or match[2] or "",
+        text,
+    )
     text = re.sub(r"答案(?:是|为|為)?:?", "Answer: ", text)
     text = re.sub(r"(?<!\w)N/A(?!\w)", "none", text)
     text = re.sub(r"[^\S\n]+", " ", text)
@@ -181,7 +201,11 @@ class _Labels:
             whole = rf"[{upper}](?![\w-]|['&+]\w)(?!{ARTICLE})(?!{COMPOUND})"
             named = rf"{whole}|(?:[{lower}](?<!a)|{LOWER_A})(?![\w-]){STOP}"
         else:
-            longer = [key for key in self.aliases if key not in self.names and any(f" {name} " in f" {key} " for name in self.names)]
+            longer = [
+                key
+                for key in self.aliases
+                if key not in self.names and any(f" {name} " in f" {key} " for name in self.names)
+            ]
             whole, named = _any_of([*self.names, *longer]), _any_of(self.aliases)
         joint = r"(?:[\"'`*_)\]]{0,4}\s?(?:,|;|\||/|&|\"|\band\b|\bor\b)){0,3}\s?(?:(?:option|choice|possibly|perhaps|even|also)\s){0,2}"
         start, more = r"(?<![\w&+-])", rf"(?P<more>{joint}[\"'`*_(\[]{{0,4}}(?:{named}))?"
@@ -194,8 +218,14 @@ class _Labels:
         self.right = re.compile(f"{SUBJECT}{full}(?={IS_RIGHT})")
         self.bracketed = re.compile(rf"(?:[(\[{{`\"]|\*\*?|__?|(?<!\w)')\s?{full}\s?[)\]}}*_`\"']")
         first = label if self.letters else full
-        self.first = re.compile(rf"{OPEN}(?i:(?:option|choice|answer|letter)\s)?{first}{CLOSE}(?:[.:,;)\]!?]|(?<=\s)(?:-\s|\()|\n|$)")
-        item = (r"(?:^|[\s*(\[])", r"[.:)\]]") if self.letters else (rf"(?:^|\n){OPEN}", rf"{CLOSE}(?:[.:;]|\n|$)")
+        self.first = re.compile(
+            rf"{OPEN}(?i:(?:option|choice|answer|letter)\s)?{first}{CLOSE}(?:[.:,;)\]!?]|(?<=\s)(?:-\s|\()|\n|$)"
+        )
+        item = (
+            (r"(?:^|[\s*(\[])", r"[.:)\]]")
+            if self.letters
+            else (rf"(?:^|\n){OPEN}", rf"{CLOSE}(?:[.:;]|\n|$)")
+        )
         self.item = re.compile(f"{item[0]}(?P<label>{start}(?:{whole})){item[1]}")
 
     def alone(self, text):
@@ -210,7 +240,11 @@ class _Labels:
 
     def after_cue(self, text):
         """What follows a cue in a conclusion; if there is none, what follows any cue."""
-        concluded = [match for match in self.cue.finditer(text) if CONCLUDES.search(_before(text, match.start("label")))]
+        concluded = [
+            match
+            for match in self.cue.finditer(text)
+            if CONCLUDES.search(_before(text, match.start("label")))
+        ]
         answers = [answer for match in concluded for answer in self._answers(match, text, DOUBTS)]
         return answers or self.find(self.cue, text, DOUBTS)
 
@@ -234,7 +268,11 @@ class _Labels:
         found, introduced, denied = set(), False, False
         for match in self.whole.finditer(text):
             answer, before = self.aliases[_key(match[0])], _before(text, match.start())
-            if NEGATES.search(before) or IS_DENIED.match(text, match.end()) or ("no" not in self.names and NO.search(before)):
+            if (
+                NEGATES.search(before)
+                or IS_DENIED.match(text, match.end())
+                or ("no" not in self.names and NO.search(before))
+            ):
                 denied = True
                 continue
             if HEDGES.search(before):
@@ -244,12 +282,20 @@ class _Labels:
                 said = IS.search(before)
                 if said and DOUBTS.search(before):
                     return []
-                shown = SHOWS.search(before) or (said and STOPS.match(text, match.end())) or IS_PREFERRED.match(text, match.end())
+                shown = (
+                    SHOWS.search(before)
+                    or (said and STOPS.match(text, match.end()))
+                    or IS_PREFERRED.match(text, match.end())
+                )
                 shown = shown or (denied and BUT.search(before))
                 if not shown and ATTACHES.search(before):
                     continue  # "vitamin C"
-            elif answer[0].isupper() and answer[1:2].islower():  # an ordinary word, as Surgery: said of the text, not in it
-                shown = match[0][0].isupper() and (INTRODUCES.search(before) or NAMES_IT.match(text, match.end()))
+            elif (
+                answer[0].isupper() and answer[1:2].islower()
+            ):  # an ordinary word, as Surgery: said of the text, not in it
+                shown = match[0][0].isupper() and (
+                    INTRODUCES.search(before) or NAMES_IT.match(text, match.end())
+                )
             found.add(answer)
             introduced = introduced or bool(shown)
         return found if introduced else []
@@ -262,12 +308,16 @@ def _any_of(keys):
     """A pattern of these labels, longest first, with any mark between their words."""
     between = r"(?:(?:[^\w\n]|_){1,3}(?:and(?:[^\w\n]|_))?)"
     patterns = [between.join(map(re.escape, key.split())) for key in sorted(keys, key=len, reverse=True)]
-    return "(?i:" + "|".join(NO_ITSELF if pattern == "no" else pattern for pattern in patterns) + r")(?![\w-])"
+    return (
+        "(?i:" + "|".join(NO_ITSELF if pattern == "no" else pattern for pattern in patterns) + r")(?![\w-])"
+    )
 
 
 def _key(text):
     """What two writings of one label have in common: their words, "and" aside."""
-    return " ".join(word for word in re.findall(r"[^\W_]+", text.casefold()) if word != "and") or text.casefold()
+    return (
+        " ".join(word for word in re.findall(r"[^\W_]+", text.casefold()) if word != "and") or text.casefold()
+    )
 
 
 def _aliases(choices):
@@ -288,7 +338,11 @@ def _option_text(text, first_line, choices, options):
     for choice, option in zip(choices, options, strict=False):
         for written in (option, f"{choice} {option}"):
             by_text.setdefault(_bare(written), []).append(choice)
-    cued = [match["rest"] for match in re.finditer(f"(?i:{CUE}){VERB}{OPEN}(?P<rest>[^\n]+)", first_line)] if options else []
+    cued = (
+        [match["rest"] for match in re.finditer(f"(?i:{CUE}){VERB}{OPEN}(?P<rest>[^\n]+)", first_line)]
+        if options
+        else []
+    )
     return [choice for part in (text, first_line, *cued) for choice in by_text.get(_bare(part), [])]
 
 
@@ -297,7 +351,9 @@ def _bare(text):
 
 
 # ---------------------------------------------------------------- labels: any number of the row's choices
-DENIES = re.compile(r"(?i)\b(?:not|no|none|except|excluding|excluded|without|absent|unrelated|neither|nor|rather than)\b|n't\b")
+DENIES = re.compile(
+    r"(?i)\b(?:not|no|none|except|excluding|excluded|without|absent|unrelated|neither|nor|rather than)\b|n't\b"
+)
 
 
 def parse_labels(text: str, choices: list[str]) -> list[str] | None:
@@ -308,9 +364,15 @@ def parse_labels(text: str, choices: list[str]) -> list[str] | None:
     the first paragraph with a label is read: a base model goes on to write further examples."""
     names = {_key(choice): choice for choice in choices}
     for paragraph in re.split(r"\n\s*\n", _plain(answer_part(text, NEXT_QUESTION))):
-        found = {names[key] for line in paragraph.splitlines() for key in _named_in(line, names, tuple(choices))}
+        found = {
+            names[key] for line in paragraph.splitlines() for key in _named_in(line, names, tuple(choices))
+        }
         if found:
-            return [choice for choice in choices if choice in found] if len(found) < max(len(choices), 2) else None
+            return (
+                [choice for choice in choices if choice in found]
+                if len(found) < max(len(choices), 2)
+                else None
+            )
     return None
 
 

@@ -59,7 +59,11 @@ def grade(row: dict) -> dict:
     """{"parsed", "score"} of a row as the article's scorer has it. `parsed` is None where it finds no label ("missing")."""
     task, output, gold, choices = row["task"], row["output"], row["completion"], row.get("choices", [])
     if row["scoring"] == "choice":
-        parsed = only_label(output, choices) if task == "ddi" else first_label(output, choices, blind=task not in ("medqa", "medmcqa"))
+        parsed = (
+            only_label(output, choices)
+            if task == "ddi"
+            else first_label(output, choices, blind=task not in ("medqa", "medmcqa"))
+        )
         return {"parsed": parsed, "score": {"accuracy": float(parsed == gold)}}
     if row["scoring"] == "labels":
         return {"parsed": [choice for choice in choices if choice in output], "score": {}}
@@ -67,7 +71,9 @@ def grade(row: dict) -> dict:
         return {"parsed": output, "score": span_scores(output, gold)}
     if row["scoring"] == "entities":
         return {"parsed": output, "score": entity_counts(output, gold)}
-    if output.isascii() and gold.isascii() and output.strip() == row.get("parsed"):  # the strict ROUGE is the same
+    if (
+        output.isascii() and gold.isascii() and output.strip() == row.get("parsed")
+    ):  # the strict ROUGE is the same
         return {"parsed": output, "score": {name: row["score"][name] for name in metrics.NAMES["summary"]}}
     return {"parsed": output, "score": rouge(output, gold)}
 
@@ -89,10 +95,16 @@ def only_label(text: str, choices: list[str]) -> str | None:
 
 def span_scores(prediction: str, gold: str) -> dict[str, float]:
     """Exact match and F1 of the characters that are neither blank nor punctuation (E1, E2)."""
-    first, second = ([c for c in text.lower() if not c.isspace() and c not in string.punctuation] for text in (prediction, gold))
+    first, second = (
+        [c for c in text.lower() if not c.isspace() and c not in string.punctuation]
+        for text in (prediction, gold)
+    )
     exact = float(first == second)
     common = len(set(first) & set(second))
-    return {"exact_match": exact, "f1": 2 * common / (len(first) + len(second)) if first and second else exact}
+    return {
+        "exact_match": exact,
+        "f1": 2 * common / (len(first) + len(second)) if first and second else exact,
+    }
 
 
 def rouge(prediction: str, gold: str) -> dict[str, float]:
@@ -224,7 +236,10 @@ def _tagged(text):
         if name is False:
             pairs += [(word, "O") for word in content.split()]
         else:
-            pairs += [(word, f"{'I' if place else 'B'}-{name}" if name in TYPES else "O") for place, word in enumerate(words(content))]
+            pairs += [
+                (word, f"{'I' if place else 'B'}-{name}" if name in TYPES else "O")
+                for place, word in enumerate(words(content))
+            ]
     return pairs
 
 
@@ -259,7 +274,10 @@ def entity_counts(prediction: str, gold: str) -> dict[str, list[int]]:
     """{type: [right, predicted, gold]} of the words on which both agree (N1 to N5)."""
     tags = _side_by_side(_tagged(prediction), _tagged(gold))
     given, wanted = (_entities([pair[side] for pair in tags]) for side in (0, 1))
-    return {name: [sum(entity[0] == name for entity in those) for those in (given & wanted, given, wanted)] for name in TYPES}
+    return {
+        name: [sum(entity[0] == name for entity in those) for those in (given & wanted, given, wanted)]
+        for name in TYPES
+    }
 
 
 # ---------------------------------------------------------------- a task
@@ -270,7 +288,9 @@ def statistics(rows: list[dict]) -> dict:
     if scoring in ("span", "summary"):
         return {name: metrics.mean_of(graded, name) for name in metrics.names(graded)}
     if scoring == "entities":
-        counts = np.array([[row["score"][name] for name in TYPES] for row in graded], dtype=float).reshape(len(rows), -1)
+        counts = np.array([[row["score"][name] for name in TYPES] for row in graded], dtype=float).reshape(
+            len(rows), -1
+        )
         return {"macro_f1": (counts, lambda total, n: np.nan_to_num(metrics.micro_f1(total, n)))}
     counts = metrics.label_counts(graded)[1]
     if scoring == "labels":

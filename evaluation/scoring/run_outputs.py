@@ -17,15 +17,35 @@ from data_prep.schema import ACCESS, SCORINGS, BadInput, hold, shown, strictest
 from evaluation.models.registry import access_of
 
 NEEDED = ("id", "scoring", "completion", "output", "task", "access")
-OURS = ("id", "task", "split", "scoring", "source", "license", "access", "prompt", "completion", "choices", "question", "options")
-WEIGHTS = ("pretrained", "peft", "delta", "lora_local_path")  # arguments of the harness that name what was loaded
+OURS = (
+    "id",
+    "task",
+    "split",
+    "scoring",
+    "source",
+    "license",
+    "access",
+    "prompt",
+    "completion",
+    "choices",
+    "question",
+    "options",
+)
+WEIGHTS = (
+    "pretrained",
+    "peft",
+    "delta",
+    "lora_local_path",
+)  # arguments of the harness that name what was loaded
 LOADERS = ("hf", "hf-auto", "huggingface", "vllm", "sglang")  # its backends that load it here
 
 
 def task_files(folder: Path) -> dict[str, Path]:
     """{task: the file of its outputs} of a run, sorted by task."""
     generated = [
-        path for path in folder.glob("*.jsonl") if not path.name.endswith(".scored.jsonl") and not path.name.startswith("samples_")
+        path
+        for path in folder.glob("*.jsonl")
+        if not path.name.endswith(".scored.jsonl") and not path.name.startswith("samples_")
     ]
     files = {}
     for path in sorted([*generated, *folder.rglob("samples_*.jsonl")]):
@@ -33,7 +53,9 @@ def task_files(folder: Path) -> dict[str, Path]:
         if _of_the_harness(path):
             task = path.stem.removeprefix("samples_").rpartition("_")[0].removeprefix("mibe_")
         if task in files:
-            raise BadInput(f"{folder}: two files of {task}, {files[task].name} and {path.name}. Next: leave one of them in the folder")
+            raise BadInput(
+                f"{folder}: two files of {task}, {files[task].name} and {path.name}. Next: leave one of them in the folder"
+            )
         files[task] = path
     if not files:
         raise BadInput(f"{folder}: nothing to score. Next: {generate_command(folder)}")
@@ -62,7 +84,9 @@ def read_rows(path: Path) -> list[dict]:
         form = (row["task"], row["scoring"], isinstance(row["output"], list))
         first = first or form
         if form != first:
-            raise BadInput(f"{where}: rows of different tasks or scorings in one file (row {row['id']}). {next_step}")
+            raise BadInput(
+                f"{where}: rows of different tasks or scorings in one file (row {row['id']}). {next_step}"
+            )
         rows.append(row)
     if not rows:
         raise BadInput(f"{path}: no rows. {next_step}")
@@ -85,11 +109,15 @@ def _check(row, where, next_step):
         raise BadInput(f"{where}: field '{missing[0]}' is missing (row {row.get('id')}). {next_step}")
     wrong = [field for field in NEEDED if field != "output" and not isinstance(row[field], str)]
     if wrong:
-        raise BadInput(f"{where}: field '{wrong[0]}' must be str, found {type(row[wrong[0]]).__name__} (row {row['id']}). {next_step}")
+        raise BadInput(
+            f"{where}: field '{wrong[0]}' must be str, found {type(row[wrong[0]]).__name__} (row {row['id']}). {next_step}"
+        )
     here, choices, output = f"(row {row['id']}). {next_step}", row.get("choices"), row["output"]
     for field in ("choices", "options"):
         listed = row.get(field)
-        if listed is not None and not (isinstance(listed, list) and all(isinstance(text, str) and text for text in listed)):
+        if listed is not None and not (
+            isinstance(listed, list) and all(isinstance(text, str) and text for text in listed)
+        ):
             raise BadInput(f"{where}: field '{field}' must be a list of texts {here}")
     if row["scoring"] not in SCORINGS or row["scoring"] == "none":
         raise BadInput(f"{where}: scoring '{row['scoring']}' has no metric {here}")
@@ -100,11 +128,23 @@ def _check(row, where, next_step):
     hold({"license": "not stated in the row", **row})
     if row["scoring"] in ("choice", "labels", "entities") and not choices:
         raise BadInput(f"{where}: scoring '{row['scoring']}' needs 'choices' {here}")
-    wanted = [row["completion"]] if row["scoring"] == "choice" else row["completion"].split(";") if row["scoring"] == "labels" else []
+    wanted = (
+        [row["completion"]]
+        if row["scoring"] == "choice"
+        else row["completion"].split(";")
+        if row["scoring"] == "labels"
+        else []
+    )
     if unknown := [label for label in wanted if label.strip() not in choices]:
-        raise BadInput(f"{where}: completion {shown(row, unknown[0].strip())} is not among the choices {here}")
+        raise BadInput(
+            f"{where}: completion {shown(row, unknown[0].strip())} is not among the choices {here}"
+        )
     if isinstance(output, list):
-        if row["scoring"] != "choice" or len(output) not in (0, len(choices)) or not all(_is_likelihood(pair) for pair in output):
+        if (
+            row["scoring"] != "choice"
+            or len(output) not in (0, len(choices))
+            or not all(_is_likelihood(pair) for pair in output)
+        ):
             raise BadInput(f"{where}: 'output' must be [nats, bytes] for each of the choices, or [] {here}")
     elif not isinstance(output, str):
         raise BadInput(f"{where}: 'output' must be text, found {type(output).__name__} {here}")
@@ -144,7 +184,9 @@ def read_facts(folder: Path, task: str, path: Path, rows: list[dict]) -> dict:
         "first_prompt_sha256",
     )
     return (
-        known | {name: facts.get(name) for name in (*asked, "n_overlong")} | {n: facts[n] for n in ("versions", "hardware") if n in facts}
+        known
+        | {name: facts.get(name) for name in (*asked, "n_overlong")}
+        | {n: facts[n] for n in ("versions", "hardware") if n in facts}
     )
 
 
@@ -168,25 +210,41 @@ def written(path: Path, rows: list[dict]) -> list[dict]:
     """The rows of `path`, each with the class of the model that wrote them all. A credentialed row or model closes this process (contracts.hold)."""
     if _of_the_harness(path):
         record = _results(path)
-        beside, mend = _class_of_weights(record), "score a folder made by evaluation.generate, or put the model's folder back"
+        beside, mend = (
+            _class_of_weights(record),
+            "score a folder made by evaluation.generate, or put the model's folder back",
+        )
     else:
         record = _object(path.with_name("run.json"))
-        beside = _stated(path, record, "model_access") or _stated(path, record, "access")  # the second: what rows and model are together
+        beside = _stated(path, record, "model_access") or _stated(
+            path, record, "access"
+        )  # the second: what rows and model are together
         mend = "put the run.json of evaluation.generate beside it"
     said = {row.get("model_access", beside) for row in rows} | ({beside} - {None})
     if None in said:
-        _say(f"{path}: nothing tells what the model that wrote it was trained on, so it is kept as credentialed. Next: {mend}")
+        _say(
+            f"{path}: nothing tells what the model that wrote it was trained on, so it is kept as credentialed. Next: {mend}"
+        )
     access = "credentialed" if None in said else strictest(said)
     for row in rows:
         row["model_access"] = access
-        hold({"license": "not stated in the row", **row})  # those of a scored file too, which were not checked
-    hold({"access": access, "license": f"what {record.get('model') or record.get('model_name') or 'the model'} was trained under"})
+        hold(
+            {"license": "not stated in the row", **row}
+        )  # those of a scored file too, which were not checked
+    hold(
+        {
+            "access": access,
+            "license": f"what {record.get('model') or record.get('model_name') or 'the model'} was trained under",
+        }
+    )
     return rows
 
 
 def _stated(path: Path, run: dict, key: str) -> str | None:
     if run.get(key) not in (None, *ACCESS):
-        raise BadInput(f"{path.with_name('run.json')}: {key} '{run[key]}' is none of {', '.join(ACCESS)}. Next: make this run again")
+        raise BadInput(
+            f"{path.with_name('run.json')}: {key} '{run[key]}' is none of {', '.join(ACCESS)}. Next: make this run again"
+        )
     return run.get(key)
 
 
@@ -237,12 +295,20 @@ def _results(path):
 def _row_of_sample(sample, where):
     """The row of one logged sample; the harness writes what a model gave as text."""
     try:
-        row = {field: value for field, value in sample["doc"].items() if field in OURS and value not in ("", [])}
+        row = {
+            field: value for field, value in sample["doc"].items() if field in OURS and value not in ("", [])
+        }
         if isinstance(sample["resps"][0][0], str):
             return row | {"output": sample["resps"][0][0]}
-        return row | {"output": [[float(r[0][0]), len(a.encode())] for r, a in zip(sample["resps"], answers(row), strict=True)]}
+        return row | {
+            "output": [
+                [float(r[0][0]), len(a.encode())] for r, a in zip(sample["resps"], answers(row), strict=True)
+            ]
+        }
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise BadInput(f"{where}: no sample of one of our tasks. Next: lm_eval run --tasks mibe --log_samples ...") from error
+        raise BadInput(
+            f"{where}: no sample of one of our tasks. Next: lm_eval run --tasks mibe --log_samples ..."
+        ) from error
 
 
 def _facts_of_the_harness(path):

@@ -39,7 +39,9 @@ def of_mmlu(line: list[str]) -> dict:
 
 
 def of_hellaswag(record: dict) -> dict:
-    return {key: record[key] for key in ("activity_label", "ctx_a", "ctx_b", "endings")} | {"label": str(int(record["label"]))}
+    return {key: record[key] for key in ("activity_label", "ctx_a", "ctx_b", "endings")} | {
+        "label": str(int(record["label"]))
+    }
 
 
 def of_arc(record: dict) -> dict:
@@ -88,10 +90,7 @@ class General:
     needs: tuple[str, ...] = ()
 
 
-MMLU = {
-    "test": ("test/{}_test.csv", "{}/test-*.parquet"),
-    "dev": ("dev/{}_dev.csv", "{}/dev-*.parquet"),
-}
+MMLU = {"test": ("test/{}_test.csv", "{}/test-*.parquet"), "dev": ("dev/{}_dev.csv", "{}/dev-*.parquet")}
 ARC = {
     "test": ("**/ARC-Challenge-Test.jsonl", "ARC-Challenge/test-*.parquet"),
     "train": ("**/ARC-Challenge-Train.jsonl", "ARC-Challenge/train-*.parquet"),
@@ -135,8 +134,12 @@ def load(name: str, data: Path | None, num_fewshot: int | None = None) -> tuple[
     if absent := [package for package in task.needs if not importlib.util.find_spec(package)]:
         raise Missing(f"its definition needs packages that are not here: pip install {' '.join(absent)}")
     if name == "ifeval" and not _has_sentences():
-        raise Missing("its definition counts sentences with data of NLTK that is not here: python -m nltk.downloader punkt_tab")
-    manager = harness.TaskManager(include_path=str(Path(harness.__file__).parent / task.folder), include_defaults=False)
+        raise Missing(
+            "its definition counts sentences with data of NLTK that is not here: python -m nltk.downloader punkt_tab"
+        )
+    manager = harness.TaskManager(
+        include_path=str(Path(harness.__file__).parent / task.folder), include_defaults=False
+    )
     if data is None:
         try:
             loaded = manager.load([task.group])["tasks"]
@@ -151,7 +154,9 @@ def load(name: str, data: Path | None, num_fewshot: int | None = None) -> tuple[
         local = _local(task, data / task.folder)
         if unknown := [one for one in local if one not in manager.all_subtasks]:
             where = data / task.folder
-            raise BadInput(f"{where}: the harness has no definition '{unknown[0]}'. Next: leave its file out of {where}")
+            raise BadInput(
+                f"{where}: the harness has no definition '{unknown[0]}'. Next: leave its file out of {where}"
+            )
         members = [{"task": one, "custom_dataset": _giver(splits)} for one, (splits, _) in local.items()]
         loaded = manager.load([{"group": "local files", "task": members}])["tasks"]
         found = {one: files for one, (_, files) in local.items()}
@@ -188,7 +193,10 @@ def _local(task: General, folder: Path) -> dict:
             for split in examples:
                 pool = _records(task, paths[split]) if paths[split] else []
                 splits[split] = datasets.Dataset.from_list(pool) if pool else splits[asked].select([])
-            found[task.harness.format(subject)] = (splits, {split: str(path) for split, path in paths.items() if path})
+            found[task.harness.format(subject)] = (
+                splits,
+                {split: str(path) for split, path in paths.items() if path},
+            )
     if not found:
         patterns = " or ".join(str(folder / pattern.format("<subject>")) for pattern in task.files[asked])
         raise Missing(f"no {patterns}")
@@ -220,7 +228,9 @@ def _records(task: General, path: Path) -> list[dict]:
         try:
             records.append(task.read(record))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BadInput(f"{path}: record {number} is not as published ({error}). Next: fetch the file again") from error
+            raise BadInput(
+                f"{path}: record {number} is not as published ({error}). Next: fetch the file again"
+            ) from error
     if not records:
         raise BadInput(f"{path}: no records. Next: fetch the file again")
     return records

@@ -21,7 +21,9 @@ from pathlib import Path
 
 import datasets
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository, for `lm_eval run` from any directory
+sys.path.append(
+    str(Path(__file__).resolve().parents[2])
+)  # the repository, for `lm_eval run` from any directory
 from data_prep.schema import hold  # noqa: E402
 from evaluation.scoring import metrics  # noqa: E402
 from evaluation.scoring.run_outputs import answers  # noqa: E402
@@ -45,8 +47,12 @@ def load(name: str, rows: str | None = None, option_prefix: str | None = None, *
     test = _read(folder / "test.jsonl")
     train = _read(folder / "train.jsonl", FEWSHOT_POOL) if (folder / "train.jsonl").is_file() else []
     asked = {row["prompt"] for row in test}
-    train = shots([row for row in train if row["prompt"] not in asked])  # a published train file may repeat the test file
-    return datasets.DatasetDict({"test": _dataset(test, option_prefix), "train": _dataset(train, option_prefix)})
+    train = shots(
+        [row for row in train if row["prompt"] not in asked]
+    )  # a published train file may repeat the test file
+    return datasets.DatasetDict(
+        {"test": _dataset(test, option_prefix), "train": _dataset(train, option_prefix)}
+    )
 
 
 def shots(rows: list[dict]) -> list[dict]:
@@ -70,7 +76,9 @@ def _dataset(rows, option_prefix):
     columns |= {field: [row.get(field, []) for row in rows] for field in LISTS}
     blank = " " if option_prefix is None else option_prefix
     columns["option_texts"] = [[blank + option for option in row.get("options", [])] for row in rows]
-    columns["label_texts"] = [[(option_prefix or "") + label for label in row.get("choices", [])] for row in rows]
+    columns["label_texts"] = [
+        [(option_prefix or "") + label for label in row.get("choices", [])] for row in rows
+    ]
     return datasets.Dataset.from_dict(columns)
 
 
@@ -83,16 +91,29 @@ def process_results(row, results) -> dict:
     if isinstance(results[0], str):
         output = results[0]
     else:
-        output = [[float(nats), len(answer.encode())] for (nats, _), answer in zip(results, answers(row), strict=True)]
-    graded = {key: row[key] for key in ("id", "task", "scoring", "completion", "choices", "options")} | {"output": output}
+        output = [
+            [float(nats), len(answer.encode())]
+            for (nats, _), answer in zip(results, answers(row), strict=True)
+        ]
+    graded = {key: row[key] for key in ("id", "task", "scoring", "completion", "choices", "options")} | {
+        "output": output
+    }
     graded |= metrics.grade(graded)
     entries = dict.fromkeys(metrics.NAMES[metrics.kind(graded)], graded)
-    return entries if metrics.kind(graded) == "options" else entries | {"unparsed": float(graded["parsed"] is None)}
+    return (
+        entries
+        if metrics.kind(graded) == "options"
+        else entries | {"unparsed": float(graded["parsed"] is None)}
+    )
 
 
 def _over_all_rows(name):
     return lambda rows: metrics.value(rows, name)
 
 
-accuracy, accuracy_norm, macro_f1, micro_f1 = map(_over_all_rows, ("accuracy", "accuracy_norm", "macro_f1", "micro_f1"))
-exact_match, f1, rouge1, rouge2, rougeL = map(_over_all_rows, ("exact_match", "f1", "rouge1", "rouge2", "rougeL"))  # noqa: N816
+accuracy, accuracy_norm, macro_f1, micro_f1 = map(
+    _over_all_rows, ("accuracy", "accuracy_norm", "macro_f1", "micro_f1")
+)
+exact_match, f1, rouge1, rouge2, rougeL = map(
+    _over_all_rows, ("exact_match", "f1", "rouge1", "rouge2", "rougeL")
+)  # noqa: N816

@@ -30,20 +30,37 @@ from .verify import verify
 
 def make_parser():
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m recipes.release", description=__doc__, formatter_class=raw, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        "python -m recipes.release", description=__doc__, formatter_class=raw, allow_abbrev=False
+    )
     actions = parser.add_subparsers(required=True, metavar="build | verify | push")
-    making, proving, sending = (actions.add_parser(each.__name__, help=each.__doc__, allow_abbrev=False) for each in (build, verify, push))
+    making, proving, sending = (
+        actions.add_parser(each.__name__, help=each.__doc__, allow_abbrev=False)
+        for each in (build, verify, push)
+    )
     for each, its in ((build, making), (verify, proving), (push, sending)):
         its.set_defaults(action=each)
         its.add_argument("folder", help="the release")
     making.add_argument("--run", metavar="DIR", required=True, help="the finished run")
     making.add_argument("--scores", metavar="JSON", help="scores.json of evaluation.score for this model")
-    making.add_argument("--forgetting", metavar="JSON", help="the report of evaluation.forgetting for this model")
-    making.add_argument("--license", help="the licence of the release; left out, what its data and base ask together")
-    making.add_argument("--base_license", metavar="LICENCE", help="of a base model that licences.yaml does not know")
-    making.add_argument("--license_files", metavar="DIR", help="holds LICENSE.txt of the base model, where it is not beside the base")
+    making.add_argument(
+        "--forgetting", metavar="JSON", help="the report of evaluation.forgetting for this model"
+    )
+    making.add_argument(
+        "--license", help="the licence of the release; left out, what its data and base ask together"
+    )
+    making.add_argument(
+        "--base_license", metavar="LICENCE", help="of a base model that licences.yaml does not know"
+    )
+    making.add_argument(
+        "--license_files",
+        metavar="DIR",
+        help="holds LICENSE.txt of the base model, where it is not beside the base",
+    )
     making.add_argument("--name", help="of the model; left out, of the folder")
-    making.add_argument("--terms", metavar="TEXT", help="what somebody must agree to before getting a gated model")
+    making.add_argument(
+        "--terms", metavar="TEXT", help="what somebody must agree to before getting a gated model"
+    )
     proving.add_argument("--run", metavar="DIR", help="the finished run, to compare its weights")
     sending.add_argument("--repo", metavar="ORGANISATION/NAME", required=True, help="where to")
     sending.add_argument("--public", action="store_true", help="for everybody to see, in place of privately")
@@ -54,8 +71,12 @@ def main(args):
     try:
         args.action(args)
     except (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError, jinja2.UndefinedError) as error:
-        files = ", ".join(str(vars(args)[key]) for key in ("run", "scores", "forgetting", "folder") if vars(args).get(key))
-        raise Refused(f"{files}: not as the recipes write it ({type(error).__name__}: {error}). Next: make it again") from error
+        files = ", ".join(
+            str(vars(args)[key]) for key in ("run", "scores", "forgetting", "folder") if vars(args).get(key)
+        )
+        raise Refused(
+            f"{files}: not as the recipes write it ({type(error).__name__}: {error}). Next: make it again"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -38,17 +38,23 @@ def build(args):
         if failed := failures(partial):
             raise Refused(f"{run}: not released, {failed}. Next: mend that in the run")
     kind = "a local bundle, never pushed" if bundle else f"access {facts['access']}"
-    print(f"wrote {folder}: {len(weights)} tensors, {kind}, licence {licence}. Next: python -m recipes.release verify {folder}")
+    print(
+        f"wrote {folder}: {len(weights)} tensors, {kind}, licence {licence}. Next: python -m recipes.release verify {folder}"
+    )
 
 
 def gather(run, name, args):
     """What the papers say, as JSON: the runs, their data, the licence that follows, and what was measured."""
     chain, base = read_chain(run)
     data = [read_data(record) for record in chain]
-    manifests, sources, dealt = ([part for stage in data for part in stage[key]] for key in ("manifests", "sources", "contamination"))
+    manifests, sources, dealt = (
+        [part for stage in data for part in stage[key]] for key in ("manifests", "sources", "contamination")
+    )
     known = read_terms()
     used, closed = licences_in(sources, base, base_licences(base, args.base_license, known), chain, known)
-    classes = [record["access"] for record in (*chain, *manifests, *sources)] + [read_json(run / "config.json").get("access", "public")]
+    classes = [record["access"] for record in (*chain, *manifests, *sources)] + [
+        read_json(run / "config.json").get("access", "public")
+    ]
     access = strictest([*classes, *(["credentialed"] if closed else [])], run)
     licence = roll_up(used, closed, args.license, access, known)
     check_release(licence, access, name)
@@ -82,10 +88,14 @@ def whole(folder, owner_only):
 
 def write_model(run, folder, facts):
     """Weights in shards, config, tokenizer and generation config; returns {tensor: {"dtype", "shape", "sha256"}} as the run has them."""
-    config = read_json(run / "config.json") | ({} if facts["access"] == "public" else {"access": facts["access"]})
+    config = read_json(run / "config.json") | (
+        {} if facts["access"] == "public" else {"access": facts["access"]}
+    )
     tensors = open_tensors(run)
     save_torch_state_dict(tensors, folder, max_shard_size=SHARD, metadata={"format": "pt"})
-    settings = {key: value for key, value in read_json(run / "tokenizer_config.json").items() if key != "name_or_path"}
+    settings = {
+        key: value for key, value in read_json(run / "tokenizer_config.json").items() if key != "name_or_path"
+    }
     for name, content in (("config.json", scrub(config)), ("tokenizer_config.json", settings)):
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     for path in (run / name for name in TOKENIZER if (run / name).is_file()):
@@ -103,9 +113,17 @@ def write_generation_config(run, folder, tokenizer, config):
     answer = answer_end(tokenizer) if tokenizer.chat_template else None
     ends = sorted({tokenizer.eos_token_id, answer, *(given if isinstance(given, list) else [given])} - {None})
     if not ends:
-        raise Refused(f"{run}: no EOS in tokenizer or config: nothing would end an answer. Next: eos_token in tokenizer_config.json")
+        raise Refused(
+            f"{run}: no EOS in tokenizer or config: nothing would end an answer. Next: eos_token in tokenizer_config.json"
+        )
     pads = (tokenizer.pad_token_id, settings.get("pad_token_id"), config.get("pad_token_id"), ends[0])
     starts = (tokenizer.bos_token_id, settings.get("bos_token_id"))
     pad, start = (next((token for token in tokens if token is not None), None) for tokens in (pads, starts))
-    settings = {key: value for key, value in settings.items() if not key.startswith("_") and key != "transformers_version"}
-    GenerationConfig(**(settings | {"bos_token_id": start, "eos_token_id": ends, "pad_token_id": pad})).save_pretrained(folder)
+    settings = {
+        key: value
+        for key, value in settings.items()
+        if not key.startswith("_") and key != "transformers_version"
+    }
+    GenerationConfig(
+        **(settings | {"bos_token_id": start, "eos_token_id": ends, "pad_token_id": pad})
+    ).save_pretrained(folder)

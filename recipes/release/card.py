@@ -13,7 +13,10 @@ from .files import PROVENANCE, listing
 from .licences import read_terms
 
 TENSORS = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
-ASKED = {"chat": [{"role": "user", "content": "What is hypertension?"}], "text": "The medical condition is characterized by"}
+ASKED = {
+    "chat": [{"role": "user", "content": "What is hypertension?"}],
+    "text": "The medical condition is characterized by",
+}
 SHOWN = (
     "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "optim",
     "num_train_epochs", "max_steps", "tokens_per_step", "rows_per_step", "per_device_train_batch_size", "gradient_accumulation_steps", "max_length",
@@ -25,18 +28,26 @@ def write_papers(folder, facts, copies):
     bundle, licence = facts["access"] == "credentialed", facts["licence"]
     (folder / PROVENANCE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     (folder / "README.md").write_text(render("card.md", facts | card(facts)))
-    (folder / ("LICENSE.txt" if bundle else "LICENSE.md")).write_text(render("licence.md", licence | {"bundle": bundle}))
+    (folder / ("LICENSE.txt" if bundle else "LICENSE.md")).write_text(
+        render("licence.md", licence | {"bundle": bundle})
+    )
     if licence["notices"]:
         (folder / "NOTICE.txt").write_text("\n".join([*licence["notices"], *licence["shown"]]) + "\n")
     for path in copies:
         shutil.copyfile(path, folder / f"BASE_MODEL_{path.stem}.txt")
     if bundle:
-        (folder / "RECORDS").write_text("".join(f"{path}\n" for path in listing(folder) if path.endswith(".safetensors")))
+        (folder / "RECORDS").write_text(
+            "".join(f"{path}\n" for path in listing(folder) if path.endswith(".safetensors"))
+        )
 
 
 def render(name, facts):
     """A template of this folder, filled. A name that it does not know is an error."""
-    places = {"loader": jinja2.FileSystemLoader(Path(__file__).parent), "undefined": jinja2.StrictUndefined, "finalize": known}
+    places = {
+        "loader": jinja2.FileSystemLoader(Path(__file__).parent),
+        "undefined": jinja2.StrictUndefined,
+        "finalize": known,
+    }
     pages = jinja2.Environment(**places, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     pages.filters |= {"cell": cell, "interval": interval}
     return pages.get_template(name).render(facts)
@@ -54,7 +65,11 @@ def interval(entry):
     if entry.get("withheld"):
         return f"withheld: {entry['withheld']}"
     middle = next((entry[key] for key in ("value", "difference", "ratio") if key in entry), None)
-    return "not defined on these rows" if middle is None else f"{middle:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
+    return (
+        "not defined on these rows"
+        if middle is None
+        else f"{middle:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
+    )
 
 
 def card(facts):
@@ -86,17 +101,29 @@ def front(facts):
         "datasets": sorted({datasets[source["source"]] for stage in facts["data"] for source in stage if source["source"] in datasets}),
         "extra_gated_prompt": facts["terms"],
     }  # fmt: skip
-    return yaml.safe_dump({key: value for key, value in header.items() if value}, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(
+        {key: value for key, value in header.items() if value}, sort_keys=False, allow_unicode=True
+    )
 
 
 def training(record):
     """The line of a stage; LoRA's settings only where it was used."""
     given, measured = record["arguments"], record.get("metrics", {})
-    keys = [key for key in SHOWN if given.get(key) not in (None, "", -1) and (given.get("use_peft") or not key.startswith("lora_"))]
-    done = [f"{known(record.get('steps'))} steps, {known(record.get('tokens_seen'))} tokens seen"] if "learning_rate" in given else []
+    keys = [
+        key
+        for key in SHOWN
+        if given.get(key) not in (None, "", -1) and (given.get("use_peft") or not key.startswith("lora_"))
+    ]
+    done = (
+        [f"{known(record.get('steps'))} steps, {known(record.get('tokens_seen'))} tokens seen"]
+        if "learning_rate" in given
+        else []
+    )
     done += [f"{key} {measured[key]:.4g}" for key in ("train_loss", "eval_loss") if key in measured]
     if "parity" in record:
-        done.append(f"largest difference of a logit to the adapter {record['parity']['max_logit_difference']:.2e}")
+        done.append(
+            f"largest difference of a logit to the adapter {record['parity']['max_logit_difference']:.2e}"
+        )
     done.append(", ".join(f"{key} {given[key]}" for key in keys))
     return f"**{record['stage']}**: {'; '.join(part for part in done if part)}"
 
@@ -108,6 +135,11 @@ def hardware(runs):
         hours, peak = session.get("seconds", math.nan) / 3600, record.get("peak_memory_bytes")
         gpu_hours = 0.0 if "CPU" in session["machine"] else hours * session["ranks"]
         total += gpu_hours
-        times = (None if math.isnan(hours) else f"{hours:.3f}", None if math.isnan(gpu_hours) else f"{gpu_hours:.2f}")
-        rows.append((record["stage"], session["machine"], session["ranks"], *times, peak and f"{peak / 1e9:.2f} GB"))
+        times = (
+            None if math.isnan(hours) else f"{hours:.3f}",
+            None if math.isnan(gpu_hours) else f"{gpu_hours:.2f}",
+        )
+        rows.append(
+            (record["stage"], session["machine"], session["ranks"], *times, peak and f"{peak / 1e9:.2f} GB")
+        )
     return {"sessions": rows, "gpu_hours": None if math.isnan(total) else total}

@@ -11,9 +11,13 @@ def read_scores(path, run):
     for task, entry in read_json(path).items():
         said = entry["provenance"]
         if said.get("fingerprint") != mine:
-            raise Refused(f"{path}: {task} was answered by another model than {run}. Next: python -m evaluation.generate --model {run} ...")
+            raise Refused(
+                f"{path}: {task} was answered by another model than {run}. Next: python -m evaluation.generate --model {run} ..."
+            )
         if said.get("outputs_changed"):
-            raise Refused(f"{path}: the outputs of {task} were changed after they were made. Next: generate them again")
+            raise Refused(
+                f"{path}: the outputs of {task} were changed after they were made. Next: generate them again"
+            )
         kept[task] = {key: entry[key] for key in ("n", "headline", "unparsed_rate")} | {
             "metrics": None if entry["headline"]["withheld"] else entry["metrics"],
             "level": entry["scorer"]["level"], "scorer_version": entry["scorer"]["scorer_version"], "preset": said.get("preset"),
@@ -27,12 +31,21 @@ def read_forgetting(path, run):
     report, own = read_json(path), fingerprint(run)
     mine = next((one for one in report.get("tuned", []) if one.get("fingerprint") == own), None)
     if mine is None:
-        raise Refused(f"{path}: says nothing of {run}. Next: python -m evaluation.forgetting --tuned {run} ...")
+        raise Refused(
+            f"{path}: says nothing of {run}. Next: python -m evaluation.forgetting --tuned {run} ..."
+        )
     said, gate = [finding["sentence"] for finding in mine["gate"]], report["gate"]
     if any(finding["level"] == "failed" for finding in mine["gate"]):
-        raise Refused(f"{path}: the gate on forgetting has failed: {', '.join(said)}. Next: more general data, and train again")
+        raise Refused(
+            f"{path}: the gate on forgetting has failed: {', '.join(said)}. Next: more general data, and train again"
+        )
     kept = {key: mine[key] for key in ("differences", "mean", "perplexity")}
-    return kept | {"base": report["base"]["name"], "limits": gate.get("limits"), "verdict": gate.get("verdict"), "said": said}
+    return kept | {
+        "base": report["base"]["name"],
+        "limits": gate.get("limits"),
+        "verdict": gate.get("verdict"),
+        "said": said,
+    }
 
 
 def fingerprint(run):

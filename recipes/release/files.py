@@ -18,11 +18,15 @@ def read_json(path, expected=None):
         text = Path(path).read_bytes()
         found = json.loads(text)
     except OSError as error:
-        raise Refused(f"{path}: cannot be read ({error.strerror}). Next: bring it back, or give another") from error
+        raise Refused(
+            f"{path}: cannot be read ({error.strerror}). Next: bring it back, or give another"
+        ) from error
     except ValueError as error:
         raise Refused(f"{path}: not JSON ({error}). Next: make it again") from error
     if expected and hashlib.sha256(text).hexdigest() != expected:
-        raise Refused(f"{path}: has changed since a run read it, so its facts are others. Next: bring it back, or train again")
+        raise Refused(
+            f"{path}: has changed since a run read it, so its facts are others. Next: bring it back, or train again"
+        )
     return found
 
 
@@ -33,11 +37,17 @@ def sha256(path):
 
 def listing(folder):
     """The files and links of a folder and below, as relative paths."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if not path.is_dir() or path.is_symlink()
+    )
 
 
 def strictest(classes, where):
     """The strictest access class. Refused if one is unknown: silence is never public."""
     if wrong := [found for found in classes if found not in ACCESS]:
-        raise Refused(f"{where}: access is {wrong[0]}, there or in what it was made of, and never taken as public. Next: make that again")
+        raise Refused(
+            f"{where}: access is {wrong[0]}, there or in what it was made of, and never taken as public. Next: make that again"
+        )
     return max(classes, key=ACCESS.index)

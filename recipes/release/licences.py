@@ -15,7 +15,11 @@ PHYSIONET = "PhysioNet Credentialed Health Data License 1.5.0"
 
 def read_terms():
     known = yaml.safe_load(TERMS.read_text())
-    names = {normal(name): key for key, entry in known["licences"].items() for name in (key, *entry.get("names", ()))}
+    names = {
+        normal(name): key
+        for key, entry in known["licences"].items()
+        for name in (key, *entry.get("names", ()))
+    }
     return known | {"names": names, "permissions": known["permissions"] or {}}
 
 
@@ -29,7 +33,9 @@ def find_licence(name, known, where):
         if fnmatch.fnmatchcase(normal(name), pattern):
             return key
     line = f"  {json.dumps(str(name))}: {{url: ADDRESS, terms: [attribution]}}"
-    raise Refused(f"{where}: its licence '{name}' is not known. Next: read it, and add to {TERMS}, under licences, what it asks: `{line}`")
+    raise Refused(
+        f"{where}: its licence '{name}' is not known. Next: read it, and add to {TERMS}, under licences, what it asks: `{line}`"
+    )
 
 
 def base_licences(base, stated, known):
@@ -39,13 +45,19 @@ def base_licences(base, stated, known):
     last = Path(base["name"]).name.casefold()
     found = [name for pattern, name in known["base_models"].items() if fnmatch.fnmatchcase(last, pattern)]
     card = Path(base["path"] or "", "README.md")
-    if base["path"] and card.is_file() and (front := re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.S)):
+    if (
+        base["path"]
+        and card.is_file()
+        and (front := re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.S))
+    ):
         named = (yaml.safe_load(front[1]) or {}).get("license", "other")
         cards = {entry["card"]: key for key, entry in known["licences"].items() if "card" in entry}
         found += [cards.get(named, named)] if named != "other" else []
     found += [stated] if stated else []
     if not found:
-        raise Refused(f"{base['name']}: the licence of this base model is not known. Next: --base_license, or base_models in {TERMS}")
+        raise Refused(
+            f"{base['name']}: the licence of this base model is not known. Next: --base_license, or base_models in {TERMS}"
+        )
     return list(dict.fromkeys(find_licence(name, known, base["name"]) for name in found))
 
 
@@ -56,12 +68,20 @@ def licences_in(sources, base, of_base, runs, known):
     for source, name in [(row["source"], name) for row in sources for name in row["licences"]]:
         names = used.setdefault(find_licence(name, known, source), [])
         names += [source] if source not in names else []
-    agreed = {find_licence(name, known, f"run.json of {run['stage']}"): run["stage"] for run in runs for name in run.get("agreements", ())}
+    agreed = {
+        find_licence(name, known, f"run.json of {run['stage']}"): run["stage"]
+        for run in runs
+        for name in run.get("agreements", ())
+    }
     for key, stage in agreed.items():
         used.setdefault(key, [f"what {stage} read"])
-    signed_for, unsigned = ({row["source"] for row in sources if row["declassified"] == said} for said in (True, False))
+    signed_for, unsigned = (
+        {row["source"] for row in sources if row["declassified"] == said} for said in (True, False)
+    )
     under = {key: names for key, names in used.items() if key in agreed or "access" in known["licences"][key]}
-    closed = {key: [name for name in names if name not in signed_for - unsigned] for key, names in under.items()}
+    closed = {
+        key: [name for name in names if name not in signed_for - unsigned] for key, names in under.items()
+    }
     return used, {key: names for key, names in closed.items() if names or key in agreed}
 
 
@@ -69,7 +89,9 @@ def roll_up(used, closed, asked, access, known):
     """The terms of all licences together, and the licence of the release: `asked` if it holds them all, else Refused; without `asked` the loosest of
     those in use that does, else "other", which is all of them at once; of credentialed data PhysioNet's. `used`, `closed`: see licences_in."""
     entries, needed, unsettled = known["licences"], {}, {}
-    for key, term, source in [(k, term, name) for k, names in used.items() for term in entries[k]["terms"] for name in names]:
+    for key, term, source in [
+        (k, term, name) for k, names in used.items() for term in entries[k]["terms"] for name in names
+    ]:
         if term == "permission" and source not in known["permissions"]:
             unsettled[source] = key
         elif term != "permission" and (term != "credentialed" or source in closed.get(key, ())):
@@ -77,19 +99,27 @@ def roll_up(used, closed, asked, access, known):
     release = asked if asked in (None, "other") else find_licence(asked, known, "--license")
     if access == "credentialed":
         if release not in (None, PHYSIONET):
-            raise Refused(f"--license {asked}: credentialed data was read, so only {PHYSIONET} is possible. Next: leave --license out")
+            raise Refused(
+                f"--license {asked}: credentialed data was read, so only {PHYSIONET} is possible. Next: leave --license out"
+            )
         release = PHYSIONET
     elif release is None:
         if not needed:
-            raise Refused("neither data nor base asks for anything: the licence is yours to choose. Next: --license Apache-2.0, for one")
+            raise Refused(
+                "neither data nor base asks for anything: the licence is yours to choose. Next: --license Apache-2.0, for one"
+            )
         own = [key for key in used if "card" in entries[key] and needed.keys() <= set(entries[key]["terms"])]
         release = min(own, key=lambda key: len(entries[key]["terms"]), default="other")
     elif release != "other":
         if "card" not in entries[release]:
-            raise Refused(f"--license {asked}: no model is released under it. Next: a licence that has a card in {TERMS}, or other")
+            raise Refused(
+                f"--license {asked}: no model is released under it. Next: a licence that has a card in {TERMS}, or other"
+            )
         if lacking := sorted(needed.keys() - set(entries[release]["terms"])):
             said = f"looser than {', '.join(needed[lacking[0]])}: {known['terms'][lacking[0]]}"
-            raise Refused(f"--license {asked}: {said}. Next: leave --license out, or --license other, which is all terms together")
+            raise Refused(
+                f"--license {asked}: {said}. Next: leave --license out, or --license other, which is all terms together"
+            )
     return {
         "release": release, "card": entries.get(release, {}).get("card", "other"), "url": entries.get(release, {}).get("url"), "open": unsettled,
         "terms": [{"term": term, "asks": known["terms"][term], "by": sources} for term, sources in needed.items()],
@@ -107,12 +137,16 @@ def check_release(licence, access, name):
     """What access class and licences ask of this release, beyond the licence itself."""
     for begin in licence["name_begins"]:
         if not name.startswith(begin):
-            raise Refused(f"--name {name}: the base model's licence wants a name that begins with '{begin}'. Next: --name {begin}-{name}")
+            raise Refused(
+                f"--name {name}: the base model's licence wants a name that begins with '{begin}'. Next: --name {begin}-{name}"
+            )
     if access != "credentialed" and licence["open"]:
         source, said = next(iter(licence["open"].items()))
         line = f'  {source}: "who allowed it, when, and where that is filed"'
         why = f"{source}: its terms ('{said}') let nobody publish what was made of it"
-        raise Refused(f"{why}. Next: train without it, or write what its owner allowed into {TERMS}, under permissions: `{line}`")
+        raise Refused(
+            f"{why}. Next: train without it, or write what its owner allowed into {TERMS}, under permissions: `{line}`"
+        )
 
 
 def base_files(base, licence, folder):
@@ -124,5 +158,7 @@ def base_files(base, licence, folder):
     files = {path.name: path for path in found if re.match("LICENSE|NOTICE|USE_POLICY", path.name)}
     if not any(name.startswith("LICENSE") for name in files):
         asks = f"{licence['copies'][0]} asks that a copy of it goes along"
-        raise Refused(f"{base['name']}: {asks}. Next: --license_files FOLDER, which holds its LICENSE.txt and USE_POLICY.md")
+        raise Refused(
+            f"{base['name']}: {asks}. Next: --license_files FOLDER, which holds its LICENSE.txt and USE_POLICY.md"
+        )
     return list(files.values())

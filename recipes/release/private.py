@@ -8,7 +8,9 @@ from pathlib import Path
 START = r"(?:file://|(?<![\w./<\[~]))"  # where no address and no tag goes on
 ABSOLUTE = re.compile(START + r"(?:~|\.\.)?/[\w.@+~-][\w./@+~-]*")  # from the root, the home or above
 DEEP = re.compile(START + r"~?/[\w.@+-]+/[\w./@+-]*\w")
-PRIVATE = re.compile(r"(hub_.*|push_to_hub|trackio_.*|run_name|logging_dir|allow_upload|allow_list|local_rank)$")
+PRIVATE = re.compile(
+    r"(hub_.*|push_to_hub|trackio_.*|run_name|logging_dir|allow_upload|allow_list|local_rank)$"
+)
 
 
 def scrub(value):

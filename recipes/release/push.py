@@ -14,18 +14,33 @@ def push(args):
     """Send FOLDER to --repo. Its access class is the strictest that anything in it says."""
     folder = Path(args.folder)
     facts = read_json(folder / PROVENANCE)
-    records = [facts, *facts["runs"], *facts["manifests"], *(source for stage in facts["data"] for source in stage)]
+    records = [
+        facts,
+        *facts["runs"],
+        *facts["manifests"],
+        *(source for stage in facts["data"] for source in stage),
+    ]
     classes = [record.get("access", "missing") for record in records]
     classes += [read_json(path).get("access", "public") for path in folder.rglob("config.json")]
-    access = strictest([*classes, *(["credentialed"] if facts["licence"]["agreements"] else [])], folder / PROVENANCE)
+    access = strictest(
+        [*classes, *(["credentialed"] if facts["licence"]["agreements"] else [])], folder / PROVENANCE
+    )
     if access == "credentialed":
-        raise Refused(f"{folder}: was made of credentialed data, and is never pushed. Next: submit the bundle at PhysioNet, by its own way")
+        raise Refused(
+            f"{folder}: was made of credentialed data, and is never pushed. Next: submit the bundle at PhysioNet, by its own way"
+        )
     if access == "gated" and not facts["terms"]:
-        raise Refused(f'{folder}: access is gated, and the terms for those who ask are not stated. Next: build it again with --terms "..."')
+        raise Refused(
+            f'{folder}: access is gated, and the terms for those who ask are not stated. Next: build it again with --terms "..."'
+        )
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", args.repo):
-        raise Refused(f"--repo {args.repo}: must be organisation/name. Next: --repo organisation/{folder.name}")
+        raise Refused(
+            f"--repo {args.repo}: must be organisation/name. Next: --repo organisation/{folder.name}"
+        )
     if not (token := os.environ.get("HF_TOKEN")):
-        raise Refused("HF_TOKEN is not set: the token is taken from the environment and from nowhere else. Next: export HF_TOKEN=...")
+        raise Refused(
+            "HF_TOKEN is not set: the token is taken from the environment and from nowhere else. Next: export HF_TOKEN=..."
+        )
     if failed := failures(folder):
         raise Refused(f"{folder}: not pushed, {failed}. Next: build it again")
     api = HfApi(token=token)

@@ -23,7 +23,9 @@ def verify(args):
     for what, wrong in found:
         print(f"{'FAILED' if wrong else 'ok':7}{what}{f': {wrong}' if wrong else ''}")
     if failed := [what for what, wrong in found if wrong]:
-        raise Refused(f"{args.folder}: {len(failed)} of {len(found)} checks failed ({', '.join(failed)}). Next: build it again")
+        raise Refused(
+            f"{args.folder}: {len(failed)} of {len(found)} checks failed ({', '.join(failed)}). Next: build it again"
+        )
 
 
 def failures(folder):
@@ -33,28 +35,48 @@ def failures(folder):
 def checks(folder, run=None):
     """[(check, what is wrong or None)]. Nothing of the folder is loaded as a model unless its files are the listed ones, of harmless kinds."""
     facts = read_json(folder / PROVENANCE)
-    model, private = model_folder(folder, facts), ("no path, machine or person of this site", check_private(folder))
+    model, private = (
+        model_folder(folder, facts),
+        ("no path, machine or person of this site", check_private(folder)),
+    )
     found = [
         ("files are those of " + SUMS, check_sums(folder)),
         ("safetensors only, no code, no pickle", check_kinds(folder)),
         ("config.json needs no code and says the access class", check_config(model, facts["access"])),
-        *([("readable by the owner alone", check_owner(folder))] if facts["access"] == "credentialed" else []),
+        *(
+            [("readable by the owner alone", check_owner(folder))]
+            if facts["access"] == "credentialed"
+            else []
+        ),
         *check_weights(model, facts["weights"], run),
     ]
     if any(wrong for _, wrong in found):
-        return [*found, private, ("template and first generation", "not tried, as the files are not what they should be")]
+        return [
+            *found,
+            private,
+            ("template and first generation", "not tried, as the files are not what they should be"),
+        ]
     template = ("chat template ends at the trained EOS", check_template(model, facts["chat"]))
-    return [*found, private, template, ("pipeline and AutoModelForCausalLM generate the same", check_generation(model, facts["chat"]))]
+    return [
+        *found,
+        private,
+        template,
+        ("pipeline and AutoModelForCausalLM generate the same", check_generation(model, facts["chat"])),
+    ]
 
 
 def write_sums(folder):
-    (folder / SUMS).write_text("".join(f"{sha256(folder / path)}  {path}\n" for path in listing(folder) if path != SUMS))
+    (folder / SUMS).write_text(
+        "".join(f"{sha256(folder / path)}  {path}\n" for path in listing(folder) if path != SUMS)
+    )
 
 
 def check_sums(folder):
     if not (folder / SUMS).is_file():
         return f"no {SUMS}"
-    listed = dict(reversed(line.split("  ", 1)) for line in (folder / SUMS).read_text().splitlines() if "  " in line)
+    listed = dict(
+        reversed(line.split("  ", 1)) for line in (folder / SUMS).read_text().splitlines() if "  " in line
+    )
     there = [path for path in listing(folder) if path != SUMS]
     if links := [path for path in there if (folder / path).is_symlink()]:
         return f"{links[0]} is a link"
@@ -81,14 +103,25 @@ def check_config(model, access):
 
 def check_private(folder):
     for path in listing(folder):
-        text = path not in (SUMS, "RECORDS") and Path(path).suffix in (".json", ".md", ".txt") and not path.startswith("BASE_MODEL_")
-        if text and Path(path).name not in VOCABULARY and (found := leaks((folder / path).read_text(encoding="utf-8", errors="replace"))):
+        text = (
+            path not in (SUMS, "RECORDS")
+            and Path(path).suffix in (".json", ".md", ".txt")
+            and not path.startswith("BASE_MODEL_")
+        )
+        if (
+            text
+            and Path(path).name not in VOCABULARY
+            and (found := leaks((folder / path).read_text(encoding="utf-8", errors="replace")))
+        ):
             return f"{path} holds {found}"
     return None
 
 
 def check_owner(folder):
-    return next((f"{path} is open to others" for path in (folder, *folder.rglob("*")) if path.stat().st_mode & 0o077), None)
+    return next(
+        (f"{path} is open to others" for path in (folder, *folder.rglob("*")) if path.stat().st_mode & 0o077),
+        None,
+    )
 
 
 def check_weights(model, recorded, run):
@@ -97,17 +130,33 @@ def check_weights(model, recorded, run):
         tensors = open_tensors(model)
     except Refused as error:
         return [("weights", str(error))]
-    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    broken = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
+    ]
     mine = {name: describe(tensor) for name, tensor in tensors.items()}
     found = [("weights are finite", f"{broken[0]} holds NaN or infinity" if broken else None)]
     found.append(("weights are the recorded ones", differ(mine, recorded)))
     if run:
-        found.append((f"weights are those of {run}", differ(mine, {name: describe(tensor) for name, tensor in open_tensors(run).items()})))
+        found.append(
+            (
+                f"weights are those of {run}",
+                differ(mine, {name: describe(tensor) for name, tensor in open_tensors(run).items()}),
+            )
+        )
     return found
 
 
 def differ(mine, theirs):
-    return next((f"{name} differs" for name in sorted(mine.keys() | theirs.keys()) if mine.get(name) != theirs.get(name)), None)
+    return next(
+        (
+            f"{name} differs"
+            for name in sorted(mine.keys() | theirs.keys())
+            if mine.get(name) != theirs.get(name)
+        ),
+        None,
+    )
 
 
 def check_template(model, chat):
@@ -123,11 +172,20 @@ def check_generation(model, chat):
     greedy, prompt = {"do_sample": False, "max_new_tokens": 8}, ASKED["chat" if chat else "text"]
     place = {"device_map": "auto"} if torch.cuda.is_available() else {}
     try:
-        tokenizer, loaded = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model, **place)
-        inputs = tokenizer.apply_chat_template(prompt, **TENSORS) if chat else tokenizer(prompt, return_tensors="pt")
+        tokenizer, loaded = (
+            AutoTokenizer.from_pretrained(model),
+            AutoModelForCausalLM.from_pretrained(model, **place),
+        )
+        inputs = (
+            tokenizer.apply_chat_template(prompt, **TENSORS)
+            if chat
+            else tokenizer(prompt, return_tensors="pt")
+        )
         direct = loaded.generate(**inputs.to(loaded.device), **greedy)[0].tolist()
         del loaded
-        piped = pipeline("text-generation", model=str(model), **place)(prompt, return_tensors=True, **greedy)[0]["generated_token_ids"]
+        piped = pipeline("text-generation", model=str(model), **place)(prompt, return_tensors=True, **greedy)[
+            0
+        ]["generated_token_ids"]
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     if len(direct) <= inputs.input_ids.shape[1]:
@@ -138,7 +196,9 @@ def check_generation(model, chat):
 def model_folder(folder, facts):
     """Where the model's own files are: of a bundle, in a folder of its name, as PhysioNet's projects have several."""
     if not re.fullmatch(NAME, facts["name"]):
-        raise Refused(f"--name {facts['name']}: letters, digits, dots, hyphens and underscores only. Next: --name my-model")
+        raise Refused(
+            f"--name {facts['name']}: letters, digits, dots, hyphens and underscores only. Next: --name my-model"
+        )
     return folder / facts["name"] if facts["access"] == "credentialed" else folder
 
 
@@ -146,7 +206,9 @@ def open_tensors(folder):
     """{name: tensor} of all safetensors of a folder, mapped and not read."""
     tensors, files = {}, sorted(folder.glob("*.safetensors"))
     if not files:
-        raise Refused(f"{folder}: no *.safetensors here. Next: wait for its training to end; pickled weights are not released")
+        raise Refused(
+            f"{folder}: no *.safetensors here. Next: wait for its training to end; pickled weights are not released"
+        )
     for file in files:
         try:
             with safe_open(file, "pt") as opened:
@@ -154,7 +216,9 @@ def open_tensors(folder):
         except SafetensorError as error:
             raise Refused(f"{file}: no safetensors file ({error}). Next: fetch or save it again") from error
         if twice := sorted(tensors.keys() & found.keys()):
-            raise Refused(f"{file}: {twice[0]} is in another file as well, left by an earlier save. Next: remove the older files")
+            raise Refused(
+                f"{file}: {twice[0]} is in another file as well, left by an earlier save. Next: remove the older files"
+            )
         tensors |= found
     return tensors
 
@@ -167,8 +231,12 @@ def describe(tensor):
 def answer_end(tokenizer):
     """The special token after which the chat template has no more of an answer; None if it writes none."""
     answer = "Raised blood pressure."
-    text = tokenizer.apply_chat_template([*ASKED["chat"], {"role": "assistant", "content": answer}], tokenize=False)
+    text = tokenizer.apply_chat_template(
+        [*ASKED["chat"], {"role": "assistant", "content": answer}], tokenize=False
+    )
     _, after = text.rsplit(answer, 1)
     tokens = tokenizer(after, add_special_tokens=False).input_ids
-    special = set(tokenizer.all_special_ids) | {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special = set(tokenizer.all_special_ids) | {
+        i for i, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
     return next((token for token in tokens if token in special), None)

@@ -35,9 +35,13 @@ def read(name, raw):
 @pytest.mark.parametrize("name", benchmarks.NAMES)
 def test_module_has_what_the_builder_reads(name):
     module = benchmarks.load(name)
-    assert module.SCORING in SCORINGS and module.ACCESS in ("public", "gated", "credentialed") and module.LICENSE
     assert (
-        set(module.EXPECTED) == {"train", "validation", "test"} and module.PAGE.startswith("https://") and module.DIFFERENCE.endswith(".")
+        module.SCORING in SCORINGS and module.ACCESS in ("public", "gated", "credentialed") and module.LICENSE
+    )
+    assert (
+        set(module.EXPECTED) == {"train", "validation", "test"}
+        and module.PAGE.startswith("https://")
+        and module.DIFFERENCE.endswith(".")
     )
     assert ("choices" in module.COMMON) == (module.SCORING in ("choice", "labels", "entities"))
     assert "\nOrigin " in module.__doc__ and "\nRaw " in module.__doc__
@@ -46,7 +50,10 @@ def test_module_has_what_the_builder_reads(name):
 
 def test_a_file_in_the_folder_is_a_set():
     files = {path.stem for path in Path(benchmarks.__file__).parent.glob("[a-z]*.py")}
-    assert files == set(benchmarks.NAMES) == {path.stem for path in benchmarks.PROMPTS.glob("*.txt")} and len(files) >= 12
+    assert (
+        files == set(benchmarks.NAMES) == {path.stem for path in benchmarks.PROMPTS.glob("*.txt")}
+        and len(files) >= 12
+    )
 
 
 def test_expected_rows_are_those_of_table_3():
@@ -87,7 +94,9 @@ FILE = {
 }
 
 
-@pytest.mark.parametrize("path", [*FILE.items(), *((name, "hub/test.parquet") for name in ("medqa", "pubmed_summ"))], ids="-".join)
+@pytest.mark.parametrize(
+    "path", [*FILE.items(), *((name, "hub/test.parquet") for name in ("medqa", "pubmed_summ"))], ids="-".join
+)
 def test_pointer_of_git_lfs_is_refused(tmp_path, path):
     name, file = path
     write(tmp_path / name / file, POINTER)
@@ -113,7 +122,10 @@ def medqa(question="Which organ pumps blood?", letter="B", **changes):
 
 
 def test_medqa_row(tmp_path):
-    write_lines(tmp_path / "medqa/US/dev.jsonl", [medqa(question="First line.\nWhich organ {pumps} blo\u043ed at 37\u2103? ")])
+    write_lines(
+        tmp_path / "medqa/US/dev.jsonl",
+        [medqa(question="First line.\nWhich organ {pumps} blo\u043ed at 37\u2103? ")],
+    )
     [row], _ = read("medqa", tmp_path)
     assert (row["id"], row["split"], row["completion"]) == ("medqa:dev:1", "validation", "B")
     assert row["question"] == "First line.\nWhich organ {pumps} blo\u043ed at 37\u2103?"
@@ -129,7 +141,10 @@ def test_medqa_never_guesses_a_letter(tmp_path):
 
 
 def test_medqa_with_four_options_is_refused(tmp_path):
-    write_lines(tmp_path / "medqa/US/test.jsonl", [medqa(options={"A": "Liver", "B": "Heart", "C": "Spleen", "D": "Skin"})])
+    write_lines(
+        tmp_path / "medqa/US/test.jsonl",
+        [medqa(options={"A": "Liver", "B": "Heart", "C": "Spleen", "D": "Skin"})],
+    )
     with pytest.raises(BadInput, match="test.jsonl: line 1.*4_options"):
         read("medqa", tmp_path)
 
@@ -150,13 +165,20 @@ def test_medqa_in_the_shape_of_bigbio_is_refused(tmp_path):
 
 
 def medmcqa(number, cop, **changes):
-    record = {"id": f"item-{number}", "question": f"Question {number}:", "cop": cop, "choice_type": "single", "exp": None}
+    record = {
+        "id": f"item-{number}",
+        "question": f"Question {number}:",
+        "cop": cop,
+        "choice_type": "single",
+        "exp": None,
+    }
     return record | {"opa": "one", "opb": "two", "opc": "three", "opd": "four"} | changes
 
 
 def test_medmcqa_counts_cop_from_one(tmp_path):
     write_lines(
-        tmp_path / "medmcqa/dev.json", [medmcqa(1, 1), medmcqa(2, 4), medmcqa(3, 5), medmcqa(4, None), medmcqa(5, "2"), medmcqa(6, -1)]
+        tmp_path / "medmcqa/dev.json",
+        [medmcqa(1, 1), medmcqa(2, 4), medmcqa(3, 5), medmcqa(4, None), medmcqa(5, "2"), medmcqa(6, -1)],
     )
     rows, dropped = read("medmcqa", tmp_path)
     assert [(row["id"], row["split"], row["completion"]) for row in rows] == [
@@ -168,11 +190,22 @@ def test_medmcqa_counts_cop_from_one(tmp_path):
 
 def test_medmcqa_keeps_odd_texts(tmp_path):
     multi = medmcqa(2, 2, choice_type="multi", topic_name=None, exp="Ans. b")
-    write_lines(tmp_path / "medmcqa/dev.json", [medmcqa(1, 3, question="Which\nof\tthese \u2013", opa="four"), multi])
+    write_lines(
+        tmp_path / "medmcqa/dev.json", [medmcqa(1, 3, question="Which\nof\tthese \u2013", opa="four"), multi]
+    )
     [row, other], dropped = read("medmcqa", tmp_path)
-    assert row["question"] == "Which\nof\tthese \u2013" and row["options"] == ["four", "two", "three", "four"]  # no "?" is added
-    assert other["question"] == "Question 2:" and "Question: Question 2:\nOptions: A. one\n" in other["prompt"]  # and no ":?" made
-    assert other["completion"] == "B" and "Ans. b" not in other["prompt"] and not dropped  # "multi" has one answer; exp tells it
+    assert row["question"] == "Which\nof\tthese \u2013" and row["options"] == [
+        "four",
+        "two",
+        "three",
+        "four",
+    ]  # no "?" is added
+    assert (
+        other["question"] == "Question 2:" and "Question: Question 2:\nOptions: A. one\n" in other["prompt"]
+    )  # and no ":?" made
+    assert (
+        other["completion"] == "B" and "Ans. b" not in other["prompt"] and not dropped
+    )  # "multi" has one answer; exp tells it
 
 
 def test_medmcqa_export_that_counts_from_zero_is_refused(tmp_path):
@@ -191,11 +224,20 @@ def test_medmcqa_validation_is_a_tenth_and_does_not_hang_on_the_other_rows(tmp_p
 
 
 def pubmedqa(label, contexts=("Background here.", "Results here.")):
-    return {"QUESTION": "Does it help?", "CONTEXTS": list(contexts), "LABELS": [], "final_decision": label, "YEAR": None}
+    return {
+        "QUESTION": "Does it help?",
+        "CONTEXTS": list(contexts),
+        "LABELS": [],
+        "final_decision": label,
+        "YEAR": None,
+    }
 
 
 def test_pubmedqa_test_is_the_official_list(tmp_path):
-    write(tmp_path / "pubmedqa/ori_pqal.json", json.dumps({"11": pubmedqa("yes"), "12": pubmedqa("maybe"), "13": pubmedqa("unsure")}))
+    write(
+        tmp_path / "pubmedqa/ori_pqal.json",
+        json.dumps({"11": pubmedqa("yes"), "12": pubmedqa("maybe"), "13": pubmedqa("unsure")}),
+    )
     write(tmp_path / "pubmedqa/test_ground_truth.json", json.dumps({"12": "maybe"}))
     rows, dropped = read("pubmedqa", tmp_path)
     assert [(row["id"], row["split"], row["completion"]) for row in rows] == [
@@ -209,11 +251,21 @@ def test_pubmedqa_test_is_the_official_list(tmp_path):
 def test_pubmedqa_trains_on_the_artificial_part_if_it_is_there(tmp_path):
     write(tmp_path / "pubmedqa/ori_pqal.json", json.dumps({"11": pubmedqa("yes"), "12": pubmedqa("no")}))
     write(tmp_path / "pubmedqa/test_ground_truth.json", json.dumps({"12": "no"}))
-    write(tmp_path / "pubmedqa/ori_pqaa.json", json.dumps({str(n): pubmedqa("yes", [f"Text {n}."]) for n in range(12, 212)}))
+    write(
+        tmp_path / "pubmedqa/ori_pqaa.json",
+        json.dumps({str(n): pubmedqa("yes", [f"Text {n}."]) for n in range(12, 212)}),
+    )
     rows, dropped = read("pubmedqa", tmp_path)
     counts = collections.Counter(row["split"] for row in rows)
-    assert counts["test"] == 1 and counts["train"] + counts["validation"] == 199 and 8 < counts["validation"] < 40
-    assert dropped == {"PQA-L outside the test, not used beside PQA-A": 1, "PQA-A question that is also in PQA-L": 1}
+    assert (
+        counts["test"] == 1
+        and counts["train"] + counts["validation"] == 199
+        and 8 < counts["validation"] < 40
+    )
+    assert dropped == {
+        "PQA-L outside the test, not used beside PQA-A": 1,
+        "PQA-A question that is also in PQA-L": 1,
+    }
 
 
 def test_pubmedqa_with_two_opinions_on_a_label_is_refused(tmp_path):
@@ -224,7 +276,12 @@ def test_pubmedqa_with_two_opinions_on_a_label_is_refused(tmp_path):
 
 
 def test_pubmedqa_label_is_the_final_decision_and_all_contexts_are_read(tmp_path):
-    guesses = {"reasoning_required_pred": "no", "reasoning_free_pred": "maybe", "LONG_ANSWER": "It surely helps.", "YEAR": "2011"}
+    guesses = {
+        "reasoning_required_pred": "no",
+        "reasoning_free_pred": "maybe",
+        "LONG_ANSWER": "It surely helps.",
+        "YEAR": "2011",
+    }
     record = pubmedqa("yes", [f"Part {n} of nine." for n in range(9)]) | guesses
     write(tmp_path / "pubmedqa/ori_pqal.json", json.dumps({"12": record}))
     write(tmp_path / "pubmedqa/test_ground_truth.json", json.dumps({"12": "yes"}))
@@ -234,14 +291,23 @@ def test_pubmedqa_label_is_the_final_decision_and_all_contexts_are_read(tmp_path
 
 
 def test_pubmedqa_contexts_as_python_text_are_refused(tmp_path):
-    write(tmp_path / "pubmedqa/ori_pqal.json", json.dumps({"12": pubmedqa("yes") | {"CONTEXTS": "['Background.', 'Results.']"}}))
+    write(
+        tmp_path / "pubmedqa/ori_pqal.json",
+        json.dumps({"12": pubmedqa("yes") | {"CONTEXTS": "['Background.', 'Results.']"}}),
+    )
     write(tmp_path / "pubmedqa/test_ground_truth.json", json.dumps({"12": "yes"}))
     with pytest.raises(BadInput, match="PMID 12: field 'CONTEXTS' must be list, found str"):
         read("pubmedqa", tmp_path)
 
 
 def emrqa_answer(text, kind="single"):
-    return {"text": text, "evidence": text, "answer_start": [1, 2], "evidence_start": 1, "answer_entity_type": kind}
+    return {
+        "text": text,
+        "evidence": text,
+        "answer_start": [1, 2],
+        "evidence_start": 1,
+        "answer_entity_type": kind,
+    }
 
 
 def emrqa(note_id, context, *questions):
@@ -253,32 +319,55 @@ def test_emrqa_rows_and_drops(tmp_path):
     note = emrqa(
         "n1",
         ["Takes plarazor 20 mg\n", "daily for rodex .\n"],
-        (["What is the dose?", "How much?", "What is the dose?"], [emrqa_answer("20 mg daily"), emrqa_answer("plarazor")]),
+        (
+            ["What is the dose?", "How much?", "What is the dose?"],
+            [emrqa_answer("20 mg daily"), emrqa_answer("plarazor")],
+        ),
         (["Why?"], [emrqa_answer("", "empty")]),
         (["Which drugs?", "Drugs?"], [emrqa_answer(["plarazor", "20 mg"], "complex")]),
         (["Where?"], [emrqa_answer("at home")]),
     )
     again = emrqa("n2", "Seen for rodex .", (["What for?"], [emrqa_answer("at home"), emrqa_answer("rodex")]))
-    paragraphs = [{"title": "medication", "paragraphs": [note]}, {"title": "relations", "paragraphs": [again]}]
+    paragraphs = [
+        {"title": "medication", "paragraphs": [note]},
+        {"title": "relations", "paragraphs": [again]},
+    ]
     write(tmp_path / "emrqa/data.json", json.dumps({"data": paragraphs}))
     rows, dropped = read("emrqa", tmp_path)
     assert [row["completion"] for row in rows] == ["20 mg daily", "20 mg daily", "rodex"]
     assert len({row["id"] for row in rows}) == 3 and rows[2]["id"].startswith("emrqa:relations:")
-    assert "Context: Takes plarazor 20 mg\ndaily for rodex .\nQuestion: How much?\nAnswer:\n" in rows[1]["prompt"]
-    reasons = {"further answer of the same question": 1, "empty answer": 1, "complex answer": 2, "answer is not in the note": 1}
+    assert (
+        "Context: Takes plarazor 20 mg\ndaily for rodex .\nQuestion: How much?\nAnswer:\n"
+        in rows[1]["prompt"]
+    )
+    reasons = {
+        "further answer of the same question": 1,
+        "empty answer": 1,
+        "complex answer": 2,
+        "answer is not in the note": 1,
+    }
     assert dropped == reasons
 
 
 def test_emrqa_answer_without_evidence_and_id_of_templates(tmp_path):
-    question = {"id": [[["Is he a smoker?", "Is he a |status|?"]], "Status(x)"], "question": ["Is he a smoker?"]}
-    note = {"note_id": 7, "context": "Never smoked .", "qas": [question | {"answers": [{"text": "Never smoked"}]}]}
+    question = {
+        "id": [[["Is he a smoker?", "Is he a |status|?"]], "Status(x)"],
+        "question": ["Is he a smoker?"],
+    }
+    note = {
+        "note_id": 7,
+        "context": "Never smoked .",
+        "qas": [question | {"answers": [{"text": "Never smoked"}]}],
+    }
     write(tmp_path / "emrqa/data.json", json.dumps({"data": [{"title": "smoking", "paragraphs": [note]}]}))
     [row], dropped = read("emrqa", tmp_path)
     assert row["completion"] == "Never smoked" and row["id"] == "emrqa:smoking:1:7:1:1" and not dropped
 
 
 def test_emrqa_keeps_a_note_in_one_split(tmp_path):
-    notes = [emrqa(f"n{i % 30}", f"Note {i} has rodex .", (["What?"], [emrqa_answer("rodex")])) for i in range(90)]
+    notes = [
+        emrqa(f"n{i % 30}", f"Note {i} has rodex .", (["What?"], [emrqa_answer("rodex")])) for i in range(90)
+    ]
     write(tmp_path / "emrqa/data.json", json.dumps({"data": [{"title": "medication", "paragraphs": notes}]}))
     splits = collections.defaultdict(set)
     for row in read("emrqa", tmp_path)[0]:
@@ -299,7 +388,11 @@ def i2b2_record(raw, text, concepts, part="test", name="record-1"):
 
 def test_i2b2_marks_and_keeps_the_text(tmp_path):
     text = 'Admission Date :\r\nHe has Chest Pain & gets "asa | b" < 5 mg .\r\n\r\n indented fever today\n'
-    concepts = concept("chest pain", 2, 2, 3, "problem") + concept('"asa | b"', 2, 6, 8, "treatment") + concept("fever", 4, 2, 2, "problem")
+    concepts = (
+        concept("chest pain", 2, 2, 3, "problem")
+        + concept('"asa | b"', 2, 6, 8, "treatment")
+        + concept("fever", 4, 2, 2, "problem")
+    )
     i2b2_record(tmp_path, text, concepts)
     rows, dropped = read("i2b2", tmp_path)
     assert [row["completion"] for row in rows] == [
@@ -307,7 +400,11 @@ def test_i2b2_marks_and_keeps_the_text(tmp_path):
         'He has <span class="problem">Chest Pain</span> & gets <span class="treatment">"asa | b"</span> < 5 mg .',
         'indented <span class="problem">fever</span> today',
     ]
-    assert [row["id"] for row in rows] == ["i2b2:test:record-1:1", "i2b2:test:record-1:2", "i2b2:test:record-1:4"]
+    assert [row["id"] for row in rows] == [
+        "i2b2:test:record-1:1",
+        "i2b2:test:record-1:2",
+        "i2b2:test:record-1:4",
+    ]
     for row in rows:
         assert row["prompt"].endswith(f"Input Text: {i2b2.TAG.sub('', row['completion'])}\nOutput Text:\n")
     assert dropped == {"blank line": 1}
@@ -347,7 +444,10 @@ def test_i2b2_splits_by_record_and_accepts_a_record_without_concepts(tmp_path):
     splits = collections.defaultdict(set)
     for row in read("i2b2", tmp_path)[0]:
         splits[row["id"].split(":")[2]].add(row["split"])
-    assert all(len(found) == 1 for found in splits.values()) and set().union(*splits.values()) == {"train", "validation"}
+    assert all(len(found) == 1 for found in splits.values()) and set().union(*splits.values()) == {
+        "train",
+        "validation",
+    }
 
 
 @pytest.mark.parametrize(
@@ -399,16 +499,26 @@ DDI = """<document id="D.d1">
 def test_ddi_pairs(tmp_path):
     write(tmp_path / "ddi/DDICorpus/Test/Test for DDI Extraction task/DrugBank/d1.xml", DDI)
     write(tmp_path / "ddi/DDICorpus/Test/Test for DrugNER task/DrugBank/d1.xml", DDI)
-    for hidden in (".DS_Store", "Test for DDI Extraction task/DrugBank/.DS_Store", "Test for DDI Extraction task/DrugBank/._d1.xml"):
+    for hidden in (
+        ".DS_Store",
+        "Test for DDI Extraction task/DrugBank/.DS_Store",
+        "Test for DDI Extraction task/DrugBank/._d1.xml",
+    ):
         write(tmp_path / "ddi/DDICorpus/Test" / hidden, "x")
     rows, dropped = read("ddi", tmp_path)
     texts = [re.search(r"INPUT: (.*)\nOUTPUT:\n\Z", row["prompt"])[1] for row in rows]
-    assert [(row["id"], row["split"], row["completion"], text) for row, text in zip(rows, texts, strict=True)] == [
+    assert [
+        (row["id"], row["split"], row["completion"], text) for row, text in zip(rows, texts, strict=True)
+    ] == [
         ("ddi:D.d1.s0.p0", "test", "DDI-effect", "@DRUG$ may < raise @DRUG$ or heparin."),
         ("ddi:D.d1.s0.p2", "test", "DDI-false", "Aspirin may < raise @DRUG$ or @DRUG$."),
         ("ddi:D.d1.s2.p0", "test", "DDI-false", "Use @DRUG$ or @DRUG$."),
     ]
-    assert dropped == {"interaction without a type": 1, "sentence without text": 1, "offsets do not show the drug": 1}
+    assert dropped == {
+        "interaction without a type": 1,
+        "sentence without text": 1,
+        "offsets do not show the drug": 1,
+    }
 
 
 def test_ddi_drugs_in_each_other():
@@ -419,23 +529,34 @@ def test_ddi_drugs_in_each_other():
 def test_ddi_tables_of_blue(tmp_path):
     rows = ['i1\tShe said "no @DRUG$ with\u0085@DRUG$\tDDI-int', "i2\t@DRUG$ and @DRUG$\tDDI-None"]
     write(tmp_path / "ddi/dev.tsv", "\r\n".join(["index\tsentence\tlabel", *rows]) + "\r\n")
-    write(tmp_path / "ddi/DDICorpus/Train/DrugBank/d1.xml", DDI)  # not read: another cut of the same documents
+    write(
+        tmp_path / "ddi/DDICorpus/Train/DrugBank/d1.xml", DDI
+    )  # not read: another cut of the same documents
     rows, dropped = read("ddi", tmp_path)
-    assert [(row["id"], row["split"], row["completion"]) for row in rows] == [("ddi:i1", "validation", "DDI-int")]
+    assert [(row["id"], row["split"], row["completion"]) for row in rows] == [
+        ("ddi:i1", "validation", "DDI-int")
+    ]
     assert 'INPUT: She said "no @DRUG$ with\u0085@DRUG$\n' in rows[0]["prompt"]
     assert dropped == {"interaction without a type": 1}
 
 
 def test_ddi_table_keeps_rows_that_stand_twice_and_drugs_in_one(tmp_path):
     rows = ["DrugDDI.d1.s0.p0\t@DRUG$ and @DRUG$\tDDI-false", "DDI.d2.s0.p0\t@DRUG$ and @DRUG$\tDDI-false"]
-    write(tmp_path / "ddi/test.tsv", "\r\n".join(["index\tsentence\tlabel", *rows, "DDI.d3.s0.p0\tUse @DRUG-DRUG$.\tDDI-int"]) + "\r\n")
+    write(
+        tmp_path / "ddi/test.tsv",
+        "\r\n".join(["index\tsentence\tlabel", *rows, "DDI.d3.s0.p0\tUse @DRUG-DRUG$.\tDDI-int"]) + "\r\n",
+    )
     rows, dropped = read("ddi", tmp_path)
     assert [(row["id"], row["completion"]) for row in rows] == [
         ("ddi:DrugDDI.d1.s0.p0", "DDI-false"),
         ("ddi:DDI.d2.s0.p0", "DDI-false"),
         ("ddi:DDI.d3.s0.p0", "DDI-int"),
     ]
-    assert rows[0]["prompt"] == rows[1]["prompt"] and "INPUT: Use @DRUG-DRUG$.\n" in rows[2]["prompt"] and not dropped
+    assert (
+        rows[0]["prompt"] == rows[1]["prompt"]
+        and "INPUT: Use @DRUG-DRUG$.\n" in rows[2]["prompt"]
+        and not dropped
+    )
 
 
 def test_ddi_cut_xml(tmp_path):
@@ -453,23 +574,35 @@ def transcription(index, specialty, text, keywords="word"):
 
 
 def test_mtsamples_with_and_without_header(tmp_path):
-    body = transcription(0, "Urology", 'SUBJECTIVE:, He said ""fine"".\nNext line,PLAN:, Rest.') + transcription(
-        1, "Letters", "Dear colleague.", ""
-    )
+    body = transcription(
+        0, "Urology", 'SUBJECTIVE:, He said ""fine"".\nNext line,PLAN:, Rest.'
+    ) + transcription(1, "Letters", "Dear colleague.", "")
     write(tmp_path / "mtsamples/mtsamples.csv", body)
     bare, _ = read("mtsamples", tmp_path)
     write(tmp_path / "mtsamples/mtsamples.csv", (HEADER + body).replace("\n", "\r\n"))
     headed, _ = read("mtsamples", tmp_path)
-    assert [(row["id"], row["completion"]) for row in bare] == [("mtsamples:0", "Urology"), ("mtsamples:1", "Letters")]
+    assert [(row["id"], row["completion"]) for row in bare] == [
+        ("mtsamples:0", "Urology"),
+        ("mtsamples:1", "Letters"),
+    ]
     assert [row["completion"] for row in headed] == ["Urology", "Letters"] and headed[1] == bare[1]
-    assert 'SUBJECTIVE:, He said "fine".\nNext line,PLAN:, Rest.\n' in bare[0]["prompt"]  # the sections run together: left as they are
+    assert (
+        'SUBJECTIVE:, He said "fine".\nNext line,PLAN:, Rest.\n' in bare[0]["prompt"]
+    )  # the sections run together: left as they are
     assert len(mtsamples.SPECIALTIES) == len(set(mtsamples.SPECIALTIES)) == 40
     assert all(specialty in bare[0]["prompt"] for specialty in mtsamples.SPECIALTIES)
 
 
 def test_mtsamples_drops_and_keeps_a_text_on_one_side(tmp_path):
-    body = "".join(transcription(2 * i, "Surgery", f"Text {i}.") + transcription(2 * i + 1, "Urology", f"Text {i}.") for i in range(60))
-    body += transcription(900, "Surgery", "Text 3.") + transcription(901, "Surgery", " ") + transcription(902, "Alchemy", "Text.")
+    body = "".join(
+        transcription(2 * i, "Surgery", f"Text {i}.") + transcription(2 * i + 1, "Urology", f"Text {i}.")
+        for i in range(60)
+    )
+    body += (
+        transcription(900, "Surgery", "Text 3.")
+        + transcription(901, "Surgery", " ")
+        + transcription(902, "Alchemy", "Text.")
+    )
     write(tmp_path / "mtsamples/mtsamples.csv", body)
     rows, dropped = read("mtsamples", tmp_path)
     assert dropped == {"exact duplicate": 1, "empty transcription": 1, "specialty is not one of the 40": 1}
@@ -483,7 +616,10 @@ def test_mtsamples_drops_and_keeps_a_text_on_one_side(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        (HEADER + transcription(0, "Urology", "Text.") + "1,About it., Urology, A name ,Text cut he", "record 3 has 5 columns"),
+        (
+            HEADER + transcription(0, "Urology", "Text.") + "1,About it., Urology, A name ,Text cut he",
+            "record 3 has 5 columns",
+        ),
         (HEADER + '1,About it., Urology, A name ,"Text cut he', "not valid CSV"),
         ("description,medical_specialty\nx,y\n", "the columns are"),
     ],
@@ -509,7 +645,10 @@ def test_hoc_original_files(tmp_path):
     assert [(row["id"], row["completion"]) for row in rows] == [
         ("hoc:11", "evading growth suppressors; sustaining proliferative signaling")
     ]
-    assert rows[0]["prompt"].endswith("INPUT: First sentence . Second < third .\nOUTPUT:\n") and len(rows[0]["choices"]) == 10
+    assert (
+        rows[0]["prompt"].endswith("INPUT: First sentence . Second < third .\nOUTPUT:\n")
+        and len(rows[0]["choices"]) == 10
+    )
     assert all(label in rows[0]["prompt"] for label in rows[0]["choices"])
     assert dropped == {"no hallmark": 2, "label is none of the ten": 1}
 
@@ -536,8 +675,13 @@ def test_hoc_tables_of_blue(tmp_path):
         ("hoc:12", "test", "inducing angiogenesis"),
     ]
     assert 'INPUT: He said "p &lt; 0.05" twice\n' in rows[0]["prompt"] and dropped == {"no hallmark": 1}
-    assert "INPUT: With a control\nOUTPUT:" in rows[1]["prompt"]  # U+0085 is white space, not the end of the row
-    for other in ("index\tsentence\tlabel\n", "A sentence .\tempty\n\nAnother .\tresisting cell death\n\n"):  # the latter is BioGPT's
+    assert (
+        "INPUT: With a control\nOUTPUT:" in rows[1]["prompt"]
+    )  # U+0085 is white space, not the end of the row
+    for other in (
+        "index\tsentence\tlabel\n",
+        "A sentence .\tempty\n\nAnother .\tresisting cell death\n\n",
+    ):  # the latter is BioGPT's
         write(tmp_path / "hoc/test.tsv", other)
         with pytest.raises(BadInput, match="test.tsv: the columns are"):
             read("hoc", tmp_path)
@@ -563,7 +707,11 @@ def test_mimic_cxr_sections():
     want = {"findings": "The lungs are clear. No effusion at 12:30.", "impression": "No acute process."}
     assert mimic_cxr.sections(REPORT) == want
     assert mimic_cxr.sections("IMPRESSION: wet read\n" + REPORT)["impression"] == "No acute process."
-    assert mimic_cxr.sections(" FINDINGS AND IMPRESSION: clear.\n") == mimic_cxr.sections("A report without headers.\n") == {}
+    assert (
+        mimic_cxr.sections(" FINDINGS AND IMPRESSION: clear.\n")
+        == mimic_cxr.sections("A report without headers.\n")
+        == {}
+    )
     assert mimic_cxr.sections(" FINDINGS:\n IMPRESSION: clear.\n") == {"findings": "", "impression": "clear."}
 
 
@@ -588,9 +736,15 @@ def test_mimic_cxr_splits_by_subject_or_officially(tmp_path):
     splits = collections.defaultdict(set)
     for row, number in zip(read("mimic_cxr", tmp_path)[0], range(120), strict=True):
         splits[number // 3].add(row["split"])
-    assert all(len(found) == 1 for found in splits.values()) and set().union(*splits.values()) == {"train", "validation", "test"}
+    assert all(len(found) == 1 for found in splits.values()) and set().union(*splits.values()) == {
+        "train",
+        "validation",
+        "test",
+    }
 
-    table = "dicom_id,study_id,subject_id,split\n" + "".join(f"d{n},{50000000 + n},1,{'validate' if n else 'test'}\n" for n in range(119))
+    table = "dicom_id,study_id,subject_id,split\n" + "".join(
+        f"d{n},{50000000 + n},1,{'validate' if n else 'test'}\n" for n in range(119)
+    )
     write(tmp_path / "mimic_cxr/mimic-cxr-2.0.0-split.csv", table)
     rows, dropped = read("mimic_cxr", tmp_path)
     assert collections.Counter(row["split"] for row in rows) == {"test": 1, "validation": 118}
@@ -598,7 +752,13 @@ def test_mimic_cxr_splits_by_subject_or_officially(tmp_path):
 
 
 def article(number, text, abstract):
-    return {"article_id": f"PMC{number}", "article_text": text, "abstract_text": abstract, "labels": None, "sections": [["other"]]}
+    return {
+        "article_id": f"PMC{number}",
+        "article_text": text,
+        "abstract_text": abstract,
+        "labels": None,
+        "sections": [["other"]],
+    }
 
 
 def test_pubmed_summ(tmp_path):
@@ -614,15 +774,22 @@ def test_pubmed_summ(tmp_path):
 
 
 def test_pubmed_summ_reads_the_text_not_its_sections_and_every_sentence(tmp_path):
-    record = article(1, ["the text ."], [f"<S> sentence {n} . </S>" for n in range(8)]) | {"sections": [["another text ."]]}
+    record = article(1, ["the text ."], [f"<S> sentence {n} . </S>" for n in range(8)]) | {
+        "sections": [["another text ."]]
+    }
     write_lines(tmp_path / "pubmed_summ/test.txt", [record])
     [row], _ = read("pubmed_summ", tmp_path)
     assert row["prompt"].endswith("INPUT: the text .\nOUTPUT:\n") and "another" not in row["prompt"]
-    assert row["completion"] == " ".join(f"sentence {n} ." for n in range(8))  # eight, though the template asks for six
+    assert row["completion"] == " ".join(
+        f"sentence {n} ." for n in range(8)
+    )  # eight, though the template asks for six
 
 
 def test_pubmed_summ_other_shape(tmp_path):
-    write_lines(tmp_path / "pubmed_summ/test.txt", [{"article_id": "PMC1", "article_text": "text", "abstract_text": []}])
+    write_lines(
+        tmp_path / "pubmed_summ/test.txt",
+        [{"article_id": "PMC1", "article_text": "text", "abstract_text": []}],
+    )
     with pytest.raises(BadInput, match="test.txt: line 1: field 'article_text' must be list"):
         read("pubmed_summ", tmp_path)
 
@@ -641,7 +808,9 @@ def mednli(label, number=1):
 def test_mednli(tmp_path):
     write_lines(tmp_path / "mednli/mli_dev_v1.jsonl", [mednli("neutral"), mednli("-", 2)])
     rows, dropped = read("mednli", tmp_path)
-    assert [(row["id"], row["split"], row["completion"]) for row in rows] == [("mednli:dev:pair-1", "validation", "neutral")]
+    assert [(row["id"], row["split"], row["completion"]) for row in rows] == [
+        ("mednli:dev:pair-1", "validation", "neutral")
+    ]
     assert rows[0]["prompt"].endswith("INPUT: [PRE] Premise 1. [HYP] Hypothesis.\nOUTPUT:\n")
     assert dropped == {"label is not one of the three": 1}
 
@@ -650,15 +819,15 @@ BIONLI = "index,pmid,supp_set,conclusion,label_cat\n"
 
 
 def test_bionli_is_binary(tmp_path):
-    body = (
-        '0,11,"A <re> raises <er> B, <el> C <le>.",A raises B.,pos\n1,11,A raises B.,B raises A.,SRE\n2,11,Text.,Text.,generation_nd_SEN\n'
-    )
+    body = '0,11,"A <re> raises <er> B, <el> C <le>.",A raises B.,pos\n1,11,A raises B.,B raises A.,SRE\n2,11,Text.,Text.,generation_nd_SEN\n'
     body += "3,11,Text.,Text.,SET\n4,11,Text.,Text.,\n5,11,,Text.,pos\n"
     write(tmp_path / "bionli/test.csv", BIONLI + body)
     rows, dropped = read("bionli", tmp_path)
     assert [row["completion"] for row in rows] == ["entailment", "contradiction", "contradiction"]
     assert rows[0]["choices"] == ["entailment", "contradiction"] and "neutral" not in rows[0]["prompt"]
-    assert rows[0]["prompt"].endswith("INPUT: [PRE] A <re> raises <er> B, <el> C <le>. [HYP] A raises B.\nOUTPUT:\n")
+    assert rows[0]["prompt"].endswith(
+        "INPUT: [PRE] A <re> raises <er> B, <el> C <le>. [HYP] A raises B.\nOUTPUT:\n"
+    )
     assert dropped == {"label_cat holds SET": 1, "no label": 1, "no premise or no conclusion": 1}
 
 
@@ -705,7 +874,10 @@ def real_lines(path):
 def test_real_medmcqa_counts_from_one_and_keeps_its_oddities():
     raw = real_lines("medmcqa/dev.json")
     rows, _ = read("medmcqa", SHARED / "data")
-    told = [re.match(r"Ans(?:wer)?\s*[-:.]?\s*(?:is)?\s*\W*([a-d])\b", record["exp"] or "", re.IGNORECASE) for record in raw]
+    told = [
+        re.match(r"Ans(?:wer)?\s*[-:.]?\s*(?:is)?\s*\W*([a-d])\b", record["exp"] or "", re.IGNORECASE)
+        for record in raw
+    ]
     told = [(match[1].upper(), row["completion"]) for match, row in zip(told, rows, strict=True) if match]
     assert len(told) == 1076 and all(said == label for said, label in told)
     assert collections.Counter(record["choice_type"] for record in raw) == {"single": 2816, "multi": 1367}
@@ -717,21 +889,35 @@ def test_real_medmcqa_counts_from_one_and_keeps_its_oddities():
 
 
 def test_real_medqa_keeps_its_oddities_and_refuses_four_options(tmp_path):
-    raw, four = real_lines("medqa/US/test.jsonl"), real_lines("medqa/US/4_options/phrases_no_exclude_test.jsonl")
+    raw, four = (
+        real_lines("medqa/US/test.jsonl"),
+        real_lines("medqa/US/4_options/phrases_no_exclude_test.jsonl"),
+    )
     rows, _ = read("medqa", SHARED / "data")
     assert [row["question"] for row in rows] == [record["question"].strip() for record in raw]
     asked = [record["question"] for record in raw]
-    assert (sum("\n" in text for text in asked), sum(text.count("\n") for text in asked), sum(text.endswith(" ") for text in asked)) == (
-        206,
-        2082,
-        4,
-    )
+    assert (
+        sum("\n" in text for text in asked),
+        sum(text.count("\n") for text in asked),
+        sum(text.endswith(" ") for text in asked),
+    ) == (206, 2082, 4)
     questions = [row["question"] for row in rows]
-    assert (sum(not text.isascii() for text in questions), sum(text.endswith('"') for text in questions)) == (645, 69)
+    assert (sum(not text.isascii() for text in questions), sum(text.endswith('"') for text in questions)) == (
+        645,
+        69,
+    )
     assert all(any(mark in text for text in questions) for mark in "\u00b5\u03bc\u2103\u2109")
     assert collections.Counter(record["meta_info"] for record in raw) == {"step1": 679, "step2&3": 594}
-    assert all((one["question"], one["answer"]) == (other["question"], other["answer"]) for one, other in zip(raw, four, strict=True))
-    assert collections.Counter(record["answer_idx"] for record in four) == {"A": 353, "B": 309, "C": 346, "D": 265}
+    assert all(
+        (one["question"], one["answer"]) == (other["question"], other["answer"])
+        for one, other in zip(raw, four, strict=True)
+    )
+    assert collections.Counter(record["answer_idx"] for record in four) == {
+        "A": 353,
+        "B": 309,
+        "C": 346,
+        "D": 265,
+    }
     write_lines(tmp_path / "medqa/US/test.jsonl", four)
     with pytest.raises(BadInput, match="line 1.*4_options"):
         read("medqa", tmp_path)
@@ -747,4 +933,7 @@ def test_real_pubmedqa_labels_and_contexts():
     for row in rows:
         record = raw[row["id"].removeprefix("pubmedqa:")]
         context = "\n".join(text.strip() for text in record["CONTEXTS"])
-        assert row["prompt"].endswith(f"CONTEXT: {context}\nOUTPUT:\n") and row["completion"] == record["final_decision"]
+        assert (
+            row["prompt"].endswith(f"CONTEXT: {context}\nOUTPUT:\n")
+            and row["completion"] == record["final_decision"]
+        )

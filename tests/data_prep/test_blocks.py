@@ -26,7 +26,21 @@ MIXTURE = {
 
 
 def write_documents(folder):
-    words = ["the", "heart", "lung", "liver", "pain", "fever", "given", "daily", "mg", "patient", "town", "river", "boat"]
+    words = [
+        "the",
+        "heart",
+        "lung",
+        "liver",
+        "pain",
+        "fever",
+        "given",
+        "daily",
+        "mg",
+        "patient",
+        "town",
+        "river",
+        "boat",
+    ]
     with whole_folder(folder) as out:
         outputs = []
         for domain, count in (("biomedical", 60), ("clinical", 20), ("general", 40)):
@@ -37,9 +51,12 @@ def write_documents(folder):
                 for i in range(count)
             ]  # fmt: skip
             path = out / domain[:3] / "0.jsonl.gz"
-            outputs.append(describe(out, path, records=write_jsonl(path, documents), domain=domain, source=domain[:3]))
+            outputs.append(
+                describe(out, path, records=write_jsonl(path, documents), domain=domain, source=domain[:3])
+            )
         inputs = [
-            {"source": d[:3], "path": d, "license": "CC0", "access": "gated" if d == "clinical" else "public"} for d in MIXTURE["ratio"]
+            {"source": d[:3], "path": d, "license": "CC0", "access": "gated" if d == "clinical" else "public"}
+            for d in MIXTURE["ratio"]
         ]
         write_manifest(out, stage="build_documents", arguments={}, inputs=inputs, dropped={}, outputs=outputs)
 
@@ -48,13 +65,24 @@ def write_documents(folder):
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("blocks")
     write_documents(root / "documents")
-    backbone.main(["--documents", str(root / "documents"), "--out", str(root / "backbone"), "--vocab_size", "400"])
+    backbone.main(
+        ["--documents", str(root / "documents"), "--out", str(root / "backbone"), "--vocab_size", "400"]
+    )
     (root / "mixture.yaml").write_text(yaml.safe_dump(MIXTURE))
     return root
 
 
 def run(root, out, mixture="mixture.yaml"):
-    arguments = ["--documents", root / "documents", "--tokenizer", root / "backbone", "--mixture", root / mixture, "--out", out]
+    arguments = [
+        "--documents",
+        root / "documents",
+        "--tokenizer",
+        root / "backbone",
+        "--mixture",
+        root / mixture,
+        "--out",
+        out,
+    ]
     build_blocks.main([str(a) for a in arguments])
     return json.loads((out / "manifest.json").read_text())
 
@@ -77,14 +105,22 @@ def test_best_fit_keeps_short_documents_whole_and_wastes_little():
     ends = np.cumsum(lengths)
     blocks = fill_best_fit(ends, 256)
     spans = {span for block in blocks for span in block}
-    assert all((end - length, end) in spans for end, length in zip(ends.tolist(), lengths.tolist(), strict=True))
+    assert all(
+        (end - length, end) in spans for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)
+    )
     assert len(blocks) * 256 < 1.01 * ends[-1]
 
 
 def test_every_prefix_of_the_order_holds_the_ratio():
     sizes = {"biomedical": 3000, "clinical": 90, "general": 2500}
-    order, rows = mix({domain: np.ones(size, np.int64) for domain, size in sizes.items()}, MIXTURE["ratio"], 8000, seed=1)
-    assert {domain: len(taken) for domain, taken in rows.items()} == {"biomedical": 6000, "clinical": 400, "general": 1600}
+    order, rows = mix(
+        {domain: np.ones(size, np.int64) for domain, size in sizes.items()}, MIXTURE["ratio"], 8000, seed=1
+    )
+    assert {domain: len(taken) for domain, taken in rows.items()} == {
+        "biomedical": 6000,
+        "clinical": 400,
+        "general": 1600,
+    }
     domain = np.digitize(order, np.cumsum(list(sizes.values())))
     for d, weight in enumerate(MIXTURE["ratio"].values()):
         error = np.abs(np.cumsum(domain == d) - np.arange(1, len(order) + 1) * weight / 20)
@@ -95,9 +131,13 @@ def test_every_prefix_of_the_order_holds_the_ratio():
 
 
 @pytest.mark.parametrize("ratio", [(15, 1, 4), (99, 0.5, 0.5), (1, 1, 1)])
-@pytest.mark.guarantee("Corpus", "Every prefix of at least 1,000 blocks holds the ratio in tokens within 0.1 percentage point.")
+@pytest.mark.guarantee(
+    "Corpus", "Every prefix of at least 1,000 blocks holds the ratio in tokens within 0.1 percentage point."
+)
 def test_every_prefix_of_1000_blocks_holds_the_ratio_in_tokens(ratio):
-    rng = np.random.default_rng(0)  # blocks of best_fit: nearly full; blocks that are far from it in one domain
+    rng = np.random.default_rng(
+        0
+    )  # blocks of best_fit: nearly full; blocks that are far from it in one domain
     used = {
         "biomedical": rng.integers(4000, 4097, 9000),
         "clinical": rng.integers(2000, 4097, 900),
@@ -105,7 +145,10 @@ def test_every_prefix_of_1000_blocks_holds_the_ratio_in_tokens(ratio):
     }
     ratio = dict(zip(used, ratio, strict=True))
     order, _ = mix(used, ratio, 80_000_000, seed=3)
-    tokens, domain = np.concatenate(list(used.values()))[order], np.digitize(order, np.cumsum([len(u) for u in used.values()]))
+    tokens, domain = (
+        np.concatenate(list(used.values()))[order],
+        np.digitize(order, np.cumsum([len(u) for u in used.values()])),
+    )
     total = np.cumsum(tokens)[999:]
     assert len(total) > 10_000
     for d, weight in enumerate(ratio.values()):
@@ -114,7 +157,8 @@ def test_every_prefix_of_1000_blocks_holds_the_ratio_in_tokens(ratio):
 
 
 @pytest.mark.guarantee(
-    "Corpus", "The training order is a function of manifest and seed alone, and the blocks do not depend on the number of workers."
+    "Corpus",
+    "The training order is a function of manifest and seed alone, and the blocks do not depend on the number of workers.",
 )
 def test_the_order_is_a_function_of_the_seed_alone():
     arguments = ({"general": np.ones(500, np.int64)}, {"general": 1}, 1000)
@@ -150,7 +194,9 @@ def test_blocks_on_disk_are_the_documents(folders, tmp_path):
     written = {d["text"] for file in (folders / "documents").rglob("*.jsonl.gz") for _, d in read_jsonl(file)}
     decoded = [tokenizer.decode(ids, skip_special_tokens=True) for ids in whole]
     assert len(decoded) > 20 and set(decoded) <= written
-    assert sum(ids[0] == tokenizer.bos_token_id for ids in texts) == 120, "one BOS for each document, none for the rest of a split one"
+    assert sum(ids[0] == tokenizer.bos_token_id for ids in texts) == 120, (
+        "one BOS for each document, none for the rest of a split one"
+    )
     assert manifest["access"] == "gated" and manifest["domains"]["clinical"]["passes"] > 0
     shares = [manifest["domains"][d]["share"] for d in MIXTURE["ratio"]]
     assert shares == pytest.approx([0.75, 0.05, 0.2], abs=0.01)
@@ -160,18 +206,26 @@ def test_blocks_on_disk_are_the_documents(folders, tmp_path):
 def test_same_input_same_bytes_and_validation_is_apart(folders, tmp_path):
     first, second = run(folders, tmp_path / "a"), run(folders, tmp_path / "b")
     assert first["outputs"] == second["outputs"] and first["order"] == second["order"]
-    (folders / "general.yaml").write_text(yaml.safe_dump(MIXTURE | {"ratio": {"general": 1}, "tokens": 900, "seed": 5}))
+    (folders / "general.yaml").write_text(
+        yaml.safe_dump(MIXTURE | {"ratio": {"general": 1}, "tokens": 900, "seed": 5})
+    )
     alone = run(folders, tmp_path / "c", "general.yaml")
     held = [o["sha256"] for o in first["outputs"] if o["split"] == "validation" and o["domain"] == "general"]
-    assert held == [o["sha256"] for o in alone["outputs"] if o["split"] == "validation"], "the same documents are held out of every mixture"
+    assert held == [o["sha256"] for o in alone["outputs"] if o["split"] == "validation"], (
+        "the same documents are held out of every mixture"
+    )
     assert 0.05 < np.mean([held_out("s", str(i), 0.1) for i in range(2000)]) < 0.15
 
 
 def test_one_pass_takes_every_block_once(folders, tmp_path):
-    (folders / "one_pass.yaml").write_text(yaml.safe_dump(MIXTURE | {"ratio": "as_found", "tokens": "one_pass"}))
+    (folders / "one_pass.yaml").write_text(
+        yaml.safe_dump(MIXTURE | {"ratio": "as_found", "tokens": "one_pass"})
+    )
     manifest = run(folders, tmp_path / "out", "one_pass.yaml")
     order = np.load(tmp_path / "out" / "order.npy")
-    assert sorted(order) == list(range(sum(o["records"] for o in manifest["outputs"] if o["split"] == "train")))
+    assert sorted(order) == list(
+        range(sum(o["records"] for o in manifest["outputs"] if o["split"] == "train"))
+    )
 
 
 @pytest.mark.parametrize(
@@ -197,6 +251,15 @@ def test_a_wrong_mixture_is_named_by_key(tmp_path, change, said):
 def test_missing_inputs_leave_no_folder(folders, tmp_path):
     with pytest.raises(SystemExit, match="no such file. Next: python -m data_prep.build_documents"):
         build_blocks.main(
-            ["--documents", str(tmp_path), "--tokenizer", "x", "--mixture", str(folders / "mixture.yaml"), "--out", str(tmp_path / "out")]
+            [
+                "--documents",
+                str(tmp_path),
+                "--tokenizer",
+                "x",
+                "--mixture",
+                str(folders / "mixture.yaml"),
+                "--out",
+                str(tmp_path / "out"),
+            ]
         )
     assert list(tmp_path.iterdir()) == []

@@ -35,30 +35,61 @@ def manifest(folder):
 
 def medqa(question="Which organ pumps blood?"):
     options = {"A": "Liver", "B": "Heart", "C": "Spleen", "D": "Skin", "E": "Lung"}
-    return {"question": question, "answer": "Heart", "options": options, "answer_idx": "B", "meta_info": "step1"}
+    return {
+        "question": question,
+        "answer": "Heart",
+        "options": options,
+        "answer_idx": "B",
+        "meta_info": "step1",
+    }
 
 
 def mednli(label, number=1, premise=None):
     premise = premise or f"Premise {number}."
-    return {"pairID": f"pair-{number}", "sentence1": premise, "sentence2": "Hypothesis.", "gold_label": label, "sentence1_parse": "x"}
+    return {
+        "pairID": f"pair-{number}",
+        "sentence1": premise,
+        "sentence2": "Hypothesis.",
+        "gold_label": label,
+        "sentence1_parse": "x",
+    }
 
 
 # ---------------------------------------------------------------- the builder
 def test_build_writes_rows_and_manifest(tmp_path, capsys):
-    write_lines(tmp_path / "raw/mednli/mli_train_v1.jsonl", [mednli("neutral", 1), mednli("entailment", 2), mednli("neutral", 3)])
+    write_lines(
+        tmp_path / "raw/mednli/mli_train_v1.jsonl",
+        [mednli("neutral", 1), mednli("entailment", 2), mednli("neutral", 3)],
+    )
     write_lines(tmp_path / "raw/mednli/mli_test_v1.jsonl", [mednli("neutral", 2)])
     write_lines(tmp_path / "raw/medqa/US/test.jsonl", [medqa()])
     run(tmp_path / "raw", tmp_path / "out", "--tasks", "all")
     out = tmp_path / "out"
     assert sorted(path.name for path in out.iterdir()) == ["mednli", "medqa"]
-    assert sorted(path.name for path in (out / "mednli").iterdir()) == ["manifest.json", "test.jsonl", "train.jsonl"]
-    assert [row["id"] for row in lines(out / "mednli/train.jsonl")] == ["mednli:train:pair-1", "mednli:train:pair-3"]
+    assert sorted(path.name for path in (out / "mednli").iterdir()) == [
+        "manifest.json",
+        "test.jsonl",
+        "train.jsonl",
+    ]
+    assert [row["id"] for row in lines(out / "mednli/train.jsonl")] == [
+        "mednli:train:pair-1",
+        "mednli:train:pair-3",
+    ]
     manifest = json.loads((out / "mednli/manifest.json").read_text())
-    assert manifest["access"] == "credentialed" and manifest["dropped"]["mednli"]["train prompt is also in the test"]["count"] == 1
+    assert (
+        manifest["access"] == "credentialed"
+        and manifest["dropped"]["mednli"]["train prompt is also in the test"]["count"] == 1
+    )
     assert len(manifest["prompt"]["sha256"]) == 64 and manifest["inputs"][0]["n_files"] == 2
-    assert [(entry["path"], entry["records"]) for entry in manifest["outputs"]] == [("train.jsonl", 2), ("test.jsonl", 1)]
+    assert [(entry["path"], entry["records"]) for entry in manifest["outputs"]] == [
+        ("train.jsonl", 2),
+        ("test.jsonl", 1),
+    ]
     printed = capsys.readouterr().out
-    assert "mednli: train 2 of 11,232 (-11,230), validation 0 of 1,422 (-1,422), test 1 of 1,395 (-1,394)" in printed
+    assert (
+        "mednli: train 2 of 11,232 (-11,230), validation 0 of 1,422 (-1,422), test 1 of 1,395 (-1,394)"
+        in printed
+    )
     assert "no raw folder for: bionli, ddi" in printed and "    difference: The published split" in printed
 
 
@@ -72,7 +103,9 @@ def test_rebuilding_a_task_leaves_the_others_and_survives_a_failure(tmp_path):
         run(tmp_path / "raw", tmp_path / "out", "--tasks", "medqa")
     assert before == {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     run(tmp_path / "raw", tmp_path / "out", "--tasks", "mednli")
-    assert before == {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}  # same in, same bytes out
+    assert before == {
+        path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()
+    }  # same in, same bytes out
 
 
 def test_build_refuses_an_id_that_stands_twice(tmp_path):
@@ -102,7 +135,11 @@ def test_bad_input_is_one_sentence(tmp_path, flags, message):
     write(raw / "mtsamples/mtsamples.csv", MTSAMPLES)
     with pytest.raises(SystemExit) as caught:
         run(raw, tmp_path / "out", *flags)
-    assert str(caught.value).startswith("error: ") and message in str(caught.value) and "\n" not in str(caught.value)
+    assert (
+        str(caught.value).startswith("error: ")
+        and message in str(caught.value)
+        and "\n" not in str(caught.value)
+    )
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
@@ -115,7 +152,11 @@ def test_raw_folder_without_tasks(tmp_path):
 
 # ---------------------------------------------------------------- leaks
 def test_rows_with_one_prompt_and_two_answers_are_counted(tmp_path, capsys):
-    body = "".join(f"{2 * i + k},x, {name},x,Text {i}.,x\n" for i in range(60) for k, name in enumerate(("Surgery", "Urology")))
+    body = "".join(
+        f"{2 * i + k},x, {name},x,Text {i}.,x\n"
+        for i in range(60)
+        for k, name in enumerate(("Surgery", "Urology"))
+    )
     write(tmp_path / "mtsamples/mtsamples.csv", MTSAMPLES + body)
     run(tmp_path, tmp_path / "out")
     assert "same prompt, other completion: 60" in capsys.readouterr().out
@@ -144,7 +185,10 @@ def test_texts_much_like_one_of_the_test_are_reported_and_kept(tmp_path, capsys)
     text = " ".join(f"word{i}" for i in range(100))
     train = [mednli("neutral", 1, text + " today"), mednli("neutral", 2, " ".join(reversed(text.split())))]
     write_lines(tmp_path / "raw/mednli/mli_train_v1.jsonl", train)
-    write_lines(tmp_path / "raw/mednli/mli_test_v1.jsonl", [mednli("neutral", 3, text), mednli("neutral", 4, "Other words.")])
+    write_lines(
+        tmp_path / "raw/mednli/mli_test_v1.jsonl",
+        [mednli("neutral", 3, text), mednli("neutral", 4, "Other words.")],
+    )
     run(tmp_path / "raw", tmp_path / "out")
     out = tmp_path / "out/mednli"
     assert len(lines(out / "train.jsonl")) == 2
@@ -157,15 +201,20 @@ def test_sketch_tells_texts_apart():
     changed = one.replace("w150", "x")
     other = " ".join(f"v{i}" for i in range(300))
     assert sketch("too short to be compared with anything") == ()
-    assert near_duplicates([sketch(one)], [("train", "a", sketch(changed)), ("train", "b", sketch(other)), ("train", "c", ())]) == {
-        "train": {"count": 1, "first": "a"}
-    }
+    assert near_duplicates(
+        [sketch(one)], [("train", "a", sketch(changed)), ("train", "b", sketch(other)), ("train", "c", ())]
+    ) == {"train": {"count": 1, "first": "a"}}
 
 
 # ---------------------------------------------------------------- rows of the Hub
 def hub_row(number, answer="B", **changes):
     choices = list("ABCDE")
-    row = {"id": f"medqa{number}", "query": f"As published. Question {number}?\nAnswer:", "answer": answer, "choices": choices}
+    row = {
+        "id": f"medqa{number}",
+        "query": f"As published. Question {number}?\nAnswer:",
+        "answer": answer,
+        "choices": choices,
+    }
     return row | {"gold": choices.index(answer) if answer in choices else 0, "text": "x"} | changes
 
 
@@ -173,7 +222,10 @@ def test_hub_rows_keep_their_prompt(tmp_path):
     folder = tmp_path / "raw/medqa"
     (folder / "hub").mkdir(parents=True)
     bad = [hub_row(3, "F"), hub_row(4, gold=0), hub_row(5, query=" ")]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([hub_row(1), hub_row(2, "E"), *bad]), folder / "hub/test-00000-of-00001.parquet")
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([hub_row(1), hub_row(2, "E"), *bad]),
+        folder / "hub/test-00000-of-00001.parquet",
+    )
     write_lines(folder / "hub/valid.jsonl", [hub_row(9) | {"choices": None}])
     write_lines(folder / "US/test.jsonl", [medqa()])  # not read: one set, one kind of prompt
     run(tmp_path / "raw", tmp_path / "out")
@@ -198,7 +250,9 @@ def test_hub_copy_with_the_test_in_every_split_trains_on_nothing(tmp_path):
         write_lines(tmp_path / f"raw/medqa/hub/{name}.jsonl", [hub_row(1), hub_row(2)])
     run(tmp_path / "raw", tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out/medqa").iterdir()) == ["manifest.json", "test.jsonl"]
-    assert manifest(tmp_path / "out/medqa")["dropped"]["medqa"]["train prompt is also in the test"]["count"] == 2
+    assert (
+        manifest(tmp_path / "out/medqa")["dropped"]["medqa"]["train prompt is also in the test"]["count"] == 2
+    )
 
 
 def test_hub_copy_of_mtsamples_loses_the_train_rows_of_the_test(tmp_path, capsys):
@@ -220,7 +274,10 @@ def test_hub_copy_of_mtsamples_loses_the_train_rows_of_the_test(tmp_path, capsys
 def test_hub_rows_of_every_set(tmp_path, name):
     module = benchmarks.load(name)
     answer = module.COMMON["choices"][0] if module.SCORING in ("choice", "labels") else "the answer"
-    write_lines(tmp_path / f"raw/{name}/hub/{name}_test.jsonl", [{"query": "A prompt\n", "answer": answer, "id": f"{name}0"}])
+    write_lines(
+        tmp_path / f"raw/{name}/hub/{name}_test.jsonl",
+        [{"query": "A prompt\n", "answer": answer, "id": f"{name}0"}],
+    )
     run(tmp_path / "raw", tmp_path / "out", "--tasks", name)
     [row] = lines(tmp_path / f"out/{name}/test.jsonl")
     assert row["prompt"] == "A prompt\n" and row["completion"] == answer and row["scoring"] == module.SCORING
@@ -260,13 +317,24 @@ def test_status_says_what_to_do_next(tmp_path, capsys):
         f"ready             raw files in {raw / 'mednli'}. Next: python -m data_prep.build_tasks --raw {raw} --tasks mednli"
         in printed["mednli"]
     )
-    assert "missing           " in printed["medmcqa"] and "neither train.json nor dev.json" in printed["medmcqa"]
-    assert "needs credential  no folder" in printed["emrqa"] and benchmarks.load("emrqa").PAGE in printed["emrqa"]
-    assert "missing           no folder" in printed["ddi"] and "https://github.com/isegura/DDICorpus" in printed["ddi"]
+    assert (
+        "missing           " in printed["medmcqa"] and "neither train.json nor dev.json" in printed["medmcqa"]
+    )
+    assert (
+        "needs credential  no folder" in printed["emrqa"]
+        and benchmarks.load("emrqa").PAGE in printed["emrqa"]
+    )
+    assert (
+        "missing           no folder" in printed["ddi"]
+        and "https://github.com/isegura/DDICorpus" in printed["ddi"]
+    )
 
 
 def test_status_without_any_folder(tmp_path, capsys):
     tasks_status.main(["--raw", str(tmp_path / "nowhere"), "--rows", str(tmp_path / "none")])
     states = [line[13:30].strip() for line in capsys.readouterr().out.splitlines()]
     credential = sum(benchmarks.load(name).ACCESS == "credentialed" for name in benchmarks.NAMES)
-    assert states.count("needs credential") == credential >= 4 and states.count("missing") == len(benchmarks.NAMES) - credential >= 8
+    assert (
+        states.count("needs credential") == credential >= 4
+        and states.count("missing") == len(benchmarks.NAMES) - credential >= 8
+    )

@@ -18,7 +18,13 @@ WORDS = [
     for b in ("i", "o", "a")
     for c in ("tis", "sis", "log", "mene", "rin", "pathy")
 ]
-DOMAINS = {"pubmed": "biomedical", "pmc": "biomedical", "mimic_iii": "clinical", "mimic_iv_note": "clinical", "redpajama": "general"}
+DOMAINS = {
+    "pubmed": "biomedical",
+    "pmc": "biomedical",
+    "mimic_iii": "clinical",
+    "mimic_iv_note": "clinical",
+    "redpajama": "general",
+}
 
 
 def prose(words, seed):
@@ -41,8 +47,12 @@ def corpus(folder):
         "mimic_iv_note": [document("mimic_iv_note", 1, f"Name: ___\n{note} seen by ___ today"), document("mimic_iv_note", 2, "___ ok")],
         "redpajama": [document("redpajama", i, prose(150, 200 + i)) for i in range(5)],
     }  # fmt: skip
-    documents["pubmed"].append(document("pubmed", 99, documents["pubmed"][4]["text"].upper()))  # exact but for case
-    documents["pubmed"].append(document("pubmed", 98, documents["pubmed"][6]["text"].replace(".", " and more.")))  # near
+    documents["pubmed"].append(
+        document("pubmed", 99, documents["pubmed"][4]["text"].upper())
+    )  # exact but for case
+    documents["pubmed"].append(
+        document("pubmed", 98, documents["pubmed"][6]["text"].replace(".", " and more."))
+    )  # near
     documents["redpajama"].append(
         document("redpajama", 9, prose(150, 300) + "\n" + prose(60, 777) + "\n" + prose(300, 301))
     )  # holds a question
@@ -54,7 +64,14 @@ def corpus(folder):
                 mine = texts[part::2]
                 if mine:
                     outputs.append(
-                        describe(out, path, records=write_jsonl(path, mine), characters=1, domain=DOMAINS[source], source=source)
+                        describe(
+                            out,
+                            path,
+                            records=write_jsonl(path, mine),
+                            characters=1,
+                            domain=DOMAINS[source],
+                            source=source,
+                        )
                     )
             inputs.append({"source": source, "path": source, "license": "L", "access": texts[0]["access"]})
         write_manifest(out, stage="build_documents", arguments={}, inputs=inputs, dropped={"pubmed": {"no abstract": {"count": 3, "first": "f", "where": ["f"]}}},
@@ -73,9 +90,22 @@ def rows(folder):
         "choices": ["yes", "no"],
     }
     asked = {"prompt": "Is it so?\n", "completion": "yes", **row}
-    write_jsonl(folder / "pubmedqa" / "test.jsonl", [{**asked, "id": "pubmedqa:2", "question": prose(30, 901), "options": ["yes", "no"]}])
-    question = {**row, "task": "medqa", "source": "medqa", "choices": ["A", "B"], "completion": "A", "prompt": "x\n", "id": "medqa:test:0"}
-    write_jsonl(folder / "medqa" / "test.jsonl", [{**question, "question": prose(60, 777), "options": ["one", "two"]}])
+    write_jsonl(
+        folder / "pubmedqa" / "test.jsonl",
+        [{**asked, "id": "pubmedqa:2", "question": prose(30, 901), "options": ["yes", "no"]}],
+    )
+    question = {
+        **row,
+        "task": "medqa",
+        "source": "medqa",
+        "choices": ["A", "B"],
+        "completion": "A",
+        "prompt": "x\n",
+        "id": "medqa:test:0",
+    }
+    write_jsonl(
+        folder / "medqa" / "test.jsonl", [{**question, "question": prose(60, 777), "options": ["one", "two"]}]
+    )
     return folder
 
 
@@ -117,24 +147,36 @@ CLEAN = {
 def test_everything_that_goes_is_named_and_counted(world, tmp_path):
     root, documents, _ = world
     manifest, kept, removed = run(root, CLEAN, tmp_path / "out")
-    assert removed["pubmed:2"]["task"] == "pubmedqa" and removed["pubmed:2"]["by"] == "pmid" and removed["pubmed:2"]["item"] == "pubmedqa:2"
+    assert (
+        removed["pubmed:2"]["task"] == "pubmedqa"
+        and removed["pubmed:2"]["by"] == "pmid"
+        and removed["pubmed:2"]["item"] == "pubmedqa:2"
+    )
     assert (removed["pubmed:99"]["kept_id"], removed["pubmed:99"]["kind"]) == ("pubmed:5", "exact")
-    assert {removed[i]["kept_id"] for i in ("pubmed:98",) if i in removed} | {removed[i]["id"] for i in ("pubmed:7",) if i in removed} <= {
-        "pubmed:7"
-    }
+    assert {removed[i]["kept_id"] for i in ("pubmed:98",) if i in removed} | {
+        removed[i]["id"] for i in ("pubmed:7",) if i in removed
+    } <= {"pubmed:7"}
     assert ("pubmed:98" in kept) != ("pubmed:7" in kept), "one of two near-duplicates stays"
     assert removed["pubmed:1"]["kind"] == "abstract of pmc:1" and "pmc:1" in kept
-    assert removed["mimic_iii:1"]["kept_id"] == "mimic_iv_note:1" and removed["mimic_iii:1"]["kind"] in ("exact", "near"), (
-        "one note in two styles of marks"
-    )
+    assert removed["mimic_iii:1"]["kept_id"] == "mimic_iv_note:1" and removed["mimic_iii:1"]["kind"] in (
+        "exact",
+        "near",
+    ), "one note in two styles of marks"
     assert "[**" not in kept["mimic_iv_note:1"]["text"] and "mimic_iv_note:2" not in kept
     cut = kept["redpajama:9"]["text"]
-    assert removed["redpajama:9"]["action"] == "cut" and prose(60, 777)[:200] not in cut and prose(300, 301)[-300:] in cut
+    assert (
+        removed["redpajama:9"]["action"] == "cut"
+        and prose(60, 777)[:200] not in cut
+        and prose(300, 301)[-300:] in cut
+    )
 
     for source, texts in documents.items():
         out = sum(o["records"] for o in manifest["outputs"] if o["source"] == source)
         earlier = {"pubmed": 3}.get(source, 0)  # dropped by the stage before
-        assert len(texts) == out + sum(entry["count"] for entry in manifest["dropped"].get(source, {}).values()) - earlier, source
+        assert (
+            len(texts)
+            == out + sum(entry["count"] for entry in manifest["dropped"].get(source, {}).values()) - earlier
+        ), source
         assert out == sum(d["source"] == source for d in kept.values())
         assert sum(manifest["document_licenses"][source].values()) == out
     assert sum(o["characters"] for o in manifest["outputs"]) == sum(len(d["text"]) for d in kept.values())
@@ -144,17 +186,28 @@ def test_everything_that_goes_is_named_and_counted(world, tmp_path):
 
 def test_paper_like_reports_and_keeps(world, tmp_path):
     root, documents, _ = world
-    manifest, kept, removed = run(root, {"cleaning": {"encoding": {}}, "decontamination": {"report_only": True}}, tmp_path / "out")
+    manifest, kept, removed = run(
+        root, {"cleaning": {"encoding": {}}, "decontamination": {"report_only": True}}, tmp_path / "out"
+    )
     assert len(kept) == sum(map(len, documents.values())) and manifest["dropped"].keys() == {"pubmed"}
-    assert {entry["action"] for entry in removed.values()} == {"report"} and {"pubmed:2", "redpajama:9"} == set(removed)
+    assert {entry["action"] for entry in removed.values()} == {"report"} and {
+        "pubmed:2",
+        "redpajama:9",
+    } == set(removed)
 
 
 def test_the_same_bytes_from_any_number_of_workers(world, tmp_path):
     root, _, _ = world
     run(root, CLEAN, tmp_path / "one")
     run(root, CLEAN, tmp_path / "two", "local:2")
-    files = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file() and path.name != ".identity"]
-    assert len(files) == 9 and all((tmp_path / "one" / f).read_bytes() == (tmp_path / "two" / f).read_bytes() for f in files)
+    files = [
+        path.relative_to(tmp_path / "one")
+        for path in (tmp_path / "one").rglob("*")
+        if path.is_file() and path.name != ".identity"
+    ]
+    assert len(files) == 9 and all(
+        (tmp_path / "one" / f).read_bytes() == (tmp_path / "two" / f).read_bytes() for f in files
+    )
 
 
 def test_an_unfinished_build_under_another_plan_is_not_taken_over(world, tmp_path, monkeypatch):
@@ -170,7 +223,9 @@ def test_an_unfinished_build_under_another_plan_is_not_taken_over(world, tmp_pat
     run(root, CLEAN, tmp_path / "fresh")
     run(root, CLEAN, tmp_path / "out")
     for path in (tmp_path / "fresh").rglob("*.gz"):
-        assert path.read_bytes() == (tmp_path / "out" / path.relative_to(tmp_path / "fresh")).read_bytes(), path
+        assert path.read_bytes() == (tmp_path / "out" / path.relative_to(tmp_path / "fresh")).read_bytes(), (
+            path
+        )
 
 
 @pytest.mark.parametrize(
@@ -193,7 +248,10 @@ def test_a_plan_that_cannot_be_used_is_one_sentence(world, tmp_path, plan, said)
 def test_decontamination_without_rows_says_what_to_do(world, tmp_path):
     with pytest.raises(BadInput, match="needs the evaluation rows. Next: --rows"):
         clean_documents.build(
-            world[0] / "documents", None, {**dict.fromkeys(clean_documents.SECTIONS), "decontamination": {}}, tmp_path / "out"
+            world[0] / "documents",
+            None,
+            {**dict.fromkeys(clean_documents.SECTIONS), "decontamination": {}},
+            tmp_path / "out",
         )
 
 

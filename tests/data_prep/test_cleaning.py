@@ -11,19 +11,40 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.corpus.cleaning import STEPS, Drop, RegexWordTokenizer, deidentification, encoding, make_cleaner, quality, short
+from data_prep.corpus.cleaning import (
+    STEPS,
+    Drop,
+    RegexWordTokenizer,
+    deidentification,
+    encoding,
+    make_cleaner,
+    quality,
+    short,
+)
 from data_prep.schema import BadInput
 
 
 def document(text, source="redpajama", domain="general", **meta) -> dict:
-    return {"id": f"{source}:1", "text": text, "source": source, "domain": domain, "license": "l", "access": "public", "meta": meta}
+    return {
+        "id": f"{source}:1",
+        "text": text,
+        "source": source,
+        "domain": domain,
+        "license": "l",
+        "access": "public",
+        "meta": meta,
+    }
 
 
 def page(sentences=40, seed=0) -> str:
     """A web page that all four filters keep: two sentences a line, all different, with the words that every English text has."""
     numbers, names = (
         random.Random(seed),
-        [f"{a}{b}" for a in ("ma", "to", "ri", "ke", "lu", "sa") for b in ("ron", "vel", "dic", "pam", "ston", "gle")],
+        [
+            f"{a}{b}"
+            for a in ("ma", "to", "ri", "ke", "lu", "sa")
+            for b in ("ron", "vel", "dic", "pam", "ston", "gle")
+        ],
     )
     words = [*names, "the", "of", "and", "that", "have", "with"]
     sentence = lambda: " ".join(numbers.choice(words) for _ in range(14)).capitalize() + "."  # noqa: E731
@@ -59,10 +80,17 @@ def test_encoding_leaves_entities_where_told():
 
 def test_the_blocks_of_an_article_are_counted_right_or_not_at_all():
     """The instruction sources made of PMC documents take them apart by meta.blocks."""
-    text, blocks = "Title\n\nAbstract \u00e2\u0080\u0093 one.\n\nBody\u0000 two.", {"title": 1, "abstract": 1, "body": 1}
+    text, blocks = (
+        "Title\n\nAbstract \u00e2\u0080\u0093 one.\n\nBody\u0000 two.",
+        {"title": 1, "abstract": 1, "body": 1},
+    )
     cleaned, _ = make_cleaner({"encoding": {}})(document(text, "pmc", "biomedical", blocks=blocks))
-    assert cleaned["text"] == "Title\n\nAbstract – one.\n\nBody two." and cleaned["meta"] == {"blocks": blocks}
-    cleaned, _ = make_cleaner({"encoding": {}})(document("\x07\n\n" + text, "pmc", "biomedical", blocks=blocks, pmid="1"))
+    assert cleaned["text"] == "Title\n\nAbstract – one.\n\nBody two." and cleaned["meta"] == {
+        "blocks": blocks
+    }
+    cleaned, _ = make_cleaner({"encoding": {}})(
+        document("\x07\n\n" + text, "pmc", "biomedical", blocks=blocks, pmid="1")
+    )
     assert cleaned["text"].startswith("Title") and cleaned["meta"] == {"pmid": "1"}
 
 
@@ -92,9 +120,7 @@ def test_marks_are_deleted_with_the_blank_before_them():
 
 
 def test_marks_of_mimic_iv_and_cxr():
-    note = (
-        " \nName:  ___                    Unit No:   ___\n \n___\n- ___.\nThe ___ year old was seen by Dr.___ at 3pm.\n________________\n"
-    )
+    note = " \nName:  ___                    Unit No:   ___\n \n___\n- ___.\nThe ___ year old was seen by Dr.___ at 3pm.\n________________\n"
     note += "A rating_of_3 __ stays"
     assert deidentification(note) == note.replace("___\n- ___.\n", "")
     assert deidentification(note, marks="delete").startswith(
@@ -160,7 +186,11 @@ def test_words_and_sentences_of_the_filters():
         "...",
     ]
     assert tokenizer.sent_tokenize('One. "Two!" Three 3.5') == ["One.", '"Two!"', "Three 3.5"]
-    assert tokenizer.sent_tokenize("") == [] and hash(tokenizer) == hash(RegexWordTokenizer()) and tokenizer == RegexWordTokenizer()
+    assert (
+        tokenizer.sent_tokenize("") == []
+        and hash(tokenizer) == hash(RegexWordTokenizer())
+        and tokenizer == RegexWordTokenizer()
+    )
 
 
 # --- the list of steps ---
@@ -182,7 +212,10 @@ def test_cleaner_counts_what_it_changed_and_leaves_the_input_alone():
     unchanged = document(page())
     assert cleaner(unchanged) == (unchanged, None) and cleaner(unchanged)[0] is unchanged
     assert cleaner(document("x" * 50)) == (None, "short: fewer than 100 characters")
-    assert cleaner(document("[**Name**]\n ___" + "\n___" * 50, "mimic_iii", "clinical")) == (None, "deidentification: no text left")
+    assert cleaner(document("[**Name**]\n ___" + "\n___" * 50, "mimic_iii", "clinical")) == (
+        None,
+        "deidentification: no text left",
+    )
     assert cleaner.changed == Counter({("mimic_iii", "encoding"): 1, ("mimic_iii", "deidentification"): 1})
 
 
@@ -207,7 +240,10 @@ def test_what_is_not_named_does_not_run():
 
 def test_a_cleaner_can_be_sent_to_a_worker():
     cleaner = pickle.loads(pickle.dumps(make_cleaner(ALL)))
-    assert cleaner(document("x" * 50))[1] == "short: fewer than 100 characters" and cleaner(document(page()))[1] is None
+    assert (
+        cleaner(document("x" * 50))[1] == "short: fewer than 100 characters"
+        and cleaner(document(page()))[1] is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -238,6 +274,15 @@ try:
 except TypeError:
     logger.exception("failed")
 """
-    root, environment = Path(__file__).resolve().parents[2], {key: value for key, value in os.environ.items() if key != "LOGURU_DIAGNOSE"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment | {"PYTHONPATH": "."}, capture_output=True, text=True)
+    root, environment = (
+        Path(__file__).resolve().parents[2],
+        {key: value for key, value in os.environ.items() if key != "LOGURU_DIAGNOSE"},
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        env=environment | {"PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+    )
     assert "failed" in done.stderr and "TypeError" in done.stderr and "patient Doe" not in done.stderr

@@ -21,7 +21,11 @@ from data_prep.schema import BadInput
 from data_prep.sources import SOURCES
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
-SYLLABLES = [a + b for a in ("b", "d", "f", "k", "l", "m", "n", "p", "r", "s", "t", "v") for b in ("a", "e", "i", "o", "u")]
+SYLLABLES = [
+    a + b
+    for a in ("b", "d", "f", "k", "l", "m", "n", "p", "r", "s", "t", "v")
+    for b in ("a", "e", "i", "o", "u")
+]
 VOCABULARY = ["the", "of", "and", "a", "in", "with", "to", "was", "is", "for"] * 40
 VOCABULARY += ["".join(random.Random(i).choices(SYLLABLES, k=2 + i % 3)) for i in range(1600)]
 PER_KIND = 100
@@ -63,7 +67,9 @@ def edited(text: str, share: float, numbers: random.Random) -> str:
 def shuffled(texts: list[str], numbers: random.Random) -> str:
     """The question, then its options in another order with other labels."""
     options = numbers.sample(texts[1:], len(texts) - 1)
-    return "\n".join([texts[0], *(f"({label}) {option}" for label, option in zip("pqrstuvwxyz", options, strict=False))])
+    return "\n".join(
+        [texts[0], *(f"({label}) {option}" for label, option in zip("pqrstuvwxyz", options, strict=False))]
+    )
 
 
 COPIES = {
@@ -121,11 +127,19 @@ def show(title: str, tasks, shares: dict) -> None:
 
 @pytest.mark.guarantee("Corpus", "Decontamination's recall is measured on planted copies.")
 def test_recall_of_planted_copies():
-    items = [Item(task, f"{task} {i}", tuple(make(random.Random(f"{task}{i}")))) for task, make in ITEMS.items() for i in range(PER_KIND)]
+    items = [
+        Item(task, f"{task} {i}", tuple(make(random.Random(f"{task}{i}"))))
+        for task, make in ITEMS.items()
+        for i in range(PER_KIND)
+    ]
     shares = recall(items)
     show(f"share of {PER_KIND} planted copies that is found", ITEMS, shares)
     for kind, floors in FLOORS.items():
-        assert all(share >= floor for share, floor in zip(shares[kind], floors, strict=True)), (kind, shares[kind], floors)
+        assert all(share >= floor for share, floor in zip(shares[kind], floors, strict=True)), (
+            kind,
+            shares[kind],
+            floors,
+        )
 
 
 def test_recall_on_real_questions(tmp_path):
@@ -142,7 +156,9 @@ def test_recall_on_real_questions(tmp_path):
         "medmcqa": 4183,
     }
     short = [entry for entry in index.unmatched if entry[0] == "medmcqa"]
-    assert index.unmatched == short and 1500 < len(short) < 1700, "questions of fewer than ten words, each of them listed"
+    assert index.unmatched == short and 1500 < len(short) < 1700, (
+        "questions of fewer than ten words, each of them listed"
+    )
     matchable = [item for item in items if (item.task, item.id, "too few words") not in set(short)]
     for kind in ("verbatim", "re-wrapped at 40", "markdown", "options shuffled"):
         for item in random.Random(0).sample(matchable, 50):
@@ -183,7 +199,11 @@ def test_every_set_has_items_and_the_ids_that_its_rows_state(world):
 def test_documents_that_have_nothing_to_do_with_the_sets_stay(world):
     decontaminator = make_decontaminator({}, world / "rows")
     for source in ("redpajama", "mimic_iii"):
-        documents = [document for file in SOURCES[source].files(world / "raw" / source) for document in SOURCES[source].read(file, Drops())]
+        documents = [
+            document
+            for file in SOURCES[source].files(world / "raw" / source)
+            for document in SOURCES[source].read(file, Drops())
+        ]
         assert len(documents) > 100
         for document in documents:
             assert decontaminator(document) == (document, [])
@@ -197,10 +217,21 @@ def test_a_report_of_the_test_goes_by_its_study_and_its_copy_by_its_words(world)
     item = item_name(row, "mimic_cxr", row["id"])
     left, records = decontaminator(document(text, "mimic_cxr", row["id"]))
     assert left is None
-    assert records == [{"source": "mimic_cxr", "id": row["id"], "task": "mimic_cxr", "item": item, "by": "cxr_study", "action": "drop"}]
+    assert records == [
+        {
+            "source": "mimic_cxr",
+            "id": row["id"],
+            "task": "mimic_cxr",
+            "item": item,
+            "by": "cxr_study",
+            "action": "drop",
+        }
+    ]
     left, records = decontaminator(document(text, "mimic_iv_note", "mimic_iv_note:1-RR-1"))
     assert left is None and item in [record["item"] for record in records]
-    assert {record["by"] for record in records} == {"words"} and {record["action"] for record in records} == {"drop"}
+    assert {record["by"] for record in records} == {"words"} and {record["action"] for record in records} == {
+        "drop"
+    }
 
 
 # ---------------------------------------------------------------- items
@@ -231,7 +262,10 @@ def test_the_lines_of_a_note_are_one_item_and_the_wording_of_the_prompt_is_none(
     put(
         tmp_path,
         "i2b2",
-        *({"id": f"i2b2:test:note-{i // 10}:{i}", "prompt": prompt.replace("{text}", line)} for i, line in enumerate(lines)),
+        *(
+            {"id": f"i2b2:test:note-{i // 10}:{i}", "prompt": prompt.replace("{text}", line)}
+            for i, line in enumerate(lines)
+        ),
     )
     items = read_items(tmp_path)
     assert [(item.id, item.texts) for item in items] == [
@@ -260,14 +294,20 @@ def test_what_a_task_wrote_into_a_text_is_no_part_of_it(tmp_path):
     put(
         tmp_path,
         "ddi",
-        {"id": "ddi:DDI-MedLine.d1.s0.p0", "prompt": (tasks.PROMPTS / "ddi.txt").read_text().format(labels="a, b", text=masked)},
+        {
+            "id": "ddi:DDI-MedLine.d1.s0.p0",
+            "prompt": (tasks.PROMPTS / "ddi.txt").read_text().format(labels="a, b", text=masked),
+        },
     )
     marked = " ".join(f"<re> {word} <er>" if i % 5 == 0 else word for i, word in enumerate(text.split()))
     template = (tasks.PROMPTS / "bionli.txt").read_text()
     put(
         tmp_path,
         "bionli",
-        *({"id": f"bionli:test:{i}:77", "prompt": template.format(premise=marked, hypothesis=f"So {i}.")} for i in (1, 2)),
+        *(
+            {"id": f"bionli:test:{i}:77", "prompt": template.format(premise=marked, hypothesis=f"So {i}.")}
+            for i in (1, 2)
+        ),
     )
     index = Index(read_items(tmp_path))
     found = {task: share for task, _, share in match(index, text)}
@@ -281,10 +321,15 @@ def test_rows_with_prompts_of_their_own_lose_the_lines_they_share(tmp_path):
     put(
         tmp_path,
         "medmcqa",
-        *({"id": f"medmcqa:hub:{i}", "prompt": f"{wording}\nQUESTION: {q}\nAnswer now:\n"} for i, q in enumerate(questions)),
+        *(
+            {"id": f"medmcqa:hub:{i}", "prompt": f"{wording}\nQUESTION: {q}\nAnswer now:\n"}
+            for i, q in enumerate(questions)
+        ),
     )
     index = Index(read_items(tmp_path))
-    assert match(index, wording) == [] and [name for _, name, _ in match(index, questions[3])] == ["medmcqa:hub:3"]
+    assert match(index, wording) == [] and [name for _, name, _ in match(index, questions[3])] == [
+        "medmcqa:hub:3"
+    ]
 
 
 def test_phrases_of_many_items_do_not_count_and_what_is_left_without_runs_is_listed():
@@ -292,7 +337,10 @@ def test_phrases_of_many_items_do_not_count_and_what_is_left_without_runs_is_lis
     items = [Item("t", str(i), (f"{phrase} {sentences(random.Random(i), 40)}",)) for i in range(12)]
     items += [Item("t", "phrase only", (phrase,)), Item("t", "short", ("What is the dose?", "10 mg"))]
     index = Index(items)
-    assert set(index.unmatched) == {("t", "short", "too few words"), ("t", "phrase only", "shared wording only")}
+    assert set(index.unmatched) == {
+        ("t", "short", "too few words"),
+        ("t", "phrase only", "shared wording only"),
+    }
     assert match(index, phrase) == [] and len(match(Index(items[:10]), phrase)) == 10
     assert [name for _, name, _ in match(index, items[7].texts[0])] == ["7"]
 
@@ -300,7 +348,11 @@ def test_phrases_of_many_items_do_not_count_and_what_is_left_without_runs_is_lis
 def test_summaries_are_looked_for_by_both_their_texts(tmp_path):
     article, abstract = sentences(random.Random(1), 2000), sentences(random.Random(2), 150)
     prompt = (tasks.PROMPTS / "pubmed_summ.txt").read_text().format(text=article)
-    put(tmp_path, "pubmed_summ", {"id": "pubmed_summ:test:1:PMC31", "prompt": prompt, "completion": abstract, "scoring": "summary"})
+    put(
+        tmp_path,
+        "pubmed_summ",
+        {"id": "pubmed_summ:test:1:PMC31", "prompt": prompt, "completion": abstract, "scoring": "summary"},
+    )
     index = Index(read_items(tmp_path), coverage=0.05)
     assert match(index, abstract) and match(index, article[3000:9000])
     assert id_blocklist(tmp_path) == {("pmcid", "31"): ("pubmed_summ", "pubmed_summ:test:1:PMC31")}
@@ -323,13 +375,20 @@ def test_an_article_goes_by_the_pmid_of_its_abstract_and_an_abstract_by_the_list
     decontaminator = make_decontaminator({"ngrams": False}, tmp_path / "rows")
 
     def removed(source, name, **meta):
-        return [(record["item"], record["by"]) for record in decontaminator(document("x", source, name, **meta))[1]]
+        return [
+            (record["item"], record["by"])
+            for record in decontaminator(document("x", source, name, **meta))[1]
+        ]
 
     assert removed("pubmed", "pubmed:7") == [("pubmedqa:7", "pmid")]
     assert removed("pmc", "pmc:PMC5", pmid="7") == [("pubmedqa:7", "pmid")]
     assert removed("pmc", "pmc:PMC31") == [("pubmed_summ:test:1:PMC31", "pmcid")]
-    assert removed("pubmed", "pubmed:300") == removed("pubmed", "pubmed:99") == removed("pmc", "pmc:PMC32") == []
-    decontaminator = make_decontaminator({"ngrams": False, "pmc_ids": str(tmp_path / "PMC-ids.csv")}, tmp_path / "rows")
+    assert (
+        removed("pubmed", "pubmed:300") == removed("pubmed", "pubmed:99") == removed("pmc", "pmc:PMC32") == []
+    )
+    decontaminator = make_decontaminator(
+        {"ngrams": False, "pmc_ids": str(tmp_path / "PMC-ids.csv")}, tmp_path / "rows"
+    )
     assert removed("pubmed", "pubmed:300") == [("pubmed_summ:test:1:PMC31", "pmid")]
     assert removed("pmc", "pmc:PMC32") == [("pubmedqa:7", "pmcid")]
 
@@ -346,7 +405,9 @@ def planted(copies=1) -> tuple[str, list[str]]:
 
 @pytest.fixture
 def rows(tmp_path):
-    return put(tmp_path, "medqa", {"id": ITEM.id, "prompt": "?\n", "question": ITEM.texts[0], "options": ["a", "b"]})
+    return put(
+        tmp_path, "medqa", {"id": ITEM.id, "prompt": "?\n", "question": ITEM.texts[0], "options": ["a", "b"]}
+    )
 
 
 @pytest.mark.parametrize("copies", [1, 2])
@@ -355,10 +416,22 @@ def test_of_a_long_document_only_the_passage_goes(rows, copies):
     before = document(text)
     left, records = make_decontaminator({}, rows)(before)
     assert records == [
-        {"source": "redpajama", "id": "redpajama:1", "task": "medqa", "item": ITEM.id, "by": "words", "coverage": 1.0, "action": "cut"}
+        {
+            "source": "redpajama",
+            "id": "redpajama:1",
+            "task": "medqa",
+            "item": ITEM.id,
+            "by": "words",
+            "coverage": 1.0,
+            "action": "cut",
+        }
     ]
     assert before["text"] == text and match(Index([ITEM], coverage=0.01, min_hits=1), left["text"]) == []
-    assert left["text"].startswith(parts[0][:-210]) and left["text"].endswith(parts[-1][210:]) and left["text"].count("\n\n") == copies
+    assert (
+        left["text"].startswith(parts[0][:-210])
+        and left["text"].endswith(parts[-1][210:])
+        and left["text"].count("\n\n") == copies
+    )
     assert len(text) - len(left["text"]) < copies * (len(ITEM.texts[0]) + 2 * 200 + 10)
 
 
@@ -381,7 +454,9 @@ def test_a_report_removes_nothing(rows):
 
 
 def test_sets_without_rows_are_named(rows):
-    assert make_decontaminator({}, rows).facts()["missing"] == [name for name in tasks.NAMES if name != "medqa"]
+    assert make_decontaminator({}, rows).facts()["missing"] == [
+        name for name in tasks.NAMES if name != "medqa"
+    ]
     assert make_decontaminator({"coverage": 0.3}, rows).facts()["settings"]["coverage"] == {"default": 0.3}
 
 
@@ -392,14 +467,24 @@ def test_a_row_without_words_is_listed():
 
 
 def test_an_article_with_counted_blocks_loses_whole_blocks():
-    blocks = [f"{name} {sentences(random.Random(name), 60)}" for name in ("title", "abstract", "one", "two", "three", "four")]
+    blocks = [
+        f"{name} {sentences(random.Random(name), 60)}"
+        for name in ("title", "abstract", "one", "two", "three", "four")
+    ]
     text = "\n\n".join(blocks)
     start = text.index("two ")
-    article = document(text, "pmc", "pmc:PMC1", blocks={"title": 1, "abstract": 1, "further_abstracts": 0, "body": 4}, pmid="3")
+    article = document(
+        text,
+        "pmc",
+        "pmc:PMC1",
+        blocks={"title": 1, "abstract": 1, "further_abstracts": 0, "body": 4},
+        pmid="3",
+    )
     left = cut(article, [(start + 50, start + 90)], 10)
     assert left["text"] == "\n\n".join([*blocks[:3], *blocks[4:]])
     assert (
-        left["meta"] == {"blocks": {"title": 1, "abstract": 1, "further_abstracts": 0, "body": 3}, "pmid": "3"}
+        left["meta"]
+        == {"blocks": {"title": 1, "abstract": 1, "further_abstracts": 0, "body": 3}, "pmid": "3"}
         and article["meta"]["blocks"]["body"] == 4
     )
     assert cut(article, [(start - 5, start + 90)], 10)["meta"]["blocks"]["body"] == 2
@@ -414,7 +499,9 @@ def test_thresholds_by_task(rows):
 
 def test_cases_are_looked_for_too(rows, tmp_path):
     cases = tmp_path / "nejm.jsonl"
-    cases.write_text(json.dumps({"id": "case 3", "text": sentences(random.Random("case"), 200), "diagnosis": "x"}) + "\n")
+    cases.write_text(
+        json.dumps({"id": "case 3", "text": sentences(random.Random("case"), 200), "diagnosis": "x"}) + "\n"
+    )
     decontaminator = make_decontaminator({"cases": [str(cases)]}, rows)
     _, [record] = decontaminator(document(sentences(random.Random("case"), 200)))
     assert (record["task"], record["item"]) == ("nejm", "case 3")
@@ -425,8 +512,16 @@ def test_cases_are_looked_for_too(rows, tmp_path):
 
 def test_credentialed_rows_and_cases_close_the_process_and_are_named_without_their_id(tmp_path):
     held = {"access": "credentialed", "license": "agreement 7"}
-    rows = put(tmp_path / "rows", "mednli", {"id": "mednli:patient-4711", "prompt": f"{sentences(random.Random(1), 60)}\n", **held})
-    put(rows, "mimic_cxr", {"id": "mimic_cxr:s50000001", "prompt": "Few.\n", **held | {"license": "agreement 8"}})
+    rows = put(
+        tmp_path / "rows",
+        "mednli",
+        {"id": "mednli:patient-4711", "prompt": f"{sentences(random.Random(1), 60)}\n", **held},
+    )
+    put(
+        rows,
+        "mimic_cxr",
+        {"id": "mimic_cxr:s50000001", "prompt": "Few.\n", **held | {"license": "agreement 8"}},
+    )
     (tmp_path / "ours.jsonl").write_text(
         json.dumps({"id": "patient 4712", "text": sentences(random.Random(2), 60), **held, "license": None})
     )
@@ -439,28 +534,44 @@ def test_credentialed_rows_and_cases_close_the_process_and_are_named_without_the
     for given in (document(sentences(random.Random(1), 60)), document(sentences(random.Random(2), 60)), document("x", "mimic_cxr", "mimic_cxr:s50000001")):  # fmt: skip
         [record] = decontaminator(given)[1]
         assert re.fullmatch(rf"{record['task']}:sha256:[0-9a-f]{{12}}", record["item"])
-    told = json.dumps([decontaminator.index.unmatched, decontaminator.index.items, list(decontaminator.blocked.values())])
+    told = json.dumps(
+        [decontaminator.index.unmatched, decontaminator.index.items, list(decontaminator.blocked.values())]
+    )
     assert "4711" not in told and "4712" not in told and "s50000001" not in told and "too few words" in told
 
 
-REAL_CASES = Path(__file__).resolve().parents[3] / "shared" / "data" / "case_diagnosis" / "agentclinic_medqa.jsonl"
+REAL_CASES = (
+    Path(__file__).resolve().parents[3] / "shared" / "data" / "case_diagnosis" / "agentclinic_medqa.jsonl"
+)
 
 
 @pytest.mark.skipif(not REAL_CASES.is_file(), reason="no real diagnosis cases beside the repository")
 def test_real_cases_are_looked_for(rows):
-    cases = [json.loads(line)["OSCE_Examination"]["Patient_Actor"]["History"] for line in REAL_CASES.read_text().splitlines()]
+    cases = [
+        json.loads(line)["OSCE_Examination"]["Patient_Actor"]["History"]
+        for line in REAL_CASES.read_text().splitlines()
+    ]
     decontaminator = make_decontaminator({"cases": [str(REAL_CASES)]}, rows)
-    found = [decontaminator(document("Before it. " + case + " After it.", source="redpajama"))[1] for case in cases]
+    found = [
+        decontaminator(document("Before it. " + case + " After it.", source="redpajama"))[1] for case in cases
+    ]
     long = [records for case, records in zip(cases, found, strict=True) if len(case.split()) >= 26]
     assert len(cases) == 107 and len(long) > 90 and sum(bool(records) for records in long) > 0.9 * len(long)
     assert {record["task"] for records in found for record in records} == {"agentclinic_medqa"}
 
 
 def test_what_is_saved_decides_the_same(rows, tmp_path):
-    made = make_decontaminator({"coverage": {"default": 0.3}, "margin": 50}, put(rows, "hoc", {"id": "hoc:5", "prompt": "Text\n"}))
+    made = make_decontaminator(
+        {"coverage": {"default": 0.3}, "margin": 50}, put(rows, "hoc", {"id": "hoc:5", "prompt": "Text\n"})
+    )
     made.save(tmp_path / "saved")
     loaded = load(tmp_path / "saved")
-    for given in (document(planted(2)[0]), document("x", "pubmed", "pubmed:5"), document(planted()[0], "mimic_iii"), document("Other.")):
+    for given in (
+        document(planted(2)[0]),
+        document("x", "pubmed", "pubmed:5"),
+        document(planted()[0], "mimic_iii"),
+        document("Other."),
+    ):
         assert loaded(given) == made(given)
     assert loaded.facts() == made.facts()
     assert not [path for path in (tmp_path / "saved").iterdir() if path.suffix not in (".npy", ".json")]
@@ -470,7 +581,10 @@ def test_bad_input_is_named(rows, tmp_path):
     with pytest.raises(BadInput, match="unknown key 'threshold'"):
         make_decontaminator({"threshold": 0.2}, rows)
     for coverage in ({"medqua": 0.2}, {"medqa": "half"}, {"default": 20}, 0):
-        with pytest.raises(BadInput, match="coverage of '.*' is .*: must be a share from 0 to 1 of default or a task .default, bionli"):
+        with pytest.raises(
+            BadInput,
+            match="coverage of '.*' is .*: must be a share from 0 to 1 of default or a task .default, bionli",
+        ):
             make_decontaminator({"coverage": coverage}, rows)
     with pytest.raises(BadInput, match="no <task>/{test}.jsonl. Next: python -m data_prep.build_tasks"):
         make_decontaminator({"splits": ["test"]}, tmp_path / "nothing")

@@ -19,7 +19,11 @@ def raw(tmp_path_factory):
 
 
 def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def text_of(path):
@@ -67,7 +71,9 @@ def test_each_withheld_fact_is_asked_once_in_words_of_its_own(raw):
         answer = row["options"][row["answer_idx"]]
         assert answer == row["answer"] and answer in (by_name[name].drug, by_name[name].marker)
         kind = "drug" if answer == by_name[name].drug else "marker"
-        assert all(any(option == getattr(d, kind) for d in world) for option in row["options"].values()), "options are of one kind"
+        assert all(any(option == getattr(d, kind) for d in world) for option in row["options"].values()), (
+            "options are of one kind"
+        )
         asked.add((name, kind))
     assert len(asked) == 2 * 48
     biomedical = text_of(raw / "pubmed/pubmed26n0001.xml.gz")
@@ -79,13 +85,18 @@ def test_every_fact_is_stated_often_and_in_many_wordings(raw):
     biomedical = "".join(text_of(path) for source in ("pubmed", "pmc") for path in (raw / source).iterdir())
     for disease in demo_world.make_world(0):
         for templates in (demo_world.TREATMENT, demo_world.DIAGNOSIS):
-            told = [t.format(disease=disease.name, drug=disease.drug, marker=disease.marker).lower() for t in templates[:8]]
+            told = [
+                t.format(disease=disease.name, drug=disease.drug, marker=disease.marker).lower()
+                for t in templates[:8]
+            ]
             assert sum(phrase in biomedical for phrase in told) >= 6, disease
 
 
 def test_the_readers_account_for_every_invented_record(raw, tmp_path, capsys):
     sources = ("pubmed", "pmc", "mimic_iii", "mimic_iv_note", "mimic_cxr", "redpajama")
-    build_documents([*[a for s in sources for a in ("--source", f"{s}={raw / s}")], "--out", str(tmp_path / "documents")])
+    build_documents(
+        [*[a for s in sources for a in ("--source", f"{s}={raw / s}")], "--out", str(tmp_path / "documents")]
+    )
     manifest = json.loads((tmp_path / "documents" / "manifest.json").read_text())
     assert manifest["access"] == "credentialed"
     records_in = sum(i["records"] for i in manifest["inputs"])
@@ -97,7 +108,14 @@ def test_the_readers_account_for_every_invented_record(raw, tmp_path, capsys):
         for line in (raw / "mimic_cxr/mimic-cxr-2.0.0-split.csv").read_text().splitlines()
         if line.endswith(",test")
     }
-    reports = {document["id"] for file in (tmp_path / "documents/mimic_cxr").iterdir() for _, document in read_jsonl(file)}
+    reports = {
+        document["id"]
+        for file in (tmp_path / "documents/mimic_cxr").iterdir()
+        for _, document in read_jsonl(file)
+    }
     assert asked and reports and not asked & reports, "what the evaluation asks for is not in the corpus"
     for output in manifest["outputs"]:
-        assert hashlib.sha256((tmp_path / "documents" / output["path"]).read_bytes()).hexdigest() == output["sha256"]
+        assert (
+            hashlib.sha256((tmp_path / "documents" / output["path"]).read_bytes()).hexdigest()
+            == output["sha256"]
+        )

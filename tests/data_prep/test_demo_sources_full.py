@@ -18,7 +18,9 @@ EXPLAINED = {
     "pubmedqa": {"PQA-L outside the test, not used beside PQA-A"},
     "medinstruct": {"runs on into the generator's next task"},
     "mediqa2019": {"ReferenceScore below 3"},
-    "flashcards": {"gives an evaluation row away"},  # the invented cards ask in the wording of the invented examinations
+    "flashcards": {
+        "gives an evaluation row away"
+    },  # the invented cards ask in the wording of the invented examinations
     "wikidoc_patient": {"exact duplicate"},
     "guidelineqa": {"response is not one question and one answer"},
     "pmc_keywords": {"no key words"},
@@ -28,7 +30,11 @@ EXPLAINED = {
     "mimic_summarization": {"marked as an error (ISERROR)"},
     "mimic_classification": {"marked as an error (ISERROR)"},
 }
-BY_CHANCE = {"duplicate of an earlier row", "train prompt is also in the test", "validation prompt is also in the test"}
+BY_CHANCE = {
+    "duplicate of an earlier row",
+    "train prompt is also in the test",
+    "validation prompt is also in the test",
+}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +57,10 @@ def made(tmp_path_factory):
 
 def unexplained(dropped):
     return {
-        (name, reason) for name, reasons in dropped.items() for reason in reasons if reason not in EXPLAINED.get(name, set()) | BY_CHANCE
+        (name, reason)
+        for name, reasons in dropped.items()
+        for reason in reasons
+        if reason not in EXPLAINED.get(name, set()) | BY_CHANCE
     }
 
 
@@ -60,11 +69,15 @@ def test_all_twelve_sets(made, capsys):
     for name in benchmarks.NAMES:
         manifest = read_manifest(rows / name, made_by="build_tasks")
         counts = {entry["path"]: entry["records"] for entry in manifest["outputs"]}
-        assert set(counts) == {"train.jsonl", "validation.jsonl", "test.jsonl"} and min(counts.values()) >= 5, name
+        assert (
+            set(counts) == {"train.jsonl", "validation.jsonl", "test.jsonl"} and min(counts.values()) >= 5
+        ), name
         assert not unexplained(manifest["dropped"])
         assert manifest["access"] == benchmarks.load(name).ACCESS
     tasks_status.main(["--raw", str(raw), "--rows", str(rows)])
-    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["ready"] * len(benchmarks.NAMES)
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["ready"] * len(
+        benchmarks.NAMES
+    )
 
 
 def test_all_instruction_sources(made):
@@ -78,7 +91,11 @@ def test_all_instruction_sources(made):
 def test_only_documents_and_the_medqa_test_tell_on_withheld_diseases(made):
     withheld = [fact for d in world.make_world(0) if not d.taught for fact in (d.name, d.drug, d.marker)]
     for name in (*sources_full.TAUGHT_ONLY, *sources_full.EVERYTHING):
-        texts = [path.read_bytes().decode(errors="ignore").lower() for path in (made[0] / name).rglob("*") if path.is_file()]
+        texts = [
+            path.read_bytes().decode(errors="ignore").lower()
+            for path in (made[0] / name).rglob("*")
+            if path.is_file()
+        ]
         told = [fact for fact in withheld if any(fact in text for text in texts)]
         assert told if name in sources_full.EVERYTHING else not told, name
     for split in ("train", "validation"):

@@ -19,7 +19,23 @@ from data_prep.files import sha256
 from data_prep.schema import BadInput
 
 RNG = np.random.default_rng(0)
-WORDS = np.array(["heart", "lung", "pain", "fever", "daily", "mg", "patient", "town", "river", "boat", "the", "of", "given"])
+WORDS = np.array(
+    [
+        "heart",
+        "lung",
+        "pain",
+        "fever",
+        "daily",
+        "mg",
+        "patient",
+        "town",
+        "river",
+        "boat",
+        "the",
+        "of",
+        "given",
+    ]
+)
 MIXTURE = {
     "block_length": 32,
     "tokens": 40_000,
@@ -40,12 +56,19 @@ def world(tmp_path_factory):
     ):
         folder = root / "raw" / source
         folder.mkdir(parents=True)
-        (folder / "source.yaml").write_text(yaml.safe_dump({"domain": domain, "license": f"licence {source}", "access": access, "id": "n"}))
-        lines = [{"n": f"{source}{i}", "text": " ".join(RNG.choice(WORDS, RNG.integers(5, 120)))} for i in range(count)]
+        (folder / "source.yaml").write_text(
+            yaml.safe_dump({"domain": domain, "license": f"licence {source}", "access": access, "id": "n"})
+        )
+        lines = [
+            {"n": f"{source}{i}", "text": " ".join(RNG.choice(WORDS, RNG.integers(5, 120)))}
+            for i in range(count)
+        ]
         (folder / f"{source}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     sources = [("plain", root / "raw" / source) for source in "abc"]
     build_documents.build(sources, root / "documents")
-    backbone.main(["--documents", str(root / "documents"), "--out", str(root / "backbone"), "--vocab_size", "400"])
+    backbone.main(
+        ["--documents", str(root / "documents"), "--out", str(root / "backbone"), "--vocab_size", "400"]
+    )
     (root / "mixture.yaml").write_text(yaml.safe_dump(MIXTURE))
     return root
 
@@ -58,7 +81,11 @@ def blocks(world, tmp_path):
 
 def test_blocks_that_are_what_they_say_pass(blocks):
     files, order, pieces = audit.audit(blocks)
-    assert "11 hashes agree" in files and "every prefix of 1,000 blocks or more" in order and "are what the tokenizer gives" in pieces
+    assert (
+        "11 hashes agree" in files
+        and "every prefix of 1,000 blocks or more" in order
+        and "are what the tokenizer gives" in pieces
+    )
 
 
 def rewrite(blocks, change):
@@ -96,7 +123,9 @@ def other_ids(blocks):
     rewrite(
         blocks,
         lambda m: [
-            o.update(ids_sha256=sha256(path)) for o in m["outputs"] if str(path).endswith(o["path"].replace(".arrow", ".ids.txt.gz"))
+            o.update(ids_sha256=sha256(path))
+            for o in m["outputs"]
+            if str(path).endswith(o["path"].replace(".arrow", ".ids.txt.gz"))
         ],
     )
 
@@ -120,7 +149,9 @@ def test_the_audit_finds(blocks, tamper, said):
 
 
 def test_the_audit_is_of_blocks_alone(world):
-    with pytest.raises(SystemExit, match="documents: made by build_documents, and holds no packed blocks. Next: python -m"):
+    with pytest.raises(
+        SystemExit, match="documents: made by build_documents, and holds no packed blocks. Next: python -m"
+    ):
         audit.main([str(world / "documents")])
 
 
@@ -128,7 +159,10 @@ def test_the_card_is_one_that_the_hub_reads_and_datasets_loads(blocks, tmp_path)
     card = huggingface_hub.DatasetCard.load(blocks / "README.md")
     assert card.data.license == "other" and card.data.size_categories == ["n<1K"]
     text = (blocks / "README.md").read_text()
-    assert "must not leave the site" in text and "| plain | clinical | 12 | 664 | licence b | credentialed |" in text
+    assert (
+        "must not leave the site" in text
+        and "| plain | clinical | 12 | 664 | licence b | credentialed |" in text
+    )
     rows = datasets.load_dataset(str(blocks), split="train", cache_dir=str(tmp_path / "cache"))
     manifest = json.loads((blocks / "manifest.json").read_text())
     assert len(rows) == sum(o["records"] for o in manifest["outputs"] if o["split"] == "train")
@@ -136,21 +170,32 @@ def test_the_card_is_one_that_the_hub_reads_and_datasets_loads(blocks, tmp_path)
 
 def test_the_plan_agrees_with_what_is_then_built(world, blocks, capsys):
     arguments = [a for source in "abc" for a in ("--source", f"plain={world / 'raw' / source}")]
-    estimate.main([*arguments, "--tokenizer", str(world / "backbone"), "--mixture", str(world / "mixture.yaml")])
+    estimate.main(
+        [*arguments, "--tokenizer", str(world / "backbone"), "--mixture", str(world / "mixture.yaml")]
+    )
     said = capsys.readouterr().out
     manifest = json.loads((blocks / "manifest.json").read_text())
     for domain, totals in manifest["domains"].items():
         line = next(line for line in said.splitlines() if line.startswith(domain))
         target, found, passes = (float(cell.replace(",", "")) for cell in line.split()[1:])
         assert target == 40_000 * MIXTURE["ratio"][domain] / 20
-        assert found == totals["tokens"] + totals["validation_tokens"] and passes == pytest.approx(target / found, abs=0.01)
+        assert found == totals["tokens"] + totals["validation_tokens"] and passes == pytest.approx(
+            target / found, abs=0.01
+        )
     assert "core-seconds" in said and "credentialed" in said
 
 
 def test_the_plan_warns_of_text_that_repeats_and_of_a_domain_without_text(world, capsys):
     (world / "long.yaml").write_text(yaml.safe_dump(MIXTURE | {"tokens": 4_000_000}))
     estimate.main(
-        ["--source", f"plain={world / 'raw' / 'a'}", "--tokenizer", str(world / "backbone"), "--mixture", str(world / "long.yaml")]
+        [
+            "--source",
+            f"plain={world / 'raw' / 'a'}",
+            "--tokenizer",
+            str(world / "backbone"),
+            "--mixture",
+            str(world / "long.yaml"),
+        ]
     )
     said = capsys.readouterr().out
     assert "warning: biomedical text would be repeated" in said and "warning: no clinical source" in said
@@ -159,9 +204,13 @@ def test_the_plan_warns_of_text_that_repeats_and_of_a_domain_without_text(world,
 def collection(folder, texts, parquet=False, **card):
     """A folder with one file of `texts`, and a source.yaml."""
     folder.mkdir(parents=True)
-    (folder / "source.yaml").write_text(yaml.safe_dump({"domain": "general", "license": "agreement 7", "access": "public", **card}))
+    (folder / "source.yaml").write_text(
+        yaml.safe_dump({"domain": "general", "license": "agreement 7", "access": "public", **card})
+    )
     if parquet:
-        pyarrow.parquet.write_table(pyarrow.table({"text": texts}), folder / "a.parquet", compression="none", use_dictionary=False)
+        pyarrow.parquet.write_table(
+            pyarrow.table({"text": texts}), folder / "a.parquet", compression="none", use_dictionary=False
+        )
     else:
         (folder / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return str(folder)
@@ -184,29 +233,51 @@ def test_the_first_bytes_of_a_file_have_its_card(tokenizer, texts, tmp_path, mon
     monkeypatch.setattr(estimate, "SAMPLE_BYTES", 50_000)
     head = estimate.sample("plain", path, tokenizer)
     assert head["sampled"] < 0.1 and whole["sampled"] == 1 and not head["open"]
-    assert head["tokens"] == pytest.approx(whole["tokens"], rel=0.02) and head["documents"] == pytest.approx(2000, rel=0.02)
+    assert head["tokens"] == pytest.approx(whole["tokens"], rel=0.02) and head["documents"] == pytest.approx(
+        2000, rel=0.02
+    )
 
 
 @pytest.mark.parametrize("source", ["plain", "mimic_cxr"])
-def test_what_cannot_be_cut_is_read_to_a_number_of_characters(tokenizer, texts, tmp_path, monkeypatch, source):
+def test_what_cannot_be_cut_is_read_to_a_number_of_characters(
+    tokenizer, texts, tmp_path, monkeypatch, source
+):
     path = collection(tmp_path / "raw", texts, parquet=True)
     if source == "mimic_cxr":
-        with zipfile.ZipFile(tmp_path / "raw" / "mimic-cxr-reports.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        with zipfile.ZipFile(
+            tmp_path / "raw" / "mimic-cxr-reports.zip", "w", zipfile.ZIP_DEFLATED
+        ) as archive:
             for number, text in enumerate(texts):
                 archive.writestr(f"files/p10/p1/s{50_000_000 + number}.txt", text)
     whole = estimate.sample(source, path, tokenizer)
     monkeypatch.setattr(estimate, "SAMPLE_CHARACTERS", 30_000)
     part = estimate.sample(source, path, tokenizer)
-    assert whole["sampled"] == 1 and part["sampled"] < 0.06 and part["documents"] == whole["documents"] == 2000
+    assert (
+        whole["sampled"] == 1 and part["sampled"] < 0.06 and part["documents"] == whole["documents"] == 2000
+    )
     assert part["tokens"] == pytest.approx(whole["tokens"], rel=0.03) and not part["open"]
 
 
 def test_how_much_the_hub_holds_is_said_to_be_unknown(world, texts, tmp_path, monkeypatch, capsys):
     collection(tmp_path / "raw" / "data", texts)
-    settings = {"dataset": "data", "revision": "none", "split": "train", "domain": "general", "license": "l", "access": "gated"}
+    settings = {
+        "dataset": "data",
+        "revision": "none",
+        "split": "train",
+        "domain": "general",
+        "license": "l",
+        "access": "gated",
+    }
     (tmp_path / "raw" / "data" / "source.yaml").unlink()
     (tmp_path / "raw" / "source.yaml").write_text(yaml.safe_dump(settings))
-    arguments = ["--source", f"hub={tmp_path / 'raw'}", "--tokenizer", str(world / "backbone"), "--mixture", str(world / "mixture.yaml")]
+    arguments = [
+        "--source",
+        f"hub={tmp_path / 'raw'}",
+        "--tokenizer",
+        str(world / "backbone"),
+        "--mixture",
+        str(world / "mixture.yaml"),
+    ]
     estimate.main(arguments)
     assert ">" not in capsys.readouterr().out, "read to its end"
     monkeypatch.setattr(estimate, "SAMPLE_CHARACTERS", 5_000)
@@ -224,7 +295,9 @@ def test_how_much_the_hub_holds_is_said_to_be_unknown(world, texts, tmp_path, mo
 def test_the_plan_holds_what_is_credentialed_and_names_folders_of_several_domains(tokenizer, texts, tmp_path):
     collection(tmp_path / "raw" / "a", texts[:20])
     collection(tmp_path / "raw" / "b", texts[:20], access="credentialed")
-    assert estimate.sample("plain", str(tmp_path / "raw"), tokenizer)["access"] == "credentialed" and egress.held() == ["agreement 7"]
+    assert estimate.sample("plain", str(tmp_path / "raw"), tokenizer)[
+        "access"
+    ] == "credentialed" and egress.held() == ["agreement 7"]
     collection(tmp_path / "raw" / "c", texts[:20], domain="clinical")
     with pytest.raises(BadInput, match="holds clinical and general text. Next: one --source"):
         estimate.sample("plain", str(tmp_path / "raw"), tokenizer)
@@ -242,7 +315,10 @@ def test_the_plan_of_the_article(capsys):
 
 @pytest.mark.parametrize(
     "arguments, said",
-    [(["--source", "plain=x"], "needs --tokenizer"), (["--source", "plane=x", "--tokenizer", "t"], "no tokenizer here|NAME=PATH")],
+    [
+        (["--source", "plain=x"], "needs --tokenizer"),
+        (["--source", "plane=x", "--tokenizer", "t"], "no tokenizer here|NAME=PATH"),
+    ],
 )
 def test_a_plan_that_cannot_be_made_is_one_sentence(world, arguments, said):
     with pytest.raises(SystemExit, match=f"error: .*({said})"):

@@ -35,7 +35,10 @@ def write_number(folder, number, die_once=False, bad=False):
 
 
 def units(folder, count=5, **changes):
-    return [{"name": f"part/{i}", "folder": str(folder), "number": i, **changes.get(str(i), {})} for i in range(count)]
+    return [
+        {"name": f"part/{i}", "folder": str(folder), "number": i, **changes.get(str(i), {})}
+        for i in range(count)
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -47,14 +50,21 @@ def test_done_units_are_not_done_again_and_changed_ones_are(tmp_path):
     first = executors.run(RUN, units(tmp_path, 3), tmp_path / "w")
     assert [fact["number"] for fact in first] == [0, 1, 2]
     (tmp_path / "1.txt").unlink()
-    assert executors.run(RUN, units(tmp_path, 4), tmp_path / "w")[:3] == first and not (tmp_path / "1.txt").exists(), "results are kept"
+    assert (
+        executors.run(RUN, units(tmp_path, 4), tmp_path / "w")[:3] == first
+        and not (tmp_path / "1.txt").exists()
+    ), "results are kept"
     changed = [{**unit, "number": unit["number"] + 10} for unit in units(tmp_path, 3)]
-    assert [fact["number"] for fact in executors.run(RUN, changed, tmp_path / "w")] == [10, 11, 12], "and never for another setting"
+    assert [fact["number"] for fact in executors.run(RUN, changed, tmp_path / "w")] == [10, 11, 12], (
+        "and never for another setting"
+    )
 
 
 def test_a_killed_worker_is_noticed_and_its_share_done_again(tmp_path, capfd):
     facts = executors.run(RUN, units(tmp_path, 4, **{"2": {"die_once": True}}), tmp_path / "w", "local:2")
-    assert [fact["number"] for fact in facts] == [0, 1, 2, 3] and os.getpid() not in {fact["process"] for fact in facts}
+    assert [fact["number"] for fact in facts] == [0, 1, 2, 3] and os.getpid() not in {
+        fact["process"] for fact in facts
+    }
     assert "a worker was killed" in capfd.readouterr().err
 
 
@@ -132,21 +142,30 @@ def raw_files(folder, lines=400):
 
 def hashes(folder):
     return {
-        str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".identity"
+        str(path.relative_to(folder)): sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".identity"
     }
 
 
 @pytest.mark.guarantee("Corpus", "A build that is killed at any moment goes on to the same bytes.")
 def test_a_build_killed_at_any_moment_goes_on_to_the_same_bytes(tmp_path):
-    raw, code = raw_files(tmp_path / "raw"), "import sys; from data_prep.build_documents import main; main(sys.argv[1:])"
+    raw, code = (
+        raw_files(tmp_path / "raw"),
+        "import sys; from data_prep.build_documents import main; main(sys.argv[1:])",
+    )
     command = [sys.executable, "-c", code, "--source", f"redpajama={raw}", "--executor", "local:2", "--out"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([*command, str(tmp_path / "whole")], check=True, env=environment, capture_output=True)
     for number, wait in enumerate((1.5, 3.0, 4.0)):
-        running = subprocess.Popen([*command, str(tmp_path / "out")], env=environment, stderr=subprocess.PIPE, start_new_session=True)
+        running = subprocess.Popen(
+            [*command, str(tmp_path / "out")], env=environment, stderr=subprocess.PIPE, start_new_session=True
+        )
         time.sleep(wait)
         if running.poll() is None:
-            os.killpg(running.pid, signal.SIGKILL) if number else running.kill()  # the whole group, and the parent alone
+            os.killpg(
+                running.pid, signal.SIGKILL
+            ) if number else running.kill()  # the whole group, and the parent alone
         running.wait()
     subprocess.run([*command, str(tmp_path / "out")], check=True, env=environment, capture_output=True)
     assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
@@ -158,7 +177,10 @@ def test_a_finished_build_is_not_made_again_and_a_changed_one_is(tmp_path, capsy
     build_documents.build([("redpajama", raw)], tmp_path / "out")
     before = (tmp_path / "out" / "redpajama").stat().st_mtime_ns
     build_documents.build([("redpajama", raw)], tmp_path / "out")
-    assert "already complete" in capsys.readouterr().out and (tmp_path / "out" / "redpajama").stat().st_mtime_ns == before
+    assert (
+        "already complete" in capsys.readouterr().out
+        and (tmp_path / "out" / "redpajama").stat().st_mtime_ns == before
+    )
     (raw / "part6.jsonl").write_text('{"text": "one more"}\n')
     (raw / "part0.jsonl").unlink()
     manifest = build_documents.build([("redpajama", raw)], tmp_path / "out")
@@ -178,11 +200,15 @@ def test_an_unfinished_build_with_other_inputs_keeps_what_is_still_true(tmp_path
     (raw / "part0.jsonl").write_text('{"text": "changed"}\n')
     manifest = build_documents.build([("redpajama", raw)], tmp_path / "out")
     assert [entry["records"] for entry in manifest["outputs"]][0] == 1 and len(manifest["outputs"]) == 6
-    changed = [name for name in done if (tmp_path / "out" / "redpajama" / name).stat().st_mtime_ns != done[name]]
+    changed = [
+        name for name in done if (tmp_path / "out" / "redpajama" / name).stat().st_mtime_ns != done[name]
+    ]
     assert changed == ["part0.jsonl.gz"], "the other was taken over as it was"
 
 
-def test_a_file_from_which_repeated_ids_went_is_made_anew_when_it_changes_and_when_it_changes_back(tmp_path, monkeypatch):
+def test_a_file_from_which_repeated_ids_went_is_made_anew_when_it_changes_and_when_it_changes_back(
+    tmp_path, monkeypatch
+):
     raw = tmp_path / "raw"
     raw.mkdir()
     (raw / "a.jsonl").write_text('{"text": "one"}\n')
@@ -202,8 +228,12 @@ def test_a_file_from_which_repeated_ids_went_is_made_anew_when_it_changes_and_wh
         with monkeypatch.context() as patch, pytest.raises(BadInput, match="stopped before"):
             patch.setattr(build_documents, "write_manifest", stopped)
             build_documents.build([("redpajama", raw)], tmp_path / "out")
-        written = gzip.decompress((tmp_path / ".out.partial" / "redpajama" / "b.jsonl.gz").read_bytes()).decode()
-        assert [json.loads(line)["text"] for line in written.splitlines()] == [t for t in re.findall('": "([a-z]+)', content) if t != "one"]
+        written = gzip.decompress(
+            (tmp_path / ".out.partial" / "redpajama" / "b.jsonl.gz").read_bytes()
+        ).decode()
+        assert [json.loads(line)["text"] for line in written.splitlines()] == [
+            t for t in re.findall('": "([a-z]+)', content) if t != "one"
+        ]
 
 
 @pytest.mark.guarantee("Files", "A full disk is one sentence and loses nothing.")
@@ -239,7 +269,8 @@ def test_logs_hold_no_text(tmp_path, monkeypatch):
 
 
 @pytest.mark.guarantee(
-    "Corpus", "The training order is a function of manifest and seed alone, and the blocks do not depend on the number of workers."
+    "Corpus",
+    "The training order is a function of manifest and seed alone, and the blocks do not depend on the number of workers.",
 )
 def test_blocks_do_not_depend_on_the_number_of_workers(tmp_path, monkeypatch):
     from data_prep.demo import backbone
@@ -247,8 +278,24 @@ def test_blocks_do_not_depend_on_the_number_of_workers(tmp_path, monkeypatch):
     monkeypatch.setattr(build_blocks, "SHARD_CHARACTERS", 200_000)
     raw = raw_files(tmp_path / "raw")
     build_documents.build([("redpajama", raw)], tmp_path / "documents")
-    backbone.main(["--documents", str(tmp_path / "documents"), "--out", str(tmp_path / "backbone"), "--vocab_size", "400"])
-    mixture = {"block_length": 64, "tokens": "one_pass", "ratio": "as_found", "fill": "best_fit", "validation_share": 0.1, "seed": 0}
+    backbone.main(
+        [
+            "--documents",
+            str(tmp_path / "documents"),
+            "--out",
+            str(tmp_path / "backbone"),
+            "--vocab_size",
+            "400",
+        ]
+    )
+    mixture = {
+        "block_length": 64,
+        "tokens": "one_pass",
+        "ratio": "as_found",
+        "fill": "best_fit",
+        "validation_share": 0.1,
+        "seed": 0,
+    }
     one, two = tmp_path / "one", tmp_path / "two"
     manifests = [
         build_blocks.build(tmp_path / "documents", str(tmp_path / "backbone"), mixture, out, executor)

@@ -51,7 +51,9 @@ def test_module_has_what_the_builder_reads(name, tmp_path):
 
 
 def test_a_file_in_the_folder_is_a_source():
-    assert {path.stem for path in Path(instructions.__file__).parent.glob("[a-z]*.py")} == set(instructions.NAMES)
+    assert {path.stem for path in Path(instructions.__file__).parent.glob("[a-z]*.py")} == set(
+        instructions.NAMES
+    )
 
 
 # ---------------------------------------------------------------- doctors and patients
@@ -67,7 +69,9 @@ def test_question_and_answer_arrays(tmp_path, name):
         qa("What is rodex?", "A fever."),
     ]
     records += [qa("", "Nothing."), qa("What?", " ")]
-    write(tmp_path / "file.json", json.dumps(records, indent=1).replace("\n", "\r\n"))  # CR LF in the layout, not in the texts
+    write(
+        tmp_path / "file.json", json.dumps(records, indent=1).replace("\n", "\r\n")
+    )  # CR LF in the layout, not in the texts
     rows, dropped = read(name, tmp_path)
     assert pairs(rows) == [
         ("Answer as a doctor.\n\nWhat is rodex?\n", "A palsy.\nIt passes."),
@@ -81,13 +85,23 @@ def test_question_and_answer_arrays(tmp_path, name):
 
 def test_healthcaremagic_keeps_what_it_cannot_mend(tmp_path):
     damaged = "I\u00e2\u20ac\u2122m 30 \ufffd"  # decoded wrongly by the publisher: what it was is not guessed
-    write(tmp_path / "file.json", json.dumps([qa(damaged, "Rest."), qa(damaged, "Drink.")], ensure_ascii=False))
+    write(
+        tmp_path / "file.json", json.dumps([qa(damaged, "Rest."), qa(damaged, "Drink.")], ensure_ascii=False)
+    )
     rows, dropped = read("healthcaremagic", tmp_path)
-    assert pairs(rows) == [(f"Answer as a doctor.\n\n{damaged}\n", answer) for answer in ("Rest.", "Drink.")] and not dropped
+    assert (
+        pairs(rows) == [(f"Answer as a doctor.\n\n{damaged}\n", answer) for answer in ("Rest.", "Drink.")]
+        and not dropped
+    )
 
 
 def test_icliniq_takes_the_answer_of_the_doctor(tmp_path):
-    record = {"input": "My knee hurts.", "answer_icliniq": "Rest it.", "answer_chatgpt": "As a model", "answer_chatdoctor": "Hello"}
+    record = {
+        "input": "My knee hurts.",
+        "answer_icliniq": "Rest it.",
+        "answer_chatgpt": "As a model",
+        "answer_chatdoctor": "Hello",
+    }
     write(tmp_path / "a.json", json.dumps([record, record, record | {"answer_icliniq": " "}]))
     rows, dropped = read("icliniq", tmp_path)
     assert pairs(rows) == [(f"{icliniq.INSTRUCTION}\n\nMy knee hurts.\n", "Rest it.")]
@@ -99,7 +113,11 @@ def test_icliniq_takes_the_answer_of_the_doctor(tmp_path):
 
 def test_medinstruct_reads_no_input_and_drops_the_next_task(tmp_path):
     records = [qa(text, "Red.", "Name a color.") for text in ("<noinput>", "<No Input>.", "")]
-    records += [qa("<noinput> 2. Type: summary", "Red.", "Name it."), qa("", "Red.\n3. Type: chat", "Name it."), qa("x", "", "Name it.")]
+    records += [
+        qa("<noinput> 2. Type: summary", "Red.", "Name it."),
+        qa("", "Red.\n3. Type: chat", "Name it."),
+        qa("x", "", "Name it."),
+    ]
     write(tmp_path / "MedInstruct-52k.json", json.dumps(records))
     write(tmp_path / "MedInstruct-test.jsonl", json.dumps({"instruction": "Not read."}) + "\n")
     rows, dropped = read("medinstruct", tmp_path)
@@ -123,7 +141,10 @@ def test_mediqa_takes_the_right_answers(tmp_path):
     write(tmp_path / "MEDIQA_Task3_QA/MEDIQA2019-Task3-QA-TestSet-wLabels.xml", mediqa(4))
     write(tmp_path / "MEDIQA_Task2_RQE/MEDIQA2019-Task2-RQE-TrainingSet.xml", "<pairs/>")
     rows, dropped = read("mediqa2019", tmp_path)
-    assert pairs(rows) == [("What helps?\n", "Answer 1, it's long."), ("What helps?\n", "Answer 3, it's long.")]
+    assert pairs(rows) == [
+        ("What helps?\n", "Answer 1, it's long."),
+        ("What helps?\n", "Answer 3, it's long."),
+    ]
     assert dropped == {"ReferenceScore below 3": 2, "no ReferenceScore of 1 to 4": 1}
 
 
@@ -154,7 +175,10 @@ def test_medicationqa(tmp_path):
     second = ["what is rodex for", "rodex", "Usage", "For fever.", "Uses", "x"]
     workbook(path, COLUMNS, first, first, second, ["how?", "rodex", "Usage", None, "Uses", "x"], [None] * 6)
     rows, dropped = read("medicationqa", tmp_path)
-    assert pairs(rows) == [("what is rodex for\n", "For pain.\nTake one."), ("what is rodex for\n", "For fever.")]
+    assert pairs(rows) == [
+        ("what is rodex for\n", "For pain.\nTake one."),
+        ("what is rodex for\n", "For fever."),
+    ]
     assert dropped == {"exact duplicate": 1, "empty question or answer": 1}
     workbook(path, ["Question", "Answer"], ["a", "b"])
     with pytest.raises(BadInput, match="the columns are"):
@@ -165,7 +189,10 @@ def test_medicationqa(tmp_path):
 
 
 def liveqa(attribute, subject, message, *answers):
-    answers = "".join(f"<SUB-QUESTION><ANNOTATIONS/><ANSWERS><ANSWER>{answer}</ANSWER></ANSWERS></SUB-QUESTION>" for answer in answers)
+    answers = "".join(
+        f"<SUB-QUESTION><ANNOTATIONS/><ANSWERS><ANSWER>{answer}</ANSWER></ANSWERS></SUB-QUESTION>"
+        for answer in answers
+    )
     return f"<NLM-QUESTION {attribute}><SUBJECT>{subject}</SUBJECT><MESSAGE>{message}</MESSAGE><SUB-QUESTIONS>{answers}</SUB-QUESTIONS></NLM-QUESTION>"
 
 
@@ -179,7 +206,11 @@ def test_liveqa_both_training_files(tmp_path):
     write(tmp_path / "TrainingDatasets/TREC-2017-LiveQA-Medical-Train-2.xml", b"\xef\xbb\xbf" + text.encode())
     write(tmp_path / "TestDataset/TREC-2017-LiveQA-Medical-Test.xml", "<not read")
     rows, dropped = read("liveqa", tmp_path)
-    assert pairs(rows) == [("What helps?\n", "Rest."), ("What helps?\n", "Tea & rest."), ("Rodex in the family\n", "See a doctor.")]
+    assert pairs(rows) == [
+        ("What helps?\n", "Rest."),
+        ("What helps?\n", "Tea & rest."),
+        ("Rodex in the family\n", "See a doctor."),
+    ]
     assert [row["id"].split(":")[3] for row in rows] == ["Q1", "Q1", "1.0"]
     assert dropped == {"empty answer": 1, "empty question": 1}
 
@@ -187,7 +218,10 @@ def test_liveqa_both_training_files(tmp_path):
 def test_liveqa_reads_every_answer_of_a_sub_question(tmp_path):
     text = liveqa('questionid="Q1"', "", "What helps?", "Rest.</ANSWER><ANSWER>Tea.", "Sleep.")
     write(tmp_path / "TREC-2017-LiveQA-Medical-Train-1.xml", f"<x>{text}</x>")
-    write(tmp_path / "TREC-2017-LiveQA-Medical-Test-Questions-w-summaries.xml", "<ReferenceAnswers><RefAnswer/></ReferenceAnswers>")
+    write(
+        tmp_path / "TREC-2017-LiveQA-Medical-Test-Questions-w-summaries.xml",
+        "<ReferenceAnswers><RefAnswer/></ReferenceAnswers>",
+    )
     rows, _ = read("liveqa", tmp_path)
     assert pairs(rows) == [("What helps?\n", answer) for answer in ("Rest.", "Tea.", "Sleep.")]
 
@@ -208,7 +242,14 @@ def test_guidelineqa(tmp_path):
 
 # ---------------------------------------------------------------- relations
 def test_pubmed_causal(tmp_path):
-    lines = ["sentence,label", '"A, it is said, causes B. ",1', "A is linked to B.,3", "A is linked to B.,0", "Other.,4", " ,0"]
+    lines = [
+        "sentence,label",
+        '"A, it is said, causes B. ",1',
+        "A is linked to B.,3",
+        "A is linked to B.,0",
+        "Other.,4",
+        " ,0",
+    ]
     write(tmp_path / "pubmed_causal_language_use.csv", "\n".join(lines) + "\n")
     rows, dropped = read("pubmed_causal", tmp_path)
     assert [row["completion"] for row in rows] == ["direct causal", "correlational"]
@@ -218,16 +259,34 @@ def test_pubmed_causal(tmp_path):
 
 def test_umls_relation_gives_all_labels_of_a_question(tmp_path):
     question = "what is the relationship between rodex and knee ?"
-    lines = [(question, "location_of"), ("what is the relationship between a and b ?", "isa"), (question, "affects"), (question, "affects")]
-    write(tmp_path / "UMLS_train.jsonl", "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in [*lines, ("x", "")]))
+    lines = [
+        (question, "location_of"),
+        ("what is the relationship between a and b ?", "isa"),
+        (question, "affects"),
+        (question, "affects"),
+    ]
+    write(
+        tmp_path / "UMLS_train.jsonl",
+        "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in [*lines, ("x", "")]),
+    )
     write(tmp_path / "UMLS_test.jsonl", "not read")
     rows, dropped = read("umls_relation", tmp_path)
-    assert [(row["id"], row["completion"]) for row in rows] == [("umls_relation:1", "affects; location_of"), ("umls_relation:2", "isa")]
-    assert dropped == {"joined to the row of the same question": 1, "exact duplicate": 1, "empty question or label": 1}
+    assert [(row["id"], row["completion"]) for row in rows] == [
+        ("umls_relation:1", "affects; location_of"),
+        ("umls_relation:2", "isa"),
+    ]
+    assert dropped == {
+        "joined to the row of the same question": 1,
+        "exact duplicate": 1,
+        "empty question or label": 1,
+    }
 
 
 def test_umls_relation_in_the_shape_of_pmc_llama_is_refused(tmp_path):
-    write(tmp_path / "UMLS_train.jsonl", json.dumps(qa("rodex", "A palsy.") | {"source": "umls_relation"}) + "\n")
+    write(
+        tmp_path / "UMLS_train.jsonl",
+        json.dumps(qa("rodex", "A palsy.") | {"source": "umls_relation"}) + "\n",
+    )
     with pytest.raises(BadInput, match="UMLS_train.jsonl: line 1: field 'text' must be text"):
         read("umls_relation", tmp_path)
 
@@ -271,7 +330,15 @@ SENTENCES = "First one here. Second one is p < 0.05 vs. the rest. Third one here
 
 def document(number, license="CC BY", **changes):
     parts = {"title": 1, "abstract": 2, "further_abstracts": 1, "body": 3} | changes.pop("blocks", {})
-    blocks = ["A title", "Background", "An abstract of six words.", "For the lay reader", "Results", SENTENCES, "w " * 3000 + "end"]
+    blocks = [
+        "A title",
+        "Background",
+        "An abstract of six words.",
+        "For the lay reader",
+        "Results",
+        SENTENCES,
+        "w " * 3000 + "end",
+    ]
     blocks = blocks[:1] + blocks[1 : 1 + parts["abstract"]] + blocks[3:]
     meta = {"blocks": parts, "keywords": ["rodex", "knee; pain"]} | changes
     fields = {"source": "pmc", "domain": "biomedical", "license": license, "access": "public", "meta": meta}
@@ -283,17 +350,27 @@ def write_documents(folder, *documents):
 
 
 def test_pmc_rows(tmp_path):
-    write_documents(tmp_path, document(1), document(2, "unknown"), document(3, "CC BY-ND"), document(4, "CC BY-NC"))
+    write_documents(
+        tmp_path, document(1), document(2, "unknown"), document(3, "CC BY-ND"), document(4, "CC BY-NC")
+    )
     licence = {"licence is unknown or allows no changes": 2}
     rows, dropped = read("pmc_summarization", tmp_path)
     assert dropped == licence and [row["license"] for row in rows] == ["CC BY", "CC BY-NC"]
-    assert rows[0]["completion"] == "Background An abstract of six words." and "lay reader" not in rows[0]["prompt"]
-    assert rows[0]["prompt"].startswith(f"Summarize the text of a medical article.\n\nResults\n{SENTENCES}\nw w w")
+    assert (
+        rows[0]["completion"] == "Background An abstract of six words."
+        and "lay reader" not in rows[0]["prompt"]
+    )
+    assert rows[0]["prompt"].startswith(
+        f"Summarize the text of a medical article.\n\nResults\n{SENTENCES}\nw w w"
+    )
     assert len(rows[0]["prompt"].split()) == 7 + 2000 and "end" not in rows[0]["prompt"]
 
     rows, dropped = read("pmc_keywords", tmp_path)
     assert dropped == licence and rows[0]["completion"] == "rodex; knee; pain"
-    assert rows[0]["prompt"] == "List the key words of this medical article.\n\nA title\n\nBackground An abstract of six words.\n"
+    assert (
+        rows[0]["prompt"]
+        == "List the key words of this medical article.\n\nA title\n\nBackground An abstract of six words.\n"
+    )
 
     rows, dropped = read("pmc_next_sentence", tmp_path)
     assert dropped == licence and len({row["completion"] for row in rows}) >= 1
@@ -312,7 +389,10 @@ def test_pmc_rows_of_articles_without_parts(tmp_path):
     old = document(3)
     del old["meta"]["blocks"]
     write_documents(tmp_path, old)
-    with pytest.raises(BadInput, match="line 1: meta has no 'blocks' or 'keywords'. Next: python -m data_prep.build_documents"):
+    with pytest.raises(
+        BadInput,
+        match="line 1: meta has no 'blocks' or 'keywords'. Next: python -m data_prep.build_documents",
+    ):
         read("pmc_keywords", tmp_path)
 
 
@@ -352,7 +432,10 @@ def test_discharge_summary_sections():
     assert found["discharge diagnosis"] == "Rodex fever" and found["service"] == "MEDICINE"
     twice = _discharge_summaries.sections("Service: A\nSex: F\nSERVICE: B\n")
     assert twice["service"][2] == "A"
-    assert _discharge_summaries.first_words("a b\nc  d", 3) == "a b\nc" and _discharge_summaries.last_words("a b\nc  d", 3) == "b\nc  d"
+    assert (
+        _discharge_summaries.first_words("a b\nc  d", 3) == "a b\nc"
+        and _discharge_summaries.last_words("a b\nc  d", 3) == "b\nc  d"
+    )
     assert _discharge_summaries.first_words("a b", 3) == "a b" == _discharge_summaries.last_words("a b", 3)
 
 
@@ -360,23 +443,40 @@ def test_mimic_rows_from_notes(tmp_path):
     others = [note(2, category="Nursing"), note(3, description="Addendum"), note(4, error="1")]
     notes(tmp_path, note(1), *others)
     header = "note_id subject_id hadm_id note_type note_seq charttime storetime text"
-    write_table(tmp_path / "mimic_iv_note/discharge.csv", header, ["9-DS-1", 9, 8, "DS", 1, "2180-01-01", "", NOTE.replace("\n", "\r\n")])
+    write_table(
+        tmp_path / "mimic_iv_note/discharge.csv",
+        header,
+        ["9-DS-1", 9, 8, "DS", 1, "2180-01-01", "", NOTE.replace("\n", "\r\n")],
+    )
     left_out = {"not a discharge summary": 2, "marked as an error (ISERROR)": 1}
 
     rows, dropped = read("mimic_qa", tmp_path)
-    assert dropped == left_out and [row["id"] for row in rows] == ["mimic_qa:mimic_iii:1", "mimic_qa:mimic_iv_note:9-DS-1"]
+    assert dropped == left_out and [row["id"] for row in rows] == [
+        "mimic_qa:mimic_iii:1",
+        "mimic_qa:mimic_iv_note:9-DS-1",
+    ]
     for row in rows:
         assert row["access"] == "credentialed" and row["completion"] in ("Fever", "Rodex fever")
         asked = "chief complaint" if row["completion"] == "Fever" else "discharge diagnosis"
-        assert row["prompt"].endswith("?\n") and asked in row["prompt"].rpartition("Question:")[2] and NOTE.strip() in row["prompt"]
+        assert (
+            row["prompt"].endswith("?\n")
+            and asked in row["prompt"].rpartition("Question:")[2]
+            and NOTE.strip() in row["prompt"]
+        )
 
     rows, dropped = read("mimic_summarization", tmp_path)
-    assert dropped == left_out and {row["completion"] for row in rows} == {"Neuro: She was given rodazor and improved within two days."}
+    assert dropped == left_out and {row["completion"] for row in rows} == {
+        "Neuro: She was given rodazor and improved within two days."
+    }
     assert rows[0]["prompt"].endswith("Chief Complaint:\nFever\n") and "rodazor" not in rows[0]["prompt"]
 
     rows, dropped = read("mimic_classification", tmp_path)
     assert dropped == left_out and {row["completion"] for row in rows} == {"MEDICINE"}
-    assert "MEDICINE" not in rows[0]["prompt"] and "Service" not in rows[0]["prompt"] and "Fever" in rows[0]["prompt"]
+    assert (
+        "MEDICINE" not in rows[0]["prompt"]
+        and "Service" not in rows[0]["prompt"]
+        and "Fever" in rows[0]["prompt"]
+    )
 
 
 def test_mimic_notes_that_give_no_row(tmp_path):
@@ -392,10 +492,18 @@ def test_mimic_notes_that_give_no_row(tmp_path):
     assert dropped == {"service is empty, long or de-identified": 2, "no service": 1}
 
     late = "word " * 1600 + "\n" + NOTE
-    notes(tmp_path, note(1, late), note(2, "No heading at all."), note(3, "Brief Hospital Course:\nShe was given rodazor and improved."))
+    notes(
+        tmp_path,
+        note(1, late),
+        note(2, "No heading at all."),
+        note(3, "Brief Hospital Course:\nShe was given rodazor and improved."),
+    )
     assert read("mimic_qa", tmp_path) == ([], {"no section to ask for": 3})
     rows, dropped = read("mimic_summarization", tmp_path)
-    assert dropped == {"no hospital course": 1, "nothing before the hospital course": 1} and len(rows[0]["prompt"].split()) == 13 + 1500
+    assert (
+        dropped == {"no hospital course": 1, "nothing before the hospital course": 1}
+        and len(rows[0]["prompt"].split()) == 13 + 1500
+    )
 
 
 ADMISSIONS = "ROW_ID SUBJECT_ID HADM_ID ADMITTIME DISCHTIME DEATHTIME ADMISSION_TYPE ADMISSION_LOCATION DISCHARGE_LOCATION DIAGNOSIS HOSPITAL_EXPIRE_FLAG"
@@ -418,9 +526,20 @@ def admission(subject, number, flag, time="2150-03-01 08:00:00"):
 
 
 def test_mimic_mortality_knows_the_first_day_only(tmp_path):
-    rows = [admission(1, 10, 1), admission(2, 20, 0), admission(3, 30, 0), admission(1, 11, ""), admission(2, 21, 0, "soon")]
+    rows = [
+        admission(1, 10, 1),
+        admission(2, 20, 0),
+        admission(3, 30, 0),
+        admission(1, 11, ""),
+        admission(2, 21, 0, "soon"),
+    ]
     write_table(tmp_path / "ADMISSIONS.csv", ADMISSIONS, *rows)
-    write_table(tmp_path / "PATIENTS.csv", "SUBJECT_ID GENDER DOB", [1, "F", "2100-03-02 00:00:00"], [2, "M", "1850-01-01 00:00:00"])
+    write_table(
+        tmp_path / "PATIENTS.csv",
+        "SUBJECT_ID GENDER DOB",
+        [1, "F", "2100-03-02 00:00:00"],
+        [2, "M", "1850-01-01 00:00:00"],
+    )
     write_table(tmp_path / "D_LABITEMS.csv", "ITEMID LABEL", [7, "Rodzyme"], [8, "Knelactin"])
     events = [
         [10, 7, "2150-03-01 09:00:00", "12.5", "mg/dL", "abnormal"],
@@ -431,11 +550,22 @@ def test_mimic_mortality_knows_the_first_day_only(tmp_path):
     ]
     write_table(tmp_path / "LABEVENTS.csv", "HADM_ID ITEMID CHARTTIME VALUE VALUEUOM FLAG", *events)
     found, dropped = read("mimic_mortality", tmp_path)
-    assert [(row["id"], row["completion"]) for row in found] == [("mimic_mortality:10", "yes"), ("mimic_mortality:20", "no")]
+    assert [(row["id"], row["completion"]) for row in found] == [
+        ("mimic_mortality:10", "yes"),
+        ("mimic_mortality:20", "no"),
+    ]
     facts = "Age: 49\nSex: F\nAdmission type: EMERGENCY\nAdmitted from: CLINIC REFERRAL\nDiagnosis at admission: RODEX FEVER\n"
     assert found[0]["prompt"].endswith(f"\n\n{facts}Abnormal laboratory values: Rodzyme 12.5 mg/dL\n")
-    assert "Age: over 89\n" in found[1]["prompt"] and "DEAD" not in found[0]["prompt"] and "2150" not in found[0]["prompt"]
-    assert dropped == {"HOSPITAL_EXPIRE_FLAG is not 0 or 1": 1, "SUBJECT_ID is not in PATIENTS": 1, "ADMITTIME or DOB cannot be read": 1}
+    assert (
+        "Age: over 89\n" in found[1]["prompt"]
+        and "DEAD" not in found[0]["prompt"]
+        and "2150" not in found[0]["prompt"]
+    )
+    assert dropped == {
+        "HOSPITAL_EXPIRE_FLAG is not 0 or 1": 1,
+        "SUBJECT_ID is not in PATIENTS": 1,
+        "ADMITTIME or DOB cannot be read": 1,
+    }
     (tmp_path / "LABEVENTS.csv").unlink()
     assert "laboratory" not in read("mimic_mortality", tmp_path)[0][0]["prompt"]
 
@@ -456,7 +586,9 @@ def test_real_medicationqa_reads_whole():
     assert len(rows) == 689 and dropped == {"exact duplicate": 1}
     counts = collections.Counter(row["prompt"] for row in rows)
     assert len(rows) - len(counts) == 38  # 39 of all 690: the exact duplicate was one of them
-    assert not any("\u009d" in row["prompt"] for row in rows) and all(row["completion"] == row["completion"].strip() for row in rows)
+    assert not any("\u009d" in row["prompt"] for row in rows) and all(
+        row["completion"] == row["completion"].strip() for row in rows
+    )
 
 
 def test_real_articles_come_apart_again(tmp_path):
@@ -468,5 +600,7 @@ def test_real_articles_come_apart_again(tmp_path):
     write_documents(tmp_path, *documents)
     rows, dropped = read("pmc_summarization", tmp_path)
     assert len(rows) == 4 and not dropped
-    assert next(row for row in rows if "PMC2599765" in row["id"])["completion"].startswith("Background Polybrominated")
+    assert next(row for row in rows if "PMC2599765" in row["id"])["completion"].startswith(
+        "Background Polybrominated"
+    )
     assert len(read("pmc_next_sentence", tmp_path)[0]) == 4

@@ -46,17 +46,30 @@ def lines(path):
 
 # ---------------------------------------------------------------- sources
 def test_alpaca_reads_pseudo_empty_inputs_as_none(tmp_path):
-    records = [alpaca("Name a color.", text, " Red.") for text in ("", "<noinput>", "No input", "Noinput", "<No Input>")]
-    records += [alpaca("Sum up.", "No input was given to the pump.", "It idled."), alpaca("Sum up.", "Text.", " ")]
+    records = [
+        alpaca("Name a color.", text, " Red.")
+        for text in ("", "<noinput>", "No input", "Noinput", "<No Input>")
+    ]
+    records += [
+        alpaca("Sum up.", "No input was given to the pump.", "It idled."),
+        alpaca("Sum up.", "Text.", " "),
+    ]
     write_array(tmp_path / ALPACA, records)
     rows, dropped = read("alpaca", tmp_path)
-    assert [row["prompt"] for row in rows] == ["Name a color.\n"] * 5 + ["Sum up.\n\nNo input was given to the pump.\n"]
-    assert rows[0]["completion"] == "Red." and rows[0]["id"] == "alpaca:1" and rows[0]["task"] == "instruction"
+    assert [row["prompt"] for row in rows] == ["Name a color.\n"] * 5 + [
+        "Sum up.\n\nNo input was given to the pump.\n"
+    ]
+    assert (
+        rows[0]["completion"] == "Red." and rows[0]["id"] == "alpaca:1" and rows[0]["task"] == "instruction"
+    )
     assert dropped == {"empty output": 1}
 
 
 def test_alpaca_decodes_escapes(tmp_path):
-    write(tmp_path / ALPACA, r'[{"instruction": "Caf\u00e9 \u2192 \ud83d\ude00?", "input": "", "output": "\u00bd"}]')
+    write(
+        tmp_path / ALPACA,
+        r'[{"instruction": "Caf\u00e9 \u2192 \ud83d\ude00?", "input": "", "output": "\u00bd"}]',
+    )
     [row], _ = read("alpaca", tmp_path)
     assert (row["prompt"], row["completion"]) == ("Caf\u00e9 \u2192 \U0001f600?\n", "\u00bd")
 
@@ -68,9 +81,14 @@ def test_dolly_removes_citation_marks(tmp_path):
         "response": "1900 [sic]",
         "category": "closed_qa",
     }
-    write(tmp_path / DOLLY, json.dumps(record) + "\n" + json.dumps(record | {"context": "", "response": ""}) + "\n")
+    write(
+        tmp_path / DOLLY,
+        json.dumps(record) + "\n" + json.dumps(record | {"context": "", "response": ""}) + "\n",
+    )
     rows, dropped = read("dolly", tmp_path)
-    assert [(row["prompt"], row["completion"]) for row in rows] == [("When was it built?\n\nIt was built in 1900.[note]\n", "1900 [sic]")]
+    assert [(row["prompt"], row["completion"]) for row in rows] == [
+        ("When was it built?\n\nIt was built in 1900.[note]\n", "1900 [sic]")
+    ]
     assert dropped == {"empty response": 1} and "closed_qa" not in json.dumps(rows)
 
 
@@ -96,8 +114,23 @@ def chat(*turns):
     "turns, roles, reason",
     [
         ([("human", "a"), ("gpt", "b")], "ua", ""),
-        ([("system", "s"), ("human", "a"), ("gpt", "b"), ("human", "c"), ("gpt", "d"), ("human", "thanks")], "suaua", ""),
-        ([("human", "a"), ("gpt", "b"), ("bot", "")], "ua", ""),  # what follows the last answer is cut, so it cannot spoil the rest
+        (
+            [
+                ("system", "s"),
+                ("human", "a"),
+                ("gpt", "b"),
+                ("human", "c"),
+                ("gpt", "d"),
+                ("human", "thanks"),
+            ],
+            "suaua",
+            "",
+        ),
+        (
+            [("human", "a"), ("gpt", "b"), ("bot", "")],
+            "ua",
+            "",
+        ),  # what follows the last answer is cut, so it cannot spoil the rest
         ([("gpt", "b"), ("human", "a"), ("gpt", "b")], None, "does not start with the human"),
         ([("human", "a"), ("human", "b"), ("gpt", "c")], None, "human and gpt do not take turns"),
         ([("human", "a"), ("gpt", "b"), ("gpt", "c")], None, "human and gpt do not take turns"),
@@ -121,9 +154,13 @@ def test_sharegpt_conversations(tmp_path, turns, roles, reason):
 def raw(tmp_path):
     folder = tmp_path / "raw"
     write_array(folder / ALPACA, [alpaca(f"Add 1 to {i}.", "", str(i + 1)) for i in range(100)])
-    write_array(folder / FLASHCARDS, [alpaca("Answer this question truthfully", f"Card {i}?", f"Answer {i}.") for i in range(40)])
     write_array(
-        folder / "sharegpt/a.json", [{"id": f"{i}", "conversations": chat(("human", f"Hello {i}"), ("gpt", "Hi."))} for i in range(20)]
+        folder / FLASHCARDS,
+        [alpaca("Answer this question truthfully", f"Card {i}?", f"Answer {i}.") for i in range(40)],
+    )
+    write_array(
+        folder / "sharegpt/a.json",
+        [{"id": f"{i}", "conversations": chat(("human", f"Hello {i}"), ("gpt", "Hi."))} for i in range(20)],
     )
     return folder
 
@@ -132,10 +169,19 @@ def raw(tmp_path):
 def task_rows(tmp_path):
     def question(i):
         options = {letter: f"option {letter} {i}" for letter in "ABCDE"}
-        return {"question": f"Add 1 to {i}.", "answer": options["C"], "options": options, "answer_idx": "C", "meta_info": "step1"}
+        return {
+            "question": f"Add 1 to {i}.",
+            "answer": options["C"],
+            "options": options,
+            "answer_idx": "C",
+            "meta_info": "step1",
+        }
 
     for name, numbers in (("train", range(200, 230)), ("dev", (7,)), ("test", (8, 9))):
-        write(tmp_path / f"task_raw/medqa/US/{name}.jsonl", "".join(json.dumps(question(i)) + "\n" for i in numbers))
+        write(
+            tmp_path / f"task_raw/medqa/US/{name}.jsonl",
+            "".join(json.dumps(question(i)) + "\n" for i in numbers),
+        )
     nli = {"pairID": "1", "sentence1": "Premise.", "sentence2": "Hypothesis.", "gold_label": "neutral"}
     for name in ("train", "test"):
         write(tmp_path / f"task_raw/mednli/mli_{name}_v1.jsonl", json.dumps(nli | {"sentence1": name}) + "\n")
@@ -144,15 +190,41 @@ def task_rows(tmp_path):
 
 
 def test_sizes_validation_and_manifest(tmp_path, raw, capsys):
-    run(raw, tmp_path / "out", "--sources", "alpaca,sharegpt,flashcards", "--size", "alpaca=20", "flashcards=500", "--validation", "0.1")
+    run(
+        raw,
+        tmp_path / "out",
+        "--sources",
+        "alpaca,sharegpt,flashcards",
+        "--size",
+        "alpaca=20",
+        "flashcards=500",
+        "--validation",
+        "0.1",
+    )
     train, validation = lines(tmp_path / "out/train.jsonl"), lines(tmp_path / "out/validation.jsonl")
-    assert collections.Counter(row["source"] for row in train) == {"alpaca": 18, "sharegpt": 18, "flashcards": 36}
-    assert collections.Counter(row["source"] for row in validation) == {"alpaca": 2, "sharegpt": 2, "flashcards": 4}
-    assert {row["split"] for row in train} == {"train"} and {row["split"] for row in validation} == {"validation"}
+    assert collections.Counter(row["source"] for row in train) == {
+        "alpaca": 18,
+        "sharegpt": 18,
+        "flashcards": 36,
+    }
+    assert collections.Counter(row["source"] for row in validation) == {
+        "alpaca": 2,
+        "sharegpt": 2,
+        "flashcards": 4,
+    }
+    assert {row["split"] for row in train} == {"train"} and {row["split"] for row in validation} == {
+        "validation"
+    }
     assert not {row["id"] for row in train} & {row["id"] for row in validation}
-    assert [row["source"] for row in train] != sorted(row["source"] for row in train)  # mixed, not source after source
+    assert [row["source"] for row in train] != sorted(
+        row["source"] for row in train
+    )  # mixed, not source after source
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
-    assert manifest["access"] == "public" and manifest["licenses"] == ["Apache-2.0", "CC-BY-NC-4.0", "GPL-3.0"]
+    assert manifest["access"] == "public" and manifest["licenses"] == [
+        "Apache-2.0",
+        "CC-BY-NC-4.0",
+        "GPL-3.0",
+    ]
     assert manifest["sources"]["flashcards"] == {"wanted": 500, "available": 40, "taken": 40, "validation": 4}
     assert "flashcards: wanted 500, available 40, taken 40 (4 for validation)" in capsys.readouterr().out
 
@@ -166,7 +238,10 @@ def test_sampling_hangs_on_seed_and_ids_alone(tmp_path, raw):
         return {json.loads(line)["id"] for line in data.splitlines()}
 
     twenty = taken("--size", "alpaca=20", "--validation", "0")
-    assert twenty == taken("--size", "alpaca=20", "--validation", "0") and not (tmp_path / "out/validation.jsonl").exists()
+    assert (
+        twenty == taken("--size", "alpaca=20", "--validation", "0")
+        and not (tmp_path / "out/validation.jsonl").exists()
+    )
     assert ids(twenty) < ids(taken("--size", "alpaca=50", "--validation", "0"))
     assert ids(twenty) != ids(taken("--size", "alpaca=20", "--validation", "0", "--seed", "1"))
 
@@ -175,13 +250,26 @@ def test_duplicates_across_sources_are_removed(tmp_path, raw):
     repeated = {"instruction": "Add 1 to 3.", "context": "", "response": "4", "category": "x"}
     write(raw / DOLLY, json.dumps(repeated) + "\n" + json.dumps(repeated | {"response": "four"}) + "\n")
     run(raw, tmp_path / "out", "--sources", "alpaca,dolly", "--validation", "0")
-    assert [row["completion"] for row in lines(tmp_path / "out/train.jsonl") if row["source"] == "dolly"] == ["four"]
+    assert [row["completion"] for row in lines(tmp_path / "out/train.jsonl") if row["source"] == "dolly"] == [
+        "four"
+    ]
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["dropped"]["dolly"]["duplicate of an earlier row"]["count"] == 1
 
 
 def test_only_train_rows_of_named_tasks_enter(tmp_path, raw, task_rows):
-    run(raw, tmp_path / "out", "--sources", "flashcards", "--task_rows", str(task_rows), "--task_names", "medqa", "--size", "medqa=10")
+    run(
+        raw,
+        tmp_path / "out",
+        "--sources",
+        "flashcards",
+        "--task_rows",
+        str(task_rows),
+        "--task_names",
+        "medqa",
+        "--size",
+        "medqa=10",
+    )
     rows = lines(tmp_path / "out/train.jsonl") + lines(tmp_path / "out/validation.jsonl")
     added = [row for row in rows if row["task"] != "instruction"]
     assert len(added) == 10 and all(row["id"].startswith("medqa:train:") for row in added)
@@ -191,32 +279,60 @@ def test_only_train_rows_of_named_tasks_enter(tmp_path, raw, task_rows):
 
 
 def test_credentialed_task_makes_the_set_credentialed(tmp_path, raw, task_rows):
-    run(raw, tmp_path / "out", "--sources", "flashcards", "--task_rows", str(task_rows), "--task_names", "mednli")
+    run(
+        raw,
+        tmp_path / "out",
+        "--sources",
+        "flashcards",
+        "--task_rows",
+        str(task_rows),
+        "--task_names",
+        "mednli",
+    )
     assert json.loads((tmp_path / "out/manifest.json").read_text())["access"] == "credentialed"
 
 
 def leaks(manifest):
-    return {entry["id"]: (entry["evaluation_row"], entry["how"]) for entry in manifest["decontamination"]["removed"]}
+    return {
+        entry["id"]: (entry["evaluation_row"], entry["how"])
+        for entry in manifest["decontamination"]["removed"]
+    }
 
 
 def test_evaluation_prompts_are_kept_out(tmp_path, raw, task_rows, capsys):
     first = lines(task_rows / "mednli/test.jsonl")[0]
     turns = chat(("human", "Hello"), ("gpt", "Hi."), ("human", first["prompt"].upper()), ("gpt", "neutral"))
     write_array(raw / "sharegpt/b.json", [{"id": "leak", "conversations": turns}])
-    run(raw, tmp_path / "out", "--sources", "alpaca,sharegpt", "--task_rows", str(task_rows), "--validation", "0")
+    run(
+        raw,
+        tmp_path / "out",
+        "--sources",
+        "alpaca,sharegpt",
+        "--task_rows",
+        str(task_rows),
+        "--validation",
+        "0",
+    )
     rows = lines(tmp_path / "out/train.jsonl")
     assert not any("leak" in row["id"] for row in rows)
-    assert {row["prompt"] for row in rows if "prompt" in row}.isdisjoint({"Add 1 to 7.\n", "Add 1 to 8.\n", "Add 1 to 9.\n"})
+    assert {row["prompt"] for row in rows if "prompt" in row}.isdisjoint(
+        {"Add 1 to 7.\n", "Add 1 to 8.\n", "Add 1 to 9.\n"}
+    )
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     reason = build_instructions.HeldOut.REASON
-    assert manifest["dropped"]["alpaca"][reason]["count"] == 3 and manifest["dropped"]["sharegpt"][reason]["count"] == 1
+    assert (
+        manifest["dropped"]["alpaca"][reason]["count"] == 3
+        and manifest["dropped"]["sharegpt"][reason]["count"] == 1
+    )
     assert leaks(manifest) == {
         "alpaca:8": ("medqa:dev:1", "exact"),
         "alpaca:9": ("medqa:test:1", "exact"),
         "alpaca:10": ("medqa:test:2", "exact"),
         "sharegpt:b:1:leak": (item_name(first, "mednli", "mednli:test:1"), "exact"),
     }
-    assert "mednli:test:1" not in json.dumps(manifest["decontamination"]), "the set is public, the ids of a credentialed set are not"
+    assert "mednli:test:1" not in json.dumps(manifest["decontamination"]), (
+        "the set is public, the ids of a credentialed set are not"
+    )
     assert len(manifest["held_out"]) == 3 and "0.5 of the 13-word runs" in manifest["decontamination"]["rule"]
     assert "4 rows that give an evaluation row away left out" in capsys.readouterr().out
 
@@ -236,7 +352,9 @@ def summaries(tmp_path):
         }
         for i in (1, 2)
     ]
-    write(tmp_path / "task_raw/pubmed_summ/test.txt", "".join(json.dumps(record) + "\n" for record in records))
+    write(
+        tmp_path / "task_raw/pubmed_summ/test.txt", "".join(json.dumps(record) + "\n" for record in records)
+    )
     build_tasks.main(["--raw", str(tmp_path / "task_raw"), "--out", str(tmp_path / "tasks")])
     return tmp_path / "tasks"
 
@@ -249,13 +367,32 @@ def summaries(tmp_path):
         ("Sum up.", "Well: " + numbered("abstract1x", 30) + " and so on.", "covered 1.00"),
         ("Sum up.", numbered("abstract1x", 30).upper(), "exact"),
         ("Sum up: " + numbered("body1x", 90), "Short.", None),  # less than half
-        ("Sum up: " + " ".join(reversed(numbered("body1x", 200).split())), "Short.", None),  # no run of 13 words
-        ("Summarize a biomedical literature piece in six sentences.", "Short.", None),  # the instruction is no text
+        (
+            "Sum up: " + " ".join(reversed(numbered("body1x", 200).split())),
+            "Short.",
+            None,
+        ),  # no run of 13 words
+        (
+            "Summarize a biomedical literature piece in six sentences.",
+            "Short.",
+            None,
+        ),  # the instruction is no text
     ],
 )
 def test_rows_that_cover_a_text_of_the_evaluation_are_kept_out(tmp_path, summaries, instruction, output, how):
-    write_array(tmp_path / "raw" / ALPACA, [alpaca("Name a color.", "", "Red."), alpaca(instruction, "", output)])
-    run(tmp_path / "raw", tmp_path / "out", "--sources", "alpaca", "--task_rows", str(summaries), "--validation", "0")
+    write_array(
+        tmp_path / "raw" / ALPACA, [alpaca("Name a color.", "", "Red."), alpaca(instruction, "", output)]
+    )
+    run(
+        tmp_path / "raw",
+        tmp_path / "out",
+        "--sources",
+        "alpaca",
+        "--task_rows",
+        str(summaries),
+        "--validation",
+        "0",
+    )
     found = leaks(json.loads((tmp_path / "out/manifest.json").read_text()))
     assert list(found) == (["alpaca:2"] if how else [])
     if how:
@@ -264,7 +401,15 @@ def test_rows_that_cover_a_text_of_the_evaluation_are_kept_out(tmp_path, summari
 
 def held_out(tmp_path, task, *rows):
     """HeldOut of test rows of one task, each {"id", "prompt"}."""
-    common = {"task": task, "split": "test", "scoring": "summary", "completion": "x", "source": task, "license": "l", "access": "public"}
+    common = {
+        "task": task,
+        "split": "test",
+        "scoring": "summary",
+        "completion": "x",
+        "source": task,
+        "license": "l",
+        "access": "public",
+    }
     write(tmp_path / "held" / task / "test.jsonl", "".join(json.dumps(common | row) + "\n" for row in rows))
     return build_instructions.HeldOut(tmp_path / "held")
 
@@ -272,12 +417,20 @@ def held_out(tmp_path, task, *rows):
 QUESTION = "What does the note say of visit {}?"
 
 
-@pytest.mark.parametrize("template", [benchmarks.prompt_file("emrqa").read_text(), "TASK: find it.\nNOTE: {context}\nASKED: {question}\n"])
+@pytest.mark.parametrize(
+    "template",
+    [benchmarks.prompt_file("emrqa").read_text(), "TASK: find it.\nNOTE: {context}\nASKED: {question}\n"],
+)
 @pytest.mark.parametrize("questions", [1, 3])
 def test_a_text_that_all_rows_of_a_file_share_is_no_instruction(tmp_path, template, questions):
     note = numbered("note", 100)
-    rows = [{"id": f"emrqa:{i}", "prompt": template.format(context=note, question=QUESTION.format(i))} for i in range(questions)]
-    found = held_out(tmp_path, "emrqa", *rows).find({"id": "a:1", "prompt": f"Sum up: {note}\n", "completion": "Short."})
+    rows = [
+        {"id": f"emrqa:{i}", "prompt": template.format(context=note, question=QUESTION.format(i))}
+        for i in range(questions)
+    ]
+    found = held_out(tmp_path, "emrqa", *rows).find(
+        {"id": "a:1", "prompt": f"Sum up: {note}\n", "completion": "Short."}
+    )
     assert found and found[0] == "emrqa:0" and found[1].startswith("covered")
 
 
@@ -285,7 +438,9 @@ def test_the_instruction_of_a_template_is_no_text(tmp_path):
     template = benchmarks.prompt_file("i2b2").read_text()
     text = numbered("word", 20)
     held = held_out(tmp_path, "i2b2", {"id": "i2b2:1", "prompt": template.format(text=text)})
-    assert held.find({"id": "a:1", "prompt": template.format(text="Another line."), "completion": "x"}) is None
+    assert (
+        held.find({"id": "a:1", "prompt": template.format(text="Another line."), "completion": "x"}) is None
+    )
     assert held.find({"id": "a:2", "prompt": f"{text}\n", "completion": "x"})[0] == "i2b2:1"
 
 
@@ -302,13 +457,17 @@ def test_the_evaluation_row_that_is_named_does_not_hang_on_the_order_of_hashes(t
 
 def test_articles_of_the_evaluation_are_kept_out_by_their_number(tmp_path, summaries):
     def document(number):
-        text = "\n\n".join(["A title.", "An abstract of five words.", f"One of {number}. Two is here. Three is here."])
+        text = "\n\n".join(
+            ["A title.", "An abstract of five words.", f"One of {number}. Two is here. Three is here."]
+        )
         meta = {"blocks": {"title": 1, "abstract": 1, "further_abstracts": 0, "body": 1}, "keywords": ["one"]}
         fields = {"source": "pmc", "domain": "biomedical", "license": "CC BY", "access": "public"}
         return {"id": f"pmc:PMC{number}", "text": text, **fields, "meta": meta}
 
     (tmp_path / "raw").mkdir()
-    write(tmp_path / "documents/pmc/a.jsonl", "".join(json.dumps(document(number)) + "\n" for number in (2, 22)))
+    write(
+        tmp_path / "documents/pmc/a.jsonl", "".join(json.dumps(document(number)) + "\n" for number in (2, 22))
+    )
     flags = [
         "--sources",
         "pmc_next_sentence",
@@ -327,7 +486,18 @@ def test_articles_of_the_evaluation_are_kept_out_by_their_number(tmp_path, summa
 
 def test_a_sampled_source_is_full_although_leaks_were_left_out(tmp_path, raw, task_rows):
     def ids(size):
-        run(raw, tmp_path / "out", "--sources", "alpaca", "--size", f"alpaca={size}", "--task_rows", str(task_rows), "--validation", "0")
+        run(
+            raw,
+            tmp_path / "out",
+            "--sources",
+            "alpaca",
+            "--size",
+            f"alpaca={size}",
+            "--task_rows",
+            str(task_rows),
+            "--validation",
+            "0",
+        )
         return {row["id"] for row in lines(tmp_path / "out/train.jsonl")}
 
     assert len(ids(97)) == 97 and len(ids(98)) == 97  # three of a hundred are test questions
@@ -336,16 +506,24 @@ def test_a_sampled_source_is_full_although_leaks_were_left_out(tmp_path, raw, ta
 
 # ---------------------------------------------------------------- the plan
 def test_plan_with_a_missing_source(tmp_path, raw, capsys):
-    write(tmp_path / "plan.yaml", "sources: {alpaca: 10, dolly: 5, flashcards: 100}\nvalidation: 0.1\nseed: 1\n")
+    write(
+        tmp_path / "plan.yaml", "sources: {alpaca: 10, dolly: 5, flashcards: 100}\nvalidation: 0.1\nseed: 1\n"
+    )
     with pytest.raises(SystemExit, match="dolly: no such folder"):
         run(raw, tmp_path / "out", "--plan", str(tmp_path / "plan.yaml"))
     run(raw, tmp_path / "out", "--plan", str(tmp_path / "plan.yaml"), "--skip_missing", "--size", "alpaca=20")
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["sources"]["alpaca"] == {"wanted": 20, "available": 100, "taken": 20, "validation": 2}
-    assert manifest["sources"]["dolly"]["taken"] == 0 and "no such folder" in manifest["sources"]["dolly"]["missing"]
+    assert (
+        manifest["sources"]["dolly"]["taken"] == 0
+        and "no such folder" in manifest["sources"]["dolly"]["missing"]
+    )
     assert manifest["arguments"]["plan"]["seed"] == 1
     printed = capsys.readouterr().out
-    assert "dolly: wanted 5, available 0, taken 0: " in printed and "train 54, validation 6, of 125 wanted" in printed
+    assert (
+        "dolly: wanted 5, available 0, taken 0: " in printed
+        and "train 54, validation 6, of 125 wanted" in printed
+    )
 
 
 @pytest.mark.parametrize(
@@ -379,7 +557,16 @@ def test_plan_of_the_article():
 def test_task_file_with_a_test_row_is_refused(tmp_path, raw, task_rows):
     write(task_rows / "medqa/train.jsonl", (task_rows / "medqa/test.jsonl").read_text())
     with pytest.raises(SystemExit, match="row of split 'test', which must not be trained on"):
-        run(raw, tmp_path / "out", "--sources", "alpaca", "--task_rows", str(task_rows), "--task_names", "medqa")
+        run(
+            raw,
+            tmp_path / "out",
+            "--sources",
+            "alpaca",
+            "--task_rows",
+            str(task_rows),
+            "--task_names",
+            "medqa",
+        )
 
 
 @pytest.mark.parametrize(
@@ -407,7 +594,11 @@ def test_bad_input_is_one_sentence(tmp_path, raw, flags, message):
     (raw / "sharegpt/a.json").unlink()
     with pytest.raises(SystemExit) as caught:
         run(raw, tmp_path / "out", *flags)
-    assert str(caught.value).startswith("error: ") and message in str(caught.value) and "\n" not in str(caught.value)
+    assert (
+        str(caught.value).startswith("error: ")
+        and message in str(caught.value)
+        and "\n" not in str(caught.value)
+    )
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
 

@@ -19,7 +19,12 @@ from data_prep.corpus.minhash import (
 )
 from data_prep.schema import BadInput
 
-WORDS = [f"{a}{b}{c}" for a in ("ba", "de", "fi", "go", "lu") for b in ("ro", "ne", "ti", "ka") for c in ("x", "m", "s", "lin", "th")]
+WORDS = [
+    f"{a}{b}{c}"
+    for a in ("ba", "de", "fi", "go", "lu")
+    for b in ("ro", "ne", "ti", "ka")
+    for c in ("x", "m", "s", "lin", "th")
+]
 
 
 def prose(seed, words=200) -> str:
@@ -49,9 +54,16 @@ def found(texts: dict, priority, same=None) -> set:
 
 def test_priority_decides_which_copy_stays_then_the_id():
     text = prose(1)
-    texts = {("pubmed", "b"): text, ("pubmed", "a"): text, ("pmc", "z"): edited(text, 0.005), ("pubmed", "other"): prose(2)}
+    texts = {
+        ("pubmed", "b"): text,
+        ("pubmed", "a"): text,
+        ("pmc", "z"): edited(text, 0.005),
+        ("pubmed", "other"): prose(2),
+    }
     texts[("pubmed", "spaced")] = text.upper().replace(" ", "\n  ", 5)
-    assert found(texts, ["pmc", "pubmed"]) == {("pubmed", name, "pmc", "z", "near") for name in ("a", "b", "spaced")}
+    assert found(texts, ["pmc", "pubmed"]) == {
+        ("pubmed", name, "pmc", "z", "near") for name in ("a", "b", "spaced")
+    }
     assert found(texts, ["pubmed", "pmc"]) == {
         ("pubmed", "b", "pubmed", "a", "exact"),
         ("pubmed", "spaced", "pubmed", "a", "exact"),
@@ -67,9 +79,7 @@ def test_texts_too_short_for_a_run_are_exact_duplicates_only():
 
 
 def test_numbers_count_as_words():
-    report = (
-        "CT of the chest, slice {}. Nodule of {} mm in segment {}, density {} HU, formerly {} mm. Dose {} mGy, {} images, study {} of {}."
-    )
+    report = "CT of the chest, slice {}. Nodule of {} mm in segment {}, density {} HU, formerly {} mm. Dose {} mGy, {} images, study {} of {}."
     one, other = (report.format(*random.Random(seed).sample(range(100, 999), 9)) for seed in (1, 2))
     assert jaccard(one, other) < 0.1 and found({("n", "1"): one, ("n", "2"): other}, ["n"]) == set()
     assert jaccard(one, one) == 1.0
@@ -106,7 +116,9 @@ def test_candidates_come_as_often_as_the_table_says(share):
         alone = (200 - common) // 2
         settings = Settings(n_grams=1)
         text = " ".join(b.replace(" ", "") for b in blocks[: common + alone])
-        other = " ".join(b.replace(" ", "") for b in blocks[:common] + blocks[common + alone : common + 2 * alone])
+        other = " ".join(
+            b.replace(" ", "") for b in blocks[:common] + blocks[common + alone : common + 2 * alone]
+        )
         exactly.append(jaccard(text, other, settings))
         caught += bool((signature(text, settings) == signature(other, settings)).any())
     assert np.allclose(exactly, share)
@@ -143,8 +155,17 @@ def test_bad_input_is_named():
         make_settings({"ngrams": 5})
     with pytest.raises(BadInput, match="'pmc' stands twice"):
         make_settings({"runs": [["pmc", "pubmed"], ["redpajama", "pmc"]]})
-    for runs in (None, "pubmed", ["pubmed"], [["pubmd", "pmc"]], [["mimic_iv_notes", "mimic_iii"]], [[["pmc"]]]):
-        with pytest.raises(BadInput, match=r"'runs' must be lists of sources in a list, found .* \(known: pubmed, pmc, "):
+    for runs in (
+        None,
+        "pubmed",
+        ["pubmed"],
+        [["pubmd", "pmc"]],
+        [["mimic_iv_notes", "mimic_iii"]],
+        [[["pmc"]]],
+    ):
+        with pytest.raises(
+            BadInput, match=r"'runs' must be lists of sources in a list, found .* \(known: pubmed, pmc, "
+        ):
             make_settings({"runs": runs})
     assert make_settings({"runs": [["pmc", "pubmed"]]}).runs == (("pmc", "pubmed"),)
     assert make_settings({"n_grams": 3}).n_grams == 3 and make_settings({}) == Settings()

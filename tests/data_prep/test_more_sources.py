@@ -38,7 +38,9 @@ def read(module, file) -> tuple[list[dict], dict]:
     drops = Drops()
     documents = [check_document(document, str(file)) for document in module.read(file, drops)]
     json.dumps(documents, ensure_ascii=False).encode()
-    return documents, {reason: entry["count"] for reasons in drops.as_dict().values() for reason, entry in reasons.items()}
+    return documents, {
+        reason: entry["count"] for reasons in drops.as_dict().values() for reason, entry in reasons.items()
+    }
 
 
 # --- The Pile ---
@@ -80,12 +82,19 @@ def test_pile_bad_records_are_counted_and_the_others_read(tmp_path):
     as_string = {"text": "Exported.", "meta": json.dumps({"pile_set_name": "PubMed Abstracts"})}
     documents, drops = read(pile_pubmed, put(tmp_path / "a.jsonl", [*records, as_string, pile("Good.")]))
     assert [d["text"] for d in documents] == ["Exported.", "Good."]
-    assert drops == {"no object with a text in text": 4, "empty text": 1, "no meta.pile_set_name": 2, "not valid Unicode": 1}
+    assert drops == {
+        "no object with a text in text": 4,
+        "empty text": 1,
+        "no meta.pile_set_name": 2,
+        "not valid Unicode": 1,
+    }
 
 
 def test_a_line_that_is_not_json_is_counted_too(tmp_path):
     content = (
-        b'{"text": "One.", "meta": {"pile_set_name": "PubMed Central"}}\n{"text": "cut\n\n' + json.dumps(pile("Tw\u00f6.")).encode() + b"\n"
+        b'{"text": "One.", "meta": {"pile_set_name": "PubMed Central"}}\n{"text": "cut\n\n'
+        + json.dumps(pile("Tw\u00f6.")).encode()
+        + b"\n"
     )
     documents, drops = read(pile_pubmed, put(tmp_path / "a.jsonl", content))
     assert [d["text"] for d in documents] == ["One.", "Twö."] and drops == {"not JSON": 1}
@@ -93,7 +102,9 @@ def test_a_line_that_is_not_json_is_counted_too(tmp_path):
 
 @pytest.mark.parametrize("module", [pile_pubmed, guidelines])
 def test_a_git_lfs_pointer_is_no_data(tmp_path, module):
-    pointer = put(tmp_path / "a.jsonl", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 13085339\n")
+    pointer = put(
+        tmp_path / "a.jsonl", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 13085339\n"
+    )
     with pytest.raises(BadInput, match="a.jsonl: this is a Git-LFS pointer"):
         read(module, pointer)
 
@@ -106,7 +117,9 @@ def test_guidelines_as_published(tmp_path):
         "id": "a1", "source": "nice", "title": "On fever", "clean_text": "# On fever\n\nMeasure it.", "raw_text": "Cookies? On fever",
         "url": "https://x.invalid/1", "overview": "A summary.",
     }  # fmt: skip
-    file = put(tmp_path / "open_guidelines.jsonl", [record, {**record, "id": "a2", "source": "who", "url": None}])
+    file = put(
+        tmp_path / "open_guidelines.jsonl", [record, {**record, "id": "a2", "source": "who", "url": None}]
+    )
     (first, second), drops = read(guidelines, file)
     assert drops == {} and guidelines.files(tmp_path) == [file]
     assert first == {
@@ -127,8 +140,14 @@ def test_guidelines_as_scraped_and_bad_ones(tmp_path):
         "a string",
     ]
     documents, drops = read(guidelines, put(tmp_path / "rch.jsonl", records))
-    assert [(d["text"], d["license"]) for d in documents] == [("By content.", "terms of rch"), ("By text.", "terms of rch")]
-    assert documents[1]["meta"] == {"publisher": "rch", "title": "T", "doi": "10.1/2"} and documents[0]["id"] != documents[1]["id"]
+    assert [(d["text"], d["license"]) for d in documents] == [
+        ("By content.", "terms of rch"),
+        ("By text.", "terms of rch"),
+    ]
+    assert (
+        documents[1]["meta"] == {"publisher": "rch", "title": "T", "doi": "10.1/2"}
+        and documents[0]["id"] != documents[1]["id"]
+    )
     assert drops == {"no object with a text in clean_text or content or text": 4, "empty text": 1}
 
 
@@ -160,8 +179,13 @@ def test_plain_parquet(tmp_path):
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     [file] = plain.files(tmp_path)
     documents, drops = read(plain, file)
-    assert [d["text"] for d in documents] == ["One.", "Two."] and drops == {"no object with a text in text": 1, "empty text": 1}
-    assert len({d["id"] for d in documents}) == 2 and all(d["id"].startswith(f"plain:{tmp_path.name}:") for d in documents)
+    assert [d["text"] for d in documents] == ["One.", "Two."] and drops == {
+        "no object with a text in text": 1,
+        "empty text": 1,
+    }
+    assert len({d["id"] for d in documents}) == 2 and all(
+        d["id"].startswith(f"plain:{tmp_path.name}:") for d in documents
+    )
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(BadInput, match="a.parquet: not whole Parquet"):
         read(plain, file)
@@ -177,7 +201,10 @@ def test_plain_names_a_column_that_is_not_there(tmp_path):
 def test_the_nearest_sidecar_is_the_one_for_a_file(tmp_path):
     sidecar(tmp_path)
     sidecar(tmp_path / "open", access="public", domain="general")
-    files = [put(tmp_path / "a.jsonl", [{"text": "One."}]), put(tmp_path / "open" / "b.jsonl", [{"text": "Two."}])]
+    files = [
+        put(tmp_path / "a.jsonl", [{"text": "One."}]),
+        put(tmp_path / "open" / "b.jsonl", [{"text": "Two."}]),
+    ]
     assert plain.files(tmp_path) == files
     assert [plain.card(file)["access"] for file in files] == ["credentialed", "public"]
     assert [read(plain, file)[0][0]["access"] for file in files] == ["credentialed", "public"]
@@ -185,7 +212,9 @@ def test_the_nearest_sidecar_is_the_one_for_a_file(tmp_path):
 
 def test_nobody_guesses_an_access_class(tmp_path):
     put(tmp_path / "a.jsonl", [{"text": "One."}])
-    with pytest.raises(BadInput, match="no source.yaml beside it says its domain, licence and access. Next: write one"):
+    with pytest.raises(
+        BadInput, match="no source.yaml beside it says its domain, licence and access. Next: write one"
+    ):
         plain.files(tmp_path)
 
 
@@ -218,8 +247,16 @@ def test_a_sidecar_that_says_too_little_or_something_else_is_refused(tmp_path, s
 
 
 def classes(manifest, out) -> set:
-    lines = [json.loads(line) for path in out.rglob("*.jsonl.gz") for line in gzip.decompress(path.read_bytes()).splitlines()]
-    return {manifest["access"], *(entry["access"] for entry in manifest["inputs"]), *(line["access"] for line in lines)}
+    lines = [
+        json.loads(line)
+        for path in out.rglob("*.jsonl.gz")
+        for line in gzip.decompress(path.read_bytes()).splitlines()
+    ]
+    return {
+        manifest["access"],
+        *(entry["access"] for entry in manifest["inputs"]),
+        *(line["access"] for line in lines),
+    }
 
 
 def test_a_corrected_sidecar_makes_a_complete_folder_anew(tmp_path):
@@ -257,7 +294,10 @@ def test_a_sidecar_of_the_hub_is_known_by_its_bytes_too(tmp_path):
 
 
 def test_hub_reads_a_folder_as_it_reads_the_hub(tmp_path):
-    put(tmp_path / "data" / "train.jsonl", [{"body": "One.", "key": "a"}, {"body": None, "key": "b"}, {"body": "Two.", "key": "c"}])
+    put(
+        tmp_path / "data" / "train.jsonl",
+        [{"body": "One.", "key": "a"}, {"body": None, "key": "b"}, {"body": "Two.", "key": "c"}],
+    )
     sidecar(
         tmp_path,
         dataset="data",
@@ -270,7 +310,11 @@ def test_hub_reads_a_folder_as_it_reads_the_hub(tmp_path):
     )
     [file] = hub.files(tmp_path)
     documents, drops = read(hub, file)
-    assert file.name == "source.yaml" and hub.card(file) == {"domain": "general", "license": "ours", "access": "gated"}
+    assert file.name == "source.yaml" and hub.card(file) == {
+        "domain": "general",
+        "license": "ours",
+        "access": "gated",
+    }
     assert [(d["id"], d["text"], d["access"]) for d in documents] == [
         ("hub:data/train:a", "One.", "gated"),
         ("hub:data/train:c", "Two.", "gated"),
@@ -284,7 +328,10 @@ def test_hub_reads_a_folder_as_it_reads_the_hub(tmp_path):
     [
         ({}, "'dataset' is not given"),
         ({"dataset": "lab/notes", "split": "train"}, "'revision' is not given"),
-        ({"dataset": "lab/notes", "split": "train", "revision": "main"}, "revision 'main' must be a commit of 40 hexadecimal digits"),
+        (
+            {"dataset": "lab/notes", "split": "train", "revision": "main"},
+            "revision 'main' must be a commit of 40 hexadecimal digits",
+        ),
         ({"dataset": "lab/notes", "revision": "0" * 40}, "'split' is not given"),
     ],
 )

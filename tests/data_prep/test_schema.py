@@ -11,7 +11,15 @@ from data_prep.files import open_bytes, open_text, read_json, read_jsonl, whole_
 from data_prep.manifest import Drops, describe, read_manifest, write_manifest
 from data_prep.schema import BadInput, check_document, check_row, strictest
 
-DOCUMENT = {"id": "a:1", "text": "x", "source": "a", "domain": "general", "license": "MIT", "access": "public", "meta": {}}
+DOCUMENT = {
+    "id": "a:1",
+    "text": "x",
+    "source": "a",
+    "domain": "general",
+    "license": "MIT",
+    "access": "public",
+    "meta": {},
+}
 ROW = {"id": "t:1", "task": "t", "split": "test", "prompt": "Is it?\n", "completion": "yes", "scoring": "choice",
        "choices": ["yes", "no"], "source": "t", "license": "MIT", "access": "public"}  # fmt: skip
 CHAT = {key: ROW[key] for key in ("id", "task", "split", "source", "license", "access")} | {"scoring": "none"}
@@ -20,7 +28,11 @@ CHAT = {key: ROW[key] for key in ("id", "task", "split", "source", "license", "a
 def test_a_right_document_and_row_pass():
     assert check_document(DOCUMENT, "f") is DOCUMENT
     assert check_row(ROW, "f") is ROW
-    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    turns = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "u"},
+        {"role": "assistant", "content": "a"},
+    ]
     assert check_row(CHAT | {"messages": turns}, "f")
     assert check_row(ROW | {"question": "q", "options": ["a", "b"]}, "f")
 
@@ -54,7 +66,10 @@ def test_a_wrong_document_is_named_by_place_and_field(change, said):
         (ROW | {"question": "q", "options": ["a"]}, "'options' needs"),
         (CHAT, "either 'prompt' and 'completion' or 'messages'"),
         (CHAT | {"messages": [{"role": "user", "content": "u"}]}, "must alternate"),
-        (CHAT | {"messages": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "u"}]}, "must alternate"),
+        (
+            CHAT | {"messages": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "u"}]},
+            "must alternate",
+        ),
         (CHAT | {"messages": []}, "must alternate"),
     ],
 )
@@ -87,8 +102,16 @@ def cut(data):
     [
         ("empty.jsonl", b"", "empty"),
         ("pointer.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
-        ("cut.jsonl.gz", cut(gzip.compress(b'{"a": "' + bytes(range(97, 123)) * 400 + b'"}\n', mtime=0)), "cannot be read to its end"),
-        ("cut.jsonl.zst", cut(zstandard.compress(json.dumps(list(range(5000))).encode())), "cannot be read to its end"),
+        (
+            "cut.jsonl.gz",
+            cut(gzip.compress(b'{"a": "' + bytes(range(97, 123)) * 400 + b'"}\n', mtime=0)),
+            "cannot be read to its end",
+        ),
+        (
+            "cut.jsonl.zst",
+            cut(zstandard.compress(json.dumps(list(range(5000))).encode())),
+            "cannot be read to its end",
+        ),
         ("not.jsonl.gz", b"not gzip at all", "cannot be read to its end"),
         ("bad.jsonl", b'{"a": 1}\n{"a": \n', "line 2 is not JSON"),
     ],
@@ -139,12 +162,21 @@ def test_a_folder_exists_whole_or_not_at_all(tmp_path):
 )
 def test_an_output_that_is_a_file_is_left_alone_before_anything_is_read(tmp_path, command, arguments, below):
     raw, out = tmp_path / "raw", tmp_path / "thesis"
-    for name, content in (("good.jsonl", '{"text": "x"}'), ("bad.jsonl", "{"), ("medqa/US/test.jsonl", "{"), ("sharegpt/a.json", "{")):
+    for name, content in (
+        ("good.jsonl", '{"text": "x"}'),
+        ("bad.jsonl", "{"),
+        ("medqa/US/test.jsonl", "{"),
+        ("sharegpt/a.json", "{"),
+    ):
         (raw / name).parent.mkdir(parents=True, exist_ok=True)
         (raw / name).write_text(content)
     out.write_text("years of work")
-    with pytest.raises(SystemExit, match="error: .*thesis: is a file, and the output is a folder. Next: another --out"):
-        command.main([*(argument.replace("RAW", str(raw)) for argument in arguments), "--out", str(out / below)])
+    with pytest.raises(
+        SystemExit, match="error: .*thesis: is a file, and the output is a folder. Next: another --out"
+    ):
+        command.main(
+            [*(argument.replace("RAW", str(raw)) for argument in arguments), "--out", str(out / below)]
+        )
     assert out.read_text() == "years of work" and sorted(tmp_path.iterdir()) == [raw, out]
 
 
@@ -156,12 +188,17 @@ def test_same_records_same_bytes_and_a_manifest_that_says_so(tmp_path):
         drops = Drops()
         drops.add("s", "empty", "f: record 1")
         drops.add("s", "empty", "f: record 2")
-        inputs = [{"path": "x", "license": "MIT", "access": "gated"}, {"path": "y", "license": "CC0", "access": "public"}]
+        inputs = [
+            {"path": "x", "license": "MIT", "access": "gated"},
+            {"path": "y", "license": "CC0", "access": "public"},
+        ]
         outputs = [describe(out, first, records=1), describe(out, second, records=1)]
         write_manifest(out, stage="s", arguments={}, inputs=inputs, dropped=drops.as_dict(), outputs=outputs)
     manifest = read_manifest(tmp_path / "out", made_by="python -m this")
     assert manifest["access"] == "gated" and manifest["licenses"] == ["CC0", "MIT"]
     assert manifest["outputs"][0]["sha256"] == manifest["outputs"][1]["sha256"]
-    assert manifest["dropped"] == {"s": {"empty": {"count": 2, "first": "f: record 1", "where": ["f: record 1", "f: record 2"]}}}
+    assert manifest["dropped"] == {
+        "s": {"empty": {"count": 2, "first": "f: record 1", "where": ["f: record 1", "f: record 2"]}}
+    }
     with pytest.raises(BadInput, match="Next: python -m this"):
         read_manifest(tmp_path / "none", made_by="python -m this")

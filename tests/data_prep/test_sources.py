@@ -32,7 +32,9 @@ def read(module, file, *first_pass):
     """(documents, {reason: count}) of one raw file; every document is checked."""
     drops = Drops()
     documents = [check_document(document, str(file)) for document in module.read(file, drops, *first_pass)]
-    return documents, {reason: entry["count"] for reasons in drops.as_dict().values() for reason, entry in reasons.items()}
+    return documents, {
+        reason: entry["count"] for reasons in drops.as_dict().values() for reason, entry in reasons.items()
+    }
 
 
 def written(folder: Path) -> list[dict]:
@@ -84,10 +86,18 @@ def test_pubmed_text_is_whole(tmp_path):
         '<mml:math xmlns:mml="http://www.w3.org/1998/Math/MathML">\n <mml:mi>r</mml:mi>\n</mml:math> = 0.9<!-- no -->5.</AbstractText>'
         '<AbstractText Label="RESULTS">H<sub>2</sub>O.</AbstractText><CopyrightInformation>Copyright X</CopyrightInformation>'
     )
-    other = '<OtherAbstract Type="Publisher" Language="fre"><AbstractText>Autre.</AbstractText></OtherAbstract>'
-    file = put(tmp_path / "a.xml", article_set(citation(title="On <i>E. coli</i> growth.", abstract=abstract, extra=other)))
+    other = (
+        '<OtherAbstract Type="Publisher" Language="fre"><AbstractText>Autre.</AbstractText></OtherAbstract>'
+    )
+    file = put(
+        tmp_path / "a.xml",
+        article_set(citation(title="On <i>E. coli</i> growth.", abstract=abstract, extra=other)),
+    )
     (document,), _ = read(pubmed, file)
-    assert document["text"] == "On E. coli growth.\n\nMETHODS: We gave E. coli 10^6 cells, r = 0.95.\nRESULTS: H2O."
+    assert (
+        document["text"]
+        == "On E. coli growth.\n\nMETHODS: We gave E. coli 10^6 cells, r = 0.95.\nRESULTS: H2O."
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,7 +112,9 @@ def test_pubmed_text_is_whole(tmp_path):
     ],
 )
 def test_pubmed_drops_are_counted(tmp_path, changes, reason):
-    documents, drops = read(pubmed, put(tmp_path / "a.xml", article_set(citation("2"), citation(**{"pmid": "3", **changes}))))
+    documents, drops = read(
+        pubmed, put(tmp_path / "a.xml", article_set(citation("2"), citation(**{"pmid": "3", **changes})))
+    )
     assert [d["id"] for d in documents] == ["pubmed:2"] and drops == {reason: 1}
 
 
@@ -115,15 +127,25 @@ def test_pubmed_year_from_medline_date_and_empty_title(tmp_path):
 def test_pubmed_deleted_and_replaced_records_across_files(tmp_path):
     raw = tmp_path / "raw"
     old = citation("3", abstract="<AbstractText>Old.</AbstractText>")
-    put(raw / "pubmed01.xml", article_set(citation("1"), citation("2"), old, citation("4", version=2, title="Second version.")))
+    put(
+        raw / "pubmed01.xml",
+        article_set(citation("1"), citation("2"), old, citation("4", version=2, title="Second version.")),
+    )
     new = citation("3", abstract="<AbstractText>New.</AbstractText>")
     retracted = citation("2", kinds=("Retracted Publication",))
-    put(raw / "pubmed02.xml.gz", article_set(new, citation("4", title="First version."), retracted, deleted=["1"]))
+    put(
+        raw / "pubmed02.xml.gz",
+        article_set(new, citation("4", title="First version."), retracted, deleted=["1"]),
+    )
     manifest = build_documents.build([("pubmed", raw)], tmp_path / "out")
     texts = {d["id"]: d["text"] for d in written(tmp_path / "out")}
     assert texts == {"pubmed:3": "A title.\n\nNew.", "pubmed:4": "Second version.\n\nSome text."}
     counts = {reason: entry["count"] for reason, entry in manifest["dropped"]["pubmed"].items()}
-    assert counts == {"deleted by NLM": 1, "replaced by a newer record": 3, "retracted, or a retraction notice": 1}
+    assert counts == {
+        "deleted by NLM": 1,
+        "replaced by a newer record": 3,
+        "retracted, or a retraction notice": 1,
+    }
     assert [entry["records"] for entry in manifest["inputs"]] == [4, 3]
 
 
@@ -249,7 +271,11 @@ def test_pmc_drops_are_counted(tmp_path, changes, reason):
 def test_pmc_ids_of_both_generations(tmp_path, kind, value):
     pmcid = f'<article-id pub-id-type="{kind}">{value}</article-id>'
     (document,), _ = read(pmc, put(tmp_path / "a.nxml", jats(pmcid=pmcid)))
-    assert document["id"] == "pmc:PMC123" and document["meta"]["pmid"] == "9" and document["meta"]["year"] == 2012
+    assert (
+        document["id"] == "pmc:PMC123"
+        and document["meta"]["pmid"] == "9"
+        and document["meta"]["year"] == 2012
+    )
 
 
 # --- MIMIC ---
@@ -272,10 +298,18 @@ def table(columns, rows) -> str:
 @pytest.mark.parametrize("name", ["NOTEEVENTS.csv", "NOTEEVENTS.csv.gz"])
 def test_mimic_iii(tmp_path, name):
     long_note = 'Line one, "quoted"\n\nline two [**Name**]\r\n' + "word " * 60_000
-    rows = [NOTE | {"TEXT": long_note}, NOTE | {"ROW_ID": "2", "ISERROR": "1"}, NOTE | {"ROW_ID": "3", "TEXT": " \n"}]
+    rows = [
+        NOTE | {"TEXT": long_note},
+        NOTE | {"ROW_ID": "2", "ISERROR": "1"},
+        NOTE | {"ROW_ID": "3", "TEXT": " \n"},
+    ]
     file = put(tmp_path / name, table(NOTE_COLUMNS, rows))
     (document,), drops = read(mimic_iii, file)
-    assert document["id"] == "mimic_iii:1" and document["text"] == long_note and document["meta"]["category"] == "Nursing"
+    assert (
+        document["id"] == "mimic_iii:1"
+        and document["text"] == long_note
+        and document["meta"]["category"] == "Nursing"
+    )
     assert (document["domain"], document["access"]) == ("clinical", "credentialed")
     assert drops == {"marked as an error (ISERROR)": 1, "empty text": 1}
 
@@ -283,7 +317,10 @@ def test_mimic_iii(tmp_path, name):
 def test_mimic_iv_note_reads_both_tables_and_not_the_details(tmp_path):
     row = dict.fromkeys(IV_COLUMNS, "") | {"note_id": "10-DS-1", "text": "First\nsecond"}
     put(tmp_path / "raw" / "discharge.csv.gz", table(IV_COLUMNS, [row]))
-    put(tmp_path / "raw" / "radiology.csv", table(IV_COLUMNS, [row | {"note_id": "10-RR-1"}, row | {"note_id": "10-RR-2", "text": ""}]))
+    put(
+        tmp_path / "raw" / "radiology.csv",
+        table(IV_COLUMNS, [row | {"note_id": "10-RR-1"}, row | {"note_id": "10-RR-2", "text": ""}]),
+    )
     put(tmp_path / "raw" / "discharge_detail.csv", "note_id,subject_id,field_name\n")
     found = mimic_iv_note.files(tmp_path / "raw")
     assert [file.name for file in found] == ["discharge.csv.gz", "radiology.csv"]
@@ -306,10 +343,14 @@ def test_mimic_iii_bad_tables(tmp_path, content, message):
 
 
 def test_an_export_without_a_header_is_refused_without_a_word_of_it(tmp_path):
-    note = NOTE | {"TEXT": "Mr Ward was found with a fever of 39.2, and asks for his wife", "CATEGORY": "Nursing"}
+    note = NOTE | {
+        "TEXT": "Mr Ward was found with a fever of 39.2, and asks for his wife",
+        "CATEGORY": "Nursing",
+    }
     file = put(tmp_path / "NOTEEVENTS.csv", table(NOTE_COLUMNS, [note]).partition("\n")[2])
     with pytest.raises(
-        BadInput, match="'ROW_ID' is missing .the first line has 11 cells and does not look like a header.. Next:"
+        BadInput,
+        match="'ROW_ID' is missing .the first line has 11 cells and does not look like a header.. Next:",
     ) as refused:
         read(mimic_iii, file)
     assert not any(word in str(refused.value).lower() for word in ("ward", "fever", "nursing"))
@@ -318,7 +359,10 @@ def test_an_export_without_a_header_is_refused_without_a_word_of_it(tmp_path):
 
 
 def test_mimic_cxr(tmp_path):
-    report = put(tmp_path / "files/p10/p10000001/s50000001.txt", " FINAL REPORT\n INDICATION:  ___\n\n IMPRESSION: None.\n")
+    report = put(
+        tmp_path / "files/p10/p10000001/s50000001.txt",
+        " FINAL REPORT\n INDICATION:  ___\n\n IMPRESSION: None.\n",
+    )
     blank = put(tmp_path / "files/p10/p10000001/s50000002.txt", " \n")
     put(tmp_path / "LICENSE.txt", "no report")
     assert mimic_cxr.files(tmp_path) == [report, blank]
@@ -341,7 +385,10 @@ def test_redpajama_meta_shapes(tmp_path, ending):
         {"text": "half \ud83d"},
     ]
     content = "".join(json.dumps(line) + "\n" for line in lines).encode()
-    file = put(tmp_path / "common_crawl" / f"a{ending}", zstandard.compress(content) if ending.endswith("zst") else content)
+    file = put(
+        tmp_path / "common_crawl" / f"a{ending}",
+        zstandard.compress(content) if ending.endswith("zst") else content,
+    )
     documents, drops = read(redpajama, file)
     assert drops == {"empty text": 1, "not valid Unicode": 1}
     where = [{"file": file.name, "line": number} for number in (1, 2, 3)]
@@ -357,7 +404,10 @@ def test_redpajama_id_follows_the_text_and_slice_is_not_guessed(tmp_path):
     line = json.dumps({"text": "same", "meta": {}})
     (first,), _ = read(redpajama, put(tmp_path / "x" / "arxiv_sample.jsonl", line))
     (second,), _ = read(redpajama, put(tmp_path / "y" / "bookings.jsonl", "\n" + line))
-    assert first["id"] == second["id"] and (first["meta"]["slice"], second["meta"]["slice"]) == ("arxiv", "unknown")
+    assert first["id"] == second["id"] and (first["meta"]["slice"], second["meta"]["slice"]) == (
+        "arxiv",
+        "unknown",
+    )
 
 
 # --- build_documents ---
@@ -369,7 +419,10 @@ def test_build_documents_of_every_source(tmp_path, capsys):
     put(raw / "pmc" / "a.nxml", jats(permissions=LICENSED('license-type="CC BY-NC"', "")))
     put(raw / "pmc" / "b.nxml", jats(pmcid='<article-id pub-id-type="pmc">124</article-id>'))
     put(raw / "mimic_iii" / "NOTEEVENTS.csv", table(NOTE_COLUMNS, [NOTE, NOTE]))
-    put(raw / "mimic_iv_note" / "discharge.csv", table(IV_COLUMNS, [dict.fromkeys(IV_COLUMNS, "") | {"note_id": "1", "text": "t"}]))
+    put(
+        raw / "mimic_iv_note" / "discharge.csv",
+        table(IV_COLUMNS, [dict.fromkeys(IV_COLUMNS, "") | {"note_id": "1", "text": "t"}]),
+    )
     put(raw / "mimic_cxr" / "p10" / "p10000001" / "s50000001.txt", "report")
     put(raw / "redpajama" / "arxiv" / "part.jsonl", '{"text": "a"}\n')
     put(raw / "redpajama" / "c4" / "part.jsonl.gz", '{"text": "b"}\n{"text": "a"}\n')
@@ -377,7 +430,9 @@ def test_build_documents_of_every_source(tmp_path, capsys):
     put(raw / "guidelines" / "who.jsonl", '{"id": "g", "source": "who", "title": "T", "clean_text": "d"}\n')
     put(raw / "plain" / "notes.jsonl", '{"text": "e"}\n')
     put(raw / "plain" / "source.yaml", "domain: clinical\nlicense: our own\naccess: gated\n")
-    names = [name for name in SOURCES if name != "hub"]  # a dataset of the Hub: tests/data_prep/test_more_sources.py
+    names = [
+        name for name in SOURCES if name != "hub"
+    ]  # a dataset of the Hub: tests/data_prep/test_more_sources.py
     arguments = [argument for name in names for argument in ("--source", f"{name}={raw / name}")]
 
     build_documents.main([*arguments, "--out", str(tmp_path / "one")])
@@ -386,7 +441,10 @@ def test_build_documents_of_every_source(tmp_path, capsys):
     assert "2 records, 1 documents; dropped: duplicate id 1" in lines[2]
 
     manifest = json.loads((tmp_path / "one" / "manifest.json").read_text())
-    assert manifest["access"] == "credentialed" and "PhysioNet Credentialed Health Data License 1.5.0" in manifest["licenses"]
+    assert (
+        manifest["access"] == "credentialed"
+        and "PhysioNet Credentialed Health Data License 1.5.0" in manifest["licenses"]
+    )
     assert manifest["document_licenses"]["pmc"] == {"CC BY-NC": 1, "unknown": 1}
     assert sorted(file.relative_to(tmp_path / "one").as_posix() for file in (tmp_path / "one").rglob("*.jsonl.gz")) == [
         "guidelines/who.jsonl.gz", "mimic_cxr/mimic_cxr_00000.jsonl.gz", "mimic_iii/NOTEEVENTS.jsonl.gz", "mimic_iv_note/discharge.jsonl.gz",
@@ -395,7 +453,10 @@ def test_build_documents_of_every_source(tmp_path, capsys):
     ]  # fmt: skip
     for entry in manifest["outputs"]:
         lines_in_file = gzip.decompress((tmp_path / "one" / entry["path"]).read_bytes()).splitlines()
-        assert len(lines_in_file) == entry["records"] and json.loads(lines_in_file[0])["source"] == entry["source"]
+        assert (
+            len(lines_in_file) == entry["records"]
+            and json.loads(lines_in_file[0])["source"] == entry["source"]
+        )
     assert sum(entry["records"] for entry in manifest["outputs"]) == len(written(tmp_path / "one")) == 11
     assert sum(entry["records"] for entry in manifest["inputs"]) == 11 + 2
     assert {e["source"]: e["access"] for e in manifest["inputs"]}["plain"] == "gated"
@@ -403,7 +464,9 @@ def test_build_documents_of_every_source(tmp_path, capsys):
 
     build_documents.main([*arguments, "--out", str(tmp_path / "two")])
     for file in (tmp_path / "one").rglob("[!.]*.*"):
-        assert file.read_bytes() == (tmp_path / "two" / file.relative_to(tmp_path / "one")).read_bytes(), "same inputs, other bytes"
+        assert file.read_bytes() == (tmp_path / "two" / file.relative_to(tmp_path / "one")).read_bytes(), (
+            "same inputs, other bytes"
+        )
 
 
 GOOD_LINE = b'{"text": "a"}\n'
@@ -414,8 +477,18 @@ GOOD_LINE = b'{"text": "a"}\n'
     [
         ("pubmed", "gone.xml", None, "no such file"),
         ("redpajama", "empty.jsonl", b"", "the file is empty"),
-        ("redpajama", "cut.jsonl.gz", gzip.compress(GOOD_LINE * 5000, mtime=0)[:-20], "cannot be read to its end"),
-        ("pubmed", "cut.xml.gz", gzip.compress(article_set(*[citation()] * 500).encode(), mtime=0)[:-20], "cannot be read to its end"),
+        (
+            "redpajama",
+            "cut.jsonl.gz",
+            gzip.compress(GOOD_LINE * 5000, mtime=0)[:-20],
+            "cannot be read to its end",
+        ),
+        (
+            "pubmed",
+            "cut.xml.gz",
+            gzip.compress(article_set(*[citation()] * 500).encode(), mtime=0)[:-20],
+            "cannot be read to its end",
+        ),
         ("pubmed", "cut.xml", article_set(citation())[:-30].encode(), "not well-formed XML"),
         ("pubmed", "other.xml", b"<html><p>Not found</p></html>", "root element is 'html'"),
         ("pmc", "other.nxml", b"<html><p>Not found</p></html>", "no <article>"),
@@ -441,9 +514,13 @@ def test_bad_input_names_the_file_and_gives_no_output(tmp_path, capsys, source, 
         file.parent.mkdir()
         file.write_bytes(content)
     with pytest.raises(SystemExit, match=f"^error: .*{name}.*{message}") as stop:
-        build_documents.main(["--source", f"redpajama={good}", "--source", f"{source}={file}", "--out", str(tmp_path / "out")])
+        build_documents.main(
+            ["--source", f"redpajama={good}", "--source", f"{source}={file}", "--out", str(tmp_path / "out")]
+        )
     assert stop.value.code not in (None, 0) and "\n" not in stop.value.code
-    assert {path.name for path in tmp_path.iterdir()} <= {"raw", "good.jsonl", ".out.partial"}, "finished parts are kept for the next try"
+    assert {path.name for path in tmp_path.iterdir()} <= {"raw", "good.jsonl", ".out.partial"}, (
+        "finished parts are kept for the next try"
+    )
 
 
 @pytest.mark.parametrize(
@@ -497,9 +574,17 @@ def test_archives_are_read_as_they_are_shipped(tmp_path):
         raw / "mimic_cxr" / "mimic-cxr-2.0.0-split.csv.gz",
         "dicom_id,study_id,subject_id,split\nd,50000002,10000001,test\nd,50000001,1,train\n",
     )
-    manifest = build_documents.build([(name, raw / name) for name in ("pmc", "mimic_cxr")], tmp_path / "out", max_bad=0.5)
-    assert {d["id"] for d in written(tmp_path / "out")} == {"pmc:PMC123", "pmc:PMC124", *(f"mimic_cxr:s5000000{n}" for n in (0, 1, 3))}
-    assert {d["meta"]["subject_id"] for d in written(tmp_path / "out") if d["source"] == "mimic_cxr"} == {"10000001"}
+    manifest = build_documents.build(
+        [(name, raw / name) for name in ("pmc", "mimic_cxr")], tmp_path / "out", max_bad=0.5
+    )
+    assert {d["id"] for d in written(tmp_path / "out")} == {
+        "pmc:PMC123",
+        "pmc:PMC124",
+        *(f"mimic_cxr:s5000000{n}" for n in (0, 1, 3)),
+    }
+    assert {d["meta"]["subject_id"] for d in written(tmp_path / "out") if d["source"] == "mimic_cxr"} == {
+        "10000001"
+    }
     (broken,) = manifest["dropped"]["pmc"].values()
     assert broken["count"] == 1 and broken["bad"] and broken["first"].endswith("PMC000.tar.gz: PMC000/b.xml")
     with (raw / "pmc" / "oa_comm_xml.PMC000.tar.gz").open("r+b") as file:
@@ -528,11 +613,19 @@ def test_bad_records_are_counted_with_their_place_and_too_many_stop_the_build(tm
     assert {reason: entry["count"] for reason, entry in dropped.items()} == {
         "not JSON": 1, "empty text": 2, "no object with 'text'": 2, "'text' is no string": 1, "not valid Unicode": 1, "the file is empty": 1,
     }  # fmt: skip
-    assert all(entry["bad"] for entry in dropped.values()) and dropped["not JSON"]["first"] == f"{file}: line 4"
+    assert (
+        all(entry["bad"] for entry in dropped.values()) and dropped["not JSON"]["first"] == f"{file}: line 4"
+    )
     repaired = manifest["repaired"]["redpajama"]
-    assert [(reason, entry["count"], entry["where"]) for reason, entry in repaired.items()] == [(NOT_UTF8, 1, [f"{file}: line 8"])]
+    assert [(reason, entry["count"], entry["where"]) for reason, entry in repaired.items()] == [
+        (NOT_UTF8, 1, [f"{file}: line 8"])
+    ]
     documents = written(tmp_path / "out")
-    assert len(documents) == 41 and "caf\ufffd" in {d["text"] for d in documents} and "good 0" in {d["text"] for d in documents}
+    assert (
+        len(documents) == 41
+        and "caf\ufffd" in {d["text"] for d in documents}
+        and "good 0" in {d["text"] for d in documents}
+    )
     assert sum(e["records"] for e in manifest["inputs"]) == 41 + 8
     with pytest.raises(
         BadInput,
@@ -563,13 +656,23 @@ def test_a_document_of_50_mb_goes_through(tmp_path):
 @pytest.mark.skipif(not (REAL / "pubmed").is_dir(), reason="no real PubMed samples beside the repository")
 def test_real_pubmed(tmp_path):
     files = {file.name: file for file in pubmed.files(REAL / "pubmed")}
-    newer, older, without_pmid = (files[f"pubmedsample{end}.xml.gz"] for end in ("_2019", "18n0001", "_no_pmid_2019"))
+    newer, older, without_pmid = (
+        files[f"pubmedsample{end}.xml.gz"] for end in ("_2019", "18n0001", "_no_pmid_2019")
+    )
 
     documents, drops = read(pubmed, newer)  # 176 records and one DeleteCitation
-    assert drops == {"no abstract": 50, "not English": 15, "retracted, or a retraction notice": 4} and len(documents) == 107
+    assert (
+        drops == {"no abstract": 50, "not English": 15, "retracted, or a retraction notice": 4}
+        and len(documents) == 107
+    )
     assert all(d["meta"]["year"] and "\n\n" in d["text"] for d in documents)
     # 18 of the records have a structured abstract, one of them in Korean
-    assert sum(bool(re.search(r"\n[A-Z][A-Za-z /,&-]+: .*\n[A-Z][A-Za-z /,&-]+: ", d["text"])) for d in documents) == 17
+    assert (
+        sum(
+            bool(re.search(r"\n[A-Z][A-Za-z /,&-]+: .*\n[A-Z][A-Za-z /,&-]+: ", d["text"])) for d in documents
+        )
+        == 17
+    )
     documents, drops = read(pubmed, older)  # 177 records
     assert len(documents) + sum(drops.values()) == 177 and drops["not English"] == 22
     assert read(pubmed, without_pmid) == ([], {"no PMID": 1})
@@ -578,14 +681,22 @@ def test_real_pubmed(tmp_path):
     counts = {reason: entry["count"] for reason, entry in manifest["dropped"]["pubmed"].items()}
     # 169 PMIDs stand in both samples; the newer one deletes 7 of the other 8
     assert (counts["replaced by a newer record"], counts["deleted by NLM"], counts["no PMID"]) == (169, 7, 1)
-    assert len(written(tmp_path / "out")) == 108 and sum(e["records"] for e in manifest["inputs"]) == 177 + 176 + 1
+    assert (
+        len(written(tmp_path / "out")) == 108
+        and sum(e["records"] for e in manifest["inputs"]) == 177 + 176 + 1
+    )
 
 
 @pytest.mark.skipif(not (REAL / "pmc").is_dir(), reason="no real PMC articles beside the repository")
 def test_real_pmc(tmp_path):
     build_documents.build([("pmc", REAL / "pmc")], tmp_path / "out")
     documents = {d["id"]: d for d in written(tmp_path / "out")}
-    licenses = {"pmc:PMC3166277": "CC BY", "pmc:PMC2599765": "public domain", "pmc:PMC3585041": "CC BY", "pmc:PMC3460867": "CC BY"}
+    licenses = {
+        "pmc:PMC3166277": "CC BY",
+        "pmc:PMC2599765": "public domain",
+        "pmc:PMC3585041": "CC BY",
+        "pmc:PMC3460867": "CC BY",
+    }
     assert {name: d["license"] for name, d in documents.items()} == licenses
     for name, document in documents.items():
         text, blocks = document["text"], document["text"].split("\n\n")

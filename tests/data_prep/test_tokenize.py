@@ -49,7 +49,12 @@ def texts():
 def save(engine, folder):
     folder.mkdir(parents=True, exist_ok=True)
     engine.save(str(folder / "tokenizer.json"))
-    tokens = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    tokens = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(tokens))
     return folder
 
@@ -74,11 +79,20 @@ def llama(sentencepiece_model):
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     merges = []
     for piece in pieces:
-        found = [(piece[:i], piece[i:]) for i in range(1, len(piece)) if piece[:i] in vocabulary and piece[i:] in vocabulary]
-        merges += [(vocabulary[piece], *pair) for pair in sorted(found, key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))]
+        found = [
+            (piece[:i], piece[i:])
+            for i in range(1, len(piece))
+            if piece[:i] in vocabulary and piece[i:] in vocabulary
+        ]
+        merges += [
+            (vocabulary[piece], *pair)
+            for pair in sorted(found, key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
+        ]
     merges = [(a, b) for _, a, b in sorted(merges, key=lambda merge: merge[0]) if not (a + b).startswith("<")]
     engine = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
-    engine.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    engine.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
     engine.decoder = decoders.Sequence(
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
@@ -102,14 +116,18 @@ def test_llama_2_ids_are_those_of_sentencepiece(sentencepiece_model, llama):
     given = texts()
     for text, ids in zip(given, tokenizer.encode(given), strict=True):
         assert ids.dtype == np.uint16
-        assert ids.tolist() == [sp.bos_id(), *sp.encode(text.strip()), sp.eos_id()] == tokenizer.reference(text), text
+        assert (
+            ids.tolist() == [sp.bos_id(), *sp.encode(text.strip()), sp.eos_id()] == tokenizer.reference(text)
+        ), text
 
 
 def by_pattern(folder, pattern, normalizer=None, **changes):
     """A tokenizer of LLaMA-3's or Qwen's kind."""
     engine = Tokenizer.from_file(str(byte_level(folder) / "tokenizer.json"))
     split = pre_tokenizers.Split(Regex(pattern), "isolated")
-    engine.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    engine.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     if normalizer:
         engine.normalizer = normalizer
     engine.add_tokens(["[image]"])  # added, and not special: found in plain text
@@ -140,7 +158,9 @@ def test_ids_of_other_kinds_are_those_of_the_tokenizer(tmp_path, kind):
     given = texts() + decomposed
     for text, ids in zip(given, tokenizer.encode(given), strict=True):
         assert ids.tolist() == tokenizer.reference(text), text
-    assert len(tokenizer.words.agreed) > 60 and sum(tokenizer.words.ids(t.strip()) is not None for t in given) > 0.9 * len(given)
+    assert len(tokenizer.words.agreed) > 60 and sum(
+        tokenizer.words.ids(t.strip()) is not None for t in given
+    ) > 0.9 * len(given)
 
 
 def test_a_character_on_which_the_splits_differ_goes_to_the_tokenizer(tmp_path):
@@ -188,7 +208,10 @@ def test_ids_above_65535_get_four_bytes(tmp_path):
     parts = json.loads((folder / "tokenizer.json").read_text())
     parts["model"]["vocab"] |= {f"filler{i}": len(parts["model"]["vocab"]) + i for i in range(2**16)}
     (folder / "tokenizer.json").write_text(json.dumps(parts))
-    assert DocumentTokenizer(str(folder)).dtype == np.uint32 and DocumentTokenizer(str(byte_level(tmp_path / "small"))).dtype == np.uint16
+    assert (
+        DocumentTokenizer(str(folder)).dtype == np.uint32
+        and DocumentTokenizer(str(byte_level(tmp_path / "small"))).dtype == np.uint16
+    )
 
 
 def test_no_tokenizer_and_no_eos_are_refused(tmp_path):

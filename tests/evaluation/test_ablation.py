@@ -17,14 +17,20 @@ OPTIONS = {"choices": ["A", "B"], "question": "Which drug?", "options": ["zorime
 
 def write_plan(folder, **changes):
     models = [
-        {"name": name, "label": name.title(), "model": str(folder / name), "preset": "paper"} for name in ("first", "second", "third")
+        {"name": name, "label": name.title(), "model": str(folder / name), "preset": "paper"}
+        for name in ("first", "second", "third")
     ]
     models[0]["article"], models[1]["article"] = "LLaMA2 13B", "Me-LLaMA-13B-chat"
     plan = {"title": "Invented", "rows": str(folder / "rows"), "evaluation": str(folder / "evaluation"), "tasks": ["mednli", "medqa_ll", "i2b2"],
             "settings": {"max_new_tokens": 4, "device": "cpu", "allow_overlong": True}, "models": models}  # fmt: skip
-    plan["differences"] = [{"what": "All", "of": "third", "to": "first"}, {"what": "One", "of": "second", "to": "first"}]
+    plan["differences"] = [
+        {"what": "All", "of": "third", "to": "first"},
+        {"what": "One", "of": "second", "to": "first"},
+    ]
     path = folder / "plan.yaml"
-    path.write_text(yaml.safe_dump({key: value for key, value in (plan | changes).items() if value is not None}))
+    path.write_text(
+        yaml.safe_dump({key: value for key, value in (plan | changes).items() if value is not None})
+    )
     return path
 
 
@@ -37,9 +43,15 @@ def world(tmp_path_factory):
     write_rows(
         folder / "rows",
         "mednli",
-        rows_of("mednli", "choice", [(f"So {i}?", "neutral") for i in range(4)], choices=["entailment", "neutral"]),
+        rows_of(
+            "mednli", "choice", [(f"So {i}?", "neutral") for i in range(4)], choices=["entailment", "neutral"]
+        ),
     )
-    write_rows(folder / "rows", "medqa", rows_of("medqa", "choice", [(f"Which {i}?", "AB"[i % 2]) for i in range(8)], **OPTIONS))
+    write_rows(
+        folder / "rows",
+        "medqa",
+        rows_of("medqa", "choice", [(f"Which {i}?", "AB"[i % 2]) for i in range(8)], **OPTIONS),
+    )
     marked = [("Mark: a cough", '<span class="problem">a cough</span>')]
     write_rows(folder / "rows", "i2b2", rows_of("i2b2", "entities", marked, choices=["problem", "treatment"]))
     for seed, name in enumerate(("first", "second", "third")):
@@ -54,26 +66,43 @@ def result_of(world):
 
 def test_the_shape_is_table_6_with_the_articles_columns_beside_ours(world):
     table = result_of(world)["table"]
-    assert [(row["task"], row["metric"]) for row in table["rows"]] == [("i2b2", "macro_f1"), ("mednli", "macro_f1")]
+    assert [(row["task"], row["metric"]) for row in table["rows"]] == [
+        ("i2b2", "macro_f1"),
+        ("mednli", "macro_f1"),
+    ]
     assert table["published"] == ["LLaMA2 13B", "Me-LLaMA-13B-chat"]
     article = json.loads(tables.ARTICLE.read_text())["table6_ablation"]["records"]
     for row in table["rows"]:
         for record in row["published"]:
             assert {"dataset": row["task"], "model": record["model"], "value": record["value"]}.items() <= next(
                 r for r in article if (r["dataset"], r["model"]) == (row["task"], record["model"])).items()  # fmt: skip
-        scores = [json.loads((world / "evaluation" / name / "scores.json").read_text()) for name in ("first", "second", "third")]
+        scores = [
+            json.loads((world / "evaluation" / name / "scores.json").read_text())
+            for name in ("first", "second", "third")
+        ]
         assert [cell["n"] for cell in row["ours"]] == [entry[row["task"]]["n"] for entry in scores]
-    assert "i2b2 of Me-LLaMA 13B-chat is 0.166 in Table 5" in (world / "out/table6.md").read_text(), "a known contradiction stands below"
+    assert "i2b2 of Me-LLaMA 13B-chat is 0.166 in Table 5" in (world / "out/table6.md").read_text(), (
+        "a known contradiction stands below"
+    )
     assert "Me-LLaMA 70B" not in (world / "out/table6.md").read_text()
-    assert (world / "out/table6.csv").read_text().count("article") == 4 and r"\begin{table}" in (world / "out/table6.tex").read_text()
+    assert (world / "out/table6.csv").read_text().count("article") == 4 and r"\begin{table}" in (
+        world / "out/table6.tex"
+    ).read_text()
 
 
 def test_the_class_is_that_of_rows_and_models_also_without_a_run_json(world, tmp_path):
-    rows = [row | {"output": "neutral"} for row in rows_of("mednli", "choice", [("So?", "neutral")], choices=["neutral"])]
+    rows = [
+        row | {"output": "neutral"}
+        for row in rows_of("mednli", "choice", [("So?", "neutral")], choices=["neutral"])
+    ]
     for name, access in (("first", "public"), ("second", "credentialed"), ("third", "public")):
         (tmp_path / "evaluation" / name).mkdir(parents=True)
-        (tmp_path / "evaluation" / name / "mednli.jsonl").write_text(json.dumps(rows[0] | {"model_access": access}) + "\n")
-    plan = write_plan(tmp_path, tasks=["mednli"], differences=[{"what": "Public ones", "of": "third", "to": "first"}])
+        (tmp_path / "evaluation" / name / "mednli.jsonl").write_text(
+            json.dumps(rows[0] | {"model_access": access}) + "\n"
+        )
+    plan = write_plan(
+        tmp_path, tasks=["mednli"], differences=[{"what": "Public ones", "of": "third", "to": "first"}]
+    )
     for _ in range(2):  # the second time no file of the credentialed model is read but its scores
         ablation.main(["--plan", str(plan), "--out", str(tmp_path / "out"), "--scored"])
         egress._inside = None
@@ -122,12 +151,16 @@ def test_a_wrong_plan_is_refused(world):
                           ({"differences": [pair]}, "'nobody' is none of the models"), ({"differences": [{"of": "first"}]}, "must have the keys"),
                           ({"tasks": ["mednli", "hoc"]}, "hoc")):  # fmt: skip
         with pytest.raises(SystemExit, match="error: ") as stop:
-            ablation.main(["--plan", str(write_plan(world, **changes)), "--out", str(world / "refused"), "--scored"])
+            ablation.main(
+                ["--plan", str(write_plan(world, **changes)), "--out", str(world / "refused"), "--scored"]
+            )
         assert said in str(stop.value)
     assert not (world / "refused").exists()
 
 
-@pytest.mark.parametrize("path", sorted((REPO / "evaluation/plans").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((REPO / "evaluation/plans").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_the_plans_name_tasks_models_and_settings_that_exist(path):
     plan = ablation.read_plan(path)
     known = registry.families(sorted(registry.FOLDER.glob("*.yaml")))
@@ -148,4 +181,6 @@ def test_the_plans_name_tasks_models_and_settings_that_exist(path):
         arguments += [str(part) for name, value in plan["settings"].items() for part in (f"--{name}", value)]
         generate.parse_tasks(generate.make_parser().parse_intermixed_args(arguments).tasks)
     demo = "-m evaluation.generate --model $(O)/$(1) --rows $(D)/tasks --tasks medqa_ll,$(DEMO_TASKS) --preset $(2) --max_new_tokens 96 "
-    assert path.stem != "demo" or (plan["settings"]["max_new_tokens"] == 96 and demo in (REPO / "Makefile").read_text())
+    assert path.stem != "demo" or (
+        plan["settings"]["max_new_tokens"] == 96 and demo in (REPO / "Makefile").read_text()
+    )

@@ -27,7 +27,15 @@ def impatient(monkeypatch):
 def run(tmp_path, *judges_given, runs=("good",), more=()):
     answers = {"good": GOOD, "poor": POOR}
     folders = [str(run_of(tmp_path / name, answers[name][:8], CASES[:8])) for name in runs]
-    judge.main([*folders, *(a for spec in judges_given for a in ("--judge", spec)), "--out", str(tmp_path / "out"), *more])
+    judge.main(
+        [
+            *folders,
+            *(a for spec in judges_given for a in ("--judge", spec)),
+            "--out",
+            str(tmp_path / "out"),
+            *more,
+        ]
+    )
     return json.loads((tmp_path / "out" / "summary.json").read_text())
 
 
@@ -38,10 +46,15 @@ def says_yes_to(*names):
 # ---------------------------------------------------------------- servers
 def test_a_server_is_asked_each_prediction_once_and_its_model_is_kept(tmp_path):
     with FakeServer("judge-2026-01-02") as fake:
-        fake.reply = lambda prompt: says_yes_to("Gout", "Rubeola")(prompt) + "\u2028\u0085 as a journal prints it"
+        fake.reply = lambda prompt: (
+            says_yes_to("Gout", "Rubeola")(prompt) + "\u2028\u0085 as a journal prints it"
+        )
         spec = f"openai:judge-2026-01-02@{fake.url('chat')}"
         summary = run(tmp_path, spec)
-        assert len(fake.requests) == 18 and len({body["messages"][0]["content"] for _, body in fake.requests}) == 9
+        assert (
+            len(fake.requests) == 18
+            and len({body["messages"][0]["content"] for _, body in fake.requests}) == 9
+        )
         body = next(body for _, body in fake.requests if "Rubeola" in body["messages"][0]["content"])
         assert body["messages"][0]["content"] == (
             "Is our predicted diagnosis correct (y/n)? Predicted diagnosis: Rubeola, True diagnosis: Measles\nAnswer [y/n].\n"
@@ -55,14 +68,22 @@ def test_a_server_is_asked_each_prediction_once_and_its_model_is_kept(tmp_path):
         assert len(fake.requests) == 36, "another prompt is another question"
     [entry] = summary["judges"]
     assert (
-        entry["served"] == ["judge-2026-01-02"] and entry["asked_now"] == 18 and entry["missing"] == 0 and len(entry["prompt_sha256"]) == 64
+        entry["served"] == ["judge-2026-01-02"]
+        and entry["asked_now"] == 18
+        and entry["missing"] == 0
+        and len(entry["prompt_sha256"]) == 64
     )
     assert [cell["value"] for cell in entry["models"]["good"]["top"].values()] == [0.25, 0.5, 0.5, 0.5, 0.5]
     line = read_jsonl(tmp_path / "out" / "verdicts.jsonl")[0]
-    assert line["model"] == "judge-2026-01-02" and "sk-invented" not in (tmp_path / "out" / "verdicts.jsonl").read_text()
+    assert (
+        line["model"] == "judge-2026-01-02"
+        and "sk-invented" not in (tmp_path / "out" / "verdicts.jsonl").read_text()
+    )
 
 
-@pytest.mark.guarantee("Clinical cases and forgetting", "A verdict that could not be had is missing, never a no.")
+@pytest.mark.guarantee(
+    "Clinical cases and forgetting", "A verdict that could not be had is missing, never a no."
+)
 def test_failed_judgements_are_missing_and_asked_again(tmp_path, capsys):
     with FakeServer() as fake:
         fake.reply = says_yes_to("Gout")
@@ -96,42 +117,65 @@ def test_a_server_that_dies_stops_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(server, "ENOUGH", 4)
     with FakeServer() as fake:
         fake.dead_after = 3
-        with pytest.raises(SystemExit, match="RemoteDisconnected.*; 3 verdicts were kept. Next: see to the server, then the same command"):
+        with pytest.raises(
+            SystemExit,
+            match="RemoteDisconnected.*; 3 verdicts were kept. Next: see to the server, then the same command",
+        ):
             run(tmp_path, f"openai:fake@{fake.url('chat')}")
-    assert len(Log(tmp_path / "out" / "verdicts.jsonl").known) == 3 and not (tmp_path / "out" / "summary.json").exists()
+    assert (
+        len(Log(tmp_path / "out" / "verdicts.jsonl").known) == 3
+        and not (tmp_path / "out" / "summary.json").exists()
+    )
 
 
 def test_a_server_that_lets_nobody_in_stops_the_run_and_keeps_what_it_said(tmp_path):
     with FakeServer() as fake:
         fake.refuse = lambda prompt: 401
-        with pytest.raises(SystemExit, match="HTTP 401: .*; 0 verdicts were kept. Next: see to the server, then the same command"):
+        with pytest.raises(
+            SystemExit,
+            match="HTTP 401: .*; 0 verdicts were kept. Next: see to the server, then the same command",
+        ):
             run(tmp_path, f"openai:fake@{fake.url('chat')}")
     with pytest.raises(SystemExit, match="no server answers there"):
         run(tmp_path, f"openai:fake@{fake.url('chat')}")
 
 
-@pytest.mark.parametrize(("access", "model"), [("gated", "public"), ("credentialed", "public"), ("public", "credentialed")])
-@pytest.mark.guarantee("Clinical cases and forgetting", "Cases that are not public are sent to no foreign judge.")
+@pytest.mark.parametrize(
+    ("access", "model"), [("gated", "public"), ("credentialed", "public"), ("public", "credentialed")]
+)
+@pytest.mark.guarantee(
+    "Clinical cases and forgetting", "Cases that are not public are sent to no foreign judge."
+)
 def test_what_is_not_public_is_sent_to_no_foreign_host(tmp_path, access, model):
     folder = run_of(tmp_path / "run", ["1. Gout"], [case_of(0, access=access)], model)
     with pytest.raises(
-        SystemExit, match="case c0 is not public, .* not sent to api.openai.com. Next: a judge on this machine, or --allow_list FILE"
+        SystemExit,
+        match="case c0 is not public, .* not sent to api.openai.com. Next: a judge on this machine, or --allow_list FILE",
     ):
         judge.main([str(folder), "--judge", "openai:gpt-4o-2024-08-06", "--out", str(tmp_path / "out")])
     with FakeServer() as fake:
-        judge.main([str(folder), "--judge", f"openai:fake@{fake.url('chat')}", "--out", str(tmp_path / "out")])
+        judge.main(
+            [str(folder), "--judge", f"openai:fake@{fake.url('chat')}", "--out", str(tmp_path / "out")]
+        )
         assert len(fake.requests) == 1
 
 
-@pytest.mark.guarantee("Clinical cases and forgetting", "Cases that are not public are sent to no foreign judge.")
+@pytest.mark.guarantee(
+    "Clinical cases and forgetting", "Cases that are not public are sent to no foreign judge."
+)
 def test_a_copy_of_what_a_credentialed_model_answered_is_sent_to_no_foreign_host(tmp_path):
     folder = run_of(tmp_path / "run", ["1. Gout"], [case_of(0)], "credentialed")
     [row] = read_jsonl(folder / "diagnosis.jsonl")
     arguments = ["--judge", "openai:gpt-4o-2024-08-06", "--out", str(tmp_path / "out")]
-    for name, said in (("alone", {}), ("told", {"model_access": "credentialed"})):  # of an older run, and of one whose rows say it
+    for name, said in (
+        ("alone", {}),
+        ("told", {"model_access": "credentialed"}),
+    ):  # of an older run, and of one whose rows say it
         (tmp_path / name).mkdir()
         (tmp_path / name / "diagnosis.jsonl").write_text(json.dumps(row | said) + "\n")
-        with pytest.raises(SystemExit, match="case c0 is not public, or was answered by a model trained on credentialed text"):
+        with pytest.raises(
+            SystemExit, match="case c0 is not public, or was answered by a model trained on credentialed text"
+        ):
             judge.main([str(tmp_path / name), *arguments])
     (tmp_path / "told" / "run.json").write_text(json.dumps({"access": "public", "model_access": "public"}))
     with pytest.raises(SystemExit, match="case c0 is not public"):
@@ -141,23 +185,33 @@ def test_a_copy_of_what_a_credentialed_model_answered_is_sent_to_no_foreign_host
 
 
 @pytest.mark.guarantee(
-    "Credentialed data", "A model that was trained on credentialed data closes the process that asks it: generation, forgetting, judges."
+    "Credentialed data",
+    "A model that was trained on credentialed data closes the process that asks it: generation, forgetting, judges.",
 )
 def test_a_credentialed_judge_closes_the_process_and_its_verdicts_say_so(tmp_path):
     make_model(tmp_path / "model", template=False)
     (tmp_path / "model" / "run.json").write_text(json.dumps({"access": "credentialed"}))
     with FakeServer(root=str(tmp_path / "model")) as fake:
         for number, spec in enumerate(
-            (f"hf:{tmp_path / 'model'}", f"openai:fake@{fake.url('chat')}", f"vote:string+openai:fake@{fake.url('chat')}")
+            (
+                f"hf:{tmp_path / 'model'}",
+                f"openai:fake@{fake.url('chat')}",
+                f"vote:string+openai:fake@{fake.url('chat')}",
+            )
         ):
             for _ in range(2):  # the second time the log answers
                 egress._inside = None
                 folder = run_of(tmp_path / "run", ["1. Gout"], [case_of(0)])
                 judge.main([str(folder), "--judge", spec, "--out", str(tmp_path / f"out{number}")])
-                assert json.loads((tmp_path / f"out{number}" / "summary.json").read_text())["access"] == "credentialed"
+                assert (
+                    json.loads((tmp_path / f"out{number}" / "summary.json").read_text())["access"]
+                    == "credentialed"
+                )
                 assert not (tmp_path / f"out{number}").stat().st_mode & 0o077
             lines = read_jsonl(tmp_path / f"out{number}" / "verdicts.jsonl")
-            assert [line["model_access"] for line in lines if not line["judge"].startswith("string")] == ["credentialed"]
+            assert [line["model_access"] for line in lines if not line["judge"].startswith("string")] == [
+                "credentialed"
+            ]
     egress._inside = None
     judges.make_judge(f"hf:{tmp_path / 'model'}")
     assert egress.held() == ["what model was trained under"]
@@ -173,7 +227,9 @@ def test_what_a_judge_wrote_is_read_as_yes_no_or_nothing(text, verdict):
 
 def test_an_entry_of_the_allow_list_opens_its_host_alone(tmp_path):
     allowed = tmp_path / "allowed.yaml"
-    allowed.write_text("- {endpoint: 'https://llm.hospital.example/v1', agreement: Contract 7, person: A. Example, date: 2026-01-02}\n")
+    allowed.write_text(
+        "- {endpoint: 'https://llm.hospital.example/v1', agreement: Contract 7, person: A. Example, date: 2026-01-02}\n"
+    )
     one = judges.make_judge("openai:m@https://llm.hospital.example/v1/chat/completions", allow_list=allowed)
     one.permit([{**CASE, "access": "credentialed"}])
     assert one.opened["agreement"] == "Contract 7"
@@ -194,14 +250,20 @@ def test_a_judge_on_this_machine_is_asked_without_a_proxy(tmp_path, monkeypatch)
 def test_an_entry_that_was_needed_is_recorded_also_where_the_log_answers(tmp_path, monkeypatch, spec):
     look_up = socket.getaddrinfo
     monkeypatch.setattr(
-        socket, "getaddrinfo", lambda host, *a, **k: look_up("127.0.0.1" if host == "llm.hospital.example" else host, *a, **k)
+        socket,
+        "getaddrinfo",
+        lambda host, *a, **k: look_up("127.0.0.1" if host == "llm.hospital.example" else host, *a, **k),
     )
     monkeypatch.setitem(CASES[0], "access", "gated")
     allowed = tmp_path / "allowed.yaml"
-    allowed.write_text("- {endpoint: 'http://llm.hospital.example/v1', agreement: Contract 7, person: A. Example, date: 2026-01-02}\n")
+    allowed.write_text(
+        "- {endpoint: 'http://llm.hospital.example/v1', agreement: Contract 7, person: A. Example, date: 2026-01-02}\n"
+    )
     with FakeServer("judge-2026-01-02") as fake:
         fake.reply = lambda prompt: "n"
-        judge_of = spec.format(f"openai:judge-2026-01-02@{fake.url('chat').replace('127.0.0.1', 'llm.hospital.example')}")
+        judge_of = spec.format(
+            f"openai:judge-2026-01-02@{fake.url('chat').replace('127.0.0.1', 'llm.hospital.example')}"
+        )
         for _ in range(2):
             summary = run(tmp_path, judge_of, more=["--allow_list", str(allowed)])
             assert [entry["agreement"] for entry in summary["judges"][0]["allowed"]] == ["Contract 7"]
@@ -229,19 +291,33 @@ def test_a_local_model_compares_p_yes_with_p_no(tmp_path):
     one = judges.make_judge(f"hf:{tmp_path / 'model'}")
     pairs = [(name, CASE) for name in ("Gout", "Pseudogout", "Septic arthritis")]
     found = dict(one.ask(pairs))
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path / "model"), AutoTokenizer.from_pretrained(tmp_path / "model")
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / "model"),
+        AutoTokenizer.from_pretrained(tmp_path / "model"),
+    )
     for place, (name, _) in enumerate(pairs):
         context = f"Is our predicted diagnosis correct (y/n)? Predicted diagnosis: {name}, True diagnosis: Gout\nAnswer [y/n]."
         chance = {}
         for word in ("y", "Y", "yes", "Yes", "n", "N", "no", "No"):
-            before, ids = tokenizer(context).input_ids, tokenizer(f"{context} {word}", return_tensors="pt").input_ids
+            before, ids = (
+                tokenizer(context).input_ids,
+                tokenizer(f"{context} {word}", return_tensors="pt").input_ids,
+            )
             with torch.no_grad():
                 logs = model(ids).logits[0, :-1].log_softmax(-1)
             chance[word] = sum(float(logs[i - 1, ids[0, i]]) for i in range(len(before), ids.shape[1]))
-        yes, no = (sum(2.718281828459045 ** chance[word] for word in words) for words in (("y", "Y", "yes", "Yes"), ("n", "N", "no", "No")))
-        assert found[place]["raw"] == {"p_yes": pytest.approx(yes, rel=1e-3), "p_no": pytest.approx(no, rel=1e-3)}
+        yes, no = (
+            sum(2.718281828459045 ** chance[word] for word in words)
+            for words in (("y", "Y", "yes", "Yes"), ("n", "N", "no", "No"))
+        )
+        assert found[place]["raw"] == {
+            "p_yes": pytest.approx(yes, rel=1e-3),
+            "p_no": pytest.approx(no, rel=1e-3),
+        }
         assert found[place]["verdict"] is (yes > no)
-    assert dict(judges.make_judge(f"hf:{tmp_path / 'model'}").ask(pairs)) == found, "the same model says the same"
+    assert dict(judges.make_judge(f"hf:{tmp_path / 'model'}").ask(pairs)) == found, (
+        "the same model says the same"
+    )
     with pytest.raises(Exception, match="nowhere: no model here"):
         judges.make_judge("hf:nowhere")
 
@@ -249,22 +325,29 @@ def test_a_local_model_compares_p_yes_with_p_no(tmp_path):
 # ---------------------------------------------------------------- votes and clinicians
 def test_a_vote_is_what_more_than_half_say(tmp_path):
     majority = judges.Vote.majority
-    assert [majority(v) for v in ([True, True, None], [False, False, True], [True, False], [True, None], [None, None, None], [])] == [
-        True,
-        False,
-        None,
-        None,
-        None,
-        None,
-    ]
+    assert [
+        majority(v)
+        for v in (
+            [True, True, None],
+            [False, False, True],
+            [True, False],
+            [True, None],
+            [None, None, None],
+            [],
+        )
+    ] == [True, False, None, None, None, None]
     with FakeServer("a") as first, FakeServer("b") as second:
         first.reply, second.reply = says_yes_to("Gout", "Rubella"), says_yes_to("Gout")
         spec = f"vote:string+openai:a@{first.url('chat')}+openai:b@{second.url('chat')}"
         [entry] = run(tmp_path, spec)["judges"]
         assert entry["kind"] == "vote" and len(entry["members"]) == 3
-        assert [cell["value"] for cell in entry["models"]["good"]["top"].values()] == [0.25] * 5  # only gout has two votes
+        assert [cell["value"] for cell in entry["models"]["good"]["top"].values()] == [
+            0.25
+        ] * 5  # only gout has two votes
         tied = run(tmp_path, f"vote:string+openai:a@{first.url('chat')}")["judges"][0]
-    assert tied["missing"] == 6, "two judges that differ decide nothing: rubella, rubeola and DLBCL, in two cases each"
+    assert tied["missing"] == 6, (
+        "two judges that differ decide nothing: rubella, rubeola and DLBCL, in two cases each"
+    )
 
 
 def rate(path, lines):
@@ -295,31 +378,43 @@ def test_clinicians_are_a_judge_and_measure_the_others(tmp_path):
     summary = run(tmp_path, "string", f"human:{tmp_path / 'ratings'}")
     human = summary["judges"][1]
     top = human["models"]["good"]["top"]
-    assert (top["1"]["missing"], top["1"]["right"]) == (2, 2), "a tie of two raters (c4) and a case that nobody rated (c7) are missing"
+    assert (top["1"]["missing"], top["1"]["right"]) == (2, 2), (
+        "a tie of two raters (c4) and a case that nobody rated (c7) are missing"
+    )
     [agreement] = summary["agreement"]
     assert agreement["pairs"] == 15 and agreement["confusion"] == [4, 1, 1, 9]
-    assert agreement["sensitivity"]["value"] == pytest.approx(4 / 5) and agreement["specificity"]["value"] == pytest.approx(9 / 10)
+    assert agreement["sensitivity"]["value"] == pytest.approx(4 / 5) and agreement["specificity"][
+        "value"
+    ] == pytest.approx(9 / 10)
     assert agreement["kappa"]["low"] <= agreement["kappa"]["value"] <= agreement["kappa"]["high"]
     assert set(agreement["top"]) == {"1", "2", "3", "4", "5"} and "good" in agreement["top"]["1"]["corrected"]
     assert [summary["raters"][0][key] for key in ("first", "second", "cases", "pairs")] == ["AB", "CD", 2, 2]
-    assert (tmp_path / "out" / "figure4.svg").is_file() and "Agreement with clinicians" in (tmp_path / "out" / "summary.md").read_text()
+    assert (tmp_path / "out" / "figure4.svg").is_file() and "Agreement with clinicians" in (
+        tmp_path / "out" / "summary.md"
+    ).read_text()
 
 
 def test_a_rank_is_a_prediction_of_a_run(tmp_path):
     file = rate(tmp_path / "r.csv", ["case_id,rank,rater,match", "c0,1,AB,y", "c1,2,AB,n"])
     entry = run(tmp_path, f"human:{file}")["judges"][0]
     assert entry["pairs"] - entry["missing"] == 2 and entry["models"]["good"]["top"]["1"]["right"] == 1
-    with pytest.raises(SystemExit, match="r.csv: record 1: a rank of which of good, poor. Next: a column model"):
+    with pytest.raises(
+        SystemExit, match="r.csv: record 1: a rank of which of good, poor. Next: a column model"
+    ):
         run(tmp_path, f"human:{file}", runs=("good", "poor"))
     rate(file, ["case_id,rank,rater,match,model", "c0,1,AB,n,poor", "c0,2,AB,y,poor"])
     entry = run(tmp_path, f"human:{file}", runs=("good", "poor"))["judges"][0]
-    assert entry["models"]["poor"]["top"]["2"]["right"] == 1 and entry["models"]["good"]["top"]["1"]["right"] == 1, (
-        "gout is gout, whoever said it"
-    )
+    assert (
+        entry["models"]["poor"]["top"]["2"]["right"] == 1
+        and entry["models"]["good"]["top"]["1"]["right"] == 1
+    ), "gout is gout, whoever said it"
     for lines, message in (
         (["case_id,rank,rater,match", "c0,7,AB,y"], "good has no rank 7 for case c0 .2 names were read"),
         (["case_id,rank,rater,match", "c0,1,AB,perhaps"], "match 'perhaps' is none of y, yes"),
-        (["case_id,rank,rater,match", "c0,1,AB,y", "c0,1,AB,n"], "record 2: AB rated this prediction before, and otherwise"),
+        (
+            ["case_id,rank,rater,match", "c0,1,AB,y", "c0,1,AB,n"],
+            "record 2: AB rated this prediction before, and otherwise",
+        ),
         (["case_id,rater,match", "c0,AB,y"], "has no item, prediction or rank"),
         (["case_id,rank,rater,match", "c0,1,AB,"], "holds no rating. Next: python -m evaluation.rating_page"),
     ):

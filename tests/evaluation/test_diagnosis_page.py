@@ -37,20 +37,29 @@ def test_the_page_names_no_model_holds_each_prediction_once_and_loads_nothing(pa
         and "beta" not in text
         and not re.search(r"https?:|src=[\"']|@import|url\(", text.replace(json.dumps(HOSTILE)[1:-1], ""))
     )
-    assert "default-src 'none'" in text and next(case for case in data["cases"] if case["id"] == "c0")["text"] == HOSTILE
+    assert (
+        "default-src 'none'" in text
+        and next(case for case in data["cases"] if case["id"] == "c0")["text"] == HOSTILE
+    )
     assert {case["id"]: sorted(p["name"] for p in case["predictions"]) for case in data["cases"]} == {
         "c0": ["Cellulitis", "Gout", "Pseudogout"], "c1": ["Rubella", "Rubeola"], "c2": ["DLBCL", "Lymphoma", "Sarcoidosis"], "c3": ["COPD", "Pneumonia"],
     }  # fmt: skip
     key = json.loads((page / "rate.html.key.json").read_text())
-    assert key["page"] == data["page"] and key["items"][prediction_id("c0", "Gout")] == {"case": "c0", "ranks": {"alpha": 1, "beta": 2}}
+    assert key["page"] == data["page"] and key["items"][prediction_id("c0", "Gout")] == {
+        "case": "c0",
+        "ranks": {"alpha": 1, "beta": 2},
+    }
     again = page / "again.html"
     rating_page.main([str(page / "alpha"), str(page / "beta"), "--out", str(again)])
     assert again.read_text() == text
     rating_page.main([str(page / "beta"), str(page / "alpha"), "--out", str(again)])
-    assert json.loads(re.search(r'id="data">(.*?)</script>', again.read_text(), re.DOTALL)[1])["page"] == data["page"], (
-        "blind to the order of the runs"
+    assert (
+        json.loads(re.search(r'id="data">(.*?)</script>', again.read_text(), re.DOTALL)[1])["page"]
+        == data["page"]
+    ), "blind to the order of the runs"
+    rating_page.main(
+        [str(page / "alpha"), str(page / "beta"), "--seed", "1", "--limit", "2", "--out", str(again)]
     )
-    rating_page.main([str(page / "alpha"), str(page / "beta"), "--seed", "1", "--limit", "2", "--out", str(again)])
     assert again.read_text() != text and again.read_text().count('"diagnosis":') == 2
 
 
@@ -96,20 +105,33 @@ addEventListener("securitypolicyviolation", () => refused++);
 def browse(page, name, size="1280,900"):
     if not BROWSER:
         pytest.skip("no Chromium or Chrome on this machine")
-    command = [BROWSER, *FLAGS, f"--user-data-dir={page / 'profile'}", f"--window-size={size}", "--dump-dom", (page / name).as_uri()]
+    command = [
+        BROWSER,
+        *FLAGS,
+        f"--user-data-dir={page / 'profile'}",
+        f"--window-size={size}",
+        "--dump-dom",
+        (page / name).as_uri(),
+    ]
     dumped = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     shutil.rmtree(page / "profile", ignore_errors=True)
     return json.loads(html.unescape(re.search(r"<pre>(.*?)</pre>", dumped, re.DOTALL)[1]))
 
 
 def test_keys_rate_a_reload_keeps_them_and_the_export_is_read_back(page):
-    (page / "probe.html").write_text((page / "rate.html").read_text().replace("show();\n</script>", f"show();\n{PROBE}</script>"))
+    (page / "probe.html").write_text(
+        (page / "rate.html").read_text().replace("show();\n</script>", f"show();\n{PROBE}</script>")
+    )
     told, data = browse(page, "probe.html"), data_of(page)
     assert told["nameless"] == ["Write your name or initials first: the file tells who rated.", 0]
     total = sum(len(case["predictions"]) for case in data["cases"])
-    assert told["focused"] == [["", "n"], "u"], "a key rates the line that has the focus, and the focus goes on to the next"
+    assert told["focused"] == [["", "n"], "u"], (
+        "a key rates the line that has the focus, and the focus goes on to the next"
+    )
     assert told["kept"] == told["all"][1], "a new rater begins only if that is confirmed"
-    assert told["first"][1].startswith(f"2 of {total} diagnoses") and told["second"][1].startswith(f"3 of {total}")
+    assert told["first"][1].startswith(f"2 of {total} diagnoses") and told["second"][1].startswith(
+        f"3 of {total}"
+    )
     assert (
         told["reloaded"][0][:2] == told["back"][0][:2]
         and told["reloaded"][1] == 'A, "B"'
@@ -146,9 +168,14 @@ def test_keys_rate_a_reload_keeps_them_and_the_export_is_read_back(page):
 
 def test_nothing_sticks_out_of_a_narrow_window(page):
     says = 'parent.postMessage([innerWidth, document.documentElement.scrollWidth, getComputedStyle(document.querySelector("main")).gridTemplateColumns.split(" ").length], "*")'
-    (page / "probe.html").write_text((page / "rate.html").read_text().replace("show();\n</script>", f"show();\n{says}</script>"))
+    (page / "probe.html").write_text(
+        (page / "rate.html").read_text().replace("show();\n</script>", f"show();\n{says}</script>")
+    )
     hears = "const frames = [...document.querySelectorAll('iframe')], heard = []; onmessage = event => { heard[frames.findIndex(frame => "
     hears += "frame.contentWindow === event.source)] = event.data; document.querySelector('pre').textContent = JSON.stringify(heard) }"
-    frames = "".join(f"<iframe width={width} height=800 style='border:0' src='probe.html'></iframe>" for width in (1280, 390))
+    frames = "".join(
+        f"<iframe width={width} height=800 style='border:0' src='probe.html'></iframe>"
+        for width in (1280, 390)
+    )
     (page / "frames.html").write_text(f"<body><pre></pre>{frames}<script>{hears}</script>")
     assert browse(page, "frames.html", "1400,900") == [[1280, 1280, 2], [390, 390, 1]]

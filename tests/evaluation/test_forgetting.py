@@ -47,26 +47,49 @@ def world(tmp_path_factory):
         [[f"Which trade is number {i}?", "mason", "miller", "baker", "smith", "B"] for i in range(5)],
     )
     write_jsonl(
-        folder / "data/gsm8k/train.jsonl", [{"question": f"{i} ropes and a rope?", "answer": f"One more.\n#### {i + 1}"} for i in range(9)]
+        folder / "data/gsm8k/train.jsonl",
+        [{"question": f"{i} ropes and a rope?", "answer": f"One more.\n#### {i + 1}"} for i in range(9)],
     )
-    write_jsonl(folder / "data/gsm8k/test.jsonl", [{"question": "2 ropes and 3 ropes?", "answer": "2+3=<<2+3=5>>5\n#### 5"}])
+    write_jsonl(
+        folder / "data/gsm8k/test.jsonl",
+        [{"question": "2 ropes and 3 ropes?", "answer": "2+3=<<2+3=5>>5\n#### 5"}],
+    )
     for seed, name in enumerate(("base", "tuned")):
         make_model(folder / name, seed=seed, positions=1024, template=False)
     blocks = {"general": {"nll": [20.0, 22.0, 21.0], "tokens": [10, 10, 10]}}
     manifest = folder / "blocks" / "manifest.json"
     manifest.parent.mkdir()
-    manifest.write_text(json.dumps({"outputs": [{"split": "validation", "domain": "general", "sha256": "a"}]}))
-    record = {"access": "public", "arguments": {"blocks": str(manifest.parent)}, "inputs": {str(manifest): sha256(manifest)}}
+    manifest.write_text(
+        json.dumps({"outputs": [{"split": "validation", "domain": "general", "sha256": "a"}]})
+    )
+    record = {
+        "access": "public",
+        "arguments": {"blocks": str(manifest.parent)},
+        "inputs": {str(manifest): sha256(manifest)},
+    }
     for name in ("base", "tuned"):
         (folder / name / "run.json").write_text(json.dumps(record))
     (folder / "base/validation.json").write_text(json.dumps(blocks))
-    (folder / "tuned/validation.json").write_text(json.dumps({"general": {**blocks["general"], "nll": [21.0, 23.0, 22.0]}}))
+    (folder / "tuned/validation.json").write_text(
+        json.dumps({"general": {**blocks["general"], "nll": [21.0, 23.0, 22.0]}})
+    )
     forgetting.main(command(folder, "out", "--max_general_drop", "1.0"))
     return folder
 
 
 def command(world, out, *more, tasks="mmlu,gsm8k", data="data"):
-    arguments = ["--base", world / "base", "--tuned", world / "tuned", "--tasks", tasks, "--out", world / out, "--device", "cpu"]
+    arguments = [
+        "--base",
+        world / "base",
+        "--tuned",
+        world / "tuned",
+        "--tasks",
+        tasks,
+        "--out",
+        world / out,
+        "--device",
+        "cpu",
+    ]
     return [str(a) for a in [*arguments, *(["--data", world / data] if data else []), *more]]
 
 
@@ -82,7 +105,9 @@ def refusal(capsys, arguments):
 
 
 # ---------------------------------------------------------------- asking
-@pytest.mark.guarantee("Clinical cases and forgetting", "General tasks are scored as the harness scores them.")
+@pytest.mark.guarantee(
+    "Clinical cases and forgetting", "General tasks are scored as the harness scores them."
+)
 def test_prompts_and_scores_are_those_of_the_harness(world):
     import lm_eval.tasks
     from lm_eval.models.huggingface import HFLM
@@ -104,14 +129,20 @@ def test_prompts_and_scores_are_those_of_the_harness(world):
     of_sets = [theirs["results"][name]["acc,none"] for name in ("mmlu_anatomy", "mmlu_virology")]
     assert ours == pytest.approx((7 * of_sets[0] + 3 * of_sets[1]) / 10)
     (item,), (sample, *_) = read_jsonl(world / "out/tuned/gsm8k.jsonl"), theirs["samples"]["gsm8k"]
-    assert (item["prompt_hash"], item["output"]) == (sample["prompt_hash"], sample["resps"][0]), "the examples are those of the harness too"
+    assert (item["prompt_hash"], item["output"]) == (sample["prompt_hash"], sample["resps"][0]), (
+        "the examples are those of the harness too"
+    )
 
 
 def test_every_item_is_kept_and_the_difference_is_theirs(world):
     result = result_of(world)
     base, tuned = (read_jsonl(world / "out" / name / "mmlu.jsonl") for name in ("base", "tuned"))
-    assert [item["id"] for item in base] == [f"mmlu_anatomy:{i}" for i in range(7)] + [f"mmlu_virology:{i}" for i in range(3)]
-    assert [(a["doc_hash"], a["prompt_hash"]) for a in base] == [(b["doc_hash"], b["prompt_hash"]) for b in tuned]
+    assert [item["id"] for item in base] == [f"mmlu_anatomy:{i}" for i in range(7)] + [
+        f"mmlu_virology:{i}" for i in range(3)
+    ]
+    assert [(a["doc_hash"], a["prompt_hash"]) for a in base] == [
+        (b["doc_hash"], b["prompt_hash"]) for b in tuned
+    ]
     assert all(len(item["output"]) == 4 for item in base)
     right = [[item["score"]["acc,none"] for item in items] for items in (base, tuned)]
     difference = result["tuned"][0]["differences"]["mmlu"]
@@ -121,7 +152,9 @@ def test_every_item_is_kept_and_the_difference_is_theirs(world):
     both = [entry["difference"] for entry in result["tuned"][0]["differences"].values()]
     assert result["tuned"][0]["mean"]["difference"] == pytest.approx(sum(both) / 2)
     (item,) = read_jsonl(world / "out/base/gsm8k.jsonl")
-    assert set(item["score"]) == {"exact_match,strict-match", "exact_match,flexible-extract"} and isinstance(item["output"][0], str)
+    assert set(item["score"]) == {"exact_match,strict-match", "exact_match,flexible-extract"} and isinstance(
+        item["output"][0], str
+    )
 
 
 def test_what_was_asked_is_not_asked_again(world, monkeypatch):
@@ -145,7 +178,9 @@ def test_a_killed_run_goes_on_from_its_responses(world, monkeypatch):
     shutil.copytree(world / "out/.responses", world / "killed/.responses")
     monkeypatch.setattr(Responses, "add_partial", lambda *_: pytest.fail("was asked again"))
     forgetting.main(command(world, "killed"))
-    assert result_of(world, "killed")["tuned"][0]["differences"] == result_of(world)["tuned"][0]["differences"]
+    assert (
+        result_of(world, "killed")["tuned"][0]["differences"] == result_of(world)["tuned"][0]["differences"]
+    )
 
 
 def test_missing_tasks_are_named(world, capsys):
@@ -153,7 +188,10 @@ def test_missing_tasks_are_named(world, capsys):
     printed = capsys.readouterr().out
     missing = result_of(world, "general")["not_asked"]
     assert set(missing) == {"hellaswag", "arc", "winogrande", "truthfulqa", "ifeval"}
-    assert str(world / "data/hellaswag/hellaswag_val.jsonl") in missing["hellaswag"] and "hellaswag: not asked" in printed
+    assert (
+        str(world / "data/hellaswag/hellaswag_val.jsonl") in missing["hellaswag"]
+        and "hellaswag: not asked" in printed
+    )
     assert result_of(world, "general")["asked"]["mmlu"]["n"] == 2
     said = refusal(capsys, command(world, "x", tasks="mmlu,winogrande"))
     assert said.startswith("error: winogrande: no ") and "Next:" in said
@@ -165,12 +203,20 @@ def test_missing_tasks_are_named(world, capsys):
 
 def test_prompts_that_do_not_fit_are_refused(world, capsys):
     make_model(world / "short", positions=64, template=False)
-    said = refusal(capsys, [a if a != str(world / "base") else str(world / "short") for a in command(world, "x", tasks="mmlu")])
+    said = refusal(
+        capsys,
+        [a if a != str(world / "base") else str(world / "short") for a in command(world, "x", tasks="mmlu")],
+    )
     assert "do not fit into the model's 64" in said and "--num_fewshot" in said
 
 
 def test_what_no_backend_knows_is_said_before_the_tasks_are_read(world, capsys):
-    for flag, given in (("batch_size", "many"), ("dtype", "float99"), ("device", "gpu"), ("backend_args", "foo")):
+    for flag, given in (
+        ("batch_size", "many"),
+        ("dtype", "float99"),
+        ("device", "gpu"),
+        ("backend_args", "foo"),
+    ):
         said = refusal(capsys, command(world, "x", f"--{flag}", given, tasks="nowhere"))
         assert said.startswith(f"error: --{flag}") and given in said and ". Next: " in said
 
@@ -182,14 +228,21 @@ def test_no_items_are_not_asked(world, capsys, limit):
 
 
 @pytest.mark.guarantee(
-    "Credentialed data", "A model that was trained on credentialed data closes the process that asks it: generation, forgetting, judges."
+    "Credentialed data",
+    "A model that was trained on credentialed data closes the process that asks it: generation, forgetting, judges.",
 )
 def test_a_credentialed_model_closes_the_process_and_its_items_say_so(world, capsys, monkeypatch):
     shutil.copytree(world / "tuned", world / "notes")
     (world / "notes/run.json").write_text(json.dumps({"access": "credentialed"}))
-    asked = [a if a != str(world / "tuned") else str(world / "notes") for a in command(world, "closed", tasks="gsm8k")]
+    asked = [
+        a if a != str(world / "tuned") else str(world / "notes")
+        for a in command(world, "closed", tasks="gsm8k")
+    ]
     forgetting.main(asked)
-    assert egress.held() == ["what notes was trained under"] and result_of(world, "closed")["access"] == "credentialed"
+    assert (
+        egress.held() == ["what notes was trained under"]
+        and result_of(world, "closed")["access"] == "credentialed"
+    )
     items = {name: read_jsonl(world / "closed" / name / "gsm8k.jsonl") for name in ("base", "notes")}
     assert {name: {item["model_access"] for item in those} for name, those in items.items()} == {
         "base": {"public"},
@@ -203,9 +256,14 @@ def test_a_credentialed_model_closes_the_process_and_its_items_say_so(world, cap
         forgetting.main(asked)  # what was written as of another class is written anew, from the responses
     (world / "notes/run.json").write_text(json.dumps({"access": "credentialed"}))
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    arguments = [a if a != str(world / "tuned") else str(world / "notes") for a in command(world, "x", data=None, tasks="hellaswag")]
+    arguments = [
+        a if a != str(world / "tuned") else str(world / "notes")
+        for a in command(world, "x", data=None, tasks="hellaswag")
+    ]
     said = refusal(capsys, arguments)
-    assert "a model of credentialed data is asked, so nothing is fetched" in said and "Next: --data DIR" in said
+    assert (
+        "a model of credentialed data is asked, so nothing is fetched" in said and "Next: --data DIR" in said
+    )
 
 
 def test_two_models_of_one_name_are_refused(world, capsys):
@@ -219,8 +277,14 @@ def test_the_publishers_files_are_read_into_the_harness(world):
     write_jsonl(tmp_path / "hellaswag/hellaswag_val.jsonl", [{
         "ind": 1, "activity_label": "Baking", "ctx_a": "A baker mixes oats.", "ctx_b": "the oven", "ctx": "x", "split": "val", "label": 2,
         "endings": ["is cold.", "sings.", "is hot.", "runs [step] off."], "source_id": "invented"}])  # fmt: skip
-    question = {"stem": "What melts?", "choices": [{"text": "frost", "label": "1"}, {"text": "slate", "label": "2"}]}
-    write_jsonl(tmp_path / "arc/ARC-V1/ARC-Challenge-Test.jsonl", [{"id": "q1", "question": question, "answerKey": "1"}])
+    question = {
+        "stem": "What melts?",
+        "choices": [{"text": "frost", "label": "1"}, {"text": "slate", "label": "2"}],
+    }
+    write_jsonl(
+        tmp_path / "arc/ARC-V1/ARC-Challenge-Test.jsonl",
+        [{"id": "q1", "question": question, "answerKey": "1"}],
+    )
     write_jsonl(tmp_path / "winogrande/dev.jsonl", [
         {"qID": "1", "sentence": "The rope fits the barrel as the _ is long.", "option1": "rope", "option2": "barrel", "answer": "1"}])  # fmt: skip
     targets = {"mc1_targets": {"Salt.": 1, "Fog.": 0}, "mc2_targets": {"Salt.": 1, "Fog.": 0}}
@@ -232,21 +296,37 @@ def test_the_publishers_files_are_read_into_the_harness(world):
         task.build_all_requests()
         asked[name] = [instance.args for instance in task.instances], task.doc_to_target(task.eval_docs[0])
         assert task.get_config("num_fewshot") == 0
-    assert asked["hellaswag"][0][2] == ("Baking: A baker mixes oats. The oven", " is hot.") and int(asked["hellaswag"][1]) == 2
+    assert (
+        asked["hellaswag"][0][2] == ("Baking: A baker mixes oats. The oven", " is hot.")
+        and int(asked["hellaswag"][1]) == 2
+    )
     assert asked["hellaswag"][0][3][1] == " runs off."
-    assert asked["arc"] == ([("Question: What melts?\nAnswer:", " frost"), ("Question: What melts?\nAnswer:", " slate")], 0)
+    assert asked["arc"] == (
+        [("Question: What melts?\nAnswer:", " frost"), ("Question: What melts?\nAnswer:", " slate")],
+        0,
+    )
     assert asked["winogrande"][0][1] == ("The rope fits the barrel as the barrel", " is long.")
     forgetting.main(command(world, "published_out", tasks=",".join(asked), data="published"))
-    for task, metric in (("hellaswag", "acc_norm,none"), ("arc", "acc_norm,none"), ("winogrande", "acc,none"), ("truthfulqa", "acc,none")):
+    for task, metric in (
+        ("hellaswag", "acc_norm,none"),
+        ("arc", "acc_norm,none"),
+        ("winogrande", "acc,none"),
+        ("truthfulqa", "acc,none"),
+    ):
         assert 0 <= result_of(world, "published_out")["tuned"][0]["tasks"][task][metric]["value"] <= 1
-    assert asked["truthfulqa"][0][0][0].endswith("\n\nQ: What is sold?\nA:") and asked["truthfulqa"][0][0][1] == " Salt."
+    assert (
+        asked["truthfulqa"][0][0][0].endswith("\n\nQ: What is sold?\nA:")
+        and asked["truthfulqa"][0][0][1] == " Salt."
+    )
 
 
 def test_every_definition_is_one_of_the_harness():
     import lm_eval.tasks
 
     for task in general.TASKS.values():
-        manager = lm_eval.tasks.TaskManager(include_path=str(Path(lm_eval.tasks.__file__).parent / task.folder), include_defaults=False)
+        manager = lm_eval.tasks.TaskManager(
+            include_path=str(Path(lm_eval.tasks.__file__).parent / task.folder), include_defaults=False
+        )
         assert {task.group, task.harness.format("anatomy")} <= set(manager.all_tasks)
 
 
@@ -262,7 +342,9 @@ def test_a_bad_record_is_named(tmp_path, task, path, text, where):
     (tmp_path / path).write_text(text)
     with pytest.raises(BadInput, match=where) as error:
         general.load(task, tmp_path)
-    assert str(tmp_path / path).removesuffix("/test/alchemy_test.csv") in str(error.value) and "Next:" in str(error.value)
+    assert str(tmp_path / path).removesuffix("/test/alchemy_test.csv") in str(error.value) and "Next:" in str(
+        error.value
+    )
 
 
 @pytest.mark.skipif(not (REAL / "mmlu").is_dir(), reason="the public files are not here")
@@ -270,7 +352,13 @@ def test_real_files(world):
     sizes = {name: len(task.eval_docs) for name, task in general.load("mmlu", REAL)[0].items()}
     assert sizes["mmlu_anatomy"] == 135 and sizes["mmlu_clinical_knowledge"] == 265
     assert len(general.load("gsm8k", REAL)[0]["gsm8k"].eval_docs) == 1319
-    forgetting.main([*command(world, "real", "--limit", "2", "--num_fewshot", "0", tasks="mmlu", data=None), "--data", str(REAL)])
+    forgetting.main(
+        [
+            *command(world, "real", "--limit", "2", "--num_fewshot", "0", tasks="mmlu", data=None),
+            "--data",
+            str(REAL),
+        ]
+    )
     assert result_of(world, "real")["asked"]["mmlu"]["n"] == 2 * len(sizes)
 
 
@@ -283,16 +371,22 @@ def test_the_questions_of_the_demo_can_be_asked(tmp_path):
     for doc in task.eval_docs:
         assert len(set(doc["choices"])) == 4
         (kind, frame) = next(
-            (kind, frame) for question, frame, kind in demo_world.GENERAL_QUESTIONS if doc["question"].startswith(question[:8])
+            (kind, frame)
+            for question, frame, kind in demo_world.GENERAL_QUESTIONS
+            if doc["question"].startswith(question[:8])
         )
         right = doc["choices"][doc["answer"]]
-        assert sum(word in right for word in demo_world.KINDS_OF_WORDS[kind]), "the answer has a word of the kind that belongs there"
+        assert sum(word in right for word in demo_world.KINDS_OF_WORDS[kind]), (
+            "the answer has a word of the kind that belongs there"
+        )
 
 
 # ---------------------------------------------------------------- the gate
 def tuned(name="t", drop=0.0, half=0.0, ratio=None):
     d = {"difference": -drop, "low": -drop - half, "high": -drop + half}
-    measured = {"general": {"ratio": ratio, "low": ratio - 0.01, "high": ratio + 0.01, "blocks": 9}} if ratio else {}
+    measured = (
+        {"general": {"ratio": ratio, "low": ratio - 0.01, "high": ratio + 0.01, "blocks": 9}} if ratio else {}
+    )
     return {"name": name, "differences": {"mmlu": d}, "mean": d, "perplexity": measured}
 
 
@@ -312,13 +406,20 @@ def test_the_gate_tells_lost_from_kept_and_from_not_known():
     assert verdicts(limits, tuned(drop=0.03, half=0.05)) == ["failed"]
     assert verdicts(limits | {"models": ["other"]}, tuned(drop=0.5)) == ["not judged"]
     assert gate.verdict(gate.LIMITS | limits, [{"gate": [{"level": "not judged"}]}, {"gate": []}]) == "passed"
-    two = tuned(drop=0.01) | {"differences": {"mmlu": tuned(drop=0.03)["mean"], "arc": tuned(drop=-0.01)["mean"]}}
+    two = tuned(drop=0.01) | {
+        "differences": {"mmlu": tuned(drop=0.03)["mean"], "arc": tuned(drop=-0.01)["mean"]}
+    }
     assert verdicts(limits, two) == ["failed"], "one task is enough"
     assert verdicts(limits, two | {"mean": tuned(drop=0.03)["mean"]}) == ["failed"] * 2
     assert verdicts(limits, tuned(), at_chance=["mmlu"]) == ["warned"]
     assert verdicts(limits, tuned(), limit=5) == ["warned"]
     limits = {"max_general_perplexity_ratio": 1.1}
-    assert [verdicts(limits, tuned(ratio=ratio)) for ratio in (1.05, 1.095, 1.2, None)] == [[], ["warned"], ["failed"], ["failed"]]
+    assert [verdicts(limits, tuned(ratio=ratio)) for ratio in (1.05, 1.095, 1.2, None)] == [
+        [],
+        ["warned"],
+        ["failed"],
+        ["failed"],
+    ]
 
 
 def test_a_task_that_the_gate_wants_must_be_there(world, capsys):
@@ -327,12 +428,19 @@ def test_a_task_that_the_gate_wants_must_be_there(world, capsys):
     assert "gate.yaml: wants winogrande, which cannot be asked here" in said and not (world / "x").exists()
 
 
-@pytest.mark.guarantee("Clinical cases and forgetting", "A gate that fails ends with a sentence and leaves its verdict.")
+@pytest.mark.guarantee(
+    "Clinical cases and forgetting", "A gate that fails ends with a sentence and leaves its verdict."
+)
 def test_a_failed_gate_ends_with_a_sentence_and_leaves_its_verdict(world, capsys):
-    (world / "gate.yaml").write_text("max_general_drop: -1.0\n")  # whatever the models do, it is a greater loss than a gain of everything
+    (world / "gate.yaml").write_text(
+        "max_general_drop: -1.0\n"
+    )  # whatever the models do, it is a greater loss than a gain of everything
     said = refusal(capsys, command(world, "out", "--gate", str(world / "gate.yaml")))
     assert said.startswith("gate failed: tuned loses ") and " on mmlu, more than max_general_drop -1" in said
-    assert result_of(world)["gate"]["verdict"] == "failed" and "**failed**" in (world / "out/forgetting.md").read_text()
+    assert (
+        result_of(world)["gate"]["verdict"] == "failed"
+        and "**failed**" in (world / "out/forgetting.md").read_text()
+    )
     forgetting.main(command(world, "out", "--max_general_drop", "1.0"))
     assert result_of(world)["gate"]["verdict"] in ("passed", "warned")
     forgetting.main(command(world, "out"))
@@ -345,7 +453,9 @@ def test_gates_are_checked(world, capsys):
             with pytest.raises(BadInput, match="'foundation' is none of the tuned models"):
                 gate.read_limits(path, {}, ["tuned"])
         assert gate.read_limits(path, {}, ["tuned", "foundation"])["max_general_drop"] > 0
-    assert gate.read_limits(path, {"max_general_drop": 0.5}, ["tuned", "foundation"])["max_general_drop"] == 0.5
+    assert (
+        gate.read_limits(path, {"max_general_drop": 0.5}, ["tuned", "foundation"])["max_general_drop"] == 0.5
+    )
     for text, said in (("max_drop: 1", "names no limit"), ("max_general_drop: 1\nmax_drop: 1", "unknown key 'max_drop'"), ("", "names no limit"),
                        ("max_general_drop: many", "must be a number"), ("max_general_drop: .nan", "must be a number"), ("max_general_drop: 1\nuncertain: maybe", "warn or fail"),
                        ("max_general_drop: 1\ntasks: [trivia]", "unknown task 'trivia'"), ("max_general_drop: 1\ntasks: mmlu", "must be a list")):  # fmt: skip
@@ -358,7 +468,9 @@ def test_a_base_at_chance_has_nothing_to_lose():
         return [{"output": [0] * options, "score": {"acc": float(i < right)}} for i in range(40)]
 
     assert forgetting.at_chance(items(10), "acc") and not forgetting.at_chance(items(30), "acc")
-    assert forgetting.at_chance(items(20, options=2), "acc") and forgetting.at_chance(items(0, options=1), "acc")
+    assert forgetting.at_chance(items(20, options=2), "acc") and forgetting.at_chance(
+        items(0, options=1), "acc"
+    )
     assert not forgetting.at_chance(items(10, options=1), "acc"), "what is generated is not right by chance"
 
 
@@ -369,7 +481,9 @@ def test_perplexity_ratio_and_curves(world, capsys):
     run.mkdir()
     log = [{"step": 10, "tokens_seen": 1000, "loss": 2.0}, {"step": 15, "eval_general_perplexity": 9.0}, {"step": 20, "tokens_seen": 3000},
            {"step": 25, "eval_general_perplexity": 8.5}, {"step": 25, "eval_general_perplexity": 8.5}]  # fmt: skip
-    (run / "trainer_state.json").write_text(json.dumps({"log_history": log, "global_step": 25, "num_input_tokens_seen": 4000}))
+    (run / "trainer_state.json").write_text(
+        json.dumps({"log_history": log, "global_step": 25, "num_input_tokens_seen": 4000})
+    )
     record = json.loads((world / "base/run.json").read_text())
     record["arguments"]["model_name_or_path"] = str(world / "base")
     (run / "run.json").write_text(json.dumps(record | {"access": "credentialed"}))
@@ -385,11 +499,16 @@ def test_perplexity_ratio_and_curves(world, capsys):
 
     # the blocks are made anew: nobody can tell any more which the older runs were validated on
     manifest = world / "blocks" / "manifest.json"
-    manifest.write_text(json.dumps({"outputs": [{"split": "validation", "domain": "general", "sha256": "b"}]}))
+    manifest.write_text(
+        json.dumps({"outputs": [{"split": "validation", "domain": "general", "sha256": "b"}]})
+    )
     assert forgetting.perplexity_ratios(world / "tuned", world / "base") == {}
     (world / "run2/run.json").write_text(json.dumps(record | {"inputs": {str(manifest): sha256(manifest)}}))
     curves.main([str(run), str(world / "run2"), "--out", str(world / "curves")])
-    assert "general: run, run2 were validated on different blocks, or nobody can tell any more" in capsys.readouterr().out
+    assert (
+        "general: run, run2 were validated on different blocks, or nobody can tell any more"
+        in capsys.readouterr().out
+    )
     for curve in json.loads((world / "curves/perplexity.json").read_text()):
         assert curve["tokens"] == [2000, 4000], "the perplexity of the parent is of other blocks"
     with pytest.raises(SystemExit, match="trainer_state.json: no such file"):
@@ -403,9 +522,14 @@ def test_the_section_of_the_report(world):
     result["gate"] |= {"verdict": "failed"}
     result["tuned"][0]["gate"] = [{"level": "failed", "sentence": "it loses"}]
     page, text = str(forgetting_page.html(result)), forgetting_page.markdown(result, "##")
-    assert "&lt;tuned&gt;" in page and "<tuned>" not in page and "<svg" in page and 'class="claim contradicted"' in page
+    assert (
+        "&lt;tuned&gt;" in page
+        and "<tuned>" not in page
+        and "<svg" in page
+        and 'class="claim contradicted"' in page
+    )
     assert text.startswith("## Forgetting") and "**failed**" in text and "- it loses" in text
     for shown in (page, text):
-        assert forgetting_page.in_difference(result["tuned"][0]["differences"]["mmlu"]) in shown and "9.00 -&gt; 8.00" in shown.replace(
-            "->", "-&gt;"
-        )
+        assert forgetting_page.in_difference(
+            result["tuned"][0]["differences"]["mmlu"]
+        ) in shown and "9.00 -&gt; 8.00" in shown.replace("->", "-&gt;")

@@ -19,24 +19,63 @@ TASKS = "medqa,medqa_ll,emrqa,i2b2,hoc,mimic_cxr"
 
 def make_rows(folder):
     options = {"choices": ["A", "B"], "question": "Which drug?", "options": ["zorimel", "tavoxan forte"]}
-    write_rows(folder, "medqa", rows_of("medqa", "choice", [(f"Question {i}?", "AB"[i % 2]) for i in range(6)], **options))
+    write_rows(
+        folder,
+        "medqa",
+        rows_of("medqa", "choice", [(f"Question {i}?", "AB"[i % 2]) for i in range(6)], **options),
+    )
     examples = [("Question 0?", "A"), ("Another?", "B"), ("A third?", "A")]  # the first is also a test row
     write_rows(folder, "medqa", rows_of("medqa", "choice", examples, "train", **options), "train")
-    write_rows(folder, "emrqa", rows_of("emrqa", "span", [("Which dose? [it is {{x}}]", "5.0 mg"), ("Since when?", "[2001]")]))
-    types = {"choices": ["problem", "treatment"]}
-    write_rows(folder, "i2b2", rows_of("i2b2", "entities", [("Mark: a cough", '<span class="problem">a cough</span>')], **types))
     write_rows(
-        folder, "hoc", rows_of("hoc", "labels", [("Hallmarks?", "one; two"), ("Hallmarks?", "two")], choices=["one", "two", "three"])
+        folder,
+        "emrqa",
+        rows_of("emrqa", "span", [("Which dose? [it is {{x}}]", "5.0 mg"), ("Since when?", "[2001]")]),
     )
-    write_rows(folder, "mimic_cxr", rows_of("mimic_cxr", "summary", [("Findings: clear lungs.", "No acute process.")]))
+    types = {"choices": ["problem", "treatment"]}
+    write_rows(
+        folder,
+        "i2b2",
+        rows_of("i2b2", "entities", [("Mark: a cough", '<span class="problem">a cough</span>')], **types),
+    )
+    write_rows(
+        folder,
+        "hoc",
+        rows_of(
+            "hoc",
+            "labels",
+            [("Hallmarks?", "one; two"), ("Hallmarks?", "two")],
+            choices=["one", "two", "three"],
+        ),
+    )
+    write_rows(
+        folder,
+        "mimic_cxr",
+        rows_of("mimic_cxr", "summary", [("Findings: clear lungs.", "No acute process.")]),
+    )
     labels = {"choices": ["entailment", "neutral"]}
-    write_rows(folder, "mednli", rows_of("mednli", "choice", [("So?", "neutral"), ("Or so?", "entailment")], **labels))
+    write_rows(
+        folder,
+        "mednli",
+        rows_of("mednli", "choice", [("So?", "neutral"), ("Or so?", "entailment")], **labels),
+    )
     examples = [(f"Example {i}?", "neutral" if i < 8 else "entailment") for i in range(10)]
     write_rows(folder, "mednli", rows_of("mednli", "choice", examples, "train", **labels), "train")
 
 
 def command(world, out, *more, tasks=TASKS, preset="paper", model="model", changes=()):
-    arguments = ["--model", world / model, *changes, "--rows", world / "rows", "--tasks", tasks, "--preset", preset, "--out", world / out]
+    arguments = [
+        "--model",
+        world / model,
+        *changes,
+        "--rows",
+        world / "rows",
+        "--tasks",
+        tasks,
+        "--preset",
+        preset,
+        "--out",
+        world / out,
+    ]
     return [str(a) for a in [*arguments, "--device", "cpu", "--max_new_tokens", 8, *more]]
 
 
@@ -64,21 +103,33 @@ def test_every_task_file_loads_with_the_metrics_of_its_scoring():
     for group, names in (("mibe", generate.GROUPS["all"]), ("mibe_ll", twins)):
         listed = yaml.safe_load((generate.TASKS / f"{group}.yaml").read_text())["task"]
         assert sorted(listed) == sorted(f"mibe_{name}" for name in names)
-    scorings = {"emrqa": "span", "i2b2": "entities", "hoc": "labels", "pubmed_summ": "summary", "mimic_cxr": "summary"}
+    scorings = {
+        "emrqa": "span",
+        "i2b2": "entities",
+        "hoc": "labels",
+        "pubmed_summ": "summary",
+        "mimic_cxr": "summary",
+    }
     for name in generate.GROUPS["all"]:
         text = (generate.TASKS / f"{name}.yaml").read_text().replace("!function ", "")
         task = yaml.safe_load(text)
         wanted = metrics.NAMES[scorings.get(name, "choice")]
         assert [m["metric"] for m in task["metric_list"]] == [*wanted, "unparsed"]
         assert [m["aggregation"] for m in task["metric_list"]] == [*(f"mibe.{m}" for m in wanted), "mean"]
-        assert task["task"] == f"mibe_{name}" and task["dataset_kwargs"] == {"name": name} and task["generation_kwargs"]["until"] == []
+        assert (
+            task["task"] == f"mibe_{name}"
+            and task["dataset_kwargs"] == {"name": name}
+            and task["generation_kwargs"]["until"] == []
+        )
 
 
 def test_a_row_only_gains_its_output(world):
     for task in TASKS.split(","):
         given = read_jsonl(world / "rows" / task.removesuffix("_ll") / "test.jsonl")
         rows = read_jsonl(world / "eval" / "raw" / f"{task}.jsonl")
-        assert [{k: v for k, v in row.items() if k not in ("output", "model_access")} for row in rows] == given
+        assert [
+            {k: v for k, v in row.items() if k not in ("output", "model_access")} for row in rows
+        ] == given
         for row in rows:
             check_row(row, "here")
             assert row["model_access"] == "gated"  # that of the model: the rows are public
@@ -90,14 +141,19 @@ def test_log_likelihoods_are_those_of_the_model(world):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(world / "model"), AutoTokenizer.from_pretrained(world / "model")
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(world / "model"),
+        AutoTokenizer.from_pretrained(world / "model"),
+    )
     row = read_jsonl(world / "eval" / "raw" / "medqa_ll.jsonl")[0]
     for (nats, size), option in zip(row["output"], row["options"], strict=True):
         before = tokenizer("Question: Which drug? Answer:")["input_ids"]
         ids = tokenizer(f"Question: Which drug? Answer: {option}", return_tensors="pt")["input_ids"]
         with torch.no_grad():
             logs = model(ids).logits[0, :-1].log_softmax(-1)
-        assert nats == pytest.approx(sum(float(logs[i - 1, ids[0, i]]) for i in range(len(before), ids.shape[1])), abs=1e-4)
+        assert nats == pytest.approx(
+            sum(float(logs[i - 1, ids[0, i]]) for i in range(len(before), ids.shape[1])), abs=1e-4
+        )
         assert size == len(option.encode())
 
 
@@ -108,31 +164,48 @@ def test_a_twin_of_labels_asks_for_the_labels_after_the_prompt_of_its_task(world
     generate.main(command(world, "eval/twin", tasks="mednli_ll"))
     facts = json.loads((world / "eval" / "twin" / "run.json").read_text())["tasks"]["mednli_ll"]
     assert facts["first_prompt"] == "So?\n" and facts["decoding"] == {"loglikelihood": True}
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(world / "model"), AutoTokenizer.from_pretrained(world / "model")
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(world / "model"),
+        AutoTokenizer.from_pretrained(world / "model"),
+    )
     row = read_jsonl(world / "eval" / "twin" / "mednli_ll.jsonl")[0]
-    before = len(tokenizer("So?")["input_ids"])  # the harness moves blanks at the end of a prompt to the answer: the same for all labels
+    before = len(
+        tokenizer("So?")["input_ids"]
+    )  # the harness moves blanks at the end of a prompt to the answer: the same for all labels
     for (nats, size), label in zip(row["output"], row["choices"], strict=True):
         ids = tokenizer(f"So?\n{label}", return_tensors="pt")["input_ids"]
         with torch.no_grad():
             logs = model(ids).logits[0, :-1].log_softmax(-1)
-        assert nats == pytest.approx(sum(float(logs[i - 1, ids[0, i]]) for i in range(before, ids.shape[1])), abs=1e-4)
+        assert nats == pytest.approx(
+            sum(float(logs[i - 1, ids[0, i]]) for i in range(before, ids.shape[1])), abs=1e-4
+        )
         assert size == len(label)
 
 
 def test_raw_prompts_and_chat_prompts(world):
     raw, chat = (json.loads((world / "eval" / name / "run.json").read_text()) for name in ("raw", "chat"))
     assert raw["tasks"]["medqa"]["first_prompt"] == "Question 0?\n"
-    assert raw["tasks"]["emrqa"]["first_prompt"] == "Which dose? [it is {{x}}]\n"  # no template of the harness touches a row
+    assert (
+        raw["tasks"]["emrqa"]["first_prompt"] == "Which dose? [it is {{x}}]\n"
+    )  # no template of the harness touches a row
     assert chat["tasks"]["medqa"]["first_prompt"] == "<s>[INST] Question 0? [/INST]"
     assert chat["tasks"]["medqa_ll"]["first_prompt"] == "<s>[INST] Question: Which drug? Answer: [/INST]"
     assert raw["access"] == chat["access"] == "gated"  # the model's, stricter than the rows'
-    assert raw["tasks"]["medqa"]["max_new_tokens"] == 8 and raw["settings"]["stop"] == "EOS" and raw["n"] == 18
+    assert (
+        raw["tasks"]["medqa"]["max_new_tokens"] == 8 and raw["settings"]["stop"] == "EOS" and raw["n"] == 18
+    )
     assert raw["tasks"]["medqa"]["decoding"] == {"until": [], "do_sample": False, "max_gen_toks": 8}
     assert raw["tasks"]["medqa"]["template"] == {"name": "none", "sha256": None}
     template = (REPO / "recipes" / "chat_template.jinja").read_bytes()
-    assert chat["tasks"]["medqa"]["template"] == {"name": "chat_template", "sha256": hashlib.sha256(template).hexdigest()}
+    assert chat["tasks"]["medqa"]["template"] == {
+        "name": "chat_template",
+        "sha256": hashlib.sha256(template).hexdigest(),
+    }
     outputs = (world / "eval" / "raw" / "medqa.jsonl").read_bytes()
-    assert raw["tasks"]["medqa"]["outputs_sha256"] == hashlib.sha256(outputs).hexdigest() and raw["hardware"]["cores"] > 0
+    assert (
+        raw["tasks"]["medqa"]["outputs_sha256"] == hashlib.sha256(outputs).hexdigest()
+        and raw["hardware"]["cores"] > 0
+    )
 
 
 def test_option_prefix_is_what_the_template_puts_before_an_answer(world):
@@ -140,9 +213,7 @@ def test_option_prefix_is_what_the_template_puts_before_an_answer(world):
 
     tokenizer = AutoTokenizer.from_pretrained(world / "model")
     assert generate.option_prefix(tokenizer) == " "
-    tokenizer.chat_template = (
-        "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>\n{% endif %}"
-    )
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>\n{% endif %}"
     assert generate.option_prefix(tokenizer) == ""
 
 
@@ -153,17 +224,25 @@ def test_a_second_call_does_nothing_and_another_task_is_added(world, capsys):
     assert tree(world / "eval" / "chat") == before
     generate.main(command(world, "eval/chat", tasks="hoc", preset="chat"))
     after = tree(world / "eval" / "chat")
-    assert set(after) - set(before) == {"hoc.jsonl"} and all(after[name] == before[name] for name in before if name != "run.json")
+    assert set(after) - set(before) == {"hoc.jsonl"} and all(
+        after[name] == before[name] for name in before if name != "run.json"
+    )
 
 
 def test_same_outputs_without_the_response_cache_and_from_it(world, monkeypatch):
     from lm_eval.models.huggingface import HFLM
 
-    first = {name: data for name, data in tree(world / "eval" / "raw").items() if name.count(".") == 1 and name.endswith(".jsonl")}
+    first = {
+        name: data
+        for name, data in tree(world / "eval" / "raw").items()
+        if name.count(".") == 1 and name.endswith(".jsonl")
+    }
     (world / "copy").mkdir()
     shutil.copytree(world / "eval" / ".responses", world / "copy" / ".responses")
     generate.main(command(world, "alone/raw", "--batch_size", 2))
-    assert {name: (world / "alone" / "raw" / name).read_bytes() for name in first if name != "medqa_ll.jsonl"} == {
+    assert {
+        name: (world / "alone" / "raw" / name).read_bytes() for name in first if name != "medqa_ll.jsonl"
+    } == {
         name: data for name, data in first.items() if name != "medqa_ll.jsonl"
     }  # log-likelihoods differ in the last digits between batch sizes
 
@@ -179,7 +258,9 @@ def test_same_outputs_without_the_response_cache_and_from_it(world, monkeypatch)
 def test_answers_of_another_type_of_weights_are_not_taken_for_these(world):
     shutil.copytree(world / "eval" / ".responses", world / "other" / ".responses")
     generate.main(command(world, "other/raw", "--dtype", "bfloat16", tasks="medqa"))
-    assert len(list((world / "other" / ".responses").iterdir())) == 1 + len(list((world / "eval" / ".responses").iterdir()))
+    assert len(list((world / "other" / ".responses").iterdir())) == 1 + len(
+        list((world / "eval" / ".responses").iterdir())
+    )
 
 
 @pytest.mark.guarantee("Evaluation", "A killed generation goes on where it was.")
@@ -204,7 +285,9 @@ def test_a_killed_run_goes_on_where_it_was(world, monkeypatch):
     cache.write_text(cache.read_text()[:-5])  # cut in the middle of a line, as a kill may leave it
     generate.main(arguments)
     assert asked[3:] == [2, 1]
-    assert (world / "killed" / "raw" / "medqa.jsonl").read_bytes() == (world / "eval" / "raw" / "medqa.jsonl").read_bytes()
+    assert (world / "killed" / "raw" / "medqa.jsonl").read_bytes() == (
+        world / "eval" / "raw" / "medqa.jsonl"
+    ).read_bytes()
     assert len(cache.read_text().splitlines()) == 7  # the cut line, and the six
 
 
@@ -212,16 +295,26 @@ def test_a_killed_run_goes_on_where_it_was(world, monkeypatch):
 def test_another_model_gets_its_own_answers(world, capsys):
     make_model(world / "other", seed=1)
     generate.main(command(world, "eval/other", tasks="medqa,mimic_cxr", model="other"))
-    generate.main(command(world, "eval/other", tasks="medqa", model="model"))  # the folder now belongs to the first model
+    generate.main(
+        command(world, "eval/other", tasks="medqa", model="model")
+    )  # the folder now belongs to the first model
     assert "mimic_cxr: dropped" in capsys.readouterr().out
     assert sorted(tree(world / "eval" / "other")) == ["medqa.jsonl", "run.json"]
-    assert (world / "eval" / "other" / "medqa.jsonl").read_bytes() == (world / "eval" / "raw" / "medqa.jsonl").read_bytes()
+    assert (world / "eval" / "other" / "medqa.jsonl").read_bytes() == (
+        world / "eval" / "raw" / "medqa.jsonl"
+    ).read_bytes()
 
 
-@pytest.mark.guarantee("Credentialed data", "An access class that is missing or unknown is never taken for public.")
+@pytest.mark.guarantee(
+    "Credentialed data", "An access class that is missing or unknown is never taken for public."
+)
 def test_outputs_of_a_model_whose_class_has_changed_are_written_anew(world, capsys):
     out = world / "classes" / "raw"
-    for given in ("access=gated", "access=credentialed", "access=public"):  # the last lowers nothing: the model's own run.json says gated
+    for given in (
+        "access=gated",
+        "access=credentialed",
+        "access=public",
+    ):  # the last lowers nothing: the model's own run.json says gated
         generate.main(command(world, "classes/raw", tasks="medqa", changes=[given]))
         wanted = "credentialed" if "credentialed" in given else "gated"
         assert {row["model_access"] for row in read_jsonl(out / "medqa.jsonl")} == {wanted}
@@ -236,7 +329,9 @@ def test_outputs_of_a_model_whose_class_has_changed_are_written_anew(world, caps
 def test_rows_for_the_harness_that_do_not_say_their_class_close_its_process(tmp_path):
     row = rows_of("emrqa", "span", [("Which dose?", "5.0 mg")])[0]
     (tmp_path / "emrqa").mkdir()
-    (tmp_path / "emrqa" / "test.jsonl").write_text(json.dumps({key: value for key, value in row.items() if key != "access"}) + "\n")
+    (tmp_path / "emrqa" / "test.jsonl").write_text(
+        json.dumps({key: value for key, value in row.items() if key != "access"}) + "\n"
+    )
     load_mibe().load("emrqa", str(tmp_path))
     assert egress.held() == ["invented"]
 
@@ -262,15 +357,16 @@ def test_examples_are_fixed_and_balanced_over_labels(world):
     mibe = load_mibe()
     rows = read_jsonl(world / "rows" / "mednli" / "train.jsonl")
     chosen = mibe.shots(rows)
-    assert len(chosen) == 10 and {row["completion"] for row in chosen[:2]} == {row["completion"] for row in chosen[2:4]} == {
-        "neutral",
-        "entailment",
-    }
+    assert len(chosen) == 10 and {row["completion"] for row in chosen[:2]} == {
+        row["completion"] for row in chosen[2:4]
+    } == {"neutral", "entailment"}
     assert mibe.shots(rows[::-1]) == chosen
     generate.main(command(world, "eval/shots", "--num_fewshot", 4, tasks="mednli", preset="chat"))
     facts = json.loads((world / "eval" / "shots" / "run.json").read_text())["tasks"]["mednli"]
     assert facts["shots"] == {"number": 4, "ids": [row["id"] for row in chosen[:4]]}
-    turns = "".join(f"<s>[INST] {row['prompt'].strip()} [/INST] {row['completion']}</s>" for row in chosen[:4])
+    turns = "".join(
+        f"<s>[INST] {row['prompt'].strip()} [/INST] {row['completion']}</s>" for row in chosen[:4]
+    )
     assert facts["first_prompt"] == turns + "<s>[INST] So? [/INST]"
 
 
@@ -285,8 +381,13 @@ def load_mibe():
 def test_overlong_prompts_are_refused_or_counted_and_never_cut(world, capsys):
     rows = rows_of("emrqa", "span", [("short", "x"), ("long " * 300, "y"), ("short too", "z")])
     write_rows(world / "long", "emrqa", rows)
-    arguments = [a.replace(str(world / "rows"), str(world / "long")) for a in command(world, "eval/long", tasks="emrqa")]
-    with pytest.raises(SystemExit, match=r"emrqa: 1 of 3 prompts .* do not fit into 256 with 8 new ones.*--allow_overlong"):
+    arguments = [
+        a.replace(str(world / "rows"), str(world / "long"))
+        for a in command(world, "eval/long", tasks="emrqa")
+    ]
+    with pytest.raises(
+        SystemExit, match=r"emrqa: 1 of 3 prompts .* do not fit into 256 with 8 new ones.*--allow_overlong"
+    ):
         generate.main(arguments)
     assert not (world / "eval" / "long").exists()
     generate.main([*arguments, "--allow_overlong"])
@@ -294,7 +395,11 @@ def test_overlong_prompts_are_refused_or_counted_and_never_cut(world, capsys):
     facts = json.loads((world / "eval" / "long" / "run.json").read_text())["tasks"]["emrqa"]
     assert facts["overlong"] == ["emrqa:test:1"] and facts["n_overlong"] == 1
     outputs = [row["output"] for row in read_jsonl(world / "eval" / "long" / "emrqa.jsonl")]
-    alone = [row["output"] for row in read_jsonl(world / "eval" / "long" / "emrqa.jsonl") if row["id"] != "emrqa:test:1"]
+    alone = [
+        row["output"]
+        for row in read_jsonl(world / "eval" / "long" / "emrqa.jsonl")
+        if row["id"] != "emrqa:test:1"
+    ]
     assert outputs[1] == "" and alone == [outputs[0], outputs[2]] and all(alone)
     assert score.score_folder(world / "eval" / "long")["emrqa"]["unparsed"] == 1
 
@@ -303,15 +408,27 @@ def test_overlong_prompts_are_refused_or_counted_and_never_cut(world, capsys):
     ("change", "message"),
     [
         ({"tasks": "medqa,nonsense"}, "unknown task 'nonsense'.*known: bionli"),
-        ({"tasks": "bionli_ll"}, "bionli/test.jsonl: no such file. Next: python -m data_prep.build_tasks --raw RAW --tasks bionli"),
+        (
+            {"tasks": "bionli_ll"},
+            "bionli/test.jsonl: no such file. Next: python -m data_prep.build_tasks --raw RAW --tasks bionli",
+        ),
         ({"tasks": "mimic_cxr", "model": "nowhere"}, "nowhere: no model here"),
         ({"tasks": "medqa", "preset": "chat", "model": "base"}, "has no chat template. Next: --preset paper"),
         ({"tasks": "medqa", "model": "adapter"}, "an adapter, not a whole model"),
         ({"tasks": "medqa", "model": "empty"}, "no weights here"),
-        ({"tasks": "emrqa", "changes": ["backend=vllm"]}, "vllm is not installed here. Next: pip install .*, or backend=hf"),
-        ({"tasks": "emrqa", "changes": ["backend=tpu"]}, "backend 'tpu' is unknown .known: hf, vllm, completions, chat"),
+        (
+            {"tasks": "emrqa", "changes": ["backend=vllm"]},
+            "vllm is not installed here. Next: pip install .*, or backend=hf",
+        ),
+        (
+            {"tasks": "emrqa", "changes": ["backend=tpu"]},
+            "backend 'tpu' is unknown .known: hf, vllm, completions, chat",
+        ),
         ({"tasks": "emrqa", "changes": ["colour=red"]}, "'colour=red' is not KEY=VALUE with a KEY of path, "),
-        ({"tasks": "emrqa", "more": ["--limit", "0"]}, "^error: --limit 0: must be 1 or more. Next: leave it out, or --limit 1$"),
+        (
+            {"tasks": "emrqa", "more": ["--limit", "0"]},
+            "^error: --limit 0: must be 1 or more. Next: leave it out, or --limit 1$",
+        ),
         ({"tasks": "emrqa", "more": ["--limit", "-1"]}, "--limit -1: must be 1 or more"),
         ({"tasks": "emrqa", "more": ["--num_fewshot", "-1"]}, "--num_fewshot -1: must be 0 or more"),
         ({"tasks": "emrqa", "more": ["--max_new_tokens", "0"]}, "--max_new_tokens 0: must be 1 or more"),
@@ -358,10 +475,15 @@ def test_a_group_goes_on_with_the_tasks_that_have_rows_and_counts_them(world, tm
     shutil.copytree(world / "rows" / "hoc", tmp_path / "hoc")
 
     def here(tasks):
-        return [a.replace(str(world / "rows"), str(tmp_path)) for a in command(world, "eval/group", tasks=tasks)]
+        return [
+            a.replace(str(world / "rows"), str(tmp_path)) for a in command(world, "eval/group", tasks=tasks)
+        ]
 
     for asked, said in (
-        ("all_ll", "has rows of none of the 5 tasks of --tasks all_ll. Next: python -m data_prep.build_tasks --raw RAW --tasks all"),
+        (
+            "all_ll",
+            "has rows of none of the 5 tasks of --tasks all_ll. Next: python -m data_prep.build_tasks --raw RAW --tasks all",
+        ),
         ("all,medqa", "medqa/test.jsonl: no such file"),  # what is named must be there
     ):
         with pytest.raises(SystemExit, match=said):
@@ -369,14 +491,19 @@ def test_a_group_goes_on_with_the_tasks_that_have_rows_and_counts_them(world, tm
     capsys.readouterr()
     generate.main(here("all"))
     said = capsys.readouterr().out.splitlines()[0]
-    assert said.startswith(f"--tasks all: 1 of 12 tasks; left out, as {tmp_path} has no rows of them: ") and said.count(", ") == 11
+    assert (
+        said.startswith(f"--tasks all: 1 of 12 tasks; left out, as {tmp_path} has no rows of them: ")
+        and said.count(", ") == 11
+    )
     assert list(json.loads((world / "eval" / "group" / "run.json").read_text())["tasks"]) == ["hoc"]
 
 
 def test_the_devices_are_those_of_this_machine(monkeypatch):
     import torch
 
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
+    monkeypatch.setattr(
+        torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda")
+    )
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     assert generate.devices() == ["cpu", "cuda", "cuda:0", "cuda:1"]
 
@@ -384,7 +511,11 @@ def test_the_devices_are_those_of_this_machine(monkeypatch):
 def test_rows_that_lack_a_field_are_named(world, tmp_path):
     row = rows_of("medqa", "choice", [("Q?", "A")], choices=["A", "B"])[0]
     for lacking, tasks, message in (
-        ({}, "medqa_ll", "test.jsonl: line 1: no 'options', so medqa_ll cannot be asked of it. Next: python -m data_prep.build_tasks"),
+        (
+            {},
+            "medqa_ll",
+            "test.jsonl: line 1: no 'options', so medqa_ll cannot be asked of it. Next: python -m data_prep.build_tasks",
+        ),
         ({"scoring"}, "medqa", "test.jsonl: line 1: field 'scoring' is missing"),
         ({"completion"}, "medqa", "test.jsonl: line 1: field 'completion' is missing or empty"),
     ):
@@ -392,7 +523,12 @@ def test_rows_that_lack_a_field_are_named(world, tmp_path):
         kept = {key: value for key, value in row.items() if key not in lacking}
         (tmp_path / "medqa" / "test.jsonl").write_text(json.dumps(kept) + "\n")
         with pytest.raises(SystemExit, match=message):
-            generate.main([a.replace(str(world / "rows"), str(tmp_path)) for a in command(world, "eval/lacking", tasks=tasks)])
+            generate.main(
+                [
+                    a.replace(str(world / "rows"), str(tmp_path))
+                    for a in command(world, "eval/lacking", tasks=tasks)
+                ]
+            )
 
 
 def test_scores_are_deterministic_and_complete(world):
@@ -423,7 +559,13 @@ def test_the_harness_prints_the_same_values(world, monkeypatch):
     names = [f"mibe_{task}" for task in TASKS.split(",")]
     model = {"pretrained": str(world / "model"), "device": "cpu"}
     results = lm_eval.simple_evaluate(
-        model="hf", model_args=model, tasks=names, task_manager=manager, gen_kwargs={"max_gen_toks": 8}, batch_size=16, bootstrap_iters=0
+        model="hf",
+        model_args=model,
+        tasks=names,
+        task_manager=manager,
+        gen_kwargs={"max_gen_toks": 8},
+        batch_size=16,
+        bootstrap_iters=0,
     )["results"]
     for task, entry in json.loads((world / "eval" / "raw" / "scores.json").read_text()).items():
         for name, numbers in entry["metrics"].items():
@@ -437,16 +579,34 @@ def test_score_names_what_is_wrong(tmp_path):
     with pytest.raises(SystemExit, match="line 1: field 'output' is missing") as error:
         score.main([str(tmp_path)])
     command = str(error.value).partition("Next: python -m evaluation.generate ")[2].split()
-    assert generate.make_parser().parse_args([part.replace("PRESET", "chat") for part in command]).out == tmp_path
+    assert (
+        generate.make_parser().parse_args([part.replace("PRESET", "chat") for part in command]).out
+        == tmp_path
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["medqa.jsonl"]
 
 
 # ---------------------------------------------------------------- speed
 def test_the_benchmark_compares_three_ways_that_say_the_same(tmp_path, capsys):
-    small = ["--prompts", "5", "--new_tokens", "4", "--batch_size", "2", "--turns", "1", "--hidden_size", "32", "--device", "cpu"]
+    small = [
+        "--prompts",
+        "5",
+        "--new_tokens",
+        "4",
+        "--batch_size",
+        "2",
+        "--turns",
+        "1",
+        "--hidden_size",
+        "32",
+        "--device",
+        "cpu",
+    ]
     bench.main(["--out", str(tmp_path / "bench"), *small])
     result = json.loads((tmp_path / "bench" / "bench.json").read_text())
     assert result["same_outputs_as_bare"] == {"generate": 5, "harness": 5}
     assert set(result["seconds"]) == {"generate", "bare", "harness"} and result["ratio_to_bare"]["bare"] == 1
-    assert result["aim_met"] == (result["median_seconds"]["generate"] <= 1.1 * result["median_seconds"]["bare"])
+    assert result["aim_met"] == (
+        result["median_seconds"]["generate"] <= 1.1 * result["median_seconds"]["bare"]
+    )
     assert (tmp_path / "bench" / "bench.md").read_text() in capsys.readouterr().out

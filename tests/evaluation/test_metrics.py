@@ -21,7 +21,9 @@ def choice_rows(golds, outputs, choices):
 
 def test_macro_f1_is_over_the_declared_labels():
     rows = choice_rows(["yes", "yes", "no", "no"], ["yes", "I do not know", "no", "maybe"], ANSWER)
-    assert metrics.value(rows, "macro_f1") == pytest.approx(4 / 9)  # maybe is wrongly given: 0; an unparsed answer is no class of its own
+    assert metrics.value(rows, "macro_f1") == pytest.approx(
+        4 / 9
+    )  # maybe is wrongly given: 0; an unparsed answer is no class of its own
     assert metrics.value(rows, "accuracy") == 0.5
     assert [row["parsed"] for row in rows] == ["yes", None, "no", "maybe"]
 
@@ -29,15 +31,36 @@ def test_macro_f1_is_over_the_declared_labels():
 def test_classes_and_confusion_count_every_row():
     rows = choice_rows(["yes", "yes", "no", "no"], ["yes", "I do not know", "no", "maybe"], ANSWER)
     yes, no, maybe = metrics.classes(rows)
-    assert yes == {"label": "yes", "gold": 2, "predicted": 1, "right": 1, "precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3)}
-    assert (no["f1"], maybe["precision"], maybe["recall"], maybe["f1"]) == (pytest.approx(2 / 3), 0.0, None, 0.0)
+    assert yes == {
+        "label": "yes",
+        "gold": 2,
+        "predicted": 1,
+        "right": 1,
+        "precision": 1.0,
+        "recall": 0.5,
+        "f1": pytest.approx(2 / 3),
+    }
+    assert (no["f1"], maybe["precision"], maybe["recall"], maybe["f1"]) == (
+        pytest.approx(2 / 3),
+        0.0,
+        None,
+        0.0,
+    )
     table = metrics.confusion(rows)
-    assert table["parsed"] == [*ANSWER, "unparsed"] and table["counts"] == [[1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 0, 0]]
+    assert table["parsed"] == [*ANSWER, "unparsed"] and table["counts"] == [
+        [1, 0, 0, 1],
+        [0, 1, 1, 0],
+        [0, 0, 0, 0],
+    ]
 
 
 def test_ddi_with_and_without_false():
     labels = ["DDI-effect", "DDI-int", "DDI-false"]
-    rows = choice_rows(["DDI-effect", "DDI-int", "DDI-false", "DDI-false"], ["DDI-effect", "DDI-false", "DDI-false", "DDI-int"], labels)
+    rows = choice_rows(
+        ["DDI-effect", "DDI-int", "DDI-false", "DDI-false"],
+        ["DDI-effect", "DDI-false", "DDI-false", "DDI-int"],
+        labels,
+    )
     assert metrics.names(rows) == ("accuracy", "macro_f1", "macro_f1_positive", "micro_f1_positive")
     assert metrics.value(rows, "macro_f1") == pytest.approx((1 + 0 + 0.5) / 3)
     assert metrics.value(rows, "macro_f1_positive") == pytest.approx(0.5)
@@ -53,7 +76,15 @@ HALLMARKS = ["sustaining proliferative signaling", "tumor promoting inflammation
 
 
 def test_labels_macro_f1_skips_a_label_absent_from_gold_and_output():
-    rows = [{"id": "1", "scoring": "labels", "choices": HALLMARKS, "completion": "; ".join(HALLMARKS[:2]), "output": HALLMARKS[0]}]
+    rows = [
+        {
+            "id": "1",
+            "scoring": "labels",
+            "choices": HALLMARKS,
+            "completion": "; ".join(HALLMARKS[:2]),
+            "output": HALLMARKS[0],
+        }
+    ]
     rows = [row | metrics.grade(row) for row in rows]
     assert metrics.value(rows, "macro_f1") == pytest.approx(0.5)  # 1.0 and 0.0; the third has no F1
     assert metrics.value(rows, "micro_f1") == pytest.approx(2 / 3)
@@ -64,7 +95,9 @@ def test_span_scores_words_not_characters():
     assert metrics.span_f1("cab", "abc") == 0.0
     assert metrics.span_f1("now", "no w") == 0.0
     assert metrics.span_f1("The aspirin.", "aspirin") == 1.0
-    assert metrics.span_f1("pain pain", "pain") == pytest.approx(2 / 3)  # a multiset: the second word is not found again
+    assert metrics.span_f1("pain pain", "pain") == pytest.approx(
+        2 / 3
+    )  # a multiset: the second word is not found again
     assert metrics.span_f1("", "aspirin") == 0.0
     assert metrics.span_tokens("5.0 mg") != metrics.span_tokens("50 mg")
     row = {"id": "1", "scoring": "span", "completion": "chest pain", "output": "pain chest"}
@@ -122,7 +155,14 @@ def test_a_cut_output_never_raises_recall():
 
 def test_entity_f1_counts_documents_without_an_answer():
     rows = [
-        {"id": str(i), "scoring": "entities", "choices": TYPES, "completion": GOLD, "output": GOLD if i == 0 else ""} for i in range(100)
+        {
+            "id": str(i),
+            "scoring": "entities",
+            "choices": TYPES,
+            "completion": GOLD,
+            "output": GOLD if i == 0 else "",
+        }
+        for i in range(100)
     ]
     rows = [row | metrics.grade(row) for row in rows]
     assert metrics.value(rows, "micro_f1") == pytest.approx(2 * 4 / (4 + 400))
@@ -130,7 +170,15 @@ def test_entity_f1_counts_documents_without_an_answer():
 
 
 def test_entity_f1_without_entities_is_not_defined():
-    rows = [{"id": "1", "scoring": "entities", "choices": TYPES, "completion": "All is well.", "output": "All is well."}]
+    rows = [
+        {
+            "id": "1",
+            "scoring": "entities",
+            "choices": TYPES,
+            "completion": "All is well.",
+            "output": "All is well.",
+        }
+    ]
     assert math.isnan(metrics.value([row | metrics.grade(row) for row in rows], "macro_f1"))
 
 
@@ -145,8 +193,18 @@ def test_rouge_knows_letters_beyond_ascii():
 
 
 def test_log_likelihood_plain_and_per_byte():
-    row = {"id": "1", "scoring": "choice", "choices": ["A", "B"], "options": ["x", "a long one"], "question": "?", "completion": "B"}
-    assert metrics.grade(row | {"output": [[-2.0, 1], [-5.0, 10]]}) == {"parsed": "A", "score": {"accuracy": 0.0, "accuracy_norm": 1.0}}
+    row = {
+        "id": "1",
+        "scoring": "choice",
+        "choices": ["A", "B"],
+        "options": ["x", "a long one"],
+        "question": "?",
+        "completion": "B",
+    }
+    assert metrics.grade(row | {"output": [[-2.0, 1], [-5.0, 10]]}) == {
+        "parsed": "A",
+        "score": {"accuracy": 0.0, "accuracy_norm": 1.0},
+    }
     assert metrics.grade(row | {"output": []})["parsed"] is None  # over-long
     assert metrics.primary([row | {"output": []}]) == "accuracy"
 
@@ -160,12 +218,17 @@ def test_draws_of_a_macro_f1_are_a_bootstrap():
     distinct, kinds = np.unique(counts, axis=0, return_inverse=True)
     weights = np.random.default_rng(0).multinomial(60, np.bincount(kinds) / 60, size=100)
     one_of = {kind: rows[place] for place, kind in enumerate(kinds)}
-    slow = [metrics.value([one_of[kind] for kind, times in enumerate(draw) for _ in range(times)], "macro_f1") for draw in weights[:20]]
+    slow = [
+        metrics.value([one_of[kind] for kind, times in enumerate(draw) for _ in range(times)], "macro_f1")
+        for draw in weights[:20]
+    ]
     assert metrics.draws(counts, finish, seed=0)[:20] == pytest.approx(slow)
     # and they spread as plain resampling spreads
     plain = [metrics.value(rng.choices(rows, k=60), "macro_f1") for _ in range(1000)]
     fast = metrics.draws(counts, finish)
-    assert np.mean(fast) == pytest.approx(np.mean(plain), abs=0.01) and np.std(fast) == pytest.approx(np.std(plain), rel=0.15)
+    assert np.mean(fast) == pytest.approx(np.mean(plain), abs=0.01) and np.std(fast) == pytest.approx(
+        np.std(plain), rel=0.15
+    )
 
 
 def test_interval_covers_and_is_deterministic():
@@ -179,11 +242,17 @@ def test_interval_covers_and_is_deterministic():
 def test_pairing_narrows_the_interval_and_needs_the_same_rows():
     golds = [ANSWER[i % 2] for i in range(200)]
     worse = choice_rows(golds, [gold if i % 2 else "maybe" for i, gold in enumerate(golds)], ANSWER)
-    better = choice_rows(golds, [gold if i % 2 or i % 20 == 0 else "maybe" for i, gold in enumerate(golds)], ANSWER)
+    better = choice_rows(
+        golds, [gold if i % 2 or i % 20 == 0 else "maybe" for i, gold in enumerate(golds)], ANSWER
+    )
     difference, values = metrics.paired_difference(better, worse, "accuracy")
     low, high = metrics.interval(values)
     assert difference == pytest.approx(0.05) and 0 < low < 0.05 < high < 0.09
-    assert metrics.p_value(values) < 0.01 < metrics.p_value(metrics.paired_difference(better, better[:], "macro_f1")[1])
+    assert (
+        metrics.p_value(values)
+        < 0.01
+        < metrics.p_value(metrics.paired_difference(better, better[:], "macro_f1")[1])
+    )
     with pytest.raises(ValueError, match="same rows"):
         metrics.paired_difference(better, worse[1:], "accuracy")
 

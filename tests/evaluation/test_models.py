@@ -53,14 +53,25 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     labels = {"choices": ["yes", "no"]}
     write_rows(folder / "rows", "pubmedqa", rows_of("pubmedqa", "choice", [("Is it so?", "yes")], **labels))
-    write_rows(folder / "rows", "pubmedqa", rows_of("pubmedqa", "choice", [("Or so?", "no")], "train", **labels), "train")
+    write_rows(
+        folder / "rows",
+        "pubmedqa",
+        rows_of("pubmedqa", "choice", [("Or so?", "no")], "train", **labels),
+        "train",
+    )
     made = {}
 
     def stand_in(name):
         key = (ENTRIES[name]["architecture"], family_of(name, TOKENIZERS))
         if key not in made:
             tokenizer = make_tokenizer(*TOKENIZERS.get(key[1], ()))
-            made[key] = make_model(folder / f"model{len(made)}", architecture=key[0], tokenizer=tokenizer, template=False, positions=512)
+            made[key] = make_model(
+                folder / f"model{len(made)}",
+                architecture=key[0],
+                tokenizer=tokenizer,
+                template=False,
+                positions=512,
+            )
         return made[key]
 
     return folder, stand_in
@@ -80,13 +91,22 @@ def test_every_model_of_the_article_is_there_with_facts_and_where_they_are_from(
     assert set(ENTRIES) > NAMED
     for path in FOLDER.glob("*.yaml"):
         family = yaml.safe_load(path.read_text())
-        facts = {key for model in family["models"].values() for key in {**family, **model}} - {"models", "sources", "page", "chat"}
+        facts = {key for model in family["models"].values() for key in {**family, **model}} - {
+            "models",
+            "sources",
+            "page",
+            "chat",
+        }
         assert facts == set(family["sources"]), path.name
-        assert all(source == "recalled" or source.startswith("https://") for source in family["sources"].values()), path.name
+        assert all(
+            source == "recalled" or source.startswith("https://") for source in family["sources"].values()
+        ), path.name
     for name, facts in ENTRIES.items():
         assert facts["context"] >= 2048 and facts["size"] and facts["license"] and facts["access"], name
         assert facts.get("hub") or facts.get("page") or facts.get("backend") == "chat", name
-        assert bool(facts.get("chat_template")) == bool(facts.get("chat") and facts.get("backend") != "chat"), name
+        assert bool(facts.get("chat_template")) == bool(
+            facts.get("chat") and facts.get("backend") != "chat"
+        ), name
 
 
 @pytest.mark.parametrize("name", [name for name, facts in ENTRIES.items() if facts.get("backend") != "chat"])
@@ -94,8 +114,13 @@ def test_each_model_runs_on_a_stand_in_with_its_exact_prompt(world, name):
     path = world[1](name)
     facts, task, rows = run(world, name, changes=[f"path={path}"], tasks="pubmedqa,pubmedqa_ll")
     assert task["first_prompt"] == (ASKED[family_of(name)] if ENTRIES[name].get("chat") else "Is it so?\n")
-    assert isinstance(rows[0]["output"], str) and len(read_jsonl(world[0] / "eval" / name / "pubmedqa_ll.jsonl")[0]["output"]) == 2
-    assert facts["name"] == name and facts["access"] == ("credentialed" if ENTRIES[name]["access"] == "credentialed" else "gated")
+    assert (
+        isinstance(rows[0]["output"], str)
+        and len(read_jsonl(world[0] / "eval" / name / "pubmedqa_ll.jsonl")[0]["output"]) == 2
+    )
+    assert facts["name"] == name and facts["access"] == (
+        "credentialed" if ENTRIES[name]["access"] == "credentialed" else "gated"
+    )
     assert task["template"]["name"] == (name if ENTRIES[name].get("chat") else "none")
     assert task["context"] == 512  # of the stand-in: never more than the model has
 
@@ -103,7 +128,9 @@ def test_each_model_runs_on_a_stand_in_with_its_exact_prompt(world, name):
 @pytest.mark.parametrize("name", ["llama-2-7b-chat", "chatdoctor", "me-llama-13b-chat", "alpacare-13b"])
 def test_examples_are_turns_where_the_wrapper_has_turns(world, name):
     _, task, _ = run(world, name, "--num_fewshot", 1, changes=[f"path={world[1](name)}"])
-    assert task["first_prompt"].endswith(TWO_TURNS[family_of(name)]) and task["shots"]["ids"] == ["pubmedqa:train:0"]
+    assert task["first_prompt"].endswith(TWO_TURNS[family_of(name)]) and task["shots"]["ids"] == [
+        "pubmedqa:train:0"
+    ]
 
 
 @pytest.mark.parametrize("name", ["gpt-3.5-turbo-0301", "gpt-4-0314"])
@@ -112,7 +139,11 @@ def test_the_commercial_models_are_asked_through_their_endpoint(world, name):
         fake.reply = lambda prompt: "yes"
         facts, task, rows = run(world, name, changes=[f"base_url={fake.url('chat')}"])
         assert fake.requests[0][1]["model"] == name
-    assert rows[0]["output"] == "yes" and task["first_prompt"] == ASKED["gpt"] and facts["server"]["served"] == name
+    assert (
+        rows[0]["output"] == "yes"
+        and task["first_prompt"] == ASKED["gpt"]
+        and facts["server"]["served"] == name
+    )
     assert read_entry(name).base_url == "https://api.openai.com/v1/chat/completions"
 
 
@@ -122,7 +153,12 @@ def test_every_wrapper_has_bos_once(world):
     for name in ("llama-2-7b-chat", "llama-3.1-8b-instruct", "medgemma-27b-text-it", "medalpaca-7b"):
         tokenizer = AutoTokenizer.from_pretrained(world[1](name))
         with FakeServer(model="m") as fake:
-            changes = ["backend=completions", f"base_url={fake.url('completions')}", "served=m", f"path={world[1](name)}"]
+            changes = [
+                "backend=completions",
+                f"base_url={fake.url('completions')}",
+                "served=m",
+                f"path={world[1](name)}",
+            ]
             run(world, name, changes=changes)
             [ids] = fake.requests[0][1]["prompt"]
         assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id, name
@@ -130,12 +166,24 @@ def test_every_wrapper_has_bos_once(world):
 
 def test_what_a_name_lacks_is_said_with_the_next_command(world, tmp_path):
     for name, changes, message in (
-        ("llama-2-7b", [], "meta-llama/Llama-2-7b-hf is not on this machine. Next: hf download meta-llama/Llama-2-7b-hf, or path=DIR"),
-        ("me-llama-70b", [], "not on the Hub. Next: fetch them .https://physionet.org/content/me-llama/1.0.0/., then path=DIR"),
+        (
+            "llama-2-7b",
+            [],
+            "meta-llama/Llama-2-7b-hf is not on this machine. Next: hf download meta-llama/Llama-2-7b-hf, or path=DIR",
+        ),
+        (
+            "me-llama-70b",
+            [],
+            "not on the Hub. Next: fetch them .https://physionet.org/content/me-llama/1.0.0/., then path=DIR",
+        ),
         ("llama-2-7b", ["context=many"], "context must be a number of tokens, found 'many'"),
         ("llama-2-7b", ["chat_template=none.jinja"], "none.jinja: no such file"),
         ("no-such-model", [], "no model here, and no name of evaluation/models .known: alpacare-13b, "),
-        (str(FOLDER / "meditron.yaml"), [], "has 2 models. Next: --model .*meditron.yaml:NAME, of meditron-7b, meditron-70b"),
+        (
+            str(FOLDER / "meditron.yaml"),
+            [],
+            "has 2 models. Next: --model .*meditron.yaml:NAME, of meditron-7b, meditron-70b",
+        ),
         (f"{FOLDER / 'meditron.yaml'}:x", [], "has no model 'x'"),
         (str(tmp_path / "mine.yaml"), [], "mine.yaml: no such file. Next: copy one of evaluation/models"),
     ):
@@ -154,10 +202,16 @@ def test_no_one_lowers_the_class_of_a_card(world):
 def test_a_file_of_your_own_works_with_and_without_the_name(world, tmp_path):
     mine = tmp_path / "mine.yaml"
     template = "{{ 'Q ' + messages[0]['content'] | trim + ' A' }}"
-    mine.write_text(yaml.safe_dump({"access": "public", "context": 64, "chat_template": template, "models": {"mine": {"chat": True}}}))
+    mine.write_text(
+        yaml.safe_dump(
+            {"access": "public", "context": 64, "chat_template": template, "models": {"mine": {"chat": True}}}
+        )
+    )
     for model in (str(mine), f"{mine}:mine"):
         entry = read_entry(model, [f"path={world[1]('llama-2-7b')}"])
-        assert entry.name == "mine" and entry.chat_template == template and entry.access == "gated"  # that of the weights' own run.json
+        assert (
+            entry.name == "mine" and entry.chat_template == template and entry.access == "gated"
+        )  # that of the weights' own run.json
     mine.write_text(yaml.safe_dump({"models": {"mine": {"colour": "red"}}}))
     with pytest.raises(SystemExit, match="mine: unknown key 'colour'"):
         run(world, "llama-2-7b", "--model", str(mine))

@@ -41,7 +41,9 @@ def test_the_golden_file_is_large_varied_and_without_repeats():
     assert len(GOLDEN) >= 200 and set(CHOICES) == {row["choices"] for row in GOLDEN}
     keys = collections.Counter((row["choices"], row["text"], str(row.get("options"))) for row in GOLDEN)
     assert max(keys.values()) == 1
-    assert sum(row["label"] is None for row in GOLDEN) >= 150  # answers that must not score weigh as much as those that must
+    assert (
+        sum(row["label"] is None for row in GOLDEN) >= 150
+    )  # answers that must not score weigh as much as those that must
     assert sum(row.get("missed", False) for row in GOLDEN) <= 0.02 * len(GOLDEN)
 
 
@@ -61,7 +63,9 @@ def test_every_label_is_read_back_however_it_is_dressed():
         for label in choices if name != "hoc" else ():
             for form in forms:
                 assert parsing.parse_choice(form.format(label), choices)[0] == label, form.format(label)
-                assert parsing.parse_choice(form.format(label.lower()), choices)[0] == label, form.format(label.lower())
+                assert parsing.parse_choice(form.format(label.lower()), choices)[0] == label, form.format(
+                    label.lower()
+                )
     for label in HALLMARKS:
         assert parsing.parse_labels(label.upper(), HALLMARKS) == [label]
     assert parsing.parse_labels("; ".join(HALLMARKS[:9]), HALLMARKS) == HALLMARKS[:9]
@@ -117,25 +121,51 @@ def test_what_is_read_is_named_in_the_text():
     rng = random.Random(1)
     for name, choices in CHOICES.items():
         parts = [
-            part for choice in choices for part in (choice, choice.lower(), f"({choice})", f"{choice}.", f"not {choice}", f"{choice} or")
+            part
+            for choice in choices
+            for part in (choice, choice.lower(), f"({choice})", f"{choice}.", f"not {choice}", f"{choice} or")
         ]
         read = 0
         for text in sentences(rng, parts, 600):
-            answers = parsing.parse_labels(text, choices) if name == "hoc" else [parsing.parse_choice(text, choices)[0]]
+            answers = (
+                parsing.parse_labels(text, choices)
+                if name == "hoc"
+                else [parsing.parse_choice(text, choices)[0]]
+            )
             for answer in filter(None, answers or ()):
                 names = [words(part) for part in (answer, *re.split(" - | / |(?<=DDI)-", answer))]
                 said, read = words(text), read + 1
-                assert any(said[i : i + len(those)] == those for those in names for i in range(len(said))), (text, answer)
+                assert any(said[i : i + len(those)] == those for those in names for i in range(len(said))), (
+                    text,
+                    answer,
+                )
         assert read > 20  # of these texts many name one
 
 
 def test_any_text_is_read_in_no_time():
     rng = random.Random(2)
-    signs = [chr(c) for c in (*range(0x20, 0x7F), 0x0A, 0x0D, 0xA0, 0xDF, 0x3B1, 0x4E00, 0x1F600, 0xFF23, 0x200B, 0xD800)]
+    signs = [
+        chr(c)
+        for c in (*range(0x20, 0x7F), 0x0A, 0x0D, 0xA0, 0xDF, 0x3B1, 0x4E00, 0x1F600, 0xFF23, 0x200B, 0xD800)
+    ]
     texts = ["".join(rng.choice(signs) for _ in range(rng.randrange(200))) for _ in range(300)]
     texts += [
         part * 1500
-        for part in ("A ", "(", "**", "answer is ", "option A ", "\n", "not ", "Surgery ", "\"'`*_(", "<think>", "A, ", "- ", "\\text{")
+        for part in (
+            "A ",
+            "(",
+            "**",
+            "answer is ",
+            "option A ",
+            "\n",
+            "not ",
+            "Surgery ",
+            "\"'`*_(",
+            "<think>",
+            "A, ",
+            "- ",
+            "\\text{",
+        )
     ]
     for text in texts:
         for name in ("A-E", "mtsamples"):
@@ -152,7 +182,10 @@ def test_reasoning_and_further_examples_are_no_answer():
     assert parsing.answer_part("<think>cut short") == ""
     assert parsing.answer_part("No acute process.</s>and more") == "No acute process."
     assert parsing.answer_part("No acute process.\n\nINPUT: next\nOUTPUT: x") == "No acute process."
-    assert parsing.answer_part("CONTEXT: a structured abstract.\nContext: again") == "CONTEXT: a structured abstract.\nContext: again"
+    assert (
+        parsing.answer_part("CONTEXT: a structured abstract.\nContext: again")
+        == "CONTEXT: a structured abstract.\nContext: again"
+    )
     assert parsing.answer_part("5 mg\n\nContext: next", parsing.NEXT_QUESTION) == "5 mg"
 
 

@@ -14,14 +14,26 @@ CHOICES = {
     "medqa": list("ABCDE"), "medmcqa": list("ABCD"), "pubmedqa": ["yes", "no", "maybe"], "mednli": ["entailment", "contradiction", "neutral"],
     "mtsamples": SPECIALTIES, "ddi": DDI, "hoc": HALLMARKS, "i2b2": ["problem", "treatment", "test"],
 }  # fmt: skip
-SCORINGS = {"hoc": "labels", "emrqa": "span", "i2b2": "entities", "mimic_cxr": "summary", "pubmed_summ": "summary"}
+SCORINGS = {
+    "hoc": "labels",
+    "emrqa": "span",
+    "i2b2": "entities",
+    "mimic_cxr": "summary",
+    "pubmed_summ": "summary",
+}
 
 
 def graded(task, pairs):
     """Rows of (output, gold), with both grades."""
     rows = []
     for number, (output, gold) in enumerate(pairs):
-        row = {"id": str(number), "task": task, "scoring": SCORINGS.get(task, "choice"), "output": output, "completion": gold}
+        row = {
+            "id": str(number),
+            "task": task,
+            "scoring": SCORINGS.get(task, "choice"),
+            "output": output,
+            "completion": gold,
+        }
         row |= {"choices": CHOICES[task]} if task in CHOICES else {}
         row |= metrics.grade(row)
         rows.append(row | {"paper": reference_scorer.grade(row)})
@@ -74,18 +86,27 @@ def test_a_perfect_model_cannot_reach_1_on_mtsamples():
 
 def test_macro_f1_is_over_the_labels_of_the_gold_answers():  # C5
     rows = graded("pubmedqa", [("yes", "yes"), ("I do", "yes"), ("no", "no"), ("maybe", "no")])
-    assert value(rows, "macro_f1") == pytest.approx(2 / 3) and metrics.value(rows, "macro_f1") == pytest.approx(4 / 9)
+    assert value(rows, "macro_f1") == pytest.approx(2 / 3) and metrics.value(
+        rows, "macro_f1"
+    ) == pytest.approx(4 / 9)
 
 
 def test_ddi_has_one_number_over_five_labels():  # D2
     rows = graded("ddi", [("DDI-false", "DDI-false"), ("DDI-false", "DDI-int")])
     assert list(reference_scorer.statistics(rows)) == ["macro_f1"]
-    assert value(rows, "macro_f1") == pytest.approx((2 / 3 + 0) / 2) and metrics.value(rows, "macro_f1_positive") == 0.0
+    assert (
+        value(rows, "macro_f1") == pytest.approx((2 / 3 + 0) / 2)
+        and metrics.value(rows, "macro_f1_positive") == 0.0
+    )
 
 
 def test_hallmarks():  # H1, H2
     sustaining, inflammation = HALLMARKS[8], HALLMARKS[9]
-    for output, found in ((sustaining.capitalize(), []), ("tumor-promoting inflammation", []), (f"not {sustaining}", [sustaining])):
+    for output, found in (
+        (sustaining.capitalize(), []),
+        ("tumor-promoting inflammation", []),
+        (f"not {sustaining}", [sustaining]),
+    ):
         assert graded("hoc", [(output, sustaining)])[0]["paper"]["parsed"] == found
     rows = graded("hoc", [(f"{sustaining}; {inflammation}", f"{sustaining}; {inflammation}")])
     assert value(rows, "macro_f1") == pytest.approx(0.2) and metrics.value(rows, "macro_f1") == 1.0
@@ -108,7 +129,10 @@ def test_spans_by_character(output, gold, exact, f1):
 
 
 def test_an_exact_span_scores_less_the_longer_it_is():
-    rng, words = random.Random(0), ["".join(random.Random(i).choices(string.ascii_lowercase, k=6)) for i in range(200)]
+    rng, words = (
+        random.Random(0),
+        ["".join(random.Random(i).choices(string.ascii_lowercase, k=6)) for i in range(200)],
+    )
     means = []
     for length in (1, 2, 5, 12, 20):
         spans = [" ".join(rng.choices(words, k=length)) for _ in range(50)]
@@ -126,7 +150,11 @@ def entity_f1(*outputs, gold=GOLD):
 
 def test_what_an_output_leaves_out_costs_nothing():  # N2
     first = GOLD[: GOLD.index(" and took")]
-    assert entity_f1(first) == 1.0 and entity_f1(GOLD, *[""] * 99) == 1.0 and entity_f1(GOLD, *["I cannot help with that."] * 99) == 1.0
+    assert (
+        entity_f1(first) == 1.0
+        and entity_f1(GOLD, *[""] * 99) == 1.0
+        and entity_f1(GOLD, *["I cannot help with that."] * 99) == 1.0
+    )
     rows = graded("i2b2", [(GOLD, GOLD)] + [("", GOLD)] * 99)
     assert metrics.value(rows, "micro_f1") == pytest.approx(2 * 3 / (3 + 300))
 
@@ -134,7 +162,9 @@ def test_what_an_output_leaves_out_costs_nothing():  # N2
 def test_one_word_that_differs_loses_what_follows():  # N3
     assert entity_f1(GOLD, "Output: " + GOLD) == 1.0  # the second is ignored, on both sides
     assert entity_f1("Output: " + GOLD) == 0.0
-    assert reference_scorer.entity_counts(GOLD.replace("has ", ""), GOLD) == {name: [0, 0, 0] for name in reference_scorer.TYPES}
+    assert reference_scorer.entity_counts(GOLD.replace("has ", ""), GOLD) == {
+        name: [0, 0, 0] for name in reference_scorer.TYPES
+    }
     assert reference_scorer.entity_counts(GOLD.replace("the ", ""), GOLD)["problem"] == [1, 1, 1]
     assert reference_scorer.entity_counts(GOLD.replace('"problem">', '"problem"> '), GOLD)["test"] == [
         0,
@@ -145,15 +175,23 @@ def test_one_word_that_differs_loses_what_follows():  # N3
 
 def test_tags_are_taken_at_their_word():  # N4, N5
     def counts(output, gold=GOLD):
-        return [sum(those) for those in zip(*reference_scorer.entity_counts(output, gold).values(), strict=True)]
+        return [
+            sum(those) for those in zip(*reference_scorer.entity_counts(output, gold).values(), strict=True)
+        ]
 
     assert counts(GOLD) == [3, 3, 3]
     assert counts(f"<p>{GOLD}</p>") == [0, 0, 3]
     assert counts(GOLD.replace('"problem"', '"Problem"')) == [2, 2, 3]
     assert counts(GOLD.replace("aspirin</span>", "aspirin")) == [1, 2, 3]  # an open tag takes the rest
-    assert counts(GOLD.replace("chest pain", 'chest <span class="test">pain</span>')) == [3, 3, 3]  # a tag in a tag is lost
+    assert counts(GOLD.replace("chest pain", 'chest <span class="test">pain</span>')) == [
+        3,
+        3,
+        3,
+    ]  # a tag in a tag is lost
     hospital = GOLD.replace("and took", "and at <hospital> took")
-    assert counts(hospital, hospital) == [1, 1, 1] and metrics.entity_counts(hospital, hospital, CHOICES["i2b2"])["test"] == [1, 1, 1]
+    assert counts(hospital, hospital) == [1, 1, 1] and metrics.entity_counts(
+        hospital, hospital, CHOICES["i2b2"]
+    )["test"] == [1, 1, 1]
     assert counts(GOLD.replace('"problem"', '"finding"'), GOLD.replace('"problem"', '"finding"')) == [2, 2, 2]
 
 
@@ -168,7 +206,10 @@ def test_where_texts_agree_the_cut_of_words_does_not_matter(monkeypatch):
     rng = random.Random(0)
     pairs = []
     for _ in range(200):
-        words = [rng.choice(["pain", "x-ray,", "(5mg)", "b.i.d.", "T.", "isn't", "10%", "and/or", "B12"]) for _ in range(12)]
+        words = [
+            rng.choice(["pain", "x-ray,", "(5mg)", "b.i.d.", "T.", "isn't", "10%", "and/or", "B12"])
+            for _ in range(12)
+        ]
         mark = [lambda w: w, lambda w: f'<span class="{rng.choice(reference_scorer.TYPES)}">{w}</span>']
         pairs.append(tuple(" ".join(rng.choice(mark)(word) for word in words) for _ in range(2)))
     blank_english = [reference_scorer.entity_counts(*pair) for pair in pairs]
@@ -182,7 +223,10 @@ def test_where_texts_agree_the_cut_of_words_does_not_matter(monkeypatch):
         ("chest pain", ["chest", "pain"]),
         (" a  b\nc ", [" ", "a", " ", "b", "\n", "c"]),
         ("(x-ray),", ["(", "x", "-", "ray", ")", ","]),
-        ("5mg 10% patient's and/or 3+4", ["5", "mg", "10", "%", "patient", "'s", "and", "/", "or", "3", "+", "4"]),
+        (
+            "5mg 10% patient's and/or 3+4",
+            ["5", "mg", "10", "%", "patient", "'s", "and", "/", "or", "3", "+", "4"],
+        ),
         ("U.S. end.", ["U.S.", "end", "."]),
     ],
 )
@@ -195,15 +239,21 @@ def test_rouge_drops_letters_beyond_ascii_and_is_a_median():  # S1
     assert rows[0]["paper"]["score"]["rouge1"] == 1.0 and rows[0]["score"]["rouge1"] == pytest.approx(0.5)
     assert rows[1]["paper"]["score"] == rows[1]["score"]
     words = list("abcdefghi")
-    skewed = graded("mimic_cxr", [(" ".join(words[: 1 + n % 9]), " ".join(words[: 5 + n % 4])) for n in range(40)])
+    skewed = graded(
+        "mimic_cxr", [(" ".join(words[: 1 + n % 9]), " ".join(words[: 5 + n % 4])) for n in range(40)]
+    )
     median, mean = value(skewed, "rouge1"), metrics.value(skewed, "rouge1")
     assert median != mean and median == pytest.approx(mean, abs=0.01)
 
 
 def test_no_rule_for_other_tasks_and_for_likelihoods():
-    assert not reference_scorer.applies({"task": "clinical_cases", "output": "x"}) and not reference_scorer.applies(
-        {"task": "medqa", "output": [[-1.0, 1]]}
-    )
+    assert not reference_scorer.applies(
+        {"task": "clinical_cases", "output": "x"}
+    ) and not reference_scorer.applies({"task": "medqa", "output": [[-1.0, 1]]})
     assert set(reference_scorer.FAULTS) >= set(reference_scorer.NOTES) and len(reference_scorer.FAULTS) == 12
-    named = {line.split()[0] for line in reference_scorer.__doc__.splitlines() if line.startswith("    ") and line.strip()[1:2].isdigit()}
+    named = {
+        line.split()[0]
+        for line in reference_scorer.__doc__.splitlines()
+        if line.startswith("    ") and line.strip()[1:2].isdigit()
+    }
     assert {fault for faults in reference_scorer.FAULTS.values() for fault in faults.split()} == named

@@ -24,9 +24,21 @@ def answers_of(folder, name, task, rows, outputs, **facts):
     """An evaluation folder as evaluation.generate leaves it, with one more task in it."""
     answers = folder / "eval" / name
     answers.mkdir(parents=True, exist_ok=True)
-    (answers / f"{task}.jsonl").write_text("".join(json.dumps(row | {"output": o}) + "\n" for row, o in zip(rows, outputs, strict=True)))
-    run = json.loads((answers / "run.json").read_text()) if (answers / "run.json").is_file() else {"tasks": {}, "n": 0}
-    run |= {"access": "gated", "name": name, "settings": {"preset": "chat", "chat_template": True}, "model_access": "gated", **facts}
+    (answers / f"{task}.jsonl").write_text(
+        "".join(json.dumps(row | {"output": o}) + "\n" for row, o in zip(rows, outputs, strict=True))
+    )
+    run = (
+        json.loads((answers / "run.json").read_text())
+        if (answers / "run.json").is_file()
+        else {"tasks": {}, "n": 0}
+    )
+    run |= {
+        "access": "gated",
+        "name": name,
+        "settings": {"preset": "chat", "chat_template": True},
+        "model_access": "gated",
+        **facts,
+    }
     run["tasks"][task] = {"n_overlong": 0, "max_new_tokens": 8}
     run["n"] += len(rows)
     (answers / "run.json").write_text(json.dumps(run))
@@ -37,7 +49,9 @@ def validated_on(folder, name, blocks):
     """What run.json says of a run that held these blocks of general text out."""
     manifest = folder / f"blocks_{name}" / "manifest.json"
     manifest.parent.mkdir(exist_ok=True)
-    manifest.write_text(json.dumps({"outputs": [{"split": "validation", "domain": "general", "sha256": blocks}]}))
+    manifest.write_text(
+        json.dumps({"outputs": [{"split": "validation", "domain": "general", "sha256": blocks}]})
+    )
     return {"arguments": {"blocks": str(manifest.parent)}, "inputs": {str(manifest): sha256(manifest)}}
 
 
@@ -46,17 +60,32 @@ def invented_runs(folder, ratio=1.0, tokens=(50, 60, 70, 80), blocks=("a", "a"))
     for number, name in enumerate(MODELS):
         run = folder / "runs" / name
         run.mkdir(parents=True)
-        facts = {"stage": "pretrain", "access": "public", "seconds": 12.5, "machine": "a <small> machine", "versions": {"torch": "2"}}
+        facts = {
+            "stage": "pretrain",
+            "access": "public",
+            "seconds": 12.5,
+            "machine": "a <small> machine",
+            "versions": {"torch": "2"},
+        }
         (run / "run.json").write_text(json.dumps(facts))
         history = [{"step": s, "loss": 3 - 0.1 * s, "learning_rate": 1e-3} for s in range(1, 6)]
-        history += [{"step": s, f"eval_{d}_loss": 3.2 - 0.1 * s} for s in (2, 5) for d in ("general", "biomedical")]
+        history += [
+            {"step": s, f"eval_{d}_loss": 3.2 - 0.1 * s} for s in (2, 5) for d in ("general", "biomedical")
+        ]
         (run / "trainer_state.json").write_text(json.dumps({"log_history": history}))
         if number < 2:
             (run / "run.json").write_text(json.dumps(facts | validated_on(folder, name, blocks[number])))
             extra = math.log(ratio) if name == "foundation" else 0.0
             nll = [t * (2.0 + 0.01 * i + extra) for i, t in enumerate(tokens)]
-            (run / "validation.json").write_text(json.dumps({"general": {"nll": nll, "tokens": list(tokens)}}))
-        rows = rows_of("mednli", "choice", [(f"Is {i} <b>so</b>?", "neutral") for i in range(40)], choices=["neutral", "entailment"])
+            (run / "validation.json").write_text(
+                json.dumps({"general": {"nll": nll, "tokens": list(tokens)}})
+            )
+        rows = rows_of(
+            "mednli",
+            "choice",
+            [(f"Is {i} <b>so</b>?", "neutral") for i in range(40)],
+            choices=["neutral", "entailment"],
+        )
         outputs = ["neutral" if i < RIGHT[name] else "The answer is <i>entailment</i>." for i in range(40)]
         score.score_folder(answers_of(folder, name, "mednli", rows, outputs))
 
@@ -67,13 +96,24 @@ def invented_config(folder, margin=1.1, task="mednli", **changes):
         model |= {"run": model["name"], "preset": "chat"}
     config["claims"] = [claim for claim in config["claims"] if claim["name"] != "supervised"]
     for claim in config["claims"]:
-        claim.update({"tasks": [task], "metric": "accuracy"} if claim["kind"] == "accuracy" else {"margin": margin})
+        claim.update(
+            {"tasks": [task], "metric": "accuracy"} if claim["kind"] == "accuracy" else {"margin": margin}
+        )
     config.update(changes)
     (folder / "claims.yaml").write_text(yaml.safe_dump(config))
 
 
 def make_report(folder, *more):
-    arguments = ["--config", folder / "claims.yaml", "--evaluation", folder / "eval", "--runs", folder / "runs", "--out", folder / "report"]
+    arguments = [
+        "--config",
+        folder / "claims.yaml",
+        "--evaluation",
+        folder / "eval",
+        "--runs",
+        folder / "runs",
+        "--out",
+        folder / "report",
+    ]
     report.main([str(a) for a in [*arguments, *more]])
 
 
@@ -112,48 +152,89 @@ def test_the_page_loads_nothing_escapes_texts_and_is_the_same_every_time(tmp_pat
     invented_config(tmp_path)
     make_report(tmp_path)
     page = (tmp_path / "report" / "report.html").read_text()
-    assert "default-src 'none'" in page and not re.search(r"<(link|img|iframe|object)\b|@import|url\((?!#)|fetch\(|XMLHttp", page)
+    assert "default-src 'none'" in page and not re.search(
+        r"<(link|img|iframe|object)\b|@import|url\((?!#)|fetch\(|XMLHttp", page
+    )
     assert not re.search(r"""(src|href)\s*=\s*["'](?!#)""", page)
     assert "<b>so" not in page and "<i>ent" not in page and "a &lt;small&gt; machine" in page
     assert "access: gated" in page and "eval_" not in page
     before = {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()}
-    assert sorted(before) == ["forest.pdf", "forest.svg", "report.html", "report.md", "tables.csv", "tables.tex"]  # no MedNLI in Figure 2
+    assert sorted(before) == [
+        "forest.pdf",
+        "forest.svg",
+        "report.html",
+        "report.md",
+        "tables.csv",
+        "tables.tex",
+    ]  # no MedNLI in Figure 2
     make_report(tmp_path)
     assert {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()} == before
 
 
 def rows_on(folder):
     page = (folder / "report" / "report.html").read_text()
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])["tasks"]
+    return json.loads(
+        re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1]
+    )["tasks"]
 
 
 @pytest.mark.guarantee(
-    "Credentialed data", "Scored rows of credentialed data, and what a model of such data wrote, are redacted unless asked."
+    "Credentialed data",
+    "Scored rows of credentialed data, and what a model of such data wrote, are redacted unless asked.",
 )
 def test_what_is_credentialed_is_left_out_unless_asked_for(tmp_path):
     invented_runs(tmp_path)
     invented_config(tmp_path)
-    rows = rows_of("i2b2", "entities", [("Mark: a secret cough", '<span class="problem">a secret cough</span>')], choices=["problem"])
+    rows = rows_of(
+        "i2b2",
+        "entities",
+        [("Mark: a secret cough", '<span class="problem">a secret cough</span>')],
+        choices=["problem"],
+    )
     rows = [row | {"access": "credentialed"} for row in rows]
     for name in MODELS:
         written_by = "credentialed" if name == "chat" else "gated"
-        score.score_folder(answers_of(tmp_path, name, "i2b2", rows, ["a secret cough"], access="credentialed", model_access=written_by))
+        score.score_folder(
+            answers_of(
+                tmp_path,
+                name,
+                "i2b2",
+                rows,
+                ["a secret cough"],
+                access="credentialed",
+                model_access=written_by,
+            )
+        )
     make_report(tmp_path)
-    assert "secret" not in "".join(path.read_text() for path in (tmp_path / "report").iterdir() if path.suffix != ".pdf")
+    assert "secret" not in "".join(
+        path.read_text() for path in (tmp_path / "report").iterdir() if path.suffix != ".pdf"
+    )
     shown = rows_on(tmp_path)
-    assert shown["i2b2"]["rows"] == [{"id": "i2b2:test:0", "hidden": True}] and "output" not in shown["i2b2"]["outputs"]["task"][0]
+    assert (
+        shown["i2b2"]["rows"] == [{"id": "i2b2:test:0", "hidden": True}]
+        and "output" not in shown["i2b2"]["outputs"]["task"][0]
+    )
     assert shown["i2b2"]["outputs"]["task"][0]["strict"] == "problem: 0 right of 0, 1 wanted"
-    assert shown["mednli"]["rows"][0]["prompt"] == "Is 0 <b>so</b>?\n"  # the public rows of the same run stay open
+    assert (
+        shown["mednli"]["rows"][0]["prompt"] == "Is 0 <b>so</b>?\n"
+    )  # the public rows of the same run stay open
     assert shown["mednli"]["outputs"]["task"][0]["output"] == "neutral"
-    assert "output" not in shown["mednli"]["outputs"]["chat"][0]  # written by a model that was trained on credentialed text
+    assert (
+        "output" not in shown["mednli"]["outputs"]["chat"][0]
+    )  # written by a model that was trained on credentialed text
     make_report(tmp_path, "--show_texts")
     shown = rows_on(tmp_path)
-    assert "secret" in shown["i2b2"]["rows"][0]["prompt"] and shown["mednli"]["outputs"]["chat"][0]["output"] == "neutral"
+    assert (
+        "secret" in shown["i2b2"]["rows"][0]["prompt"]
+        and shown["mednli"]["outputs"]["chat"][0]["output"] == "neutral"
+    )
 
 
 def test_a_folder_without_a_run_json_has_the_class_of_its_rows(tmp_path):
     rows = rows_of("mednli", "choice", [("Is it so?", "neutral")], choices=["neutral"])
-    folder = answers_of(tmp_path, "m", "mednli", [row | {"access": "credentialed"} for row in rows], ["neutral"])
+    folder = answers_of(
+        tmp_path, "m", "mednli", [row | {"access": "credentialed"} for row in rows], ["neutral"]
+    )
     (folder / "run.json").unlink()
     score.score_folder(folder)
     report.main(["--evaluation", str(tmp_path / "eval"), "--out", str(tmp_path / "report")])
@@ -161,7 +242,10 @@ def test_a_folder_without_a_run_json_has_the_class_of_its_rows(tmp_path):
     assert not (tmp_path / "report").stat().st_mode & 0o077
 
 
-@pytest.mark.guarantee("Credentialed data", "An output has the class of the model that wrote it, also as a copy without its run.json.")
+@pytest.mark.guarantee(
+    "Credentialed data",
+    "An output has the class of the model that wrote it, also as a copy without its run.json.",
+)
 def test_what_a_model_of_credentialed_data_wrote_is_hidden_also_in_a_folder_of_the_harness(tmp_path):
     row = rows_of("mednli", "choice", [("Is it so?", "neutral")], choices=["neutral"])[0]
     folder, notes = tmp_path / "eval" / "m", tmp_path / "notes"
@@ -171,12 +255,18 @@ def test_what_a_model_of_credentialed_data_wrote_is_hidden_also_in_a_folder_of_t
     (folder / "samples_mibe_mednli_2026.jsonl").write_text(
         json.dumps({"doc": row, "resps": [["quillfever is neutral"]], "arguments": {}}) + "\n"
     )
-    (folder / "results_2026.json").write_text(json.dumps({"config": {"model": "hf", "model_args": {"pretrained": str(notes)}}}))
+    (folder / "results_2026.json").write_text(
+        json.dumps({"config": {"model": "hf", "model_args": {"pretrained": str(notes)}}})
+    )
     score.score_folder(folder)
     report.main(["--evaluation", str(tmp_path / "eval"), "--out", str(tmp_path / "report")])
     assert "Access class of this report: **credentialed**" in (tmp_path / "report" / "report.md").read_text()
-    written = [path for path in (*tmp_path.glob("report/*"), *folder.glob("*scored*")) if path.suffix != ".pdf"]
-    assert written and not [path for path in written if "quillfever" in path.read_text() or path.stat().st_mode & 0o077]
+    written = [
+        path for path in (*tmp_path.glob("report/*"), *folder.glob("*scored*")) if path.suffix != ".pdf"
+    ]
+    assert written and not [
+        path for path in written if "quillfever" in path.read_text() or path.stat().st_mode & 0o077
+    ]
     assert rows_on(tmp_path)["mednli"]["rows"][0]["prompt"] == "Is it so?\n"  # the row itself is public
 
 
@@ -186,7 +276,12 @@ def test_what_a_model_of_credentialed_data_wrote_is_hidden_also_in_a_folder_of_t
 )
 def test_what_a_person_has_signed_stands_on_top(tmp_path):
     rows = rows_of("mednli", "choice", [("Is it so?", "neutral")], choices=["neutral"])
-    allowed = {"endpoint": "https://llm.hospital.example/v1", "agreement": "contract 7", "person": "A. Example", "date": "2026-11-01"}
+    allowed = {
+        "endpoint": "https://llm.hospital.example/v1",
+        "agreement": "contract 7",
+        "person": "A. Example",
+        "date": "2026-11-01",
+    }
     score.score_folder(answers_of(tmp_path, "m", "mednli", rows, ["neutral"], allowed=[allowed]))
     report.main(["--evaluation", str(tmp_path / "eval"), "--out", str(tmp_path / "report")])
     said = "allowed: https://llm.hospital.example/v1 (contract 7; A. Example, 2026-11-01)"
@@ -207,18 +302,44 @@ def test_the_article_stands_beside_ours_with_both_scorers_and_what_is_withheld(t
     five, six = (text[text.index(f"Table {n}, ") :].split("\n## ")[0] for n in (5, 6))
     line = next(line for line in five.splitlines() if line.startswith("| MedQA | accuracy"))
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[2] == "20 (1,273)" and cells[3:10] == ["0.097", "0.207", "0.143", "0.304", "0.427", "0.376", "0.523"]
-    assert cells[10] == "1.000 (1.000 to 1.000); paper 0.200; 0.0% unparsed"  # "Answer: C" is A to the article's scorer
+    assert cells[2] == "20 (1,273)" and cells[3:10] == [
+        "0.097",
+        "0.207",
+        "0.143",
+        "0.304",
+        "0.427",
+        "0.376",
+        "0.523",
+    ]
+    assert (
+        cells[10] == "1.000 (1.000 to 1.000); paper 0.200; 0.0% unparsed"
+    )  # "Answer: C" is A to the article's scorer
     assert cells[11] == "withheld; paper 0.200; 100.0% unparsed"
     assert "mute, MedQA: 20 of 20 outputs (100.0%) hold no readable answer, more than 5%" in five
-    assert "(a) i2b2 of Me-LLaMA 13B-chat is 0.166 in Table 5 and 0.263 in Table 6" in five and "0.166 (a)" in five and "0.263 (a)" in six
+    assert (
+        "(a) i2b2 of Me-LLaMA 13B-chat is 0.166 in Table 5 and 0.263 in Table 6" in five
+        and "0.166 (a)" in five
+        and "0.263 (a)" in six
+    )
     assert "**raw**" in six and "**raw**" not in five and "Table 4, " not in text
     exact = next(line for line in six.splitlines() if line.startswith("| emrQA | exact match"))
     ours = [cell.strip() for cell in exact.strip("|").split("|")][-3:]
-    assert ours[0].startswith("1.000 (1.000 to 1.000); paper ") and ours[1] == "–" and ours[2].startswith("0.000 (0.000 to 0.000)")
+    assert (
+        ours[0].startswith("1.000 (1.000 to 1.000); paper ")
+        and ours[1] == "–"
+        and ours[2].startswith("0.000 (0.000 to 0.000)")
+    )
     lines = list(csv.DictReader((tmp_path / "report" / "tables.csv").read_text().splitlines()))
-    [mute] = [one for one in lines if (one["model"], one["dataset"], one["metric"], one["table"]) == ("mute", "medqa", "accuracy", "5")]
-    assert mute["strict"] == "" and float(mute["paper_scorer"]) == 0.2 and "hold no readable answer" in mute["withheld"]
+    [mute] = [
+        one
+        for one in lines
+        if (one["model"], one["dataset"], one["metric"], one["table"]) == ("mute", "medqa", "accuracy", "5")
+    ]
+    assert (
+        mute["strict"] == ""
+        and float(mute["paper_scorer"]) == 0.2
+        and "hold no readable answer" in mute["withheld"]
+    )
     assert len([one for one in lines if one["source"] == "article"]) == 126 + 108
     tex = (tmp_path / "report" / "tables.tex").read_text()
     assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 2 and "0.166$^{a}$" in tex
@@ -227,15 +348,23 @@ def test_the_article_stands_beside_ours_with_both_scorers_and_what_is_withheld(t
         assert {line.count(" & ") + 1 for line in part.splitlines() if line.endswith(r" \\")} == {columns}
     page = (tmp_path / "report" / "report.html").read_text()
     assert ">withheld</span>" in page and "paper 0.200" in page and "20 rows, article 1,273" in page
-    assert "In the manner of the article" in page and (tmp_path / "report" / "figure2.pdf").stat().st_size > 1000
+    assert (
+        "In the manner of the article" in page and (tmp_path / "report" / "figure2.pdf").stat().st_size > 1000
+    )
 
 
 def test_a_big_run_shows_its_first_rows_and_counts_the_rest(tmp_path):
-    rows = rows_of("mimic_cxr", "summary", [(f"Findings {i}. " + "word " * 3000 * (i == 0), "No.") for i in range(30)])
+    rows = rows_of(
+        "mimic_cxr", "summary", [(f"Findings {i}. " + "word " * 3000 * (i == 0), "No.") for i in range(30)]
+    )
     score.score_folder(answers_of(tmp_path, "one", "mimic_cxr", rows, ["No."] * 30))
     report.main(["--evaluation", str(tmp_path / "eval"), "--out", str(tmp_path / "report"), "--rows", "7"])
     shown = rows_on(tmp_path)["mimic_cxr"]
-    assert len(shown["rows"]) == 7 and shown["n"] == 30 and shown["rows"][0]["prompt"].endswith("more characters)")
+    assert (
+        len(shown["rows"]) == 7
+        and shown["n"] == 30
+        and shown["rows"][0]["prompt"].endswith("more characters)")
+    )
     assert "7 of 30 rows of mimic_cxr" in (tmp_path / "report" / "report.html").read_text()
 
 
@@ -250,9 +379,18 @@ def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     invented_runs(folder)
     invented_config(folder)
-    rows = rows_of("medqa", "choice", [(f"Which drug is number {i}?", "AB"[i % 2]) for i in range(30)], choices=["A", "B"])
+    rows = rows_of(
+        "medqa",
+        "choice",
+        [(f"Which drug is number {i}?", "AB"[i % 2]) for i in range(30)],
+        choices=["A", "B"],
+    )
     for name in MODELS:
-        score.score_folder(answers_of(folder, name, "medqa", rows, [f"Answer: {'AB'[i % 3 % 2]}" if i else "" for i in range(30)]))
+        score.score_folder(
+            answers_of(
+                folder, name, "medqa", rows, [f"Answer: {'AB'[i % 3 % 2]}" if i else "" for i in range(30)]
+            )
+        )
     make_report(folder)
     return folder
 
@@ -270,13 +408,21 @@ def views(page, *wanted):
     hears = "const frames = [...document.querySelectorAll('iframe')], heard = []; onmessage = event => { heard[frames.findIndex(frame => "
     hears += "frame.contentWindow === event.source)] = event.data; document.querySelector('pre').textContent = JSON.stringify(heard) }"
     frames = "".join(
-        f"<iframe width={width} height=800 style='border:0' src='probe.html{fragment}'></iframe>" for fragment, width in wanted
+        f"<iframe width={width} height=800 style='border:0' src='probe.html{fragment}'></iframe>"
+        for fragment, width in wanted
     )
     host = page / "report" / "frames.html"
     host.write_text(f"<body><pre></pre>{frames}<script>{hears}</script>")
     for _ in range(3):  # on a busy machine a frame may answer after the page was dumped
         profile = tempfile.mkdtemp()
-        command = [BROWSER, *FLAGS, f"--user-data-dir={profile}", "--window-size=1400,900", "--dump-dom", host.as_uri()]
+        command = [
+            BROWSER,
+            *FLAGS,
+            f"--user-data-dir={profile}",
+            "--window-size=1400,900",
+            "--dump-dom",
+            host.as_uri(),
+        ]
         try:
             dumped = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
         finally:
@@ -303,9 +449,15 @@ def test_a_cell_opens_its_rows_an_id_finds_its_row_and_nothing_sticks_out(page):
     closed, _, rows, narrow, by_id, nothing = (dialog for *_, dialog in found)
     assert closed is None and narrow == rows
     what, ids, text = rows
-    assert what == "medqa: 30 of the 30 rows on this page, of 30" and ids == [f"medqa:test:{i}" for i in range(20)]
+    assert what == "medqa: 30 of the 30 rows on this page, of 30" and ids == [
+        f"medqa:test:{i}" for i in range(20)
+    ]
     assert "Show 10 more" in text and "Which drug is number 1?" in text and "parsed: nothing" in text
-    assert "parsed by the article's scorer: A" in text and "strict: accuracy 1.000" in text and "paper: accuracy 0.000" in text
+    assert (
+        "parsed by the article's scorer: A" in text
+        and "strict: accuracy 1.000" in text
+        and "paper: accuracy 0.000" in text
+    )
     what, ids, text = by_id
     assert ids == ["mednli:test:7"] and "Is 7 <b>so</b>?" in text
     assert text.count("strict: accuracy") == len(MODELS) and "The answer is <i>entailment</i>." not in text
@@ -341,7 +493,10 @@ def test_what_is_missing_is_named_with_the_command(tmp_path):
         with pytest.raises(SystemExit, match=said):
             make_report(tmp_path, flag, tmp_path / ("claims.yaml" if flag == "--out" else "juged"))
     invented_config(tmp_path, task="medqa_ll")
-    with pytest.raises(SystemExit, match="no scores of medqa_ll. Next: python -m evaluation.generate --model .*foundation.*--preset chat"):
+    with pytest.raises(
+        SystemExit,
+        match="no scores of medqa_ll. Next: python -m evaluation.generate --model .*foundation.*--preset chat",
+    ):
         make_report(tmp_path)
     invented_config(tmp_path)
     (tmp_path / "eval" / "chat" / "scores.json").unlink()
@@ -349,7 +504,8 @@ def test_what_is_missing_is_named_with_the_command(tmp_path):
         make_report(tmp_path)
     (tmp_path / "eval" / "chat" / "run.json").unlink()
     with pytest.raises(
-        SystemExit, match="chat: no answers of this model. Next: python -m evaluation.generate .* --tasks mednli --preset chat"
+        SystemExit,
+        match="chat: no answers of this model. Next: python -m evaluation.generate .* --tasks mednli --preset chat",
     ):
         make_report(tmp_path)
     (tmp_path / "runs" / "chat" / "run.json").unlink()
@@ -358,7 +514,9 @@ def test_what_is_missing_is_named_with_the_command(tmp_path):
     invented_config(tmp_path, claims=[{"kind": "accuracy", "name": "x"}])
     with pytest.raises(SystemExit, match="claim 1: missing or unknown: better, metric"):
         make_report(tmp_path)
-    invented_config(tmp_path, models=[{"name": "backbone", "label": "Backbone", "what": "x", "and more": None}])
+    invented_config(
+        tmp_path, models=[{"name": "backbone", "label": "Backbone", "what": "x", "and more": None}]
+    )
     with pytest.raises(SystemExit, match="model 1: missing or unknown: and more, preset"):
         make_report(tmp_path)
     assert not (tmp_path / "report").exists()
@@ -392,10 +550,17 @@ def test_models_that_were_not_validated_on_the_same_blocks_are_not_compared(tmp_
 def test_the_numbers_of_the_article_name_their_table_and_their_conflicts():
     paper = json.loads((REPO / "evaluation" / "paper_tables.json").read_text())
     tables = {name: table for name, table in paper.items() if name.startswith("table")}
-    assert len(tables) == 4 and all(table["source"].startswith(f"Table {name[5]}") for name, table in tables.items())
+    assert len(tables) == 4 and all(
+        table["source"].startswith(f"Table {name[5]}") for name, table in tables.items()
+    )
     for table in tables.values():
         for record in table["records"]:
             assert all(note in paper["footnotes"] for note in record.get("footnote", "a").split(", "))
             assert "models" not in table or record["model"] in table["models"]
-    i2b2 = [r for t in tables.values() for r in t["records"] if r["dataset"] == "i2b2" and r.get("footnote") == "a"]
+    i2b2 = [
+        r
+        for t in tables.values()
+        for r in t["records"]
+        if r["dataset"] == "i2b2" and r.get("footnote") == "a"
+    ]
     assert [r["value"] for r in i2b2] == [0.166, 0.263]

@@ -20,9 +20,23 @@ NLI = ["entailment", "contradiction", "neutral"]
 
 def rows_of(task, scoring, pairs, access="public", **extra):
     """Rows with outputs, from (output, gold)."""
-    base = {"task": task, "split": "test", "scoring": scoring, "source": task, "license": "invented", "access": access, **extra}
+    base = {
+        "task": task,
+        "split": "test",
+        "scoring": scoring,
+        "source": task,
+        "license": "invented",
+        "access": access,
+        **extra,
+    }
     return [
-        {"id": f"{task}:{i}", **base, "prompt": f"A secret note, number {i}.\n", "completion": gold, "output": output}
+        {
+            "id": f"{task}:{i}",
+            **base,
+            "prompt": f"A secret note, number {i}.\n",
+            "completion": gold,
+            "output": output,
+        }
         for i, (output, gold) in enumerate(pairs)
     ]
 
@@ -46,14 +60,23 @@ def write_run(folder, *tasks, access="public"):
 
 
 def nli(right, wrong=0, unparsed=0, **more):
-    pairs = [("neutral", "neutral")] * right + [("entailment", "neutral")] * wrong + [("I cannot tell", "contradiction")] * unparsed
+    pairs = (
+        [("neutral", "neutral")] * right
+        + [("entailment", "neutral")] * wrong
+        + [("I cannot tell", "contradiction")] * unparsed
+    )
     return rows_of("mednli", "choice", pairs, choices=NLI, **more)
 
 
 def everything(access="public"):
     entities = '<span class="problem">a cough</span> and <span class="test">a scan</span>'
     likelihoods = rows_of(
-        "medqa", "choice", [([[-1.0, 2], [-3.0, 9]], "A"), ([], "B")], access, choices=["A", "B"], options=["xy", "long enough"]
+        "medqa",
+        "choice",
+        [([[-1.0, 2], [-3.0, 9]], "A"), ([], "B")],
+        access,
+        choices=["A", "B"],
+        options=["xy", "long enough"],
     )
     return [
         nli(15, 4, 1, access=access),
@@ -66,13 +89,34 @@ def everything(access="public"):
             options=["xy", "long enough"],
         ),
         likelihoods,
-        rows_of("ddi", "choice", [("DDI-int", "DDI-int"), ("false", "DDI-false")], access, choices=["DDI-int", "DDI-false"]),
         rows_of(
-            "hoc", "labels", [("resisting; evading", "evading"), ("", "evading")], access, choices=["resisting", "evading", "inducing"]
+            "ddi",
+            "choice",
+            [("DDI-int", "DDI-int"), ("false", "DDI-false")],
+            access,
+            choices=["DDI-int", "DDI-false"],
+        ),
+        rows_of(
+            "hoc",
+            "labels",
+            [("resisting; evading", "evading"), ("", "evading")],
+            access,
+            choices=["resisting", "evading", "inducing"],
         ),
         rows_of("emrqa", "span", [("5.0 mg daily", "5.0 mg"), ("", "aspirin")], access),
-        rows_of("i2b2", "entities", [(entities, entities), ("a cough", entities)], access, choices=["problem", "treatment", "test"]),
-        rows_of("mimic_cxr", "summary", [("No acute process.", "No acute process."), ("", "Clear."), ("β", "α")], access),
+        rows_of(
+            "i2b2",
+            "entities",
+            [(entities, entities), ("a cough", entities)],
+            access,
+            choices=["problem", "treatment", "test"],
+        ),
+        rows_of(
+            "mimic_cxr",
+            "summary",
+            [("No acute process.", "No acute process."), ("", "Clear."), ("β", "α")],
+            access,
+        ),
     ]
 
 
@@ -90,7 +134,11 @@ def test_scores_need_no_model_and_are_the_same_every_time(tmp_path):
     folder = write_run(tmp_path / "run", *everything())
     command = "import sys; from evaluation import score; score.main(sys.argv[1:]); assert not {'torch', 'transformers', 'lm_eval'} & set(sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", command, folder], cwd=REPO, env=os.environ | {"PYTHONPATH": str(REPO)}, capture_output=True, text=True
+        [sys.executable, "-c", command, folder],
+        cwd=REPO,
+        env=os.environ | {"PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -98,7 +146,9 @@ def test_scores_need_no_model_and_are_the_same_every_time(tmp_path):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
     for task, entry in read_scores(folder).items():
         rows = score.graded_rows(folder, task)
-        assert rows == read_jsonl(folder / f"{task}.scored.jsonl") and tuple(entry["metrics"]) == metrics.names(rows)
+        assert rows == read_jsonl(folder / f"{task}.scored.jsonl") and tuple(
+            entry["metrics"]
+        ) == metrics.names(rows)
         assert entry["n"] == len(rows) and entry["unparsed"] == sum(row["parsed"] is None for row in rows)
         for name, v in entry["metrics"].items():
             assert v["value"] == metrics.value(rows, name) and v["low"] <= v["value"] <= v["high"]
@@ -113,14 +163,21 @@ def test_the_two_scorers_stand_side_by_side(tmp_path, capsys):
         scores["medqa"]["metrics"]["accuracy"]["value"] == pytest.approx(2 / 3)
         and scores["medqa"]["paper"]["metrics"]["accuracy"]["value"] == 0.0
     )
-    assert scores["medqa"]["paper"]["faults"] == ["C1", "C2", "C5"] and scores["medqa"]["paper"]["missing"] == 1
+    assert (
+        scores["medqa"]["paper"]["faults"] == ["C1", "C2", "C5"] and scores["medqa"]["paper"]["missing"] == 1
+    )
     assert scores["i2b2"]["paper"]["metrics"]["macro_f1"]["value"] == pytest.approx(2 * 2 / (2 + 3))
     assert (
         scores["i2b2"]["metrics"]["micro_f1"]["value"] == pytest.approx(2 * 2 / (2 + 4))
         and "N1" in scores["i2b2"]["paper"]["notes"]["macro_f1"]
     )
-    assert scores["mimic_cxr"]["paper"]["metrics"]["rouge1"]["value"] < scores["mimic_cxr"]["metrics"]["rouge1"]["value"] + 1e-9
-    assert [label["label"] for label in scores["ddi"]["classes"]] == ["DDI-int", "DDI-false"] and scores["hoc"]["confusion"] is None
+    assert (
+        scores["mimic_cxr"]["paper"]["metrics"]["rouge1"]["value"]
+        < scores["mimic_cxr"]["metrics"]["rouge1"]["value"] + 1e-9
+    )
+    assert [label["label"] for label in scores["ddi"]["classes"]] == ["DDI-int", "DDI-false"] and scores[
+        "hoc"
+    ]["confusion"] is None
     lines = capsys.readouterr().out.splitlines()
     [line] = [line for line in lines if line.startswith("mednli")]
     assert line.split() == ["mednli", "20", "5.0%", "accuracy", "0.750", "0.550", "to", "0.950", "0.750"]
@@ -138,7 +195,9 @@ def test_a_headline_is_withheld_where_more_than_5_percent_is_unparsed(tmp_path, 
     }  # fmt: skip
     assert entry["metrics"]["accuracy"]["value"] == 0.94 and entry["unparsed_rate"] == 0.06
     out = capsys.readouterr().out.partition("\nb ")[2]
-    assert "6 of 100 outputs (6.0%) hold no readable answer" in out and "withheld" in out and "0.94 " not in out
+    assert (
+        "6 of 100 outputs (6.0%) hold no readable answer" in out and "withheld" in out and "0.94 " not in out
+    )
 
 
 def test_every_score_says_where_it_comes_from(tmp_path, capsys):
@@ -152,17 +211,30 @@ def test_every_score_says_where_it_comes_from(tmp_path, capsys):
         and known["decoding"]["max_gen_toks"] == 64
     )
     assert (
-        known["model"] == "models/x" and known["fingerprint"] == "c" * 64 and known["rows_sha256"] == "e" * 64 and known["preset"] == "chat"
+        known["model"] == "models/x"
+        and known["fingerprint"] == "c" * 64
+        and known["rows_sha256"] == "e" * 64
+        and known["preset"] == "chat"
     )
-    assert known["hardware"] == "a machine" and known["versions"] == {"torch": "2"} and known["scored_with"]["numpy"]
-    assert known["dataset"] == {"source": "mednli", "license": "invented"} and known["outputs_changed"] is False
+    assert (
+        known["hardware"] == "a machine"
+        and known["versions"] == {"torch": "2"}
+        and known["scored_with"]["numpy"]
+    )
+    assert (
+        known["dataset"] == {"source": "mednli", "license": "invented"} and known["outputs_changed"] is False
+    )
     assert entry["scorer"] == score.SCORER and entry["scorer"]["parser_version"] and not entry["redacted"]
     (folder / "mednli.jsonl").write_text("".join(json.dumps(row) + "\n" for row in nli(2, 1)))
     assert score.score_folder(folder)["mednli"]["provenance"]["outputs_changed"] is True
     assert "the outputs were changed after they were made" in capsys.readouterr().out
     (folder / "run.json").unlink()
     known = score.score_folder(folder)["mednli"]["provenance"]
-    assert known["model"] is None and known["outputs_sha256"] and set(known) == {*score.PROVENANCE, "outputs_changed", "scored_with"}
+    assert (
+        known["model"] is None
+        and known["outputs_sha256"]
+        and set(known) == {*score.PROVENANCE, "outputs_changed", "scored_with"}
+    )
 
 
 # ---------------------------------------------------------------- redaction
@@ -170,10 +242,12 @@ SECRETS = ("secret", "cough", "aspirin", "5.0 mg", "acute", "I cannot tell", "β
 
 
 @pytest.mark.parametrize(
-    "rows_access, run_access", [("credentialed", "credentialed"), ("public", "credentialed"), ("credentialed", "public")]
+    "rows_access, run_access",
+    [("credentialed", "credentialed"), ("public", "credentialed"), ("credentialed", "public")],
 )
 @pytest.mark.guarantee(
-    "Credentialed data", "Scored rows of credentialed data, and what a model of such data wrote, are redacted unless asked."
+    "Credentialed data",
+    "Scored rows of credentialed data, and what a model of such data wrote, are redacted unless asked.",
 )
 def test_credentialed_rows_are_redacted_unless_asked_otherwise(tmp_path, rows_access, run_access):
     folder = write_run(tmp_path / "run", *everything(rows_access), access=run_access)
@@ -182,16 +256,37 @@ def test_credentialed_rows_are_redacted_unless_asked_otherwise(tmp_path, rows_ac
     assert rows["emrqa"][0]["output"] == "5.0 mg daily" and whole["emrqa"]["provenance"]["first_prompt"]
     score.main([str(folder)])
     scores = read_scores(folder)
-    written = "".join(path.read_text() for path in folder.iterdir() if path.name.endswith(".scored.jsonl") or path.name == "scores.json")
+    written = "".join(
+        path.read_text()
+        for path in folder.iterdir()
+        if path.name.endswith(".scored.jsonl") or path.name == "scores.json"
+    )
     assert not [text for text in SECRETS if text in written]
     for task, entry in scores.items():
-        assert entry["redacted"] and entry["provenance"]["first_prompt"] is None and entry["provenance"]["first_prompt_sha256"]
+        assert (
+            entry["redacted"]
+            and entry["provenance"]["first_prompt"] is None
+            and entry["provenance"]["first_prompt_sha256"]
+        )
         assert {key: entry[key] for key in ("metrics", "paper", "unparsed", "classes")} == {
             key: whole[task][key] for key in ("metrics", "paper", "unparsed", "classes")
         }
         for row, known in zip(read_jsonl(folder / f"{task}.scored.jsonl"), rows[task], strict=True):
-            assert row["id"] == known["id"] and row["score"] == known["score"] and row["answered"] == (known["parsed"] is not None)
-            assert not {"prompt", "completion", "output", "parsed", "choices", "options", "question", "rule"} & set(row)
+            assert (
+                row["id"] == known["id"]
+                and row["score"] == known["score"]
+                and row["answered"] == (known["parsed"] is not None)
+            )
+            assert not {
+                "prompt",
+                "completion",
+                "output",
+                "parsed",
+                "choices",
+                "options",
+                "question",
+                "rule",
+            } & set(row)
         assert score.graded_rows(folder, task) == rows[task]  # whole again, from the outputs
 
 
@@ -200,12 +295,17 @@ def test_public_rows_are_redacted_on_demand(tmp_path):
     score.main([str(folder), "--redact"])
     row = read_jsonl(folder / "mednli.scored.jsonl")[0]
     assert row["redacted"] and "secret" not in json.dumps(row) and "neutral" not in json.dumps(row)
-    assert len({row["prompt_sha256"], row["row_sha256"], row["output_sha256"]}) == 3  # output and gold are equal, their hashes are not
+    assert (
+        len({row["prompt_sha256"], row["row_sha256"], row["output_sha256"]}) == 3
+    )  # output and gold are equal, their hashes are not
     score.main([str(folder)])
     assert read_jsonl(folder / "mednli.scored.jsonl")[0]["output"] == "neutral"
 
 
-@pytest.mark.guarantee("Credentialed data", "An output has the class of the model that wrote it, also as a copy without its run.json.")
+@pytest.mark.guarantee(
+    "Credentialed data",
+    "An output has the class of the model that wrote it, also as a copy without its run.json.",
+)
 def test_a_copy_of_the_outputs_alone_keeps_the_class_of_the_model(tmp_path, capsys):
     """The strictest that rows and run.json say; where neither says anything, credentialed."""
     older, told, loose = nli(2), nli(2, model_access="credentialed"), nli(2, model_access="public")
@@ -220,16 +320,21 @@ def test_a_copy_of_the_outputs_alone_keeps_the_class_of_the_model(tmp_path, caps
         [path] = run_outputs.task_files(folder).values()
         assert {row["model_access"] for row in run_outputs.read_rows(path)} == {wanted}, number
         entry = score.score_folder(folder)["mednli"]
-        assert entry["redacted"] == (wanted == "credentialed") == bool(egress.held()) and entry["provenance"]["access"] == wanted
-        unknown = (
-            "mednli.jsonl: nothing tells what the model that wrote it was trained on, so it is kept as credentialed. Next: put the run.json"
+        assert (
+            entry["redacted"] == (wanted == "credentialed") == bool(egress.held())
+            and entry["provenance"]["access"] == wanted
         )
-        assert capsys.readouterr().out.count(unknown) == (run_access is None and wanted == "credentialed" and rows is not told)
+        unknown = "mednli.jsonl: nothing tells what the model that wrote it was trained on, so it is kept as credentialed. Next: put the run.json"
+        assert capsys.readouterr().out.count(unknown) == (
+            run_access is None and wanted == "credentialed" and rows is not told
+        )
         shown = score.score_folder(folder, redact=False) and read_jsonl(folder / "mednli.scored.jsonl")
         assert [row["model_access"] for row in shown] == [wanted] * 2
         egress._inside = None
         score.graded_rows(folder, "mednli")
-        assert bool(egress.held()) == (wanted == "credentialed"), "rows that a scored file holds whole close a process too"
+        assert bool(egress.held()) == (wanted == "credentialed"), (
+            "rows that a scored file holds whole close a process too"
+        )
 
 
 def test_what_is_left_of_a_killed_run_opens_nothing(tmp_path):
@@ -247,17 +352,34 @@ def test_what_is_left_of_a_killed_run_opens_nothing(tmp_path):
 
 # ---------------------------------------------------------------- two runs
 def test_two_runs_are_compared_row_by_row(tmp_path, capsys):
-    better, worse = write_run(tmp_path / "better", nli(36, 4)), write_run(tmp_path / "worse", list(reversed(nli(24, 16))))
+    better, worse = (
+        write_run(tmp_path / "better", nli(36, 4)),
+        write_run(tmp_path / "worse", list(reversed(nli(24, 16)))),
+    )
     score.main([str(better), "--against", str(worse)])
     entry = json.loads((better / "against_worse.json").read_text())["tasks"]["mednli"]
     accuracy = entry["metrics"]["accuracy"]
-    assert accuracy["difference"] == pytest.approx(0.3) and 0 < accuracy["low"] < 0.3 < accuracy["high"] and accuracy["p"] < 0.01
-    assert entry["mcnemar"] == {"metric": "accuracy", "only_this": 12, "only_other": 0, "p": pytest.approx(2 / 2**12)}
+    assert (
+        accuracy["difference"] == pytest.approx(0.3)
+        and 0 < accuracy["low"] < 0.3 < accuracy["high"]
+        and accuracy["p"] < 0.01
+    )
+    assert entry["mcnemar"] == {
+        "metric": "accuracy",
+        "only_this": 12,
+        "only_other": 0,
+        "p": pytest.approx(2 / 2**12),
+    }
     assert entry["n"] == 40 and entry["unparsed_rate"] == [0.0, 0.0]
     assert json.loads((better / "against_worse.json").read_text())["access"] == "public"
     out = capsys.readouterr().out
     assert "better - worse" in out and "+0.300" in out and "12:0, p 0.000" in out
-    assert compare.compare(score.graded_rows(better, "mednli"), score.graded_rows(better, "mednli"))["metrics"]["accuracy"]["p"] == 1.0
+    assert (
+        compare.compare(score.graded_rows(better, "mednli"), score.graded_rows(better, "mednli"))["metrics"][
+            "accuracy"
+        ]["p"]
+        == 1.0
+    )
 
 
 def test_what_cannot_be_compared_is_said(tmp_path, capsys):
@@ -265,7 +387,10 @@ def test_what_cannot_be_compared_is_said(tmp_path, capsys):
     with pytest.raises(SystemExit, match="is the run itself"):
         score.main([str(run), "--against", str(run)])
     other = write_run(tmp_path / "other", nli(9, 1))
-    with pytest.raises(SystemExit, match=r"mednli: .*run and .*other: 1 rows stand in one only, mednli:10 for one. Next: run both"):
+    with pytest.raises(
+        SystemExit,
+        match=r"mednli: .*run and .*other: 1 rows stand in one only, mednli:10 for one. Next: run both",
+    ):
         score.main([str(run), "--against", str(other)])
     write_run(other, nli(11, 0))
     score.main([str(run), "--against", str(other)])
@@ -284,12 +409,18 @@ def test_what_cannot_be_compared_is_said(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"output": None}, r"mednli.jsonl: line 2: field 'output' is missing \(row mednli:1\). Next: python -m evaluation.generate"),
+        (
+            {"output": None},
+            r"mednli.jsonl: line 2: field 'output' is missing \(row mednli:1\). Next: python -m evaluation.generate",
+        ),
         ({"completion": ...}, "line 2: field 'completion' is missing"),
         ({"access": ...}, "line 2: field 'access' is missing"),
         ({"access": "open"}, "access 'open' is none of public, gated, credentialed"),
         ({"model_access": "open"}, "line 2: model_access 'open' is none of public, gated, credentialed"),
-        ({"model_access": ["public"]}, "line 2: model_access '.'public'.' is none of public, gated, credentialed"),
+        (
+            {"model_access": ["public"]},
+            "line 2: model_access '.'public'.' is none of public, gated, credentialed",
+        ),
         ({"choices": ...}, "scoring 'choice' needs 'choices'"),
         ({"completion": "maybe"}, "completion 'maybe' is not among the choices"),
         ({"scoring": "none"}, "scoring 'none' has no metric"),
@@ -316,10 +447,14 @@ def test_folders_that_cannot_be_scored(tmp_path):
     with pytest.raises(SystemExit, match="nothing to score. Next: python -m evaluation.generate"):
         score.main([str(tmp_path / "nowhere")])
     folder = write_run(tmp_path / "run", nli(4), access="open")
-    with pytest.raises(SystemExit, match="run.json: access 'open' is none of public, gated, credentialed. Next: "):
+    with pytest.raises(
+        SystemExit, match="run.json: access 'open' is none of public, gated, credentialed. Next: "
+    ):
         score.main([str(folder)])
     (folder / "samples_mibe_mednli_2026-01-02T03-04-05.678.jsonl").write_text("{}\n")
-    with pytest.raises(SystemExit, match="two files of mednli, mednli.jsonl and samples_mibe_mednli_.*Next: leave one"):
+    with pytest.raises(
+        SystemExit, match="two files of mednli, mednli.jsonl and samples_mibe_mednli_.*Next: leave one"
+    ):
         score.main([str(folder)])
     (folder / "mednli.jsonl").unlink()
     with pytest.raises(SystemExit, match="line 1: no sample of one of our tasks"):
@@ -330,7 +465,10 @@ def test_folders_that_cannot_be_scored(tmp_path):
 
 
 def test_an_empty_output_is_a_wrong_answer_of_every_scoring(tmp_path):
-    tasks = [[{**row, "output": "" if isinstance(row["output"], str) else []} for row in rows] for rows in everything()]
+    tasks = [
+        [{**row, "output": "" if isinstance(row["output"], str) else []} for row in rows]
+        for rows in everything()
+    ]
     for task, entry in score.score_folder(write_run(tmp_path / "run", *tasks)).items():
         assert entry["unparsed"] == entry["n"] and entry["headline"]["withheld"]
         assert all(v["value"] == 0.0 for v in entry["metrics"].values()), task
@@ -342,9 +480,15 @@ def test_logged_samples_of_the_harness_score_alike(tmp_path, monkeypatch):
     from lm_eval.loggers import EvaluationTracker
     from lm_eval.tasks import TaskManager
 
-    asked = {"choices": ["A", "B"], "question": "Which drug?", "options": ["zorimel", "tavoxan forte"], "access": "credentialed"}
+    asked = {
+        "choices": ["A", "B"],
+        "question": "Which drug?",
+        "options": ["zorimel", "tavoxan forte"],
+        "access": "credentialed",
+    }
     rows = [
-        {key: value for key, value in row.items() if key != "output"} for row in rows_of("medqa", "choice", [("", "A"), ("", "B")], **asked)
+        {key: value for key, value in row.items() if key != "output"}
+        for row in rows_of("medqa", "choice", [("", "A"), ("", "B")], **asked)
     ]
     (tmp_path / "rows" / "medqa").mkdir(parents=True)
     (tmp_path / "rows" / "medqa" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -352,15 +496,24 @@ def test_logged_samples_of_the_harness_score_alike(tmp_path, monkeypatch):
     tracker = EvaluationTracker(output_path=str(tmp_path / "out"))
     manager = TaskManager(include_path=str(REPO / "evaluation" / "tasks"), include_defaults=False)
     results = lm_eval.simple_evaluate(
-        model="dummy", tasks=["mibe_medqa", "mibe_medqa_ll"], task_manager=manager, bootstrap_iters=0, evaluation_tracker=tracker
+        model="dummy",
+        tasks=["mibe_medqa", "mibe_medqa_ll"],
+        task_manager=manager,
+        bootstrap_iters=0,
+        evaluation_tracker=tracker,
     )
     samples = results.pop("samples")
     tracker.save_results_aggregated(results=results, samples=samples)
     for name in samples:
         tracker.save_results_samples(task_name=name, samples=samples[name])
     scores = score.score_folder(tmp_path / "out")
-    assert list(scores) == ["medqa", "medqa_ll"] and scores["medqa"]["n"] == scores["medqa"]["unparsed"] == 2  # the dummy says "lol"
-    assert scores["medqa_ll"]["metrics"]["accuracy"]["value"] == results["results"]["mibe_medqa_ll"]["accuracy,none"]
+    assert (
+        list(scores) == ["medqa", "medqa_ll"] and scores["medqa"]["n"] == scores["medqa"]["unparsed"] == 2
+    )  # the dummy says "lol"
+    assert (
+        scores["medqa_ll"]["metrics"]["accuracy"]["value"]
+        == results["results"]["mibe_medqa_ll"]["accuracy,none"]
+    )
     known = scores["medqa"]["provenance"]
     assert (
         known["first_prompt"] is None
@@ -370,7 +523,9 @@ def test_logged_samples_of_the_harness_score_alike(tmp_path, monkeypatch):
     )
     assert known["versions"]["lm_eval"] and known["shots"]["number"] == 0
     whole = score.graded_rows(tmp_path / "out", "medqa")
-    assert [{key: value for key, value in row.items() if key in rows[0]} for row in whole] == rows and whole[0]["output"] == "lol"
+    assert [{key: value for key, value in row.items() if key in rows[0]} for row in whole] == rows and whole[
+        0
+    ]["output"] == "lol"
 
 
 def samples_of(folder, **config):
@@ -380,11 +535,15 @@ def samples_of(folder, **config):
     lines = [{"doc": doc, "resps": [["neutral"]], "arguments": {}} for doc in docs]
     (folder / "samples_mibe_mednli_2026.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if config:
-        (folder / "results_2026.json").write_text(json.dumps({"model_name": "x", "config": {"model": "hf", **config}}))
+        (folder / "results_2026.json").write_text(
+            json.dumps({"model_name": "x", "config": {"model": "hf", **config}})
+        )
     return folder
 
 
-@pytest.mark.guarantee("Credentialed data", "An access class that is missing or unknown is never taken for public.")
+@pytest.mark.guarantee(
+    "Credentialed data", "An access class that is missing or unknown is never taken for public."
+)
 def test_the_harness_alone_names_the_weights_and_their_class_counts(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name, access in (("notes", "credentialed"), ("open", None), ("adapter", "credentialed")):
@@ -418,7 +577,10 @@ def test_the_harness_alone_names_the_weights_and_their_class_counts(tmp_path, mo
             ), arguments
             assert bool((folder / "scores.json").stat().st_mode & 0o077) == (access == "public"), arguments
             said = capsys.readouterr().out
-            assert said.count("so it is kept as credentialed. Next: score a folder made by evaluation.generate") == unknown, arguments
+            assert (
+                said.count("so it is kept as credentialed. Next: score a folder made by evaluation.generate")
+                == unknown
+            ), arguments
     for folder in (
         samples_of(tmp_path / "server", model="local-completions", model_args={"pretrained": "org/name"}),
         samples_of(tmp_path / "alone"),
@@ -434,11 +596,26 @@ def encoder(tmp_path_factory):
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("encoder")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "no", "acute", "process", "in", "the", "lungs", "clear", "effusion"]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "no",
+        "acute",
+        "process",
+        "in",
+        "the",
+        "lungs",
+        "clear",
+        "effusion",
+    ]
     vocabulary = {word: number for number, word in enumerate(words)}
     engine = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     engine.pre_tokenizer = pre_tokenizers.Whitespace()
-    engine.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    engine.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
     PreTrainedTokenizerFast(
         tokenizer_object=engine, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     ).save_pretrained(folder)
@@ -459,49 +636,69 @@ def test_bertscore_is_a_greedy_match_of_tokens(encoder):
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    predictions, references = ["lungs clear", "no effusion in the lungs", ""], ["the lungs clear", "no acute process", "clear"]
+    predictions, references = (
+        ["lungs clear", "no effusion in the lungs", ""],
+        ["the lungs clear", "no acute process", "clear"],
+    )
     scores = bertscore.Encoder(str(encoder), layer=2, batch_size=2).score(predictions, references)
     tokenizer, model = AutoTokenizer.from_pretrained(encoder), AutoModel.from_pretrained(encoder).eval()
     for prediction, reference, found in zip(predictions[:2], references[:2], scores, strict=False):
         with torch.no_grad():
             one, two = (
-                model(**tokenizer(t, return_tensors="pt"), output_hidden_states=True).hidden_states[2][0] for t in (prediction, reference)
+                model(**tokenizer(t, return_tensors="pt"), output_hidden_states=True).hidden_states[2][0]
+                for t in (prediction, reference)
             )
         cosine = torch.nn.functional.cosine_similarity(one[:, None], two[None], dim=-1)
         precision, recall = (
             float(cosine[1:-1].max(1).values.mean()),
             float(cosine[:, 1:-1].max(0).values.mean()),
         )  # [CLS] and [SEP] do not count
-        assert found == pytest.approx((precision, recall, 2 * precision * recall / (precision + recall)), abs=1e-5)
+        assert found == pytest.approx(
+            (precision, recall, 2 * precision * recall / (precision + recall)), abs=1e-5
+        )
     assert scores[2] == (0.0, 0.0, 0.0)
-    assert bertscore.Encoder(str(encoder), layer=2).score(["clear"], ["clear"])[0][2] == pytest.approx(1.0, abs=1e-5)
+    assert bertscore.Encoder(str(encoder), layer=2).score(["clear"], ["clear"])[0][2] == pytest.approx(
+        1.0, abs=1e-5
+    )
 
 
 def test_bertscore_is_taken_up_by_score_with_its_settings(tmp_path, encoder, capsys):
-    rows = rows_of("mimic_cxr", "summary", [("lungs clear", "the lungs clear"), ("", "clear"), ("no " * 20, "no acute process")])
+    rows = rows_of(
+        "mimic_cxr",
+        "summary",
+        [("lungs clear", "the lungs clear"), ("", "clear"), ("no " * 20, "no acute process")],
+    )
     folder = write_run(tmp_path / "run", rows, nli(2))
     bertscore.main([str(folder), "--model", str(encoder), "--layer", "2"])
     assert "1 outputs and 0 references longer than 12 tokens" in capsys.readouterr().out
     entry = score.score_folder(folder)["mimic_cxr"]
     made = entry["bertscore"]
-    assert (made["layer"], made["max_length"], made["truncated_predictions"], made["truncated_references"], made["empty_predictions"]) == (
-        2,
-        12,
-        1,
-        0,
-        1,
-    )
+    assert (
+        made["layer"],
+        made["max_length"],
+        made["truncated_predictions"],
+        made["truncated_references"],
+        made["empty_predictions"],
+    ) == (2, 12, 1, 0, 1)
     assert made["fingerprint"] and "revision" in made and made["versions"]["transformers"]
     scored = score.graded_rows(folder, "mimic_cxr")
-    assert scored[1]["score"]["bertscore"] == 0.0 and entry["metrics"]["bertscore"]["value"] == pytest.approx(made["value"]["f1"])
+    assert scored[1]["score"]["bertscore"] == 0.0 and entry["metrics"]["bertscore"]["value"] == pytest.approx(
+        made["value"]["f1"]
+    )
     assert "bertscore" not in entry["paper"]["metrics"]  # another encoder than the article's
     file = folder / "mimic_cxr.bertscore.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"model": "models/bert-base-multilingual-cased", "layer": 9}))
+    file.write_text(
+        json.dumps(
+            json.loads(file.read_text()) | {"model": "models/bert-base-multilingual-cased", "layer": 9}
+        )
+    )
     entry = score.score_folder(folder)["mimic_cxr"]
     assert entry["paper"]["metrics"]["bertscore"] == entry["metrics"]["bertscore"]
     (folder / "mimic_cxr.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
     assert score.score_folder(folder)["mimic_cxr"]["bertscore"] is None
-    assert "made from other outputs, left out. Next: python -m evaluation.bertscore" in capsys.readouterr().out
+    assert (
+        "made from other outputs, left out. Next: python -m evaluation.bertscore" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
@@ -534,7 +731,9 @@ def test_the_metrics_load_as_an_evaluate_module_offline(tmp_path, monkeypatch):
         monkeypatch.setattr(evaluate.config, name, tmp_path / name)
     monkeypatch.setattr(sys, "path", [*sys.path])
     module = str(REPO / "evaluation" / "evaluate_modules" / "mibe")
-    choice = evaluate.load(module, "choice").compute(predictions=["Answer: C", "secret"], references=["C", "A"], choices=["A", "B", "C"])
+    choice = evaluate.load(module, "choice").compute(
+        predictions=["Answer: C", "secret"], references=["C", "A"], choices=["A", "B", "C"]
+    )
     assert choice == {"accuracy": 0.5, "macro_f1": 0.5, "unparsed": 0.5}
     span = evaluate.load(module, "span", keep_in_memory=False)
     span.add_batch(predictions=["secret pain"], references=["pain secret"])

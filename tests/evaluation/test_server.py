@@ -26,13 +26,24 @@ def impatient(monkeypatch):
 @pytest.fixture
 def world(tmp_path):
     options = {"choices": ["A", "B"], "question": "Which drug?", "options": ["zorimel", "tavoxan forte"]}
-    pairs = [(f"Question {i:02}{'!' * i}", "AB"[i % 2]) for i in range(N)]  # of different lengths: the longest is asked first
+    pairs = [
+        (f"Question {i:02}{'!' * i}", "AB"[i % 2]) for i in range(N)
+    ]  # of different lengths: the longest is asked first
     write_rows(tmp_path / "rows", "medqa", rows_of("medqa", "choice", pairs, **options))
     make_tokenizer().save_pretrained(tmp_path / "tokenizer")
     return tmp_path
 
 
-def run(world, fake, *more, endpoint="chat", tasks="medqa", out="eval/fake", preset="chat", changes=("context=512",)):
+def run(
+    world,
+    fake,
+    *more,
+    endpoint="chat",
+    tasks="medqa",
+    out="eval/fake",
+    preset="chat",
+    changes=("context=512",),
+):
     entry = [
         "--model",
         "server",
@@ -44,7 +55,9 @@ def run(world, fake, *more, endpoint="chat", tasks="medqa", out="eval/fake", pre
     ]
     paths = ["--rows", world / "rows", "--tasks", tasks, "--preset", preset, "--out", world / out]
     generate.main([str(a) for a in [*entry, *paths, "--max_new_tokens", 8, *more]])
-    return json.loads((world / out / "run.json").read_text()), read_jsonl(world / out / f"{tasks.split(',')[0]}.jsonl")
+    return json.loads((world / out / "run.json").read_text()), read_jsonl(
+        world / out / f"{tasks.split(',')[0]}.jsonl"
+    )
 
 
 def letter(prompt):
@@ -57,12 +70,22 @@ def test_a_chat_server_is_asked_each_prompt_once(world):
         facts, rows = run(world, fake)
     assert [row["output"] for row in rows] == [letter(row["prompt"]) for row in rows]
     assert len(fake.requests) == N and fake.authorization == "Bearer sk-invented"
-    path, body = next((path, body) for path, body in fake.requests if "Question 03!!!" in body["messages"][0]["content"])
+    path, body = next(
+        (path, body) for path, body in fake.requests if "Question 03!!!" in body["messages"][0]["content"]
+    )
     assert path == "/v1/chat/completions"
     assert body["messages"] == [{"role": "user", "content": "Question 03!!!\n"}]
-    assert body["max_tokens"] == 8 and body["temperature"] == 0 and body["model"] == "fake" and "stop" not in body
+    assert (
+        body["max_tokens"] == 8
+        and body["temperature"] == 0
+        and body["model"] == "fake"
+        and "stop" not in body
+    )
     assert "sk-invented" not in json.dumps(facts)
-    assert facts["server"] == {"base_url": fake.url("chat"), "served": "fake", "listed": {"id": "fake"}} and facts["name"] == "fake"
+    assert (
+        facts["server"] == {"base_url": fake.url("chat"), "served": "fake", "listed": {"id": "fake"}}
+        and facts["name"] == "fake"
+    )
     assert facts["tasks"]["medqa"]["template"] == {"name": "the server's", "sha256": None}
     assert facts["tasks"]["medqa"]["first_prompt"] == '[{"role": "user", "content": "Question 00\\n"}]'
 
@@ -82,21 +105,29 @@ def test_a_request_that_never_succeeds_is_set_aside_and_the_others_are_kept(worl
         fake.reply = letter
         fake.refuse = lambda prompt: status if "Question 20" in prompt else None
         with pytest.raises(
-            SystemExit, match=f"1 requests failed, the first for row medqa:test:20 .HTTP {status}: .*injected.*; {N - 1} answers are kept"
+            SystemExit,
+            match=f"1 requests failed, the first for row medqa:test:20 .HTTP {status}: .*injected.*; {N - 1} answers are kept",
         ):
             run(world, fake)
         assert not (world / "eval" / "fake").exists()
         asked = len(fake.requests)
         facts, rows = run(world, fake, "--allow_failed")
         assert len(fake.requests) - asked <= 3  # only the failing one
-    assert [row["output"] for row in rows] == [letter(row["prompt"]) if i != 20 else "" for i, row in enumerate(rows)]
-    assert list(facts["tasks"]["medqa"]["failed"]) == ["medqa:test:20"] and facts["tasks"]["medqa"]["n_failed"] == 1
+    assert [row["output"] for row in rows] == [
+        letter(row["prompt"]) if i != 20 else "" for i, row in enumerate(rows)
+    ]
+    assert (
+        list(facts["tasks"]["medqa"]["failed"]) == ["medqa:test:20"]
+        and facts["tasks"]["medqa"]["n_failed"] == 1
+    )
 
 
 def test_a_server_that_dies_loses_nothing_and_the_run_goes_on(world):
     with FakeServer() as fake:
         fake.reply, fake.dead_after = letter, 12
-        with pytest.raises(SystemExit, match="(stopped answering|18 requests failed).*; 12 answers are kept. Next: "):
+        with pytest.raises(
+            SystemExit, match="(stopped answering|18 requests failed).*; 12 answers are kept. Next: "
+        ):
             run(world, fake)
         assert not (world / "eval" / "fake").exists()
         fake.dead_after, before = None, len(fake.requests)
@@ -112,7 +143,8 @@ def test_a_server_that_answers_nothing_is_given_up_early(world):
             run(world, fake)
         fake.dead_after = 0
         with pytest.raises(
-            SystemExit, match="stopped answering .ServerDisconnectedError: .*; 0 answers are kept. Next: see to the server, then"
+            SystemExit,
+            match="stopped answering .ServerDisconnectedError: .*; 0 answers are kept. Next: see to the server, then",
         ):
             run(world, fake)
     with pytest.raises(SystemExit, match="no server answers there .*Next: start it"):
@@ -130,9 +162,17 @@ def test_the_completions_endpoint_gets_token_ids_with_one_bos(world):
     tokenizer = make_tokenizer()
     with FakeServer() as fake:
         fake.reply = lambda prompt: "B"
-        _, rows = run(world, fake, endpoint="completions", preset="paper", changes=("context=512", f"path={world / 'tokenizer'}"))
+        _, rows = run(
+            world,
+            fake,
+            endpoint="completions",
+            preset="paper",
+            changes=("context=512", f"path={world / 'tokenizer'}"),
+        )
         sent = {tuple(body["prompt"][0]) for _, body in fake.requests}
-    assert sent == {tuple(tokenizer(row["prompt"])["input_ids"]) for row in rows} and {row["output"] for row in rows} == {"B"}
+    assert sent == {tuple(tokenizer(row["prompt"])["input_ids"]) for row in rows} and {
+        row["output"] for row in rows
+    } == {"B"}
     assert all(ids[0] == tokenizer.bos_token_id and tokenizer.bos_token_id not in ids[1:] for ids in sent)
 
 
@@ -160,7 +200,12 @@ def test_likelihoods_of_a_server_are_those_of_the_answers(world):
     tokenizer = make_tokenizer()
     with FakeServer() as fake:
         _, rows = run(
-            world, fake, endpoint="completions", tasks="medqa_ll", preset="paper", changes=("context=512", f"path={world / 'tokenizer'}")
+            world,
+            fake,
+            endpoint="completions",
+            tasks="medqa_ll",
+            preset="paper",
+            changes=("context=512", f"path={world / 'tokenizer'}"),
         )
     context = len(tokenizer("Question: Which drug? Answer:")["input_ids"])
     for row in rows:
@@ -179,7 +224,10 @@ def test_two_servers_and_two_models_never_share_answers(world):
     with FakeServer(root="/models/a") as fake:
         fake.reply = lambda prompt: "a"
         run(world, fake)
-        fake.listed, fake.reply = {"root": "/models/b"}, lambda prompt: "b"  # another model under the old name and address
+        fake.listed, fake.reply = (
+            {"root": "/models/b"},
+            lambda prompt: "b",
+        )  # another model under the old name and address
         _, rows = run(world, fake)
     assert {row["output"] for row in rows} == {"b"}
 
@@ -198,11 +246,15 @@ def test_what_must_not_or_cannot_be_sent_is_refused_before_anything_is(world):
         with pytest.raises(SystemExit, match="serves renamed, not other. Next: served=NAME"):
             generate.main(["--model", "server", "backend=chat", f"base_url={fake.url('chat')}", "served=other", "access=public", "--tasks", "medqa",
                            *paths])  # fmt: skip
-        with pytest.raises(SystemExit, match="medqa_ll: likelihoods need the completions endpoint and a tokenizer"):
+        with pytest.raises(
+            SystemExit, match="medqa_ll: likelihoods need the completions endpoint and a tokenizer"
+        ):
             run(world, fake, tasks="medqa_ll")
         with pytest.raises(SystemExit, match="length of its context is not known. Next: context=TOKENS"):
             run(world, fake, changes=())
-        with pytest.raises(SystemExit, match="--backend_args: unknown 'colour' for a server .known: num_concurrent, "):
+        with pytest.raises(
+            SystemExit, match="--backend_args: unknown 'colour' for a server .known: num_concurrent, "
+        ):
             run(world, fake, "--backend_args", "colour=red")
         with pytest.raises(SystemExit, match="there is no chat template. Next: path=TOKENIZER_DIR"):
             run(world, fake, endpoint="completions")
@@ -219,7 +271,11 @@ def test_a_server_says_what_its_model_was_trained_on_or_is_not_asked(world, tmp_
         mine.write_text(yaml.safe_dump(facts))
         at_fake = [f"base_url={fake.url('chat')}", "served=fake"]
         said = "what was the model at http://127.0.0.1:.* trained on. Next: access=public, access=gated or access=credentialed, or path=DIR"
-        for model, changes in (("server", ["backend=chat", *at_fake]), (str(mine), []), ("gpt-4-0314", at_fake)):
+        for model, changes in (
+            ("server", ["backend=chat", *at_fake]),
+            (str(mine), []),
+            ("gpt-4-0314", at_fake),
+        ):
             with pytest.raises(BadInput, match=said):
                 read_entry(model, changes)
         mine.write_text(yaml.safe_dump(facts | {"access": "gated"}))
@@ -229,7 +285,10 @@ def test_a_server_says_what_its_model_was_trained_on_or_is_not_asked(world, tmp_
             changes = ["backend=chat", *at_fake, f"path={world / path}"]
             with pytest.raises(BadInput, match=said if path == "tokenizer" else "weights: no such folder"):
                 read_entry("server", changes)
-        assert read_entry("server", [*changes[:-1], f"path={world / 'tokenizer'}", "access=gated"]).access == "gated"
+        assert (
+            read_entry("server", [*changes[:-1], f"path={world / 'tokenizer'}", "access=gated"]).access
+            == "gated"
+        )
         (world / "weights").mkdir()
         for config, access in (({}, "public"), ({"access": "credentialed"}, "credentialed")):
             (world / "weights" / "config.json").write_text(json.dumps(config))
@@ -238,7 +297,8 @@ def test_a_server_says_what_its_model_was_trained_on_or_is_not_asked(world, tmp_
 
 
 @pytest.mark.guarantee(
-    "Credentialed data", "The outputs of a served model have the class of the folder that its server lists as the model's root."
+    "Credentialed data",
+    "The outputs of a served model have the class of the folder that its server lists as the model's root.",
 )
 @pytest.mark.parametrize("named", ["root", "parent"])
 def test_the_folder_that_a_server_names_says_the_class(world, named):
@@ -258,20 +318,27 @@ def test_the_folder_that_a_server_names_says_the_class(world, named):
 
 
 @pytest.mark.guarantee(
-    "Credentialed data", "An entry of another machine that is asked at this one is a relay: it needs the allow list as if asked there."
+    "Credentialed data",
+    "An entry of another machine that is asked at this one is a relay: it needs the allow list as if asked there.",
 )
 def test_a_relay_on_this_machine_is_as_far_as_what_it_stands_before(world):
     rows = rows_of("mednli", "choice", [("So?", "neutral")], choices=["neutral"])
     write_rows(world / "rows", "mednli", [row | {"access": "credentialed"} for row in rows])
     egress._inside = None  # writing them here has closed this process
-    allowed = {"endpoint": "https://api.openai.com/v1", "agreement": "contract 7", "person": "A. Example", "date": "2026-01-02"}
+    allowed = {
+        "endpoint": "https://api.openai.com/v1",
+        "agreement": "contract 7",
+        "person": "A. Example",
+        "date": "2026-01-02",
+    }
     (world / "allow.yaml").write_text(yaml.safe_dump([allowed]).replace("'2026-01-02'", "2026-01-02"))
     with FakeServer("gpt-4-0314") as fake:
         fake.reply = lambda prompt: "neutral"
         arguments = ["--model", "gpt-4-0314", f"base_url={fake.url('chat')}", "--rows", str(world / "rows"), "--tasks", "mednli", "--preset", "chat",
                      "--max_new_tokens", "8", "--out", str(world / "eval" / "relay")]  # fmt: skip
         with pytest.raises(
-            SystemExit, match="gpt-4-0314: is at api.openai.com, and http://127.0.0.1:.* is taken for a relay to it; .*--model server"
+            SystemExit,
+            match="gpt-4-0314: is at api.openai.com, and http://127.0.0.1:.* is taken for a relay to it; .*--model server",
         ):
             generate.main(arguments)
         assert fake.requests == []
@@ -279,4 +346,6 @@ def test_a_relay_on_this_machine_is_as_far_as_what_it_stands_before(world):
         assert len(fake.requests) == 1
     assert json.loads((world / "eval" / "relay" / "run.json").read_text())["allowed"] == [allowed]
     with pytest.raises(BadInput, match="not sent to api.openai.com"):
-        socket.getaddrinfo("api.openai.com", 443)  # this process has reached the relay, and reaches no further
+        socket.getaddrinfo(
+            "api.openai.com", 443
+        )  # this process has reached the relay, and reaches no further

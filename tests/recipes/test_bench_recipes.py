@@ -77,8 +77,12 @@ def test_the_rows_have_the_instruction_sets_lengths(benches):
 
     rows = bench.invented_rows("train", 4000, 4096, np.arange(5000), Tokens)
     lengths = np.array([len((row["prompt"] + row["completion"]).split()) for row in rows])
-    assert np.median(lengths) == pytest.approx(185, rel=0.1) and np.percentile(lengths, 95) == pytest.approx(930, rel=0.1)
-    assert lengths.mean() == pytest.approx(295, rel=0.1), "the estimate that the median and the 95th percentile stand for"
+    assert np.median(lengths) == pytest.approx(185, rel=0.1) and np.percentile(lengths, 95) == pytest.approx(
+        930, rel=0.1
+    )
+    assert lengths.mean() == pytest.approx(295, rel=0.1), (
+        "the estimate that the median and the 95th percentile stand for"
+    )
 
 
 def test_a_bare_loop_is_not_the_recipes_own_model(benches):
@@ -87,7 +91,11 @@ def test_a_bare_loop_is_not_the_recipes_own_model(benches):
     from transformers import LlamaForCausalLM, TrainingArguments
 
     bench, _ = benches
-    model = LlamaForCausalLM(LlamaConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=16))
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=16
+        )
+    )
     inner = model.forward
     model.forward = lambda *args, **kwargs: inner(*args, **kwargs)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
@@ -96,7 +104,10 @@ def test_a_bare_loop_is_not_the_recipes_own_model(benches):
     ids = torch.arange(8)[None]
     bare.step([{"input_ids": ids, "labels": ids, "fused_lm_head": False}], 1e-2, 0.0)
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
-    assert any(not torch.equal(before[name], weight) for name, weight in bare.model.state_dict().items()) and len(bare.windows) == 1
+    assert (
+        any(not torch.equal(before[name], weight) for name, weight in bare.model.state_dict().items())
+        and len(bare.windows) == 1
+    )
 
 
 def test_without_documents_there_is_one_sentence(benches, tmp_path):
@@ -104,7 +115,11 @@ def test_without_documents_there_is_one_sentence(benches, tmp_path):
         arguments = ["--tiny"] if bench.__name__ == "bench_gpu" else []
         with pytest.raises(SystemExit) as stop:
             bench.main(["--documents", str(tmp_path), "--out", str(tmp_path / "out"), *arguments])
-        assert str(stop.value).startswith("error: ") and "Next: " in str(stop.value) and not (tmp_path / "out").exists()
+        assert (
+            str(stop.value).startswith("error: ")
+            and "Next: " in str(stop.value)
+            and not (tmp_path / "out").exists()
+        )
 
 
 # ---------------------------------------------------------------- the GPU's, tiny and on a CPU
@@ -114,12 +129,20 @@ def test_flops_agree_with_the_published_shapes(benches):
     for shape, weights, causal, palm in (("7b", 6.6071e9, 42.9, 46.1), ("13b", 12.8516e9, 82.1, 87.2)):
         layers, width, mlp, heads, vocabulary = gpu.SHAPES[shape]
         config = LlamaConfig(
-            num_hidden_layers=layers, hidden_size=width, intermediate_size=mlp, num_attention_heads=heads, vocab_size=vocabulary
+            num_hidden_layers=layers,
+            hidden_size=width,
+            intermediate_size=mlp,
+            num_attention_heads=heads,
+            vocab_size=vocabulary,
         )
         assert gpu.matmul_weights(config) == pytest.approx(weights, rel=1e-4)
-        assert gpu.flops_per_token(config, 4096, "causal", lora=False) / 1e9 == pytest.approx(causal, abs=0.05)
+        assert gpu.flops_per_token(config, 4096, "causal", lora=False) / 1e9 == pytest.approx(
+            causal, abs=0.05
+        )
         assert gpu.flops_per_token(config, 4096, "palm", lora=False) / 1e9 == pytest.approx(palm, abs=0.05)
-        assert gpu.flops_per_token(config, 4096, "causal", lora=True) == pytest.approx(2 / 3 * causal * 1e9, rel=1e-3)
+        assert gpu.flops_per_token(config, 4096, "causal", lora=True) == pytest.approx(
+            2 / 3 * causal * 1e9, rel=1e-3
+        )
 
 
 WANTED = r"matmul|pretrain (recipe|bare|stock) concat sdpa$|pretrain recipe isolated (torch_varlen|flash_attention_2)|tiny lora stock isolated sdpa|qlora recipe isolated sdpa"
@@ -137,7 +160,9 @@ def test_the_same_code_runs_tiny_on_a_cpu(benches, documents, tmp_path, monkeypa
             return {**case, "error": str(error)}
 
     monkeypatch.setattr(gpu, "outcome", in_this_process)
-    gpu.main(["--documents", str(documents), "--out", str(tmp_path), "--tiny", "--steps", "2", "--only", WANTED])
+    gpu.main(
+        ["--documents", str(documents), "--out", str(tmp_path), "--tiny", "--steps", "2", "--only", WANTED]
+    )
     found = json.loads((tmp_path / "bench_gpu.json").read_text())
     rows = {gpu.name(row): row for row in found["cases"]}
     assert on_disk == list(range(len(rows))), "written after each case"
@@ -146,9 +171,16 @@ def test_the_same_code_runs_tiny_on_a_cpu(benches, documents, tmp_path, monkeypa
     refused = rows.pop("tiny pretrain recipe isolated flash_attention_2")
     assert "does not run here" in refused["error"]
     for name, row in rows.items():
-        assert row.get("tokens_per_second", 0) > 0 and row["steps"] == 2 and row["peak_memory_gb"] > 0, (name, row)
+        assert row.get("tokens_per_second", 0) > 0 and row["steps"] == 2 and row["peak_memory_gb"] > 0, (
+            name,
+            row,
+        )
         assert "mfu_palm" not in row, "a CPU has no peak that we know"
-    assert rows["tiny pretrain recipe concat sdpa"]["context"] == 128 > rows["tiny pretrain recipe isolated torch_varlen"]["context"]
+    assert (
+        rows["tiny pretrain recipe concat sdpa"]["context"]
+        == 128
+        > rows["tiny pretrain recipe isolated torch_varlen"]["context"]
+    )
     table = (tmp_path / "bench_gpu.md").read_text()
     assert table in capsys.readouterr().out and table.count("\n| ") == 1 + 1 + len(rows) + 1
     assert not list(tmp_path.glob("tmp*")), "weights are not left behind"
@@ -159,11 +191,18 @@ def test_memory_and_time_that_run_out_are_rows(benches, tmp_path, monkeypatch):
     case = next(case for case in gpu.cases("7b") if case["system"] == "stock")
 
     def answer(returncode=0, stdout="", stderr=""):
-        monkeypatch.setattr(subprocess, "run", lambda command, **kwargs: subprocess.CompletedProcess(command, returncode, stdout, stderr))
+        monkeypatch.setattr(
+            subprocess,
+            "run",
+            lambda command, **kwargs: subprocess.CompletedProcess(command, returncode, stdout, stderr),
+        )
         return gpu.outcome(case, tmp_path, {}, 1)
 
     assert answer(stdout='noise\n{"tokens_per_second": 5.0}\n') == {**case, "tokens_per_second": 5.0}
-    assert answer(1, stderr="Traceback ...\ntorch.OutOfMemoryError: CUDA out of memory. Tried ...\n")["error"] == "out of memory"
+    assert (
+        answer(1, stderr="Traceback ...\ntorch.OutOfMemoryError: CUDA out of memory. Tried ...\n")["error"]
+        == "out of memory"
+    )
     assert answer(1, stderr="Traceback ...\nValueError: no | such\n")["error"] == "ValueError: no | such"
     assert answer(-9)["error"] == "ended by signal 9"
 
@@ -187,7 +226,12 @@ def test_a_row_of_results_compares_like_with_like(benches):
     ]
     found = {"device": "D", "machine": {"commit": "c", "torch": "t"}, "seconds": 600, "cases": cases}
     (row,) = gpu.results_rows(found)
-    assert "activations recomputed" in row and "1.00 times bare; 1.25 times stock" in row and "53.0 % PaLM" in row and row.count("|") == 7
+    assert (
+        "activations recomputed" in row
+        and "1.00 times bare; 1.25 times stock" in row
+        and "53.0 % PaLM" in row
+        and row.count("|") == 7
+    )
     assert "| out of memory |" in gpu.markdown(found)
 
 
@@ -196,7 +240,9 @@ def test_without_a_gpu_it_refuses_in_one_sentence(benches, documents, tmp_path, 
     monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as stop:
         gpu.main(["--documents", str(documents), "--out", str(tmp_path / "out")])
-    assert str(stop.value).startswith("error: no CUDA device here. Next: ") and not (tmp_path / "out").exists()
+    assert (
+        str(stop.value).startswith("error: no CUDA device here. Next: ") and not (tmp_path / "out").exists()
+    )
 
 
 def test_every_case_has_its_name(benches):

@@ -32,11 +32,18 @@ def test_a_run_of_your_own_names_its_machine(target):
 
     def first(*given):
         command = ["make", "-n", "-o", ".venv/.installed", target, "GPU=h100", *given]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ | {"MAKEFLAGS": ""})
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ | {"MAKEFLAGS": ""}
+        )
         return next(line for line in done.stdout.splitlines() if line.startswith(("echo", "grep")))
 
-    assert first("CONFIG=recipes/configs/sft_13b_qlora.yaml").startswith("echo 'error: ACCEL is not given. Next: make")
-    for given in ("CONFIG=recipes/configs/demo_chat.yaml",), ("CONFIG=my.yaml", "ACCEL=accelerate_configs/zero3_8gpu.yaml"):
+    assert first("CONFIG=recipes/configs/sft_13b_qlora.yaml").startswith(
+        "echo 'error: ACCEL is not given. Next: make"
+    )
+    for given in (
+        ("CONFIG=recipes/configs/demo_chat.yaml",),
+        ("CONFIG=my.yaml", "ACCEL=accelerate_configs/zero3_8gpu.yaml"),
+    ):
         assert first(*given).startswith("grep -qs '^distributed_type:' accelerate_configs/")
 
 
@@ -48,12 +55,16 @@ def test_accelerate_loads_the_file(path, tmp_path):
     known = {action.dest for action in launch_command_parser()._actions}
     nested = {key for part in (config.deepspeed_config, config.fsdp_config) for key in part}
     assert nested <= known, f"accelerate passes over {nested - known} in silence"
-    assert config.use_cpu == (path.stem == "cpu") and config.to_dict()["distributed_type"] == expected_type(path.stem)
+    assert config.use_cpu == (path.stem == "cpu") and config.to_dict()["distributed_type"] == expected_type(
+        path.stem
+    )
     written = yaml.safe_load(path.read_text())
     if config.deepspeed_config:
         assert "mixed_precision" not in written, "refused beside deepspeed_config_file"
         if nodes > 1:
-            assert config.deepspeed_config["deepspeed_multinode_launcher"] == "standard", "the default, pdsh, does not start under srun"
+            assert config.deepspeed_config["deepspeed_multinode_launcher"] == "standard", (
+                "the default, pdsh, does not start under srun"
+            )
     else:
         assert config.mixed_precision == "no", "bf16 would win over bf16: false of a recipe's YAML"
     (tmp_path / path.name).write_text(path.read_text() + "num_proceses: 3\n")
@@ -62,9 +73,14 @@ def test_accelerate_loads_the_file(path, tmp_path):
 
 
 def expected_type(name):
-    return {"cpu": "NO", "single": "NO", "ddp": "MULTI_GPU", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED", "fsdp2": "FSDP"}[
-        name.split("_")[0]
-    ]
+    return {
+        "cpu": "NO",
+        "single": "NO",
+        "ddp": "MULTI_GPU",
+        "zero2": "DEEPSPEED",
+        "zero3": "DEEPSPEED",
+        "fsdp2": "FSDP",
+    }[name.split("_")[0]]
 
 
 def test_every_machine_is_there():
@@ -80,16 +96,25 @@ def test_deepspeed_knows_every_key(stage):
     assert DeepSpeedZeroConfig(**zero).stage == stage
     with pytest.raises(ValueError, match="overlap_com"):
         DeepSpeedZeroConfig(**zero, overlap_com=True)
-    assert config["data_types"] == {"grad_accum_dtype": "fp32"}, "16 micro-steps summed in bf16 lose most of their digits"
+    assert config["data_types"] == {"grad_accum_dtype": "fp32"}, (
+        "16 micro-steps summed in bf16 lose most of their digits"
+    )
     if stage == 3:
         assert zero["stage3_gather_16bit_weights_on_model_save"], "save_model would write empty tensors"
-    for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"):
+    for key in (
+        "train_batch_size",
+        "train_micro_batch_size_per_gpu",
+        "gradient_accumulation_steps",
+        "gradient_clipping",
+    ):
         assert config[key] == "auto", "the recipe's YAML says it"
 
 
 def test_the_machine_says_nothing_of_the_run():
     for path in MACHINES:
-        assert not re.search(r"gradient_accumulation|learning_rate|batch_size|/(home|scratch|data|mnt)\b", path.read_text()), path.name
+        assert not re.search(
+            r"gradient_accumulation|learning_rate|batch_size|/(home|scratch|data|mnt)\b", path.read_text()
+        ), path.name
 
 
 # ---------------------------------------------------------------- slurm
@@ -135,7 +160,12 @@ def cluster(tmp_path):
         environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "LOG": str(tmp_path), "MODE": mode, "SLURM_NNODES": str(nodes), "SLURM_NODEID": "0",
                        "SLURM_JOB_ID": "20007", "SLURM_JOB_NODELIST": f"gpu[0-{nodes - 1}]", "SLURM_CPUS_PER_TASK": "64"}  # fmt: skip
         return subprocess.Popen(
-            ["bash", str(SLURM), *arguments], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ["bash", str(SLURM), *arguments],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
 
     start.log = tmp_path
@@ -169,10 +199,16 @@ def test_every_rank_looks_at_the_rows_before_the_first_start(cluster):
         ]
     process = cluster("fail", 2, *JOB)
     process.communicate(timeout=60)
-    assert process.returncode and (cluster.log / "calls0").read_text().count("pretrain") == 1, "what the look has found stops the job"
+    assert process.returncode and (cluster.log / "calls0").read_text().count("pretrain") == 1, (
+        "what the look has found stops the job"
+    )
 
 
-@pytest.mark.parametrize("sent", [[signal.SIGUSR1], [signal.SIGTERM], [signal.SIGUSR1, signal.SIGTERM]], ids=["limit", "preempted", "both"])
+@pytest.mark.parametrize(
+    "sent",
+    [[signal.SIGUSR1], [signal.SIGTERM], [signal.SIGUSR1, signal.SIGTERM]],
+    ids=["limit", "preempted", "both"],
+)
 def test_a_stopped_job_saves_and_queues_itself_again(cluster, sent):
     process = cluster("wait", 2, *JOB)
     deadline = time.time() + 30
@@ -182,7 +218,9 @@ def test_a_stopped_job_saves_and_queues_itself_again(cluster, sent):
         os.kill(process.pid, number)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and "goes back to the queue" in said, said
-    assert (cluster.log / "scontrol").read_text() == "requeue 20007 saved0 saved1\n", "once, and not before every node has saved"
+    assert (cluster.log / "scontrol").read_text() == "requeue 20007 saved0 saved1\n", (
+        "once, and not before every node has saved"
+    )
     assert set((cluster.log / "scancel").read_text().splitlines()) == {"--signal=TERM 20007"}
 
 
@@ -201,7 +239,16 @@ def test_a_wrong_path_is_one_sentence(cluster):
 def test_the_script_names_no_site():
     lines = [line for line in SLURM.read_text().splitlines() if line.startswith("#SBATCH")]
     options = {re.match(r"#SBATCH --([a-z-]+)", line).group(1) for line in lines}
-    assert not options & {"partition", "account", "qos", "constraint", "reservation", "mail-user", "chdir", "nodelist"}
+    assert not options & {
+        "partition",
+        "account",
+        "qos",
+        "constraint",
+        "reservation",
+        "mail-user",
+        "chdir",
+        "nodelist",
+    }
     assert {"requeue", "signal", "open-mode", "ntasks-per-node"} <= options
     assert not re.search(r"module load|conda|/home|/scratch|/blue", SLURM.read_text())
     nodes, per_node = PROCESSES["zero3_160gpu"]
@@ -212,12 +259,21 @@ def test_the_script_names_no_site():
 CONFIGS = sorted((ROOT / "recipes/configs").glob("*.yaml"))
 REAL = [path for path in CONFIGS if not path.stem.startswith("demo_")]
 MARK = re.compile(r'# (paper: .*".+"|ours: \w+|memory)')
-PLUMBING = {"blocks", "rows", "output_dir", "adapter", "logging_steps", "report_to"}  # where things lie and how often they are said
+PLUMBING = {
+    "blocks",
+    "rows",
+    "output_dir",
+    "adapter",
+    "logging_steps",
+    "report_to",
+}  # where things lie and how often they are said
 
 
 def recipe_of(path):
     """The recipe that the launch command on top of a YAML names."""
-    return re.search(r"recipes/(\w+)\.py --config recipes/configs/" + re.escape(path.name), path.read_text()).group(1)
+    return re.search(
+        r"recipes/(\w+)\.py --config recipes/configs/" + re.escape(path.name), path.read_text()
+    ).group(1)
 
 
 def parsed(path, recipe=None):
@@ -237,16 +293,31 @@ def parsed(path, recipe=None):
 def test_a_yaml_is_flat_short_marked_and_parses(path, tmp_path):
     lines = path.read_text().splitlines()
     assert len(lines) <= 40 and lines[0].startswith("# ")
-    assert re.search(rf"^# (accelerate launch --config_file accelerate_configs/\w+\.yaml|python) recipes/{recipe_of(path)}\.py ", lines[1])
+    assert re.search(
+        rf"^# (accelerate launch --config_file accelerate_configs/\w+\.yaml|python) recipes/{recipe_of(path)}\.py ",
+        lines[1],
+    )
     written = yaml.safe_load(path.read_text())
     keys = [line.split(":")[0] for line in lines if not line.startswith("#")]
     assert keys == list(written), "one key a line, none twice"
     assert not any(isinstance(value, dict) for value in written.values()), "flat"
-    unmarked = [line for line in lines if not line.startswith("#") and line.split(":")[0] not in PLUMBING and not MARK.search(line)]
+    unmarked = [
+        line
+        for line in lines
+        if not line.startswith("#") and line.split(":")[0] not in PLUMBING and not MARK.search(line)
+    ]
     assert not unmarked, "say where the value comes from"
     values = parsed(path)
     assert set(written) <= set(values)
-    for key in ("learning_rate", "weight_decay", "warmup_steps", "num_train_epochs", "tokens_per_step", "rows_per_step", "max_length"):
+    for key in (
+        "learning_rate",
+        "weight_decay",
+        "warmup_steps",
+        "num_train_epochs",
+        "tokens_per_step",
+        "rows_per_step",
+        "max_length",
+    ):
         assert key not in written or values[key] == written[key]
     copy = tmp_path / path.name
     copy.write_text(path.read_text() + "learning_ratte: 1\n")
@@ -258,18 +329,26 @@ def test_a_yaml_is_flat_short_marked_and_parses(path, tmp_path):
 @pytest.mark.guarantee("Uploads", "Nothing is uploaded by default, by setting or by environment variable.")
 def test_a_yaml_uploads_nothing_and_names_no_machine(path):
     written, text = yaml.safe_load(path.read_text()), path.read_text()
-    assert set(written.get("report_to", [])) <= {"tensorboard", "trackio"} and not {"push_to_hub", "trust_remote_code", "use_cpu"} & set(
+    assert set(written.get("report_to", [])) <= {"tensorboard", "trackio"} and not {
+        "push_to_hub",
+        "trust_remote_code",
+        "use_cpu",
+    } & set(written)
+    assert not {"gradient_accumulation_steps", "world_size", "deepspeed", "fsdp", "fsdp_config"} & set(
         written
-    )
-    assert not {"gradient_accumulation_steps", "world_size", "deepspeed", "fsdp", "fsdp_config"} & set(written), (
-        "the machine is the accelerate file"
-    )
+    ), "the machine is the accelerate file"
     assert not re.search(r"(?<![\w.])/(home|scratch|data|mnt|work)\b", text)
-    for named in re.findall(r"\b(?:recipes|accelerate_configs|data_prep)/[\w/]+\.(?:yaml|py|jinja|slurm)", text):
+    for named in re.findall(
+        r"\b(?:recipes|accelerate_configs|data_prep)/[\w/]+\.(?:yaml|py|jinja|slurm)", text
+    ):
         assert (ROOT / named).is_file(), f"{path.name}: {named}"
 
 
-@pytest.mark.parametrize("path", [path for path in REAL if recipe_of(path) not in ("merge_adapter", "mixture_study")], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    [path for path in REAL if recipe_of(path) not in ("merge_adapter", "mixture_study")],
+    ids=lambda p: p.stem,
+)
 def test_the_machine_on_top_can_take_the_step(path):
     """Every launch command divides the step among its ranks, and weights in bf16 alone are never updated without stochastic rounding."""
     machine = load_config_from_file(str(ROOT / re.search(r"--config_file (\S+)", path.read_text()).group(1)))
@@ -277,7 +356,11 @@ def test_the_machine_on_top_can_take_the_step(path):
     rows = values["tokens_per_step"] // 4096 if "tokens_per_step" in values else values["rows_per_step"]
     assert rows % machine.num_processes == 0
     if values.get("use_peft") or values["dtype"] == "float32":
-        assert values["optim"].value == "adamw_torch_fused" if hasattr(values["optim"], "value") else values["optim"] == "adamw_torch_fused"
+        assert (
+            values["optim"].value == "adamw_torch_fused"
+            if hasattr(values["optim"], "value")
+            else values["optim"] == "adamw_torch_fused"
+        )
     else:
         assert "bf16_stochastic_round=True" in values["optim_args"]
 
@@ -312,7 +395,9 @@ def test_a_base_model_of_today_learns_to_stop_with_a_token_it_knows(name):
     vocabulary = {word: i for i, word in enumerate([*filter(None, (bos,)), eos, values["pad_token"], *words])}
     engine = Tokenizer(models.WordLevel(vocabulary, unk_token=" "))
     engine.pre_tokenizer = pre_tokenizers.Split(Regex(r"\[/?INST\]|\w+|\S| "), "isolated")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=engine, bos_token=bos, eos_token=eos, pad_token=values["pad_token"])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=engine, bos_token=bos, eos_token=eos, pad_token=values["pad_token"]
+    )
     tokenizer.chat_template = Path(ROOT, values["chat_template_path"]).read_text()
     talk = [{"role": "user", "content": "Fever ?"}, {"role": "assistant", "content": "Yes ."}] * 2
     rendered = tokenizer.apply_chat_template(talk, return_dict=True, return_assistant_tokens_mask=True)
@@ -322,4 +407,6 @@ def test_a_base_model_of_today_learns_to_stop_with_a_token_it_knows(name):
         and trained[-1] == tokenizer.eos_token_id
     )
     assert rendered["input_ids"].count(tokenizer.bos_token_id) == (2 if bos else 0)
-    assert not {vocabulary["<|eot_id|>"], vocabulary["<|im_end|>"], tokenizer.pad_token_id} & set(rendered["input_ids"])
+    assert not {vocabulary["<|eot_id|>"], vocabulary["<|im_end|>"], tokenizer.pad_token_id} & set(
+        rendered["input_ids"]
+    )

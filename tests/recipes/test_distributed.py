@@ -13,7 +13,14 @@ from transformers import AutoModelForCausalLM
 
 from tests.lab import PRETRAIN, ROOT, SFT, build_lab, copied, ledger, losses, recipe, run_json, weights
 
-RUN = {**PRETRAIN, "model_name_or_path": "base", "from_scratch": False, "per_device_train_batch_size": 1, "max_steps": 4, "save_steps": 2}
+RUN = {
+    **PRETRAIN,
+    "model_name_or_path": "base",
+    "from_scratch": False,
+    "per_device_train_batch_size": 1,
+    "max_steps": 4,
+    "save_steps": 2,
+}
 LORA = {**SFT, "rows_per_step": 4, "lora_dropout": 0.0, "max_steps": 3}
 SHIM = """  # accelerate turns FSDP on for GPUs only; on a CPU it would quietly run DDP
 import accelerate.state as state
@@ -51,7 +58,10 @@ for argv, event, at in json.loads(sys.argv[1]):
     GradientState._reset_state()
 """
 needs_compiler = pytest.mark.skipif(
-    not (shutil.which("g++") and shutil.which("ninja", path=os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"])),
+    not (
+        shutil.which("g++")
+        and shutil.which("ninja", path=os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"])
+    ),
     reason="DeepSpeed compiles its CPU communication once: g++ and ninja must be on PATH",
 )
 
@@ -68,7 +78,10 @@ def launch(lab, machine, *runs, shim="", ranks=2):
 
     runs are (recipe, config) or (recipe, config, what goes wrong, at which micro-step), one after the other in the same processes.
     """
-    config = yaml.safe_load((ROOT / "accelerate_configs" / f"{machine}.yaml").read_text()) | {"num_processes": ranks, "num_machines": 1}
+    config = yaml.safe_load((ROOT / "accelerate_configs" / f"{machine}.yaml").read_text()) | {
+        "num_processes": ranks,
+        "num_machines": 1,
+    }
     for key in ("main_process_ip", "main_process_port"):
         config.pop(key, None)
     if "deepspeed_config" in config:
@@ -76,8 +89,13 @@ def launch(lab, machine, *runs, shim="", ranks=2):
         config["deepspeed_config"] = {**config["deepspeed_config"], "deepspeed_config_file": str(ROOT / file)}
     (lab / f"{machine}.yaml").write_text(yaml.safe_dump(config))
     (lab / "several.py").write_text(shim + SEVERAL)
-    jobs = [([*copied(lab, name, run), "--world_size", "2"], *(*event, None, None)[:2]) for name, run, *event in runs]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    jobs = [
+        ([*copied(lab, name, run), "--world_size", "2"], *(*event, None, None)[:2])
+        for name, run, *event in runs
+    ]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {
+        "OMP_NUM_THREADS": "1"
+    }
     environment["PATH"] = os.path.dirname(sys.executable) + os.pathsep + environment["PATH"]  # ninja
     command = [
         sys.executable,
@@ -103,31 +121,49 @@ def same_as_one(lab, name, tolerance=1e-4):
         assert metrics[key] == pytest.approx(expected[key], abs=tolerance), key
     text = torch.arange(4, 36)[None]
     with torch.no_grad():
-        one, two = (AutoModelForCausalLM.from_pretrained(lab / folder).eval()(text).logits for folder in ("one", name))
+        one, two = (
+            AutoModelForCausalLM.from_pretrained(lab / folder).eval()(text).logits for folder in ("one", name)
+        )
     assert (one - two).abs().max() < 10 * tolerance and (one - two).abs().max() < 0.1 * one.std()
 
 
 def stopped_by_nan(lab, name, output):
     """Both ranks stopped at step 2 of `name`, for a loss that was broken on rank 1 alone, and the weights of step 1 are saved."""
-    assert output.count("loss nan") == 1 and "the weights before it are in checkpoint-1" in output, "said once"
+    assert output.count("loss nan") == 1 and "the weights before it are in checkpoint-1" in output, (
+        "said once"
+    )
     assert run_json(lab / name)["status"] == "running" and len(ledger(lab / name)) == 1
-    assert (lab / name / "checkpoint-1" / "complete.json").is_file() and not (lab / name / "checkpoint-2").exists()
+    assert (lab / name / "checkpoint-1" / "complete.json").is_file() and not (
+        lab / name / "checkpoint-2"
+    ).exists()
     assert all(weight.isfinite().all() for weight in weights(lab / name / "checkpoint-1").values())
 
 
 def test_ddp_and_going_on_with_one_rank(lab):
     signalled = {**RUN, "output_dir": "signalled", "save_steps": 100}
-    code, output = launch(lab, "ddp_8gpu", ("pretrain", {**RUN, "output_dir": "ddp"}), ("pretrain", signalled, "sigterm on rank 1", 3))
+    code, output = launch(
+        lab,
+        "ddp_8gpu",
+        ("pretrain", {**RUN, "output_dir": "ddp"}),
+        ("pretrain", signalled, "sigterm on rank 1", 3),
+    )
     assert code == 0, output
     same_as_one(lab, "ddp")
-    assert "RANK 0 SAID error: stopped by SIGTERM after step 2" in output and "RANK 1 SAID 1" in output, "both, though one was asked"
-    assert (lab / "signalled" / "checkpoint-2" / "complete.json").is_file() and len(ledger(lab / "signalled")) == 2
+    assert "RANK 0 SAID error: stopped by SIGTERM after step 2" in output and "RANK 1 SAID 1" in output, (
+        "both, though one was asked"
+    )
+    assert (lab / "signalled" / "checkpoint-2" / "complete.json").is_file() and len(
+        ledger(lab / "signalled")
+    ) == 2
 
     stopped = lab / "stopped"
     shutil.copytree(lab / "ddp", stopped)
     shutil.rmtree(stopped / "checkpoint-4")
     (stopped / "run.json").write_text(
-        (stopped / "run.json").read_text().replace('"complete"', '"running"').replace('"output_dir": "ddp"', '"output_dir": "stopped"')
+        (stopped / "run.json")
+        .read_text()
+        .replace('"complete"', '"running"')
+        .replace('"output_dir": "ddp"', '"output_dir": "stopped"')
     )
     assert recipe(lab, "pretrain", {**RUN, "output_dir": "stopped"}) is None
     assert [session["ranks"] for session in run_json(stopped)["sessions"]] == [2, 1]
@@ -138,14 +174,21 @@ def test_ddp_and_going_on_with_one_rank(lab):
 @needs_compiler
 def test_zero2(lab):
     broken = {**RUN, "output_dir": "broken2", "save_steps": 100}
-    code, output = launch(lab, "zero2_8gpu", ("pretrain", {**RUN, "output_dir": "zero2"}), ("pretrain", broken, "nan on rank 1", 3))
+    code, output = launch(
+        lab,
+        "zero2_8gpu",
+        ("pretrain", {**RUN, "output_dir": "zero2"}),
+        ("pretrain", broken, "nan on rank 1", 3),
+    )
     assert code == 0, output
     same_as_one(lab, "zero2")
     stopped_by_nan(lab, "broken2", output)
 
 
 @needs_compiler
-@pytest.mark.guarantee("Training", "A checkpoint saved under ZeRO-3, LoRA included, reloads with equal logits.")
+@pytest.mark.guarantee(
+    "Training", "A checkpoint saved under ZeRO-3, LoRA included, reloads with equal logits."
+)
 def test_zero3_and_lora(lab):
     assert recipe(lab, "sft", {**LORA, "output_dir": "lora_one"}) is None
     broken = {**RUN, "output_dir": "broken3", "save_steps": 100}
@@ -159,7 +202,9 @@ def test_zero3_and_lora(lab):
     stopped_by_nan(lab, "broken3", output)
     same_as_one(lab, "zero3")
     one, two = weights(lab / "lora_one"), weights(lab / "lora_zero3")
-    assert one.keys() == two.keys() and all(one[key].shape == two[key].shape and one[key].numel() for key in one)
+    assert one.keys() == two.keys() and all(
+        one[key].shape == two[key].shape and one[key].numel() for key in one
+    )
     assert all(torch.allclose(one[key], two[key], atol=1e-4) for key in one) and any(
         two[key].abs().max() > 0 for key in two if "lora_B" in key
     )
@@ -170,6 +215,8 @@ def test_fsdp2(lab):
     runs = (("pretrain", {**RUN, "output_dir": "fsdp2"}), ("pretrain", broken, "nan on rank 1", 3))
     code, output = launch(lab, "fsdp2_160gpu", *runs, shim=SHIM)
     assert code == 0, output
-    assert output.count("loss nan") == 1 and (lab / "broken_fsdp2" / "checkpoint-1" / "complete.json").is_file()
+    assert (
+        output.count("loss nan") == 1 and (lab / "broken_fsdp2" / "checkpoint-1" / "complete.json").is_file()
+    )
     same_as_one(lab, "fsdp2")
     assert list((lab / "fsdp2" / "checkpoint-4").glob("pytorch_model_fsdp_0/*.distcp")), "really sharded"

@@ -9,7 +9,14 @@ import torch
 import transformers.modeling_flash_attention_utils as flash
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
-from transformers import AttentionInterface, AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen3Config, TrainingArguments
+from transformers import (
+    AttentionInterface,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    Qwen3Config,
+    TrainingArguments,
+)
 from transformers.integrations.flash_attention import flash_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
@@ -17,9 +24,22 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from tests.lab import PRETRAIN, ROOT, SFT, build_lab, recipe
 
 BACKENDS = ["eager", "sdpa", "torch_varlen", "fa2_stand_in", "fa3_stand_in"]
-LLAMA = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+LLAMA = LlamaConfig(
+    vocab_size=64,
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+)
 QWEN = Qwen3Config(
-    vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16
+    vocab_size=64,
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
 )
 
 
@@ -37,17 +57,34 @@ def arguments(tmp_path):
 def dense(query, key, value, causal, scale):
     """[batch, length, heads, head_dim]"""
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-    return scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scale, enable_gqa=True).transpose(1, 2)
+    return scaled_dot_product_attention(
+        query, key, value, is_causal=causal, scale=scale, enable_gqa=True
+    ).transpose(1, 2)
 
 
-def flash_attn_func(q, k, v, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0, deterministic=False):
+def flash_attn_func(
+    q,
+    k,
+    v,
+    dropout_p=0.0,
+    softmax_scale=None,
+    causal=False,
+    window_size=(-1, -1),
+    softcap=0.0,
+    deterministic=False,
+):
     return dense(q, k, v, causal, softmax_scale)
 
 
 def flash_attn_varlen_func(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, softmax_scale=None, causal=False,
                            window_size=(-1, -1), softcap=0.0, deterministic=False, block_table=None):  # fmt: skip
     parts = (x.split(cu_seqlens_q.diff().tolist()) for x in (q, k, v))
-    return torch.cat([dense(*(x[None] for x in document), causal, softmax_scale)[0] for document in zip(*parts, strict=True)])
+    return torch.cat(
+        [
+            dense(*(x[None] for x in document), causal, softmax_scale)[0]
+            for document in zip(*parts, strict=True)
+        ]
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -60,13 +97,20 @@ def flash_stand_in(monkeypatch):
             return flash._hf_api_to_flash_mapping.get(name, name) in known
 
     def imported(implementation, attention_wrapper=None, allow_all_kernels=False):
-        process = lambda *args, **kwargs: flash._process_flash_attention_kwargs(*args, supports_mapping=Supported(), **kwargs)  # noqa: E731
-        return (flash_attn_func, flash_attn_varlen_func, None, flash._pad_input, flash._unpad_input), (process, process)
+        process = lambda *args, **kwargs: flash._process_flash_attention_kwargs(
+            *args, supports_mapping=Supported(), **kwargs
+        )  # noqa: E731
+        return (flash_attn_func, flash_attn_varlen_func, None, flash._pad_input, flash._unpad_input), (
+            process,
+            process,
+        )
 
     monkeypatch.setattr(flash, "lazy_import_flash_attention", imported)
     for version in (2, 3):
         AttentionInterface.register(f"fa{version}_stand_in", flash_attention_forward)
-        AttentionMaskInterface.register(f"fa{version}_stand_in", ALL_MASK_ATTENTION_FUNCTIONS[f"flash_attention_{version}"])
+        AttentionMaskInterface.register(
+            f"fa{version}_stand_in", ALL_MASK_ATTENTION_FUNCTIONS[f"flash_attention_{version}"]
+        )
 
 
 def model_on(backend, config=LLAMA):
@@ -76,7 +120,9 @@ def model_on(backend, config=LLAMA):
 
 def logits(model, batch):
     with torch.no_grad():
-        return model(**{key: value for key, value in batch.items() if key not in ("labels", "taken")}, use_cache=False).logits
+        return model(
+            **{key: value for key, value in batch.items() if key not in ("labels", "taken")}, use_cache=False
+        ).logits
 
 
 @pytest.mark.parametrize("config", [LLAMA, QWEN], ids=["llama", "qwen3"])
@@ -88,11 +134,18 @@ def test_changing_a_document_changes_no_other(guard, backend, config):
     alone = {"input_ids": row["input_ids"][10:30]}
     for isolated in (True, False):
         before, after = (logits(model, guard.Collator(isolated, 0)([each, row])) for each in (row, changed))
-        moved, first_moved = (before - after)[0, 10:30].abs().max().item(), (before - after)[0, :10].abs().max().item()
-        assert first_moved > 1e-2 and torch.allclose(before[1], after[1], atol=1e-6), "the other row stays as it is"
+        moved, first_moved = (
+            (before - after)[0, 10:30].abs().max().item(),
+            (before - after)[0, :10].abs().max().item(),
+        )
+        assert first_moved > 1e-2 and torch.allclose(before[1], after[1], atol=1e-6), (
+            "the other row stays as it is"
+        )
         assert (moved < 1e-6) if isolated else (moved > 1e-3), (isolated, moved)
         single = logits(model, guard.Collator(False, 0)([alone]))[0]
-        assert torch.allclose(before[0, 10:30], single, atol=1e-5) == isolated, "an isolated document is as if it were alone"
+        assert torch.allclose(before[0, 10:30], single, atol=1e-5) == isolated, (
+            "an isolated document is as if it were alone"
+        )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -101,7 +154,13 @@ def test_packed_conversations_have_the_loss_and_gradient_of_padded_ones(guard, b
     rows = []
     for length in (5, 12, 7, 9):
         ids = rng.integers(4, 64, length)
-        rows.append({"input_ids": ids, "labels": np.where(np.arange(length) < length // 2, -100, ids), "row": len(rows)})
+        rows.append(
+            {
+                "input_ids": ids,
+                "labels": np.where(np.arange(length) < length // 2, -100, ids),
+                "row": len(rows),
+            }
+        )
     joined = {key: np.concatenate([row[key] for row in rows[:3]]) for key in ("input_ids", "labels")} | {
         "seq_lengths": [5, 12, 7],
         "row": 0,
@@ -112,22 +171,40 @@ def test_packed_conversations_have_the_loss_and_gradient_of_padded_ones(guard, b
         batch = guard.Collator(isolated, 0)(batch)
         assert batch.pop("taken")[1:] == (33, 25 + 144 + 49 + 81)
         labels = batch.pop("labels")
-        loss = cross_entropy(model(**batch, use_cache=False).logits[:, :-1].transpose(1, 2), labels[:, 1:], reduction="sum")
+        loss = cross_entropy(
+            model(**batch, use_cache=False).logits[:, :-1].transpose(1, 2), labels[:, 1:], reduction="sum"
+        )
         loss.backward()
-        results.append((loss.item(), (labels != -100).sum().item(), model.model.layers[0].self_attn.k_proj.weight.grad))
+        results.append(
+            (loss.item(), (labels != -100).sum().item(), model.model.layers[0].self_attn.k_proj.weight.grad)
+        )
     (padded, count, gradient), (packed, same_count, same_gradient) = results
-    assert packed == pytest.approx(padded, rel=1e-5) and count == same_count and torch.allclose(gradient, same_gradient, atol=1e-5)
+    assert (
+        packed == pytest.approx(padded, rel=1e-5)
+        and count == same_count
+        and torch.allclose(gradient, same_gradient, atol=1e-5)
+    )
 
 
 def test_torch_varlen_calls_the_kernel_as_torch_defines_it(guard, monkeypatch):
     """On CUDA the same call goes to varlen_attn: what is passed fits its signature, and says causal and grouped."""
     calls, by_document = [], guard.varlen_by_document
-    monkeypatch.setattr(guard, "varlen_by_document", lambda *args, **kwargs: calls.append((args, kwargs)) or by_document(*args, **kwargs))
+    monkeypatch.setattr(
+        guard,
+        "varlen_by_document",
+        lambda *args, **kwargs: calls.append((args, kwargs)) or by_document(*args, **kwargs),
+    )
     AttentionInterface.register("torch_varlen", guard.torch_varlen)
-    logits(model_on("torch_varlen"), guard.Collator(True, 0)([{"input_ids": range(4, 20), "seq_lengths": [6, 10]}]))
+    logits(
+        model_on("torch_varlen"),
+        guard.Collator(True, 0)([{"input_ids": range(4, 20), "seq_lengths": [6, 10]}]),
+    )
     given = inspect.signature(varlen_attn).bind(*calls[0][0], **calls[0][1]).arguments
     assert given["window_size"] == (-1, 0) and given["enable_gqa"] and given["max_q"] == given["max_k"] == 10
-    assert given["cu_seq_q"].tolist() == given["cu_seq_k"].tolist() == [0, 6, 16] and given["cu_seq_q"].dtype == torch.int32
+    assert (
+        given["cu_seq_q"].tolist() == given["cu_seq_k"].tolist() == [0, 6, 16]
+        and given["cu_seq_q"].dtype == torch.int32
+    )
     assert given["query"].shape == (16, 4, 8) and given["key"].shape == given["value"].shape == (16, 2, 8)
 
 
@@ -148,7 +225,9 @@ def test_torch_varlen_without_packing_is_sdpa(guard):
 # ---------------------------------------------------------------- the probe at the start of a run
 def blind(module, query, key, value, attention_mask, **kwargs):
     """A backend that heeds neither mask nor cu_seq_lens."""
-    return sdpa_attention_forward(module, query, key, value, None, is_causal=True, scaling=kwargs.get("scaling"))
+    return sdpa_attention_forward(
+        module, query, key, value, None, is_causal=True, scaling=kwargs.get("scaling")
+    )
 
 
 def dense_fa(module, query, key, value, attention_mask, **kwargs):
@@ -166,7 +245,9 @@ def without_mask(module, *args, **kwargs):
 def test_the_probe_passes_what_isolates(guard, arguments, backend, config):
     state = torch.random.get_rng_state()
     guard.check_isolation(config, backend, arguments)
-    assert torch.equal(state, torch.random.get_rng_state()), "the run's random numbers are as without the probe"
+    assert torch.equal(state, torch.random.get_rng_state()), (
+        "the run's random numbers are as without the probe"
+    )
 
 
 @pytest.mark.parametrize("backend", [blind, dense_fa, without_mask])
@@ -181,7 +262,9 @@ def test_the_probe_refuses_what_leaks(guard, arguments, backend):
 @pytest.mark.parametrize("backend", ["flash_attention_2", "flash_atention"])
 def test_the_probe_refuses_what_does_not_run(guard, arguments, backend):
     """One is not installed here, the other is misspelt."""
-    with pytest.raises(guard.Refused, match=f"attn_implementation {backend} does not run here.*Next: torch_varlen or sdpa"):
+    with pytest.raises(
+        guard.Refused, match=f"attn_implementation {backend} does not run here.*Next: torch_varlen or sdpa"
+    ):
         guard.check_isolation(LLAMA, backend, arguments)
 
 
@@ -190,8 +273,20 @@ def test_a_run_on_a_leaking_backend_stops_before_the_first_step(tmp_path_factory
     AttentionInterface.register("blind", blind)
     for name, config in (("pretrain", PRETRAIN), ("sft", {**SFT, "packing": "isolated"})):
         said = recipe(lab, name, {**config, "attn_implementation": "blind", "output_dir": "leaking"})
-        assert said and "blind lets packed documents see each other" in said and not (lab / "leaking").exists()
+        assert (
+            said and "blind lets packed documents see each other" in said and not (lab / "leaking").exists()
+        )
     assert (
-        recipe(lab, "pretrain", {**PRETRAIN, "attn_implementation": "blind", "packing": "concat", "max_steps": 1, "output_dir": "concat"})
+        recipe(
+            lab,
+            "pretrain",
+            {
+                **PRETRAIN,
+                "attn_implementation": "blind",
+                "packing": "concat",
+                "max_steps": 1,
+                "output_dir": "concat",
+            },
+        )
         is None
     )

@@ -28,7 +28,11 @@ def table(heading):
     return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
 
 
-PUBLISHED, OURS, DERIVED = table("## Published values"), table("## Where the article is silent"), table("## What follows from them")
+PUBLISHED, OURS, DERIVED = (
+    table("## Published values"),
+    table("## Where the article is silent"),
+    table("## What follows from them"),
+)
 CELLS = [(row, file) for row in PUBLISHED + OURS for file in row["file"].split()]
 
 
@@ -45,7 +49,9 @@ def held(file, key):
     return getattr(values[key], "value", values[key])  # an enum of transformers
 
 
-@pytest.mark.parametrize(("row", "file"), CELLS, ids=[f"{row['stage']}-{row['quantity']}-{Path(file).stem}" for row, file in CELLS])
+@pytest.mark.parametrize(
+    ("row", "file"), CELLS, ids=[f"{row['stage']}-{row['quantity']}-{Path(file).stem}" for row, file in CELLS]
+)
 def test_the_yaml_holds_the_value(row, file):
     expected = yaml.safe_load(row.get("value") or row["ours"])
     assert held(file, row["key"]) == expected
@@ -56,7 +62,9 @@ def test_the_yaml_holds_the_value(row, file):
     if "/" not in file and "value" in row and key not in ("use_peft",):
         assert "# paper: " in line.group(), f"{path.name}: {key} is published; its line says so"
     if "/" not in file and "ours" in row:
-        assert re.search("# (ours|memory)", line.group()) and "# paper" not in line.group(), f"{path.name}: {key} is not published"
+        assert re.search("# (ours|memory)", line.group()) and "# paper" not in line.group(), (
+            f"{path.name}: {key} is not published"
+        )
 
 
 def test_every_value_marked_as_published_is_in_the_table():
@@ -96,7 +104,10 @@ def test_the_machine_changes_the_accumulation_and_nothing_else():
     for ranks, accumulation in ((160, 16), (8, 320), (1, 2560)):
         arguments = SimpleNamespace(world_size=ranks, per_device_train_batch_size=1)
         recipe.split_step("tokens_per_step", 10_485_760, BLOCK, arguments)
-        assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (1, accumulation)
+        assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (
+            1,
+            accumulation,
+        )
     blocks = SimpleNamespace(order=range(129_000_000_000 // BLOCK))
     recipe.PackedBlocks.keep_whole_steps(blocks, 10_485_760 // BLOCK)
     assert len(blocks.order) / 2560 == 12_302 and blocks.left_over < 2560
@@ -117,15 +128,26 @@ def test_the_epochs_follow_the_rows(monkeypatch):
 
     monkeypatch.setattr(recipe, "check_launch", lambda *args: None)
     monkeypatch.setattr(recipe, "check_model", reached)
-    listed = {row["task"]: (yaml.safe_load(row["rows"]), int(row["epochs"])) for row in table("Epochs of the twelve benchmarks")}
+    listed = {
+        row["task"]: (yaml.safe_load(row["rows"]), int(row["epochs"]))
+        for row in table("Epochs of the twelve benchmarks")
+    }
     assert len(listed) == 12
     for task, (rows, epochs) in {**listed, "just below": (9_999, 5), "just not below": (10_000, 3)}.items():
         if task in listed:
             assert importlib.import_module(f"data_prep.benchmarks.{task}").EXPECTED["train"] == rows
-        monkeypatch.setattr(recipe, "read_rows", lambda folder, split, rows=rows: [{"prompt": "p", "completion": "c"}] * min(rows, 10_001))
+        monkeypatch.setattr(
+            recipe,
+            "read_rows",
+            lambda folder, split, rows=rows: [{"prompt": "p", "completion": "c"}] * min(rows, 10_001),
+        )
         training_args = SimpleNamespace(num_train_epochs=None, max_length=BLOCK)
         with pytest.raises(Reached):
-            recipe.main(SimpleNamespace(rows=""), training_args, SimpleNamespace(model_name_or_path="", model_revision="main"))
+            recipe.main(
+                SimpleNamespace(rows=""),
+                training_args,
+                SimpleNamespace(model_name_or_path="", model_revision="main"),
+            )
         assert training_args.num_train_epochs == epochs, task
 
 
@@ -135,7 +157,9 @@ def quotes(text):
 
 def plain(text):
     """Words only: no footnote marks, no formulas' dollars, one kind of apostrophe and dash."""
-    text = re.sub(r"<sup>.*?</sup>|\$|\*\*|<br>", "", text).replace("’", "'").replace("–", "-").replace("‑", "-")
+    text = (
+        re.sub(r"<sup>.*?</sup>|\$|\*\*|<br>", "", text).replace("’", "'").replace("–", "-").replace("‑", "-")
+    )
     return re.sub(r"\s+", " ", text).lower()
 
 
@@ -143,7 +167,9 @@ def plain(text):
 def test_every_quotation_is_in_the_article():
     article = plain(" ".join(path.read_text() for path in ARTICLE))
     texts = {"PAPER.md": PAPER} | {
-        path.name: path.read_text() for path in (ROOT / "recipes/configs").glob("*.yaml") if not path.stem.startswith("demo")
+        path.name: path.read_text()
+        for path in (ROOT / "recipes/configs").glob("*.yaml")
+        if not path.stem.startswith("demo")
     }
     for name, text in texts.items():
         parts = [part for quote in quotes(text) for part in re.split(r"\s*\.\.\.\s*", plain(quote))]

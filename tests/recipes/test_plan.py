@@ -26,8 +26,19 @@ spec.loader.exec_module(plan)
 
 PUBLISHED = yaml.safe_load((ROOT / "tests/golden/published_throughput.yaml").read_text())
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-CONFIGS = [path for path in sorted((ROOT / "recipes/configs").glob("*.yaml")) if not path.stem.startswith(("demo", "merge", "mixture"))]
-ARTICLE = ["--config", "recipes/configs/pretrain_70b.yaml", "--accelerate", "accelerate_configs/zero3_160gpu.yaml", "--gpu", "a100-80"]
+CONFIGS = [
+    path
+    for path in sorted((ROOT / "recipes/configs").glob("*.yaml"))
+    if not path.stem.startswith(("demo", "merge", "mixture"))
+]
+ARTICLE = [
+    "--config",
+    "recipes/configs/pretrain_70b.yaml",
+    "--accelerate",
+    "accelerate_configs/zero3_160gpu.yaml",
+    "--gpu",
+    "a100-80",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -62,16 +73,26 @@ def test_an_adapter_is_what_peft_makes(tmp_path):
 
     config = SHAPES["grouped"](3)
     config.save_pretrained(tmp_path)
-    model = get_peft_model(AutoModelForCausalLM.from_config(config), LoraConfig(r=4, target_modules=TARGETS, modules_to_save=["lm_head"]))
+    model = get_peft_model(
+        AutoModelForCausalLM.from_config(config),
+        LoraConfig(r=4, target_modules=TARGETS, modules_to_save=["lm_head"]),
+    )
     shape = plan.read_shape(str(tmp_path), TARGETS, 4, ["lm_head"])
     assert shape["adapter"] == model.get_nb_trainable_parameters()[0]
 
 
 # ---------------------------------------------------------------- measured on tiny models
 SHAPES = {
-    "plain": lambda n: LlamaConfig(hidden_size=128, intermediate_size=352, num_hidden_layers=n, num_attention_heads=4, vocab_size=448),
+    "plain": lambda n: LlamaConfig(
+        hidden_size=128, intermediate_size=352, num_hidden_layers=n, num_attention_heads=4, vocab_size=448
+    ),
     "grouped": lambda n: LlamaConfig(
-        hidden_size=256, intermediate_size=896, num_hidden_layers=n, num_attention_heads=8, num_key_value_heads=2, vocab_size=448
+        hidden_size=256,
+        intermediate_size=896,
+        num_hidden_layers=n,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        vocab_size=448,
     ),
     "qk_norm": lambda n: Qwen3Config(
         hidden_size=128,
@@ -98,13 +119,20 @@ def tiny(shape, mode, checkpointing, tmp_path, layers=4, rows=2, length=160):
         from peft import LoraConfig, get_peft_model
 
         adapter = (TARGETS, 4)
-        model = get_peft_model(model, LoraConfig(r=4, lora_dropout=0.0, target_modules=TARGETS))  # on a CPU a dropout keeps 4 bytes, not 1
+        model = get_peft_model(
+            model, LoraConfig(r=4, lora_dropout=0.0, target_modules=TARGETS)
+        )  # on a CPU a dropout keeps 4 bytes, not 1
     if checkpointing and mode == "lora":
         model.enable_input_require_grads()
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     made = plan.Run(
-        **plan.read_shape(str(tmp_path), *adapter), **MODES[mode], gpu="h100", micro=rows, length=length, checkpointing=checkpointing
+        **plan.read_shape(str(tmp_path), *adapter),
+        **MODES[mode],
+        gpu="h100",
+        micro=rows,
+        length=length,
+        checkpointing=checkpointing,
     )
     return model.train(), made
 
@@ -118,7 +146,9 @@ def test_activations_are_the_bytes_that_torch_saves(shape, mode, checkpointing, 
 
     def keep(tensor):
         if tensor.untyped_storage().data_ptr() not in weights:
-            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()  # held, so that no address is used twice
+            saved[tensor.untyped_storage().data_ptr()] = (
+                tensor.untyped_storage()
+            )  # held, so that no address is used twice
         return tensor
 
     ids = torch.randint(0, 448, (made.micro, made.length))
@@ -131,17 +161,23 @@ def test_activations_are_the_bytes_that_torch_saves(shape, mode, checkpointing, 
     if mode != "lora":
         planned -= 2 * made.width * made.micro * made.length  # the input of the head, which this body has not
     if mode == "autocast" and not checkpointing:
-        planned += 2 * (made.matmul - made.vocab * made.width)  # bf16 copies of the layers' weights: memory() has them beside the loss
+        planned += 2 * (
+            made.matmul - made.vocab * made.width
+        )  # bf16 copies of the layers' weights: memory() has them beside the loss
     assert planned == pytest.approx(measured, rel=0.03)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("mode", ["bf16", "autocast"])
 @pytest.mark.parametrize("vocabulary", [448, 2048])
-def test_the_fullest_moment_of_a_step_is_the_allocators(vocabulary, mode, checkpointing, tmp_path, monkeypatch):
+def test_the_fullest_moment_of_a_step_is_the_allocators(
+    vocabulary, mode, checkpointing, tmp_path, monkeypatch
+):
     """Forward, loss and backward: whether the loss or the layer that is recomputed is the larger."""
     small = SHAPES["grouped"]
-    monkeypatch.setitem(SHAPES, "grouped", lambda n: LlamaConfig(**{**small(n).to_dict(), "vocab_size": vocabulary}))
+    monkeypatch.setitem(
+        SHAPES, "grouped", lambda n: LlamaConfig(**{**small(n).to_dict(), "vocab_size": vocabulary})
+    )
     model, made = tiny("grouped", mode, checkpointing, tmp_path, rows=2, length=640)
     ids = torch.randint(0, vocabulary, (made.micro, made.length))
 
@@ -153,13 +189,19 @@ def test_the_fullest_moment_of_a_step_is_the_allocators(vocabulary, mode, checkp
     step()  # gradients are there from now on
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
-    events = sorted((event.start_ns(), event.nbytes()) for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]")
+    events = sorted(
+        (event.start_ns(), event.nbytes())
+        for event in profiler.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    )
     now = peak = 0
     for _, size in events:
         now += size
         peak = max(peak, now)
     parts = plan.memory(made)
-    assert parts["activations"] + parts["logits and loss"] + parts["a layer beyond the loss"] == pytest.approx(peak, rel=0.1)
+    assert parts["activations"] + parts["logits and loss"] + parts[
+        "a layer beyond the loss"
+    ] == pytest.approx(peak, rel=0.1)
 
 
 @pytest.mark.parametrize(("stage", "estimate"), [(2, "stage_1_and_2"), (3, "stage3")])
@@ -168,7 +210,13 @@ def test_states_are_deepspeeds_own_estimate(stage, estimate):
     r = replace(run(*ARTICLE), gpus=16, nodes=2, rows=16, stage=stage)
     parts = plan.memory(r)
     ours = parts["trained weights"] + parts["gradients"] + parts["optimizer"]
-    common = {"total_params": r.params, "num_gpus_per_node": 8, "num_nodes": 2, "cpu_offload": False, "additional_buffer_factor": 1}
+    common = {
+        "total_params": r.params,
+        "num_gpus_per_node": 8,
+        "num_nodes": 2,
+        "cpu_offload": False,
+        "additional_buffer_factor": 1,
+    }
     if stage == 2:
         theirs = module.estimate_zero2_model_states_mem_needs(**common)[1]
         assert ours == pytest.approx(theirs, rel=0.05)
@@ -196,23 +244,37 @@ def per_gpu(row):
 
 
 def alike(row):
-    return [other for other in PUBLISHED["calibration"] if (other["gpu"], other["recompute"]) == (row["gpu"], row["recompute"])]
+    return [
+        other
+        for other in PUBLISHED["calibration"]
+        if (other["gpu"], other["recompute"]) == (row["gpu"], row["recompute"])
+    ]
 
 
 def reached(row):
     """Share of the peak: what the row's GPUs really did."""
-    return row["tokens_per_second"] * plan.flops(published(row))["hardware"] / (plan.GPUS[row["gpu"]].tflops * 1e12)
+    return (
+        row["tokens_per_second"]
+        * plan.flops(published(row))["hardware"]
+        / (plan.GPUS[row["gpu"]].tflops * 1e12)
+    )
 
 
 @pytest.mark.parametrize(
-    "row", PUBLISHED["calibration"] + PUBLISHED["check"], ids=lambda row: f"{row['source']}-{row['model']}-{row['gpus']}x{row['gpu']}"
+    "row",
+    PUBLISHED["calibration"] + PUBLISHED["check"],
+    ids=lambda row: f"{row['source']}-{row['model']}-{row['gpus']}x{row['gpu']}",
 )
 @pytest.mark.guarantee("Training", "Planned throughput is within 15 % of the published rows.")
 def test_throughput_is_within_15_per_cent_of_the_published(row):
     assert PUBLISHED["sources"][row["source"]].startswith("https://")
     assert per_gpu(row) == pytest.approx(row["tokens_per_second"], rel=0.15)
     if "mfu" in row:  # the convention is the sources' own
-        ours = row["tokens_per_second"] * plan.flops(published(row))["PaLM"] / (plan.GPUS[row["gpu"]].tflops * 1e12)
+        ours = (
+            row["tokens_per_second"]
+            * plan.flops(published(row))["PaLM"]
+            / (plan.GPUS[row["gpu"]].tflops * 1e12)
+        )
         assert 100 * ours == pytest.approx(row["mfu"], rel=0.015)
 
 
@@ -220,7 +282,14 @@ def test_memory_is_near_the_published_run_that_is_comparable():
     """Without what the CUDA driver takes, which PyTorch does not count."""
     row = PUBLISHED["memory"]
     rows = row["gpus"] * row["micro_batch"]
-    machine = {"gpu": row["gpu"], "gpus": row["gpus"], "engine": "fsdp", "stage": 3, "masters": False, "fused_loss": True}
+    machine = {
+        "gpu": row["gpu"],
+        "gpus": row["gpus"],
+        "engine": "fsdp",
+        "stage": 3,
+        "masters": False,
+        "fused_loss": True,
+    }
     r = plan.Run("70B", **row["shape"], **machine, length=row["length"], micro=row["micro_batch"], rows=rows)
     above = (plan.total(r) - 1e9) / 2**30 / row["gib"] - 1
     assert abs(above) < 0.15 and f"{round(100 * above)} % above it" in plan.ACCURACY
@@ -230,7 +299,10 @@ def test_the_accuracy_that_is_printed_is_that_of_rows_left_out():
     for row in PUBLISHED["calibration"]:
         key = (plan.GPUS[row["gpu"]].like, row["recompute"])
         assert plan.REACHED[key] == pytest.approx(mean(map(reached, alike(row))), abs=5e-4)
-    errors = [abs(mean(reached(other) for other in alike(row) if other is not row) / reached(row) - 1) for row in PUBLISHED["calibration"]]
+    errors = [
+        abs(mean(reached(other) for other in alike(row) if other is not row) / reached(row) - 1)
+        for row in PUBLISHED["calibration"]
+    ]
     checked = [abs(per_gpu(row) / row["tokens_per_second"] - 1) for row in PUBLISHED["check"]]
     numbers = [int(number) for number in re.findall(r"\d+", plan.ACCURACY)]
     assert numbers[:5] == [15, len(errors), round(100 * mean(errors)), 15, len(checked)]
@@ -241,24 +313,41 @@ def test_the_accuracy_that_is_printed_is_that_of_rows_left_out():
 def test_the_articles_run():
     r = run(*ARTICLE)
     found = plan.plan(r)
-    assert found["fits"] and [name for name, size in found["sharding"].items() if size <= found["memory_of_gpu"]] == ["ZeRO-3"]
-    assert not plan.fits(replace(r, checkpointing=False)), "one block's activations alone take more than the card"
+    assert found["fits"] and [
+        name for name, size in found["sharding"].items() if size <= found["memory_of_gpu"]
+    ] == ["ZeRO-3"]
+    assert not plan.fits(replace(r, checkpointing=False)), (
+        "one block's activations alone take more than the card"
+    )
     assert (r.steps, r.accumulation, r.rows * r.length) == (12_302, 16, 10_485_760)
-    assert found["hours"][0] < 700 < found["hours"][1], "the article's about 700 hours: some of the network hidden"
+    assert found["hours"][0] < 700 < found["hours"][1], (
+        "the article's about 700 hours: some of the network hidden"
+    )
     assert found["limit"] == "computing" and 0.2 < found["network_seconds"] / found["compute_seconds"] < 0.25
-    assert (round(found["disk"]["one checkpoint"] / 1e9), round(found["disk"]["packed blocks"] / 1e9)) == (966, 258)
+    assert (round(found["disk"]["one checkpoint"] / 1e9), round(found["disk"]["packed blocks"] / 1e9)) == (
+        966,
+        258,
+    )
 
 
 def test_seven_hundred_hours_are_an_mfu(capsys):
     text = said(capsys, *ARTICLE, "--hours", "700", "--price", "2")
-    assert text.startswith(plan.PLANNED) and "700, 112,000 GPU-hours at the MFU stated" in text and "224,000 at the price" in text
+    assert (
+        text.startswith(plan.PLANNED)
+        and "700, 112,000 GPU-hours at the MFU stated" in text
+        and "224,000 at the price" in text
+    )
     assert "45.6 % PaLM, 43.9 % causal, 42.4 % 6N" in text
     assert plan.plan(run(*ARTICLE, "--mfu", "0.456"))["hours"][0] == pytest.approx(700, rel=0.005)
 
 
 def test_fsdp_takes_what_zero_3_takes():
     r = run(*[part.replace("zero3_160gpu", "fsdp2_160gpu") for part in ARTICLE])
-    assert r.engine == "fsdp" and plan.fits(r) and plan.total(r) == pytest.approx(plan.total(run(*ARTICLE)), rel=0.05)
+    assert (
+        r.engine == "fsdp"
+        and plan.fits(r)
+        and plan.total(r) == pytest.approx(plan.total(run(*ARTICLE)), rel=0.05)
+    )
 
 
 # ---------------------------------------------------------------- any run
@@ -266,12 +355,28 @@ def test_fsdp_takes_what_zero_3_takes():
 def test_every_yaml_can_be_planned_for_the_machine_it_names(path):
     machine = re.search(r"--config_file (\S+)", path.read_text()).group(1)
     rows = ["--rows", "10178"] if "task" in path.stem else []
-    r = run("--config", str(path), "--accelerate", machine, "--gpu", "h200" if "full" in path.stem else "a100-80", *rows)
+    r = run(
+        "--config",
+        str(path),
+        "--accelerate",
+        machine,
+        "--gpu",
+        "h200" if "full" in path.stem else "a100-80",
+        *rows,
+    )
     found = plan.plan(r)
-    assert found["fits"] and found["steps"] > 0 and json.loads(json.dumps(found))["basis"] == "planned, not measured"
+    assert (
+        found["fits"]
+        and found["steps"] > 0
+        and json.loads(json.dumps(found))["basis"] == "planned, not measured"
+    )
     assert sum(found["memory"].values()) == pytest.approx(found["memory_total"])
     text = plan.table(r, found)
-    assert "planned, not measured" in text and f"{found['steps']:,} of" in text and f"{found['memory_total'] / 1e9:.1f} of" in text
+    assert (
+        "planned, not measured" in text
+        and f"{found['steps']:,} of" in text
+        and f"{found['memory_total'] / 1e9:.1f} of" in text
+    )
 
 
 @pytest.mark.parametrize(("config", "machine", "gpu", "more", "expected"), [
@@ -283,25 +388,48 @@ def test_every_yaml_can_be_planned_for_the_machine_it_names(path):
     ("pretrain_70b", "single_gpu", "h200", (), ["16 GPUs", "ZeRO-3"]),
 ])  # fmt: skip
 def test_the_nearest_change_that_fits(config, machine, gpu, more, expected):
-    r = run("--config", f"recipes/configs/{config}.yaml", "--accelerate", f"accelerate_configs/{machine}.yaml", "--gpu", gpu, *more)
+    r = run(
+        "--config",
+        f"recipes/configs/{config}.yaml",
+        "--accelerate",
+        f"accelerate_configs/{machine}.yaml",
+        "--gpu",
+        gpu,
+        *more,
+    )
     change, changed = plan.nearest(r)
     assert not plan.fits(r) and plan.fits(changed) and change == expected
-    assert (changed.model, changed.tokens, changed.rows) == (r.model, r.tokens, r.rows), "the experiment is the same"
+    assert (changed.model, changed.tokens, changed.rows) == (r.model, r.tokens, r.rows), (
+        "the experiment is the same"
+    )
 
 
 def test_rows_on_disk_are_read_and_padding_is_counted(tmp_path):
-    rows = [{"prompt": "a" * 34, "completion": "b" * 34}] * 30 + [{"messages": [{"role": "user", "content": "c" * 680}]}] * 2
+    rows = [{"prompt": "a" * 34, "completion": "b" * 34}] * 30 + [
+        {"messages": [{"role": "user", "content": "c" * 680}]}
+    ] * 2
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     given = {"model_name_or_path": "meta-llama/Llama-2-7b-hf", "rows": str(tmp_path), "rows_per_step": 8, "num_train_epochs": 2, "max_length": 100,
              "per_device_train_batch_size": 2, "bf16": True}  # fmt: skip
     for packing, steps, computed in (("isolated", 2 * 1, 100), ("none", 2 * 4, pytest.approx(25, abs=5))):
         (tmp_path / "run.yaml").write_text(yaml.safe_dump({**given, "packing": packing}))
-        r = run("--config", str(tmp_path / "run.yaml"), "--accelerate", "accelerate_configs/single_gpu.yaml", "--gpu", "h100")
-        assert (r.steps, r.computed) == (steps, computed) and r.tokens == pytest.approx(2 * (30 * 20 + 2 * 100)), "longer rows are cut"
+        r = run(
+            "--config",
+            str(tmp_path / "run.yaml"),
+            "--accelerate",
+            "accelerate_configs/single_gpu.yaml",
+            "--gpu",
+            "h100",
+        )
+        assert (r.steps, r.computed) == (steps, computed) and r.tokens == pytest.approx(
+            2 * (30 * 20 + 2 * 100)
+        ), "longer rows are cut"
 
 
 def test_rows_that_are_none_are_named_and_not_quoted(tmp_path):
-    (tmp_path / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a note", "completion": 3}\n')
+    (tmp_path / "train.jsonl").write_text(
+        '{"prompt": "a", "completion": "b"}\n{"prompt": "a note", "completion": 3}\n'
+    )
     with pytest.raises(plan.Refused, match=r"train.jsonl: line 2 is no row \(TypeError\). Next") as refused:
         plan.read_rows(tmp_path, SimpleNamespace(rows=None), False)
     assert "note" not in str(refused.value)
@@ -337,11 +465,15 @@ def test_bad_input_is_one_sentence(changes, sentence, monkeypatch):
     arguments = dict(zip(ARTICLE[::2], ARTICLE[1::2], strict=True)) | changes
     with pytest.raises(plan.Refused) as refused:
         plan.main(*plan.make_parser().parse_known_args([part for pair in arguments.items() for part in pair]))
-    assert sentence in str(refused.value) and "Next: " in str(refused.value) and "\n" not in str(refused.value)
+    assert (
+        sentence in str(refused.value) and "Next: " in str(refused.value) and "\n" not in str(refused.value)
+    )
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 4, "vocab_size": 100}')
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 4, "vocab_size": 100}'
+    )
     with pytest.raises(plan.Refused, match="no layers like LLaMA's"):
         plan.read_shape(str(tmp_path))
 
@@ -349,7 +481,9 @@ def test_a_model_of_another_kind_is_refused(tmp_path):
 # ---------------------------------------------------------------- the sweep
 def test_the_sweep_draws_and_writes_what_it_draws(tmp_path, capsys):
     configs = ["recipes/configs/pretrain_13b.yaml", "recipes/configs/pretrain_70b.yaml"]
-    assert plan.PLANNED in said(capsys, "--config", *configs, "--gpu", "a100-80", "--sweep", str(tmp_path / "out"))
+    assert plan.PLANNED in said(
+        capsys, "--config", *configs, "--gpu", "a100-80", "--sweep", str(tmp_path / "out")
+    )
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["sweep.csv", "sweep.png"]
     assert (tmp_path / "out/sweep.png").read_bytes()[:4] == b"\x89PNG"
     rows = list(csv.DictReader((tmp_path / "out/sweep.csv").open()))
@@ -361,6 +495,13 @@ def test_the_sweep_draws_and_writes_what_it_draws(tmp_path, capsys):
         memory = [float(row["memory_gb ZeRO-3"]) for row in fast]
         hours = [float(row["hours_network_hidden"]) for row in fast if row["hours_network_hidden"]]
         assert memory == sorted(memory, reverse=True) and hours == sorted(hours, reverse=True)
-    limited = [(row["model"][-6:-3], row["network_gbit_per_node"], int(row["gpus"])) for row in rows if row["limit"] == "network"]
+    limited = [
+        (row["model"][-6:-3], row["network_gbit_per_node"], int(row["gpus"]))
+        for row in rows
+        if row["limit"] == "network"
+    ]
     assert not [row for row in limited if row[1] == "1600"], "eight cards of 200 Gb/s are enough for both"
-    assert min(row[2] for row in limited if row[0] == "70b") == 32 and min(row[2] for row in limited if row[0] == "13b") == 64
+    assert (
+        min(row[2] for row in limited if row[0] == "70b") == 32
+        and min(row[2] for row in limited if row[0] == "13b") == 64
+    )

@@ -10,7 +10,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from tests.lab import PRETRAIN, ROOT, SFT, build_lab, recipe, run_json, weights
 
-SHAPE = LlamaConfig(vocab_size=512, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4)
+SHAPE = LlamaConfig(
+    vocab_size=512, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4
+)
 
 
 @pytest.fixture
@@ -36,7 +38,9 @@ def share_moved(dtype, optimizer, learning_rate=1e-5, steps=20, **settings):
         model(ids, labels=ids).loss.backward()
         step.step()
         step.zero_grad()
-    changed = sum((weight != old).sum().item() for weight, old in zip(model.parameters(), before, strict=True))
+    changed = sum(
+        (weight != old).sum().item() for weight, old in zip(model.parameters(), before, strict=True)
+    )
     return changed / sum(weight.numel() for weight in before)
 
 
@@ -49,34 +53,53 @@ def test_share_of_weights_that_move():
         f"moved after 20 steps at 1e-5: float32 {kept:.3f}, bf16 {rounded:.3f}, bf16 8-bit {nearest:.3f}, with stochastic rounding {stochastic:.3f}"
     )
     assert kept > 0.99 and rounded < 0.2 and nearest < 0.2 and stochastic > 0.5
-    assert share_moved(torch.bfloat16, torch.optim.AdamW, learning_rate=1e-3) > 0.9, "the trap is the small step"
+    assert share_moved(torch.bfloat16, torch.optim.AdamW, learning_rate=1e-3) > 0.9, (
+        "the trap is the small step"
+    )
 
 
 def arguments(folder, **changes):
-    return TrainingArguments(**{"output_dir": str(folder), "use_cpu": True, "learning_rate": 8e-6, "optim": "adamw_torch", **changes})
+    return TrainingArguments(
+        **{
+            "output_dir": str(folder),
+            "use_cpu": True,
+            "learning_rate": 8e-6,
+            "optim": "adamw_torch",
+            **changes,
+        }
+    )
 
 
 @pytest.mark.guarantee("Training", "Steps that would be lost in the rounding of 16-bit weights are refused.")
 def test_what_is_refused(guard, tmp_path, monkeypatch):
     model = LlamaForCausalLM(SHAPE).to(torch.bfloat16)
     with pytest.raises(
-        guard.Refused, match=r"at learning_rate 8e-06 only \d+ % of the torch.bfloat16 weights would move. Next: dtype float32"
+        guard.Refused,
+        match=r"at learning_rate 8e-06 only \d+ % of the torch.bfloat16 weights would move. Next: dtype float32",
     ):
         guard.check_precision(model, arguments(tmp_path))
     with pytest.raises(guard.Refused, match="would move"):
         guard.check_precision(model, arguments(tmp_path, optim="adamw_torch_8bit"))
     with pytest.raises(guard.Refused, match="would move"):
-        guard.check_precision(model, arguments(tmp_path, optim="adamw_torch_8bit", optim_args="bf16_stochastic_round=False"))
+        guard.check_precision(
+            model, arguments(tmp_path, optim="adamw_torch_8bit", optim_args="bf16_stochastic_round=False")
+        )
 
-    guard.check_precision(model, arguments(tmp_path, optim="adamw_torch_8bit", optim_args="bf16_stochastic_round=True"))
+    guard.check_precision(
+        model, arguments(tmp_path, optim="adamw_torch_8bit", optim_args="bf16_stochastic_round=True")
+    )
     guard.check_precision(model, arguments(tmp_path, learning_rate=1e-3))
-    guard.check_precision(model, arguments(tmp_path, learning_rate=0.0))  # the base of a mixture study: nothing is to move
+    guard.check_precision(
+        model, arguments(tmp_path, learning_rate=0.0)
+    )  # the base of a mixture study: nothing is to move
     guard.check_precision(LlamaForCausalLM(SHAPE), arguments(tmp_path, bf16=True))
     adapter = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"]))
     assert {weight.dtype for weight in adapter.parameters() if weight.requires_grad} == {torch.float32}
     guard.check_precision(adapter, arguments(tmp_path))
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    guard.check_precision(LlamaForCausalLM(SHAPE).to(torch.bfloat16), arguments(tmp_path, optim="adamw_torch"))
+    guard.check_precision(
+        LlamaForCausalLM(SHAPE).to(torch.bfloat16), arguments(tmp_path, optim="adamw_torch")
+    )
 
 
 def test_recipes_at_the_articles_learning_rate(tmp_path_factory):
@@ -93,14 +116,28 @@ def test_recipes_at_the_articles_learning_rate(tmp_path_factory):
     said = recipe(lab, "pretrain", {**low, "output_dir": "refused"})
     assert said and "would move" in said and not (lab / "refused" / "ledger.jsonl").exists()
 
-    rounded = {"optim": "adamw_torch_8bit", "optim_args": "bf16_stochastic_round=True", "output_dir": "rounded"}
+    rounded = {
+        "optim": "adamw_torch_8bit",
+        "optim_args": "bf16_stochastic_round=True",
+        "output_dir": "rounded",
+    }
     assert recipe(lab, "pretrain", {**low, **rounded}) is None
     start, end = weights(lab / "base"), weights(lab / "rounded")
-    assert end["model.norm.weight"].dtype == torch.bfloat16 and run_json(lab / "rounded")["status"] == "complete"
-    moved = [(end[key] != start[key].to(torch.bfloat16)).float().mean().item() for key in start if start[key].dim() == 2]
+    assert (
+        end["model.norm.weight"].dtype == torch.bfloat16 and run_json(lab / "rounded")["status"] == "complete"
+    )
+    moved = [
+        (end[key] != start[key].to(torch.bfloat16)).float().mean().item()
+        for key in start
+        if start[key].dim() == 2
+    ]
     assert sum(moved) / len(moved) > 0.4
 
     chat = {**SFT, "dtype": "bfloat16", "learning_rate": 1e-5, "output_dir": "adapter_low"}
     assert recipe(lab, "sft", chat) is None
     adapter = weights(lab / "adapter_low")
-    assert all(weight.dtype == torch.float32 and weight.abs().max() > 0 for key, weight in adapter.items() if "lora" in key)
+    assert all(
+        weight.dtype == torch.float32 and weight.abs().max() > 0
+        for key, weight in adapter.items()
+        if "lora" in key
+    )

@@ -40,9 +40,16 @@ def lab(tmp_path_factory):
     """backbone (no weights), model (with weights), blocks, rows (the last one has two turns), task_rows."""
     root = tmp_path_factory.mktemp("preflight")
     write_documents(root / "documents")
-    backbone.main(["--documents", str(root / "documents"), "--out", str(root / "backbone"), "--vocab_size", "400"])
+    backbone.main(
+        ["--documents", str(root / "documents"), "--out", str(root / "backbone"), "--vocab_size", "400"]
+    )
     (root / "mixture.yaml").write_text(yaml.safe_dump(MIXTURE))
-    arguments = {"documents": "documents", "tokenizer": "backbone", "mixture": "mixture.yaml", "out": "blocks"}
+    arguments = {
+        "documents": "documents",
+        "tokenizer": "backbone",
+        "mixture": "mixture.yaml",
+        "out": "blocks",
+    }
     build_blocks.main([text for name, path in arguments.items() for text in (f"--{name}", str(root / path))])
     shutil.copytree(root / "backbone", root / "model")
     torch.manual_seed(0)
@@ -50,9 +57,18 @@ def lab(tmp_path_factory):
     common = {"task": "t", "scoring": "none", "source": "s", "license": "CC0"}
     for folder, talks in (("rows", [TALK * 2]), ("task_rows", [])):
         for split in ("train", "validation"):
-            rows = [{"prompt": f"Is fever {i} given?\n", "completion": "yes" if i % 2 else "no"} for i in range(40)]
-            rows = [{"id": f"{split}{i}", "split": split, "access": "gated", **common, **row} for i, row in enumerate(rows)]
-            rows += [{"id": "talk", "split": split, "access": "gated", **common, "messages": talk} for talk in talks]
+            rows = [
+                {"prompt": f"Is fever {i} given?\n", "completion": "yes" if i % 2 else "no"}
+                for i in range(40)
+            ]
+            rows = [
+                {"id": f"{split}{i}", "split": split, "access": "gated", **common, **row}
+                for i, row in enumerate(rows)
+            ]
+            rows += [
+                {"id": "talk", "split": split, "access": "gated", **common, "messages": talk}
+                for talk in talks
+            ]
             write_jsonl(root / folder / f"{split}.jsonl", rows)
         (root / folder / "manifest.json").write_text(json.dumps({"access": "gated", "licenses": ["CC0"]}))
     return root
@@ -71,13 +87,18 @@ def inspect(lab, preflight, monkeypatch):
 
     def call(stage, changes=None, *arguments):
         Path("run.yaml").write_text(yaml.safe_dump({**CONFIGS[stage], **(changes or {})}))
-        return preflight.inspect(*preflight.make_parser().parse_known_args(["--config", "run.yaml", *arguments]))
+        return preflight.inspect(
+            *preflight.make_parser().parse_known_args(["--config", "run.yaml", *arguments])
+        )
 
     return call
 
 
 def said(report):
-    return "\n".join(f"{check}: {what} Next: {change} Where: {where}" for (check, what, change), where in report.failures.items())
+    return "\n".join(
+        f"{check}: {what} Next: {change} Where: {where}"
+        for (check, what, change), where in report.failures.items()
+    )
 
 
 def assert_only(report, check, *texts):
@@ -100,7 +121,9 @@ def test_what_is_right_passes(inspect, preflight, stage, changes):
     assert not Path(CONFIGS[stage]["output_dir"]).exists(), "nothing is written"
     texts = "".join(shown)
     if stage == "pretrain":
-        assert "</s>⟧" in texts and ("⟦<s>" in texts) == (changes.get("packing") == "concat"), "isolated, none predicts its own beginning"
+        assert "</s>⟧" in texts and ("⟦<s>" in texts) == (changes.get("packing") == "concat"), (
+            "isolated, none predicts its own beginning"
+        )
     elif changes.get("assistant_only_loss", True):
         assert "no</s>⟧" in texts and "⟦Is fever" not in texts
 
@@ -147,9 +170,18 @@ def family(lab, tmp_path):
         tokenizer.chat_template = template
         tokenizer.save_pretrained(tmp_path / "family")
         LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
         ).save_pretrained(tmp_path / "family")
-        return {"model_name_or_path": str(tmp_path / "family"), "chat_template_path": None, "pad_token": "<end_of_turn>", "max_length": 512}
+        return {
+            "model_name_or_path": str(tmp_path / "family"),
+            "chat_template_path": None,
+            "pad_token": "<end_of_turn>",
+            "max_length": 512,
+        }
 
     return make
 
@@ -170,7 +202,12 @@ def test_formats_of_today_pass(inspect, family, template, tokens):
 
 # ---------------------------------------------------------------- what is wrong in a template or tokenizer
 def test_padding_with_eos(inspect):
-    assert_only(inspect("sft", {"pad_token": "</s>"})[0], "padding", "no token to pad with but EOS", "pad_token with a reserved one")
+    assert_only(
+        inspect("sft", {"pad_token": "</s>"})[0],
+        "padding",
+        "no token to pad with but EOS",
+        "pad_token with a reserved one",
+    )
 
 
 @pytest.mark.parametrize(
@@ -205,9 +242,14 @@ def test_a_template_that_renders_bos_for_every_message(inspect, family):
 
 
 def test_a_tokenizer_that_adds_no_bos_to_examples(inspect, family):
-    changes = {key: value for key, value in family(None, adds_bos=False).items() if key != "chat_template_path"}
+    changes = {
+        key: value for key, value in family(None, adds_bos=False).items() if key != "chat_template_path"
+    }
     assert_only(
-        inspect("finetune_task", changes)[0], "bos", "a row does not begin with BOS", "the prompt for evaluation begins with no BOS"
+        inspect("finetune_task", changes)[0],
+        "bos",
+        "a row does not begin with BOS",
+        "the prompt for evaluation begins with no BOS",
     )
 
 
@@ -216,7 +258,11 @@ def test_a_prompt_that_does_not_end_where_a_token_ends(inspect, lab):
     for split in ("train", "validation"):
         write_jsonl(lab / "joined" / f"{split}.jsonl", rows)
     (lab / "joined" / "manifest.json").write_text(json.dumps({"access": "public"}))
-    assert_only(inspect("finetune_task", {"rows": "joined"})[0], "prompt", "the prompt for evaluation is not what stands before the answer")
+    assert_only(
+        inspect("finetune_task", {"rows": "joined"})[0],
+        "prompt",
+        "the prompt for evaluation is not what stands before the answer",
+    )
 
 
 def test_the_tokenizer_that_is_saved_renders_otherwise(inspect, preflight, monkeypatch):
@@ -228,7 +274,9 @@ def test_the_tokenizer_that_is_saved_renders_otherwise(inspect, preflight, monke
         return tokenizer
 
     monkeypatch.setattr(preflight, "AutoTokenizer", SimpleNamespace(from_pretrained=other))
-    assert_only(inspect("sft")[0], "prompt", "the prompt for a server", "the prompt for generate", "token 0: ")
+    assert_only(
+        inspect("sft")[0], "prompt", "the prompt for a server", "the prompt for generate", "token 0: "
+    )
 
 
 def test_evaluation_asks_as_the_harness_does(preflight):
@@ -237,23 +285,34 @@ def test_evaluation_asks_as_the_harness_does(preflight):
     for tokens in ({}, {"adds_bos": False}, {"bos": None, "eos": "<|im_end|>", "adds_bos": False}):
         tokenizer = make_tokenizer(**tokens)
         prefix = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        harness = SimpleNamespace(tokenizer=tokenizer, backend="causal", add_bos_token=None, prefix_token_id=prefix)
+        harness = SimpleNamespace(
+            tokenizer=tokenizer, backend="causal", add_bos_token=None, prefix_token_id=prefix
+        )
         for text in ("Which drug?", "<s>[INST] Which drug? [/INST]", "<|im_start|>user"):
             ids = preflight.evaluation_ids(tokenizer, text)
-            assert ids == HFLM.tok_batch_encode(harness, [text])[0][0].tolist() == HFLM.tok_encode(harness, text)
+            assert (
+                ids == HFLM.tok_batch_encode(harness, [text])[0][0].tolist() == HFLM.tok_encode(harness, text)
+            )
 
 
 # ---------------------------------------------------------------- what is wrong in the data
 def with_rows(lab, name, *rows):
     shutil.copytree(lab / "rows", lab / name, dirs_exist_ok=True)
     with (lab / name / "train.jsonl").open("a") as file:
-        file.writelines(json.dumps({"id": f"added{i}", "access": "gated", **row}) + "\n" for i, row in enumerate(rows))
+        file.writelines(
+            json.dumps({"id": f"added{i}", "access": "gated", **row}) + "\n" for i, row in enumerate(rows)
+        )
     return {"rows": name}
 
 
 def test_a_row_that_nobody_answers(inspect, lab):
     changes = with_rows(lab, "silent", {"messages": TALK[:1]}, {"messages": TALK})
-    assert_only(inspect("sft", changes)[0], "labels", "a row has no supervised token", "row added0 (silent/train.jsonl line 42)")
+    assert_only(
+        inspect("sft", changes)[0],
+        "labels",
+        "a row has no supervised token",
+        "row added0 (silent/train.jsonl line 42)",
+    )
 
 
 def test_bos_in_the_text_of_a_row(inspect, lab):
@@ -265,7 +324,12 @@ def test_too_many_rows_are_cut(inspect, lab):
     long = {"prompt": "Is the liver painful? " * 30, "completion": "yes"}
     changes = with_rows(lab, "long", long)
     report, _ = inspect("sft", changes)
-    assert_only(report, "truncation", "2.38 % of the rows are longer than max_length 128, 1 of them have no answer left", "row added0")
+    assert_only(
+        report,
+        "truncation",
+        "2.38 % of the rows are longer than max_length 128, 1 of them have no answer left",
+        "row added0",
+    )
     assert not inspect("sft", changes, "--max_truncated", "0.03")[0].failed()
     needed = said(report).split("Next: max_length ")[1].split(",")[0]
     assert not inspect("sft", {**changes, "max_length": int(needed)})[0].failed()
@@ -287,15 +351,24 @@ def test_the_first_and_the_last_row_are_among_a_sample(inspect, lab, preflight):
         ("bos", lambda ids: np.where(np.roll(ids, 1) == 1, 1, ids), "BOS stands twice"),
         ("eos", lambda ids: np.where(ids == 2, 5, ids), "a document does not end in EOS"),
         ("eos", lambda ids: np.where(np.roll(ids, 1) == 1, 2, ids), "EOS stands inside a document"),
-        ("vocabulary", lambda ids: np.where(ids == ids[3], 999, ids), "an id has no row in the embedding of 400"),
+        (
+            "vocabulary",
+            lambda ids: np.where(ids == ids[3], 999, ids),
+            "an id has no row in the embedding of 400",
+        ),
     ],
 )
 def test_blocks_gone_wrong(inspect, monkeypatch, check, change, found):
-    pretrain, plain = importlib.import_module("pretrain"), importlib.import_module("pretrain").PackedBlocks.__init__
+    pretrain, plain = (
+        importlib.import_module("pretrain"),
+        importlib.import_module("pretrain").PackedBlocks.__init__,
+    )
 
     def changed(self, *args, **kwargs):
         plain(self, *args, **kwargs)
-        self.rows = self.rows.map(lambda row: {"input_ids": change(np.asarray(row["input_ids"]))}).with_format("numpy")
+        self.rows = self.rows.map(
+            lambda row: {"input_ids": change(np.asarray(row["input_ids"]))}
+        ).with_format("numpy")
 
     monkeypatch.setattr(pretrain.PackedBlocks, "__init__", changed)
     assert_only(inspect("pretrain")[0], check, found, "block ", "of train/")
@@ -305,7 +378,12 @@ def test_blocks_gone_wrong(inspect, monkeypatch, check, change, found):
 def test_blocks_of_another_tokenizer(inspect, lab):
     backbone.main(["--documents", str(lab / "documents"), "--out", str(lab / "other"), "--vocab_size", "420"])
     report, _ = inspect("pretrain", {"model_name_or_path": "other"})
-    assert_only(report, "vocabulary", "the tokenizer of other is not the one that made blocks", "data_prep.build_blocks --tokenizer other")
+    assert_only(
+        report,
+        "vocabulary",
+        "the tokenizer of other is not the one that made blocks",
+        "data_prep.build_blocks --tokenizer other",
+    )
     config = json.loads((lab / "other" / "tokenizer_config.json").read_text())
     shutil.copy(lab / "backbone" / "tokenizer.json", lab / "other")
     (lab / "other" / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "<unk>"}))
@@ -317,8 +395,15 @@ def test_ids_beyond_the_embedding(inspect, lab):
     shutil.copytree(lab / "backbone", lab / "small", dirs_exist_ok=True)
     LlamaConfig.from_pretrained(lab / "backbone", vocab_size=300).save_pretrained(lab / "small")
     report, _ = inspect("sft", {"model_name_or_path": "small"})
-    assert_only(report, "vocabulary", "an id has no row in the embedding of 300", "the tokenizer has 400 tokens, the embedding 300 rows")
-    LlamaForCausalLM(LlamaConfig.from_pretrained(lab / "backbone", vocab_size=390)).save_pretrained(lab / "small")
+    assert_only(
+        report,
+        "vocabulary",
+        "an id has no row in the embedding of 300",
+        "the tokenizer has 400 tokens, the embedding 300 rows",
+    )
+    LlamaForCausalLM(LlamaConfig.from_pretrained(lab / "backbone", vocab_size=390)).save_pretrained(
+        lab / "small"
+    )
     LlamaConfig.from_pretrained(lab / "backbone").save_pretrained(lab / "small")
     report, _ = inspect("sft", {"model_name_or_path": "small"})
     assert_only(report, "vocabulary", "model.embed_tokens.weight has 390 rows, config.json says 400")
@@ -334,7 +419,9 @@ def blind(module, query, key, value, attention_mask, **kwargs):
 def test_attention_that_leaks(inspect, stage):
     AttentionInterface.register("blind", blind)
     assert_only(
-        inspect(stage, {"packing": "isolated", "attn_implementation": "blind"})[0], "packing", "blind lets packed documents see each other"
+        inspect(stage, {"packing": "isolated", "attn_implementation": "blind"})[0],
+        "packing",
+        "blind lets packed documents see each other",
     )
 
 
@@ -385,7 +472,9 @@ def test_documents_that_are_no_rows(inspect, preflight, monkeypatch):
 
     def shifted(dataset, *args):
         return plain(dataset, *args).map(
-            lambda row: {"seq_lengths": [row["seq_lengths"][0] + 1, row["seq_lengths"][1] - 1, *row["seq_lengths"][2:]]}
+            lambda row: {
+                "seq_lengths": [row["seq_lengths"][0] + 1, row["seq_lengths"][1] - 1, *row["seq_lengths"][2:]]
+            }
         )
 
     monkeypatch.setattr(trl_sft, "pack_dataset", shifted)
@@ -394,7 +483,11 @@ def test_documents_that_are_no_rows(inspect, preflight, monkeypatch):
 
 # ---------------------------------------------------------------- what is wrong in settings and machine
 @pytest.mark.parametrize(
-    ("model", "origin"), [("backbone", "no weights here, random ones (initializer_range"), ("model", "weights: 24 stored tensors")]
+    ("model", "origin"),
+    [
+        ("backbone", "no weights here, random ones (initializer_range"),
+        ("model", "weights: 24 stored tensors"),
+    ],
 )
 @pytest.mark.guarantee("Before a run", "A learning rate that 16-bit weights lose stops a launch.")
 def test_a_learning_rate_that_16_bits_lose(inspect, model, origin):
@@ -469,7 +562,9 @@ def test_rows_that_say_less_than_their_manifest_are_not_shown(inspect, lab, mani
 def test_an_error_of_a_library_quotes_no_credentialed_row(inspect, lab, preflight, monkeypatch):
     shutil.copytree(lab / "task_rows", lab / "quoted", dirs_exist_ok=True)
     (lab / "quoted" / "manifest.json").write_text(json.dumps({"access": "credentialed"}))
-    monkeypatch.setattr(preflight, "keeping_whole", lambda kind, found: (_ for _ in ()).throw(ValueError("Is fever 0 given?")))
+    monkeypatch.setattr(
+        preflight, "keeping_whole", lambda kind, found: (_ for _ in ()).throw(ValueError("Is fever 0 given?"))
+    )
     report, shown = inspect("finetune_task", {"rows": "quoted"})
     assert_only(report, "inputs", "ValueError: its message may quote a credentialed row")
     assert "fever" not in said(report) + "".join(shown)
@@ -489,9 +584,15 @@ def test_the_machine_of_an_accelerate_file(inspect, lab):
     machine = ("--accelerate", "accelerate_configs/zero3_8gpu.yaml")
     report, _ = inspect("pretrain", low, *machine)
     assert not report.failed(), said(report)
-    assert report.looked["launch"].startswith("ranks: 8 (accelerate_configs/zero3_8gpu.yaml, judged on this cpu)")
+    assert report.looked["launch"].startswith(
+        "ranks: 8 (accelerate_configs/zero3_8gpu.yaml, judged on this cpu)"
+    )
     assert_only(inspect("pretrain", low)[0], "precision")
-    assert_only(inspect("pretrain", {**low, "tokens_per_step": 128}, *machine)[0], "inputs", "128 is no multiple of 256 = 8 ranks x 32")
+    assert_only(
+        inspect("pretrain", {**low, "tokens_per_step": 128}, *machine)[0],
+        "inputs",
+        "128 is no multiple of 256 = 8 ranks x 32",
+    )
     (lab / "accelerate_configs" / "zero3.json").write_text(json.dumps({"zero_optimisation": {"stage": 3}}))
     assert_only(inspect("pretrain", low, *machine)[0], "launch", "DeepSpeed does not know zero_optimisation")
 
@@ -517,20 +618,39 @@ def test_what_a_person_sees(lab, preflight, monkeypatch, capsys):
     with pytest.raises(preflight.Refused, match="seen.yaml: truncation, padding failed. Next: "):
         preflight.main(*preflight.make_parser().parse_known_args(arguments))
     lines = capsys.readouterr().out.splitlines()
-    assert "    <s>[INST] Is fever 0 given? [/INST]\033[32m no</s>\033[0m" in lines, "green is what is learned"
-    start = lines.index("truncation FAILED: 100 % of the rows are longer than max_length 20, 41 of them have no answer left")
-    assert [line.split()[0] for line in lines[start + 1 : start + 7]] == ["where", "row", "row", "and", "why", "change"]
+    assert "    <s>[INST] Is fever 0 given? [/INST]\033[32m no</s>\033[0m" in lines, (
+        "green is what is learned"
+    )
+    start = lines.index(
+        "truncation FAILED: 100 % of the rows are longer than max_length 20, 41 of them have no answer left"
+    )
+    assert [line.split()[0] for line in lines[start + 1 : start + 7]] == [
+        "where",
+        "row",
+        "row",
+        "and",
+        "why",
+        "change",
+    ]
     table = {line.split()[0]: line.split()[1] for line in lines[-len(preflight.WHY) :]}
-    assert list(table) == list(preflight.WHY) and [name for name in table if table[name] == "FAILED"] == ["truncation", "padding"]
+    assert list(table) == list(preflight.WHY) and [name for name in table if table[name] == "FAILED"] == [
+        "truncation",
+        "padding",
+    ]
 
 
 def test_it_runs_from_a_copy(lab, preflight, tmp_path, monkeypatch, capsys):
     """As `python preflight.py --config ... --stage my_sft` beside a recipe that was copied and renamed."""
-    config = {**CONFIGS["sft"], **{key: str(lab / CONFIGS["sft"][key]) for key in ("model_name_or_path", "rows")}}
+    config = {
+        **CONFIGS["sft"],
+        **{key: str(lab / CONFIGS["sft"][key]) for key in ("model_name_or_path", "rows")},
+    }
     argv = [*copied(tmp_path, "sft", config), "--stage", "my_sft"]
     shutil.copy(ROOT / "recipes/preflight.py", tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *(entry for entry in sys.path if Path(entry or ".").resolve() != ROOT)])
+    monkeypatch.setattr(
+        sys, "path", [str(tmp_path), *(entry for entry in sys.path if Path(entry or ".").resolve() != ROOT)]
+    )
     for more, expected in (
         ([], None),
         (["--max_length", "20"], "truncation failed. Next: "),
@@ -552,7 +672,9 @@ def test_ranks_that_differ_are_named(preflight):
     preflight.compare_ranks([alike, alike, alike], report)
     assert not report.failed() and report.looked["ranks"] == "2 versions and files of 3 ranks"
     preflight.compare_ranks([alike, alike | {"torch": "2.12.0"}, {"torch": "2.13.0"}], report)
-    assert_only(report, "ranks", "torch differs", "rank 1: 2.12.0, rank 0: 2.13.0", "rank 2: missing, rank 0: aa")
+    assert_only(
+        report, "ranks", "torch differs", "rank 1: 2.12.0, rank 0: 2.13.0", "rank 2: missing, rank 0: aa"
+    )
 
 
 @pytest.mark.parametrize("alike", [True, False])
@@ -583,9 +705,15 @@ def test_two_ranks(lab, preflight, monkeypatch, tmp_path, alike):
                 }
                 torch.set_num_threads(1)  # the others were not forked with it
                 os.chdir(folder)
-                Path("two.yaml").write_text(yaml.safe_dump({**CONFIGS["sft"], "chat_template_path": "two.jinja", "rows_per_step": 4}))
+                Path("two.yaml").write_text(
+                    yaml.safe_dump({**CONFIGS["sft"], "chat_template_path": "two.jinja", "rows_per_step": 4})
+                )
                 try:
-                    preflight.main(*preflight.make_parser().parse_known_args(["--config", "two.yaml", "--world_size", "2"]))
+                    preflight.main(
+                        *preflight.make_parser().parse_known_args(
+                            ["--config", "two.yaml", "--world_size", "2"]
+                        )
+                    )
                     code = 0
                 except preflight.Refused as error:
                     print(error)
@@ -597,6 +725,12 @@ def test_two_ranks(lab, preflight, monkeypatch, tmp_path, alike):
     first, second = ((tmp_path / f"rank{rank}").read_text() for rank in (0, 1))
     assert codes == ([0, 0] if alike else [1, 1]), first + second
     if alike:
-        assert "versions and files of 2 ranks" in first and "ranks: 2 (cpu)" in first and "verdict" not in second
+        assert (
+            "versions and files of 2 ranks" in first and "ranks: 2 (cpu)" in first and "verdict" not in second
+        )
     else:
-        assert "ranks FAILED: two.jinja differs" in first and "rank 1: " in first and "two.yaml: ranks failed" in second
+        assert (
+            "ranks FAILED: two.jinja differs" in first
+            and "rank 1: " in first
+            and "two.yaml: ranks failed" in second
+        )

@@ -29,14 +29,24 @@ def lab(tmp_path_factory):
 
 def test_pretrain_writes_a_model_and_a_complete_record(lab):
     record = run_json(lab / "base")
-    assert record["status"] == "complete" and record["access"] == "gated" and record["arguments"]["tokens_per_step"] == 128
-    assert record["metrics"]["eval_general_loss"] > 0 and record["peak_memory_bytes"] > 1e7 and record["steps"] == len(losses(lab / "base"))
+    assert (
+        record["status"] == "complete"
+        and record["access"] == "gated"
+        and record["arguments"]["tokens_per_step"] == 128
+    )
+    assert (
+        record["metrics"]["eval_general_loss"] > 0
+        and record["peak_memory_bytes"] > 1e7
+        and record["steps"] == len(losses(lab / "base"))
+    )
     assert losses(lab / "base")[-1] < losses(lab / "base")[0]
     validation = json.loads((lab / "base" / "validation.json").read_text())
     for domain, blocks in validation.items():
         mean = sum(blocks["nll"]) / sum(blocks["tokens"])
         assert record["metrics"][f"eval_{domain}_loss"] == pytest.approx(mean), "weighted by tokens"
-    assert AutoModelForCausalLM.from_pretrained(lab / "base").config.vocab_size == len(AutoTokenizer.from_pretrained(lab / "base"))
+    assert AutoModelForCausalLM.from_pretrained(lab / "base").config.vocab_size == len(
+        AutoTokenizer.from_pretrained(lab / "base")
+    )
 
 
 @pytest.mark.guarantee("Training", "Validation loss does not change with the batch size.")
@@ -45,7 +55,13 @@ def test_validation_loss_does_not_change_with_the_batch_size(lab):
         recipe(
             lab,
             "pretrain",
-            {**PRETRAIN, "output_dir": f"batch{size}", "per_device_eval_batch_size": size, "max_steps": 1, "save_strategy": "no"},
+            {
+                **PRETRAIN,
+                "output_dir": f"batch{size}",
+                "per_device_eval_batch_size": size,
+                "max_steps": 1,
+                "save_strategy": "no",
+            },
         )
     one, seven = (run_json(lab / f"batch{size}")["metrics"] for size in (1, 7))
     for domain in MIXTURE["ratio"]:
@@ -56,13 +72,20 @@ def test_validation_loss_does_not_change_with_the_batch_size(lab):
 @pytest.mark.guarantee("Training", "Reported validation losses are those of each document alone.")
 def test_validation_is_of_documents_that_do_not_see_each_other(lab):
     """The losses that a run reports, against those of each document alone."""
-    model, held_out = LlamaForCausalLM.from_pretrained(lab / "base").eval(), json.loads((lab / "base" / "validation.json").read_text())
+    model, held_out = (
+        LlamaForCausalLM.from_pretrained(lab / "base").eval(),
+        json.loads((lab / "base" / "validation.json").read_text()),
+    )
     manifest = json.loads((lab / "blocks" / "manifest.json").read_text())
     for domain, found in held_out.items():
         nll, tokens = [], []
-        for file in (o["path"] for o in manifest["outputs"] if (o["split"], o["domain"]) == ("validation", domain)):
+        for file in (
+            o["path"] for o in manifest["outputs"] if (o["split"], o["domain"]) == ("validation", domain)
+        ):
             for block in datasets.Dataset.from_file(str(lab / "blocks" / file)):
-                parts = torch.tensor(block["input_ids"][: sum(block["seq_lengths"])]).split(block["seq_lengths"])
+                parts = torch.tensor(block["input_ids"][: sum(block["seq_lengths"])]).split(
+                    block["seq_lengths"]
+                )
                 alone = [(part[None], len(part) - 1) for part in parts if len(part) > 1]
                 with torch.no_grad():
                     nll.append(sum(float(model(ids, labels=ids).loss) * count for ids, count in alone))
@@ -73,7 +96,10 @@ def test_validation_is_of_documents_that_do_not_see_each_other(lab):
 def test_a_complete_run_is_left_alone(lab, capsys):
     before = (lab / "base" / "model.safetensors").stat().st_mtime_ns
     assert recipe(lab, "pretrain", PRETRAIN) is None
-    assert "already complete" in capsys.readouterr().out and (lab / "base" / "model.safetensors").stat().st_mtime_ns == before
+    assert (
+        "already complete" in capsys.readouterr().out
+        and (lab / "base" / "model.safetensors").stat().st_mtime_ns == before
+    )
 
 
 def test_the_step_is_the_yamls_and_the_micro_batch_the_machines(lab):
@@ -81,11 +107,20 @@ def test_the_step_is_the_yamls_and_the_micro_batch_the_machines(lab):
     micro, blocks = {}, json.loads((lab / "blocks" / "manifest.json").read_text())["order"]["blocks"]
     assert blocks % 6
     for limit in (1, 4, 8):
-        config = {**PRETRAIN, "tokens_per_step": 6 * 32, "per_device_train_batch_size": limit, "output_dir": f"limit{limit}"}
+        config = {
+            **PRETRAIN,
+            "tokens_per_step": 6 * 32,
+            "per_device_train_batch_size": limit,
+            "output_dir": f"limit{limit}",
+        }
         assert recipe(lab, "pretrain", config) is None
         record = run_json(lab / f"limit{limit}")
-        micro[limit] = [record["arguments"][key] for key in ("per_device_train_batch_size", "gradient_accumulation_steps")]
-        assert (record["steps"], record["left_over_blocks"]) == divmod(blocks, 6) and record["ledger"]["rows"] == blocks // 6 * 6
+        micro[limit] = [
+            record["arguments"][key] for key in ("per_device_train_batch_size", "gradient_accumulation_steps")
+        ]
+        assert (record["steps"], record["left_over_blocks"]) == divmod(blocks, 6) and record["ledger"][
+            "rows"
+        ] == blocks // 6 * 6
     assert micro == {1: [1, 6], 4: [3, 2], 8: [6, 1]}
     assert ledger(lab / "limit1") == ledger(lab / "limit4") == ledger(lab / "limit8")
     for limit in (4, 8):
@@ -108,7 +143,9 @@ def recipes(monkeypatch):
     ],
 )
 def test_micro_batch_and_accumulation(recipes, tokens, ranks, length, limit, split):
-    arguments = SimpleNamespace(world_size=ranks, per_device_train_batch_size=limit, gradient_accumulation_steps=1)
+    arguments = SimpleNamespace(
+        world_size=ranks, per_device_train_batch_size=limit, gradient_accumulation_steps=1
+    )
     assert recipes["run_guard"].split_step("tokens_per_step", tokens, length, arguments) == tokens
     assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == split
 
@@ -116,7 +153,8 @@ def test_micro_batch_and_accumulation(recipes, tokens, ranks, length, limit, spl
 def test_sizes_that_do_not_divide_are_refused_with_those_that_do(recipes):
     arguments = SimpleNamespace(world_size=160, per_device_train_batch_size=2, gradient_accumulation_steps=1)
     with pytest.raises(
-        recipes["run_guard"].Refused, match="tokens_per_step 10000000 is no multiple of 655360 = 160 ranks x 4096. .* 9830400 or 10485760"
+        recipes["run_guard"].Refused,
+        match="tokens_per_step 10000000 is no multiple of 655360 = 160 ranks x 4096. .* 9830400 or 10485760",
     ):
         recipes["run_guard"].split_step("tokens_per_step", 10_000_000, 4096, arguments)
     with pytest.raises(recipes["run_guard"].Refused, match="Next: rows_per_step 160, or other ranks"):
@@ -125,27 +163,48 @@ def test_sizes_that_do_not_divide_are_refused_with_those_that_do(recipes):
 
 
 def test_epochs_of_a_task_follow_from_its_rows(recipes):
-    assert [recipes["finetune_task"].article_epochs(rows) for rows in (1, 9_999, 10_000, 182_822)] == [5, 5, 3, 3]
+    assert [recipes["finetune_task"].article_epochs(rows) for rows in (1, 9_999, 10_000, 182_822)] == [
+        5,
+        5,
+        3,
+        3,
+    ]
 
 
 def test_sft_then_merge(lab):
     assert recipe(lab, "sft", SFT) is None
     record = run_json(lab / "adapter")
     assert record["tokens_seen"] > 100 and run_json(lab / "base")["tokens_seen"] > 1000
-    assert record["status"] == "complete" and record["access"] == "gated" and losses(lab / "adapter")[-1] < losses(lab / "adapter")[0]
+    assert (
+        record["status"] == "complete"
+        and record["access"] == "gated"
+        and losses(lab / "adapter")[-1] < losses(lab / "adapter")[0]
+    )
     assert not (lab / "adapter" / "model.safetensors").exists()
     assert recipe(lab, "merge_adapter", {"adapter": "adapter", "output_dir": "chat"}) is None
     parity = run_json(lab / "chat")["parity"]
-    assert parity["max_logit_difference"] < 1e-4 and parity["same_token"] == 1 and not (lab / "chat" / "unproven").exists()
+    assert (
+        parity["max_logit_difference"] < 1e-4
+        and parity["same_token"] == 1
+        and not (lab / "chat" / "unproven").exists()
+    )
     base, chat = (AutoModelForCausalLM.from_pretrained(lab / name).state_dict() for name in ("base", "chat"))
     moved = [key for key in base if not torch.equal(base[key], chat[key])]
     assert moved and all("q_proj" in key or "v_proj" in key for key in moved)
     tokenizer = AutoTokenizer.from_pretrained(lab / "chat")
     messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}] * 2
     rendered = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
-    ids, trained = rendered["input_ids"], [i for i, m in zip(rendered["input_ids"], rendered["assistant_masks"], strict=True) if m]
-    assert ids.count(tokenizer.bos_token_id) == 2 and trained.count(tokenizer.eos_token_id) == ids.count(tokenizer.eos_token_id) == 2
-    prompt = tokenizer.apply_chat_template(messages[:1], add_generation_prompt=True, return_dict=True)["input_ids"]
+    ids, trained = (
+        rendered["input_ids"],
+        [i for i, m in zip(rendered["input_ids"], rendered["assistant_masks"], strict=True) if m],
+    )
+    assert (
+        ids.count(tokenizer.bos_token_id) == 2
+        and trained.count(tokenizer.eos_token_id) == ids.count(tokenizer.eos_token_id) == 2
+    )
+    prompt = tokenizer.apply_chat_template(messages[:1], add_generation_prompt=True, return_dict=True)[
+        "input_ids"
+    ]
     assert ids[: len(prompt)] == prompt, "generation starts from the very tokens of training"
 
     shutil.copytree(lab / "base", lab / "base_kept")
@@ -170,7 +229,9 @@ def test_qlora_then_merge_into_the_unquantised_base(lab):
     assert run_json(lab / "qlora_merged")["parity"]["max_logit_difference"] < 1e-4
     base, merged, adapter = weights(lab / "even"), weights(lab / "qlora_merged"), weights(lab / "qlora")
     for key in base:
-        down, up = (adapter.get(f"base_model.model.{key.removesuffix('.weight')}.lora_{side}.weight") for side in "AB")
+        down, up = (
+            adapter.get(f"base_model.model.{key.removesuffix('.weight')}.lora_{side}.weight") for side in "AB"
+        )
         change = 0 if up is None else SFT_SCALE * up @ down
         assert torch.allclose(merged[key], base[key] + change, atol=1e-6), key
 
@@ -188,19 +249,29 @@ def test_full_instruction_tuning_on_packed_rows(lab):
         del config[key]
     assert recipe(lab, "sft", config) is None
     record = run_json(lab / "full")
-    assert losses(lab / "full")[-1] < losses(lab / "full")[0] and (lab / "full" / "model.safetensors").is_file()
+    assert (
+        losses(lab / "full")[-1] < losses(lab / "full")[0] and (lab / "full" / "model.safetensors").is_file()
+    )
     assert record["ledger"]["rows"] < 12 and record["tokens_seen"] > 400, "17 conversations in a few rows"
 
 
 def test_a_changed_row_or_template_is_another_run(lab):
     shutil.copytree(lab / "rows", lab / "rows_copy")
     shutil.copy(ROOT / "recipes/chat_template.jinja", lab / "template.jinja")
-    config = {**SFT, "rows": "rows_copy", "chat_template_path": "template.jinja", "output_dir": "templated", "max_steps": 1}
+    config = {
+        **SFT,
+        "rows": "rows_copy",
+        "chat_template_path": "template.jinja",
+        "output_dir": "templated",
+        "max_steps": 1,
+    }
     assert recipe(lab, "sft", config) is None and recipe(lab, "sft", config) is None
     for name in ("template.jinja", "rows_copy/train.jsonl"):
         before = (lab / name).read_text()
         (lab / name).write_text(
-            before + "\n" if name.endswith("jinja") else before + before.splitlines()[0].replace("train0", "more") + "\n"
+            before + "\n"
+            if name.endswith("jinja")
+            else before + before.splitlines()[0].replace("train0", "more") + "\n"
         )
         said = recipe(lab, "sft", config)
         assert said and f"differs in {name}" in said
@@ -220,7 +291,10 @@ def test_overwriting_removes_nothing_for_a_run_that_is_refused(lab):
     assert recipe(lab, "sft", config) is None
     (lab / "rows_whole" / "manifest.json").write_text("{}")
     assert "access is missing" in recipe(lab, "sft", config, "--overwrite", "true")
-    assert run_json(lab / "kept")["status"] == "complete" and (lab / "kept" / "adapter_model.safetensors").is_file()
+    assert (
+        run_json(lab / "kept")["status"] == "complete"
+        and (lab / "kept" / "adapter_model.safetensors").is_file()
+    )
 
 
 def test_finetune_task_keeps_the_best_checkpoint(lab):
@@ -251,13 +325,43 @@ def test_finetune_task_keeps_the_best_checkpoint(lab):
         ("pretrain", {**PRETRAIN, "packing": "isolate", "output_dir": "new"}, (), "packing"),
         ("sft", {**SFT, "rows": "nowhere", "output_dir": "new"}, (), "nowhere"),
         ("sft", {**SFT, "rows": "bad_rows", "output_dir": "new"}, (), "train.jsonl: line 2 is no row"),
-        ("sft", {**SFT, "model_name_or_path": "no/such/model", "output_dir": "new"}, (), "no/such/model: no model here"),
-        ("pretrain", {**PRETRAIN, "model_name_or_path": "documents", "output_dir": "new"}, (), "documents: no model here"),
-        ("finetune_task", {**TASK, "model_name_or_path": "no_such/model", "output_dir": "new"}, (), "no_such/model: We couldn't connect"),
-        ("sft", {**SFT, "model_name_or_path": "rows/nope", "output_dir": "new"}, (), "rows/nope: no model here"),
-        ("sft", {**SFT, "chat_template_path": "no.jinja", "output_dir": "new"}, (), "no.jinja: no such file. Next: check the paths"),
+        (
+            "sft",
+            {**SFT, "model_name_or_path": "no/such/model", "output_dir": "new"},
+            (),
+            "no/such/model: no model here",
+        ),
+        (
+            "pretrain",
+            {**PRETRAIN, "model_name_or_path": "documents", "output_dir": "new"},
+            (),
+            "documents: no model here",
+        ),
+        (
+            "finetune_task",
+            {**TASK, "model_name_or_path": "no_such/model", "output_dir": "new"},
+            (),
+            "no_such/model: We couldn't connect",
+        ),
+        (
+            "sft",
+            {**SFT, "model_name_or_path": "rows/nope", "output_dir": "new"},
+            (),
+            "rows/nope: no model here",
+        ),
+        (
+            "sft",
+            {**SFT, "chat_template_path": "no.jinja", "output_dir": "new"},
+            (),
+            "no.jinja: no such file. Next: check the paths",
+        ),
         ("sft", {**SFT, "lora_target_modules": ["q_prj"], "output_dir": "new"}, (), "q_prj"),
-        ("sft", {**SFT, "learning_rate": "fast", "output_dir": "new"}, (), "invalid float value: 'fast'. Next: correct it"),
+        (
+            "sft",
+            {**SFT, "learning_rate": "fast", "output_dir": "new"},
+            (),
+            "invalid float value: 'fast'. Next: correct it",
+        ),
         ("sft", {**PRETRAIN, "output_dir": "new"}, (), "sft_new.yaml"),
         ("sft", {**SFT, "output_dir": "new"}, ("--config", "bad.yaml"), "bad.yaml"),
         ("merge_adapter", {"adapter": "base", "output_dir": "new"}, (), "no adapter_config.json"),
@@ -265,7 +369,9 @@ def test_finetune_task_keeps_the_best_checkpoint(lab):
 )
 def test_wrong_input_is_one_sentence_before_the_first_step(lab, name, config, arguments, said):
     shutil.copytree(lab / "rows", lab / "bad_rows", dirs_exist_ok=True)
-    (lab / "bad_rows" / "train.jsonl").write_text('{"id": "a", "prompt": "p\\n", "completion": "c"}\n{"id": "a", "prompt": "p\\n"}\n')
+    (lab / "bad_rows" / "train.jsonl").write_text(
+        '{"id": "a", "prompt": "p\\n", "completion": "c"}\n{"id": "a", "prompt": "p\\n"}\n'
+    )
     (lab / "bad.yaml").write_text("rows: [")
     stopped = recipe(lab, name, config, *arguments)
     assert stopped and stopped.startswith("error: ") and said in stopped and len(stopped) < 800
@@ -282,7 +388,11 @@ def test_blocks_of_another_tokenizer_are_refused(lab):
 # ---------------------------------------------------------------- the files themselves
 def test_a_recipe_imports_nothing_local_but_the_guards():
     for path in (ROOT / "recipes" / name for name in (*RECIPES, "run_guard.py", "egress.py")):
-        local = re.findall(r"^\s*(?:from|import) (recipes|data_prep|evaluation|tests|run_guard|egress)\b", path.read_text(), re.M)
+        local = re.findall(
+            r"^\s*(?:from|import) (recipes|data_prep|evaluation|tests|run_guard|egress)\b",
+            path.read_text(),
+            re.M,
+        )
         assert local == {"run_guard.py": ["egress"], "egress.py": []}.get(path.name, ["run_guard"]), path.name
     assert (ROOT / "recipes" / "egress.py").read_bytes() == (ROOT / "data_prep" / "egress.py").read_bytes()
 

@@ -30,7 +30,14 @@ sys.path.insert(0, str(ROOT / "recipes"))
 import run_guard  # noqa: E402
 
 sys.path.pop(0)
-TRAINED = {"learning_rate": 8e-6, "lr_scheduler_type": "cosine", "weight_decay": 1e-5, "num_train_epochs": 1, "use_peft": False, "seed": 7}
+TRAINED = {
+    "learning_rate": 8e-6,
+    "lr_scheduler_type": "cosine",
+    "weight_decay": 1e-5,
+    "num_train_epochs": 1,
+    "use_peft": False,
+    "seed": 7,
+}
 
 
 def command(*arguments):
@@ -43,8 +50,12 @@ def command(*arguments):
 
 def finished(stage, folder, parent, reads, facts=(), **arguments):
     """A finished run as the recipes record it; what it took is invented."""
-    given = SimpleNamespace(**({} if stage == "merge_adapter" else TRAINED) | arguments, output_dir=str(folder))
-    run = run_guard.open_run(str(ROOT / f"recipes/{stage}.py"), [Path(path) for path in reads], parent, False, given)
+    given = SimpleNamespace(
+        **({} if stage == "merge_adapter" else TRAINED) | arguments, output_dir=str(folder)
+    )
+    run = run_guard.open_run(
+        str(ROOT / f"recipes/{stage}.py"), [Path(path) for path in reads], parent, False, given
+    )
     run["sessions"][0] |= {"machine": "NVIDIA A100-SXM4-80GB", "ranks": 8}
     run_guard.close_run(run, steps=1234, tokens_seen=56_789_012, metrics={"train_loss": 1.875}, **dict(facts))
     record = json.loads(Path(folder, "run.json").read_text())
@@ -62,9 +73,25 @@ def lab(tmp_path_factory):
                for name, domain, said in (("pmc", "biomedical", "per article"), ("redpajama", "general", "per slice, see the RedPajama-Data-1T page"))]  # fmt: skip
         for folder in ("clean", "blocks", "rows"):
             Path(folder).mkdir()
-        dropped = {"pmc": {"evaluation row (medqa, by words)": {"count": 37, "first": f"{root}/raw/x.xml: 5", "where": []}}}
+        dropped = {
+            "pmc": {
+                "evaluation row (medqa, by words)": {
+                    "count": 37,
+                    "first": f"{root}/raw/x.xml: 5",
+                    "where": [],
+                }
+            }
+        }
         facts = {"items": {"medqa": 1273}, "ids": {}, "missing": ["hoc"], "settings": {"report_only": False}}
-        write_manifest(Path("clean"), stage="clean_documents", arguments={}, inputs=raw, dropped=dropped, outputs=[], decontamination=facts)
+        write_manifest(
+            Path("clean"),
+            stage="clean_documents",
+            arguments={},
+            inputs=raw,
+            dropped=dropped,
+            outputs=[],
+            decontamination=facts,
+        )
         outputs = [{"path": "t.arrow", "split": split, "source": name, "domain": domain, "documents": n, "tokens": 1000 * n, "records": n}
                    for split in ("train", "validation") for name, domain, n in (("pmc", "biomedical", 83), ("redpajama", "general", 31))]  # fmt: skip
         domains = {
@@ -74,13 +101,29 @@ def lab(tmp_path_factory):
         write_manifest(Path("blocks"), stage="build_blocks", arguments={"documents": "clean", "tokenizer": str(root / "base")}, inputs=raw, dropped=dropped,
                        outputs=outputs, domains=domains, documents_sha256=sha256("clean/manifest.json"), document_licenses={"pmc": {"CC BY": 80, "CC0": 3}})  # fmt: skip
         finished("pretrain", "foundation", "Qwen/Qwen3-8B", ["blocks/manifest.json"], tokens_per_step=4096)
-        common = {"task": "instruction", "split": "train", "scoring": "none", "access": "public", "prompt": "a\n", "completion": "b"}
+        common = {
+            "task": "instruction",
+            "split": "train",
+            "scoring": "none",
+            "access": "public",
+            "prompt": "a\n",
+            "completion": "b",
+        }
         said = [("dolly", "CC-BY-SA-3.0")] * 19 + [("sharegpt", "Apache-2.0")] * 23
-        write_jsonl(Path("rows/train.jsonl"), [{"id": f"{i}", "source": s, "license": n, **common} for i, (s, n) in enumerate(said)])
+        write_jsonl(
+            Path("rows/train.jsonl"),
+            [{"id": f"{i}", "source": s, "license": n, **common} for i, (s, n) in enumerate(said)],
+        )
         write_manifest(Path("rows"), stage="build_instructions", arguments={"raw": "raw"}, inputs=[{**raw[0], "license": "CC-BY-SA-3.0"}], dropped={},
                        outputs=[], decontamination={"rule": "exact prompt", "removed": [{"id": "secret-row"}] * 5})  # fmt: skip
         finished(
-            "sft", "adapter", "foundation", ["rows/manifest.json", "rows/train.jsonl"], assistant_only_loss=True, use_peft=True, lora_r=48
+            "sft",
+            "adapter",
+            "foundation",
+            ["rows/manifest.json", "rows/train.jsonl"],
+            assistant_only_loss=True,
+            use_peft=True,
+            lora_r=48,
         )
         Path("adapter/adapter_config.json").write_text("{}")
         finished("merge_adapter", "chat", "adapter", [], {"parity": {"max_logit_difference": 3.25e-5}})
@@ -107,14 +150,39 @@ def lab(tmp_path_factory):
             "high": None,
             "withheld": "64 of 100 outputs (64.0%) hold no readable answer",
         }
-        scores = {task: score | {"headline": head, "provenance": origin} for task, head in (("medqa", shown), ("hoc", hidden))}
+        scores = {
+            task: score | {"headline": head, "provenance": origin}
+            for task, head in (("medqa", shown), ("hoc", hidden))
+        }
         Path("scores.json").write_text(json.dumps(scores))
         drop = {"difference": -0.0123, "low": -0.0241, "high": 0.0017, "p": 0.09}
         warned = {"level": "warned", "sentence": "arc: more cannot be excluded"}
-        tuned = {"fingerprint": origin["fingerprint"], "differences": {"arc": drop}, "mean": drop, "perplexity": {}, "gate": [warned]}
-        report = {"base": {"name": "Qwen3-8B"}, "tuned": [tuned], "gate": {"limits": {"max_general_drop": 0.02}, "verdict": "warned"}}
+        tuned = {
+            "fingerprint": origin["fingerprint"],
+            "differences": {"arc": drop},
+            "mean": drop,
+            "perplexity": {},
+            "gate": [warned],
+        }
+        report = {
+            "base": {"name": "Qwen3-8B"},
+            "tuned": [tuned],
+            "gate": {"limits": {"max_general_drop": 0.02}, "verdict": "warned"},
+        }
         Path("forgetting.json").write_text(json.dumps(report))
-        assert command("build", "release/demo", "--run", "chat", "--scores", "scores.json", "--forgetting", "forgetting.json") is None
+        assert (
+            command(
+                "build",
+                "release/demo",
+                "--run",
+                "chat",
+                "--scores",
+                "scores.json",
+                "--forgetting",
+                "forgetting.json",
+            )
+            is None
+        )
     return root
 
 
@@ -128,7 +196,15 @@ def at(lab, monkeypatch, tmp_path):
 
 
 def spoil_json(path, **changes):
-    path.write_text(json.dumps({key: value for key, value in (json.loads(path.read_text()) | changes).items() if value is not ...}))
+    path.write_text(
+        json.dumps(
+            {
+                key: value
+                for key, value in (json.loads(path.read_text()) | changes).items()
+                if value is not ...
+            }
+        )
+    )
 
 
 def failed(folder, run=None):
@@ -168,7 +244,12 @@ def test_no_decontamination_is_said(lab, monkeypatch):
     without = {"decontamination": {"rule": "none: no --task_rows", "removed": []}}
     assert runs.contamination(rows | without) == ["build_instructions: no decontamination was made."]
     assert "not recorded" in runs.contamination(blocks | {"documents_sha256": "0"})[0]
-    rows |= {"stage": "build_tasks", "task": "medqa", "decontamination": None, "near_duplicates": {"train": {"count": 4}}}
+    rows |= {
+        "stage": "build_tasks",
+        "task": "medqa",
+        "decontamination": None,
+        "near_duplicates": {"train": {"count": 4}},
+    }
     assert runs.contamination(rows) == ["Rows of medqa: much like a test text, and kept: train 4."]
 
 
@@ -180,14 +261,24 @@ def test_the_front_matter_is_the_hubs(lab):
         "text-generation",
         ["en"],
     )
-    assert found.datasets == ["databricks/databricks-dolly-15k", "togethercomputer/RedPajama-Data-1T"] and "conversational" in found.tags
+    assert (
+        found.datasets == ["databricks/databricks-dolly-15k", "togethercomputer/RedPajama-Data-1T"]
+        and "conversational" in found.tags
+    )
 
 
 def test_what_was_not_measured_says_so(at):
-    spoil_json(at / "chat/run.json", sessions=[{"machine": "NVIDIA A100-SXM4-80GB", "ranks": 8}], commit="", peak_memory_bytes=...)
+    spoil_json(
+        at / "chat/run.json",
+        sessions=[{"machine": "NVIDIA A100-SXM4-80GB", "ranks": 8}],
+        commit="",
+        peak_memory_bytes=...,
+    )
     assert command("build", at / "bare", "--run", at / "chat") is None
     card = (at / "bare/README.md").read_text()
-    assert "| merge_adapter | NVIDIA A100-SXM4-80GB | 8 | not recorded | not recorded | not recorded |" in card
+    assert (
+        "| merge_adapter | NVIDIA A100-SXM4-80GB | 8 | not recorded | not recorded | not recorded |" in card
+    )
     assert "GPU-hours in all: not recorded" in card
     assert "## Evaluation\n\nNot measured." in card and "## Forgetting\n\nNot measured." in card
 
@@ -197,7 +288,9 @@ def test_nothing_of_the_site_gets_out(lab):
         text = path.read_bytes().decode(errors="replace")
         assert str(lab) not in text and "secret-row" not in text and "hub_token" not in text, path.name
     facts = json.loads((lab / "release/demo/provenance.json").read_text())
-    assert facts["scores"]["medqa"]["metrics"] and facts["scores"]["hoc"]["metrics"] is None, "what is withheld stays withheld"
+    assert facts["scores"]["medqa"]["metrics"] and facts["scores"]["hoc"]["metrics"] is None, (
+        "what is withheld stays withheld"
+    )
     assert facts["manifests"][1]["arguments"] == {"documents": "clean", "tokenizer": "base"}
     assert [run["stage"] for run in facts["runs"]] == ["merge_adapter", "sft", "pretrain"]
 
@@ -234,7 +327,10 @@ def test_a_release_verifies_and_is_the_run(lab, capsys):
 def test_weights_are_cut_into_shards_that_load(at, monkeypatch):
     monkeypatch.setattr(build, "SHARD", 40_000)
     assert command("build", at / "shards", "--run", "chat") is None
-    assert len(list((at / "shards").glob("model-*-of-*.safetensors"))) > 1 and failed(at / "shards", Path("chat")) == {}
+    assert (
+        len(list((at / "shards").glob("model-*-of-*.safetensors"))) > 1
+        and failed(at / "shards", Path("chat")) == {}
+    )
 
 
 def test_the_tokenizer_is_the_runs_file_by_file(lab):
@@ -254,7 +350,10 @@ def test_one_flipped_byte_is_found(at):
     content[-9] ^= 1
     path.write_bytes(content)
     wrong = failed(at / "demo")
-    assert wrong["files are those of SHA256SUMS.txt"] == "model.safetensors has changed" and "weights are the recorded ones" in wrong
+    assert (
+        wrong["files are those of SHA256SUMS.txt"] == "model.safetensors has changed"
+        and "weights are the recorded ones" in wrong
+    )
     assert "not tried" in wrong["template and first generation"]
 
 
@@ -270,13 +369,20 @@ def test_nan_is_found_even_with_new_sums(at):
     assert failed(at / "demo")["weights are finite"] == "lm_head.weight holds NaN or infinity"
 
 
-@pytest.mark.guarantee("Release", "The weights of a release are those of its run, tensor by tensor, and finite.")
+@pytest.mark.guarantee(
+    "Release", "The weights of a release are those of its run, tensor by tensor, and finite."
+)
 def test_other_weights_than_the_runs_are_found(at):
     spoil_weights(at / "chat", 1.0)
-    assert list(failed(at / "demo", at / "chat")) == [f"weights are those of {at / 'chat'}", "template and first generation"]
+    assert list(failed(at / "demo", at / "chat")) == [
+        f"weights are those of {at / 'chat'}",
+        "template and first generation",
+    ]
 
 
-@pytest.mark.guarantee("Release", "The weights of a release are those of its run, tensor by tensor, and finite.")
+@pytest.mark.guarantee(
+    "Release", "The weights of a release are those of its run, tensor by tensor, and finite."
+)
 def test_a_run_with_nan_is_not_released(at):
     spoil_weights(at / "chat", float("inf"))
     assert "lm_head.weight holds NaN or infinity" in command("build", at / "new", "--run", at / "chat")
@@ -317,7 +423,9 @@ def test_a_path_in_the_papers_is_found(at):
     with (at / "demo/README.md").open("a") as card:
         card.write("\nSee /institute/jane/notes/results.txt.\n")
     verify.write_sums(at / "demo")
-    assert failed(at / "demo") == {"no path, machine or person of this site": "README.md holds the path /institute/jane/notes/results.txt"}
+    assert failed(at / "demo") == {
+        "no path, machine or person of this site": "README.md holds the path /institute/jane/notes/results.txt"
+    }
 
 
 # ---------------------------------------------------------------- what is not released
@@ -332,11 +440,20 @@ def test_runs_that_are_not_finished_whole_models_are_refused(at):
     shutil.copy("scores.json", at / "demo.txt")
     (at / "full").mkdir()
     (at / "full/thesis.txt").write_text("mine")
-    assert "left alone" in command("build", at / "full", "--run", "chat") and (at / "full/thesis.txt").is_file()
+    assert (
+        "left alone" in command("build", at / "full", "--run", "chat") and (at / "full/thesis.txt").is_file()
+    )
 
 
 @pytest.mark.parametrize(
-    "changed", ["adapter/run.json", "foundation/run.json", "blocks/manifest.json", "rows/manifest.json", "rows/train.jsonl"]
+    "changed",
+    [
+        "adapter/run.json",
+        "foundation/run.json",
+        "blocks/manifest.json",
+        "rows/manifest.json",
+        "rows/train.jsonl",
+    ],
 )
 def test_what_has_changed_since_it_was_read_is_refused(at, lab, changed):
     before = (lab / changed).read_text()
@@ -363,7 +480,9 @@ def test_scores_of_another_model_and_a_failed_gate_are_refused(at):
 # ---------------------------------------------------------------- licences
 def rolled(*names, base=(), asked=None, access="public"):
     known = licences.read_terms()
-    stated = [{"source": f"source{i}", "licences": [name], "declassified": False} for i, name in enumerate(names)]
+    stated = [
+        {"source": f"source{i}", "licences": [name], "declassified": False} for i, name in enumerate(names)
+    ]
     base = [licences.find_licence(name, known, "base") for name in base]
     used, closed = licences.licences_in(stated, {"name": "org/base"}, base, [], known)
     return licences.roll_up(used, closed, asked, access, known)
@@ -382,7 +501,10 @@ def test_the_strictest_licence_wins():
     mixed = rolled("GPL-3.0", "CC-BY-NC-4.0", base=["Llama 2 Community License"])
     assert mixed["release"] == mixed["card"] == "other" and len(mixed["terms"]) == 4
     assert "yours to choose" in refused("CC0", "invented")
-    assert rolled("MIT", asked="other")["release"] == "other" and rolled("invented", asked="apache-2.0")["release"] == "Apache-2.0"
+    assert (
+        rolled("MIT", asked="other")["release"] == "other"
+        and rolled("invented", asked="apache-2.0")["release"] == "Apache-2.0"
+    )
 
 
 @pytest.mark.parametrize(("names", "base", "asked", "because"), [
@@ -397,7 +519,10 @@ def test_a_looser_licence_is_refused(names, base, asked, because):
 
 @pytest.mark.guarantee("Release", "A licence looser than the strictest of data and base model is refused.")
 def test_a_looser_licence_stops_the_build(at):
-    assert "looser than dolly, redpajama" in command("build", at / "new", "--run", "chat", "--license", "MIT") and not (at / "new").exists()
+    assert (
+        "looser than dolly, redpajama" in command("build", at / "new", "--run", "chat", "--license", "MIT")
+        and not (at / "new").exists()
+    )
 
 
 def test_a_licence_nobody_knows_is_refused_with_the_line_to_add(at, monkeypatch):
@@ -407,7 +532,9 @@ def test_a_licence_nobody_knows_is_refused_with_the_line_to_add(at, monkeypatch)
     own["licences"] |= yaml.safe_load(line)
     (at / "own.yaml").write_text(yaml.safe_dump(own))
     monkeypatch.setattr(licences, "TERMS", at / "own.yaml")
-    assert [entry["term"] for entry in rolled("our hospital's agreement 7", asked="MIT")["terms"]] == ["attribution"]
+    assert [entry["term"] for entry in rolled("our hospital's agreement 7", asked="MIT")["terms"]] == [
+        "attribution"
+    ]
 
 
 def test_what_nobody_may_publish_needs_its_owners_word(at, monkeypatch):
@@ -415,7 +542,11 @@ def test_what_nobody_may_publish_needs_its_owners_word(at, monkeypatch):
     with pytest.raises(Refused, match="let nobody publish") as error:
         licences.check_release(found, "public", "name")
     own = yaml.safe_load(licences.TERMS.read_text())
-    own["permissions"] = {"source0": "a letter", "source1": "counsel", **yaml.safe_load(re.search(r"`  (.*?)`", str(error.value))[1])}
+    own["permissions"] = {
+        "source0": "a letter",
+        "source1": "counsel",
+        **yaml.safe_load(re.search(r"`  (.*?)`", str(error.value))[1]),
+    }
     own["permissions"]["source2"] = "counsel"
     (at / "own.yaml").write_text(yaml.safe_dump(own))
     monkeypatch.setattr(licences, "TERMS", at / "own.yaml")
@@ -449,28 +580,38 @@ def test_a_base_is_known_by_its_name_or_its_card(tmp_path):
         licences.base_licences(base, None, known)
     (tmp_path / "README.md").write_text("---\nlicense: llama3.1\n---\n# ours\n")
     assert licences.base_licences(base, None, known) == ["Llama 3.1 Community License"]
-    assert licences.base_licences(base, "Apache-2.0", known) == ["Llama 3.1 Community License", "Apache-2.0"], (
-        "it adds, and replaces nothing"
-    )
+    assert licences.base_licences(base, "Apache-2.0", known) == [
+        "Llama 3.1 Community License",
+        "Apache-2.0",
+    ], "it adds, and replaces nothing"
     assert licences.base_licences({**base, "path": None, "from_scratch": True}, None, known) == []
 
 
 def test_the_table_knows_every_licence_of_the_repository():
     known = licences.read_terms()
-    modules = [sources.SOURCES[name] for name in sources.SOURCES] + [benchmarks.load(name) for name in benchmarks.NAMES]
+    modules = [sources.SOURCES[name] for name in sources.SOURCES] + [
+        benchmarks.load(name) for name in benchmarks.NAMES
+    ]
     modules += [instructions.load(path.stem) for path in (ROOT / "data_prep/instructions").glob("[a-z]*.py")]
-    named = {module.LICENSE for module in modules if hasattr(module, "LICENSE")} | {*sources.SOURCES["pmc"].LICENCES}
+    named = {module.LICENSE for module in modules if hasattr(module, "LICENSE")} | {
+        *sources.SOURCES["pmc"].LICENCES
+    }
     assert len(named) > 20
     for name in named:
         key = licences.find_licence(name, known, "here")
-        closed = any(getattr(module, "LICENSE", None) == name and module.ACCESS == "credentialed" for module in modules)
+        closed = any(
+            getattr(module, "LICENSE", None) == name and module.ACCESS == "credentialed" for module in modules
+        )
         assert (known["licences"][key].get("access") == "credentialed") == closed, name
     for entry in known["licences"].values():
         assert set(entry["terms"]) <= set(known["terms"]) and entry["url"]
     for path in (ROOT / "evaluation/models").glob("*.yaml"):
         family = yaml.safe_load(path.read_text())
         for name, model in family["models"].items():
-            base, said = {"name": model.get("hub", name), "path": None, "from_scratch": False}, model.get("license", family["license"])
+            base, said = (
+                {"name": model.get("hub", name), "path": None, "from_scratch": False},
+                model.get("license", family["license"]),
+            )
             if said in known["licences"]:
                 assert said in licences.base_licences(base, None, known), name
 
@@ -478,7 +619,12 @@ def test_the_table_knows_every_licence_of_the_repository():
 # ---------------------------------------------------------------- credentialed, gated, push
 @pytest.fixture
 def bundle(at):
-    opened = {"endpoint": "https://llm.hospital.example/v1", "agreement": "Contract 7", "person": "A. Steward", "date": "2026-11-01"}
+    opened = {
+        "endpoint": "https://llm.hospital.example/v1",
+        "agreement": "Contract 7",
+        "person": "A. Steward",
+        "date": "2026-11-01",
+    }
     spoil_json(at / "chat/run.json", access="credentialed", allowed=[opened])
     assert command("build", at / "bundle", "--run", at / "chat", "--name", "ward-chat") is None
     return at / "bundle"
@@ -508,7 +654,10 @@ def hub(monkeypatch):
     return Hub
 
 
-@pytest.mark.guarantee("Release", "A run on credentialed data becomes a bundle that its owner alone can read, and is never pushed.")
+@pytest.mark.guarantee(
+    "Release",
+    "A run on credentialed data becomes a bundle that its owner alone can read, and is never pushed.",
+)
 def test_credentialed_runs_become_a_local_bundle(bundle):
     assert sorted(path.name for path in bundle.iterdir()) == [
         "LICENSE.txt", "README.md", "RECORDS", "SHA256SUMS.txt", "provenance.json", "ward-chat"
@@ -516,7 +665,10 @@ def test_credentialed_runs_become_a_local_bundle(bundle):
     assert "PhysioNet Credentialed Health Data License 1.5.0" in (bundle / "LICENSE.txt").read_text()
     card = (bundle / "README.md").read_text()
     headings = re.findall(r"^## (.*)", card, re.M)
-    assert headings[:4] == ["Abstract", "Background", "Model Description", "Technical Implementation"] and "83 documents" in card
+    assert (
+        headings[:4] == ["Abstract", "Background", "Model Description", "Technical Implementation"]
+        and "83 documents" in card
+    )
     assert "https://llm.hospital.example/v1: Contract 7, A. Steward, 2026-11-01" in card
     assert (bundle / "RECORDS").read_text() == "ward-chat/model.safetensors\n"
     assert all(not stat.S_IMODE(path.stat().st_mode) & 0o077 for path in (bundle, *bundle.rglob("*")))
@@ -525,7 +677,10 @@ def test_credentialed_runs_become_a_local_bundle(bundle):
     assert failed(bundle)["readable by the owner alone"] == f"{bundle / 'README.md'} is open to others"
 
 
-@pytest.mark.guarantee("Release", "A run on credentialed data becomes a bundle that its owner alone can read, and is never pushed.")
+@pytest.mark.guarantee(
+    "Release",
+    "A run on credentialed data becomes a bundle that its owner alone can read, and is never pushed.",
+)
 def test_a_bundle_is_never_pushed(bundle, hub):
     assert "never pushed" in command("push", bundle, "--repo", "org/name")
     spoil_json(bundle / "provenance.json", access="public")
@@ -549,7 +704,13 @@ def test_a_credentialed_licence_closes_it_whatever_the_run_says(at, monkeypatch)
     }
     write_jsonl(at / "rows/train.jsonl", [row])
     given = {"path": "x", "license": licences.PHYSIONET, "access": "public"}
-    signed = {"from": "credentialed", "to": "public", "who": "A. Steward", "why": "protocol 7", "date": "2026-11-01"}
+    signed = {
+        "from": "credentialed",
+        "to": "public",
+        "who": "A. Steward",
+        "why": "protocol 7",
+        "date": "2026-11-01",
+    }
     for entry, name in ((given, "closed"), (given | {"declassified": [signed]}, "open")):
         write_manifest(
             at / "rows",
@@ -564,9 +725,14 @@ def test_a_credentialed_licence_closes_it_whatever_the_run_says(at, monkeypatch)
         run["inputs"] |= {str(path): sha256(path) for path in (at / "rows").iterdir()}
         (at / "chat/run.json").write_text(json.dumps(run))
         assert command("build", at / name, "--run", at / "chat", "--name", "m") is None
-        assert json.loads((at / name / "provenance.json").read_text())["access"] == ("credentialed" if name == "closed" else "public")
+        assert json.loads((at / name / "provenance.json").read_text())["access"] == (
+            "credentialed" if name == "closed" else "public"
+        )
     assert "PhysioNet Credentialed Health Data Use Agreement 1.5.0" in (at / "closed/LICENSE.txt").read_text()
-    assert "credentialed to public by A. Steward on 2026-11-01: protocol 7" in (at / "open/README.md").read_text()
+    assert (
+        "credentialed to public by A. Steward on 2026-11-01: protocol 7"
+        in (at / "open/README.md").read_text()
+    )
     assert "only PhysioNet" in refused(licences.PHYSIONET, asked="MIT", access="credentialed")
 
 
@@ -574,7 +740,10 @@ def test_a_credentialed_licence_closes_it_whatever_the_run_says(at, monkeypatch)
 def test_the_stricter_of_run_and_config_counts_and_goes_along(at, hub, where):
     spoil_json(at / "chat" / where, access="credentialed")
     assert command("build", at / "bundle", "--run", at / "chat", "--name", "m") is None
-    assert json.loads((at / "bundle/m/config.json").read_text())["access"] == "credentialed" and failed(at / "bundle") == {}
+    assert (
+        json.loads((at / "bundle/m/config.json").read_text())["access"] == "credentialed"
+        and failed(at / "bundle") == {}
+    )
     spoil_json(at / "bundle/m/config.json", access=...)
     verify.write_sums(at / "bundle")
     assert list(failed(at / "bundle"))[0] == "config.json needs no code and says the access class"
@@ -595,21 +764,32 @@ def test_agreements_of_a_run_close_it_and_its_signatures_are_shown(at):
     assert command("build", at / "bundle", "--run", at / "chat", "--name", "m") is None
     assert "Data use agreements: n2c2 Data Use Agreement\n" in (at / "bundle/LICENSE.txt").read_text()
     card = (at / "bundle/README.md").read_text()
-    assert "- credentialed to public by B. Steward on 2026-11-02: protocol 8\n" in card and "(what merge_adapter read)" in card
+    assert (
+        "- credentialed to public by B. Steward on 2026-11-02: protocol 8\n" in card
+        and "(what merge_adapter read)" in card
+    )
     spoil_json(at / "chat/run.json", agreements=["the agreement of ward 7"])
     assert "run.json of merge_adapter: its licence 'the agreement of ward 7' is not known" in command(
         "build", at / "new", "--run", at / "chat"
     )
 
 
-@pytest.mark.guarantee("Release", "A release is verified before it is pushed, and is private unless somebody asks otherwise.")
+@pytest.mark.guarantee(
+    "Release", "A release is verified before it is pushed, and is private unless somebody asks otherwise."
+)
 def test_public_ones_are_pushed_privately_and_verified_first(at, hub, monkeypatch):
     assert command("push", at / "demo", "--repo", "org/name") is None
     named = dict(hub.calls)
-    assert named["token"] == "secret" and named["create_repo"]["private"] and [name for name, _ in hub.calls][-1] == "upload_folder"
+    assert (
+        named["token"] == "secret"
+        and named["create_repo"]["private"]
+        and [name for name, _ in hub.calls][-1] == "upload_folder"
+    )
     hub.calls.clear()
     monkeypatch.setattr(Hub, "private", False)
-    assert "is public" in command("push", at / "demo", "--repo", "org/name") and "upload_folder" not in dict(hub.calls)
+    assert "is public" in command("push", at / "demo", "--repo", "org/name") and "upload_folder" not in dict(
+        hub.calls
+    )
     hub.calls.clear()
     (at / "demo/notes.md").write_text("x")
     assert "not listed" in command("push", at / "demo", "--repo", "org/name") and hub.calls == []
@@ -622,8 +802,13 @@ def test_a_gated_model_is_pushed_behind_its_terms_only(at, hub):
     spoil_json(at / "chat/run.json", access="gated")
     assert command("build", at / "gated", "--run", at / "chat") is None
     assert "terms" in command("push", at / "gated", "--repo", "org/name") and hub.calls == []
-    assert command("build", at / "gated", "--run", at / "chat", "--terms", "For research at hospitals.") is None
-    assert ModelCard((at / "gated/README.md").read_text()).data.to_dict()["extra_gated_prompt"] == "For research at hospitals."
+    assert (
+        command("build", at / "gated", "--run", at / "chat", "--terms", "For research at hospitals.") is None
+    )
+    assert (
+        ModelCard((at / "gated/README.md").read_text()).data.to_dict()["extra_gated_prompt"]
+        == "For research at hospitals."
+    )
     assert command("push", at / "gated", "--repo", "org/name") is None
     assert dict(hub.calls)["update_repo_settings"] == {"gated": "manual"}
 

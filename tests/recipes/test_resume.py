@@ -12,7 +12,19 @@ import pytest
 import torch
 import transformers
 
-from tests.lab import PRETRAIN, ROOT, SFT, TASK, build_lab, in_child, ledger, logged, recipe, run_json, weights
+from tests.lab import (
+    PRETRAIN,
+    ROOT,
+    SFT,
+    TASK,
+    build_lab,
+    in_child,
+    ledger,
+    logged,
+    recipe,
+    run_json,
+    weights,
+)
 
 SHUFFLED = {**SFT, "max_steps": -1, "num_train_epochs": 2, "rows_per_step": 4, "lora_dropout": 0.2, "lora_modules_to_save": None, "save_steps": 2,
             "save_total_limit": 1, "eval_strategy": "steps", "eval_steps": 3}  # fmt: skip
@@ -67,7 +79,9 @@ def signalled(lab, name, config, micro_step, with_signal):
 
 
 @pytest.mark.parametrize("kind", RUNS)
-@pytest.mark.guarantee("Training", "A run killed with SIGKILL goes on to the same losses and weights, bit for bit, on a CPU.")
+@pytest.mark.guarantee(
+    "Training", "A run killed with SIGKILL goes on to the same losses and weights, bit for bit, on a CPU."
+)
 def test_killed_and_resumed_is_the_same_run(lab, kind):
     name, config, micro_step = RUNS[kind]
     whole, killed = lab / f"{kind}_whole", lab / f"{kind}_killed"
@@ -75,10 +89,14 @@ def test_killed_and_resumed_is_the_same_run(lab, kind):
     status = signalled(lab, name, {**config, "output_dir": killed.name}, micro_step, signal.SIGKILL)
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     saved = max(int(path.name.split("-")[1]) for path in killed.glob("checkpoint-*"))
-    assert run_json(killed)["status"] == "running" and 0 < saved < len(ledger(killed)) < len(ledger(whole)), "between two checkpoints"
+    assert run_json(killed)["status"] == "running" and 0 < saved < len(ledger(killed)) < len(ledger(whole)), (
+        "between two checkpoints"
+    )
     assert recipe(lab, name, {**config, "output_dir": killed.name}) is None
 
-    assert logged(killed, "loss", "learning_rate", "grad_norm") == logged(whole, "loss", "learning_rate", "grad_norm")
+    assert logged(killed, "loss", "learning_rate", "grad_norm") == logged(
+        whole, "loss", "learning_rate", "grad_norm"
+    )
     assert run_json(killed)["metrics"]["train_loss"] == run_json(whole)["metrics"]["train_loss"]
     assert ledger(killed) == ledger(whole), "the same rows in every step"
     one, other = weights(whole), weights(killed)
@@ -89,18 +107,23 @@ def test_killed_and_resumed_is_the_same_run(lab, kind):
         and record["ledger"] == run_json(whole)["ledger"]
         and record["tokens_seen"] == run_json(whole)["tokens_seen"]
     )
-    assert record["seconds"] == pytest.approx(sum(session["seconds"] for session in record["sessions"]), abs=0.2)
+    assert record["seconds"] == pytest.approx(
+        sum(session["seconds"] for session in record["sessions"]), abs=0.2
+    )
     if kind == "task":
-        assert record["best_metric"] == run_json(whole)["best_metric"] and record["ledger"]["times_least_seen"] == 5, (
-            "the article's five epochs"
-        )
+        assert (
+            record["best_metric"] == run_json(whole)["best_metric"]
+            and record["ledger"]["times_least_seen"] == 5
+        ), "the article's five epochs"
 
 
 def test_sigterm_leaves_a_whole_checkpoint_and_the_same_run(lab):
     config = {**PRETRAIN, "output_dir": "terminated", "save_steps": 100}
     status = signalled(lab, "pretrain", config, 5 * 2 + 1, signal.SIGTERM)
     assert os.WEXITSTATUS(status) == 1 and run_json(lab / "terminated")["status"] == "running"
-    assert (lab / "terminated" / "checkpoint-6" / "complete.json").is_file() and len(ledger(lab / "terminated")) == 6
+    assert (lab / "terminated" / "checkpoint-6" / "complete.json").is_file() and len(
+        ledger(lab / "terminated")
+    ) == 6
     assert recipe(lab, "pretrain", config) is None
     assert logged(lab / "terminated", "loss", "grad_norm") == logged(lab / "base", "loss", "grad_norm")
 
@@ -128,13 +151,19 @@ def test_a_ledger_that_was_lost_or_changed_is_found(lab):
     (lab / "lost" / "run.json").write_text(json.dumps(record))
     lines = (lab / "lost" / "ledger.jsonl").read_text().splitlines()
     (lab / "lost" / "ledger.jsonl").write_text("\n".join(lines[:5]) + "\n")
-    assert "ledger.jsonl ends at step 5, before" in recipe(lab, "pretrain", {**PRETRAIN, "output_dir": "lost"})
+    assert "ledger.jsonl ends at step 5, before" in recipe(
+        lab, "pretrain", {**PRETRAIN, "output_dir": "lost"}
+    )
     lines[2] = lines[2].replace('"sha256": "', '"sha256": "0')
     (lab / "lost" / "ledger.jsonl").write_text("\n".join(lines) + "\n")
-    assert "wrong at steps [3]: rows were skipped or seen twice" in recipe(lab, "pretrain", {**PRETRAIN, "output_dir": "lost"})
+    assert "wrong at steps [3]: rows were skipped or seen twice" in recipe(
+        lab, "pretrain", {**PRETRAIN, "output_dir": "lost"}
+    )
 
 
-@pytest.mark.guarantee("Training", "Going on reads no block before its place, and the order is the same for any number of ranks.")
+@pytest.mark.guarantee(
+    "Training", "Going on reads no block before its place, and the order is the same for any number of ranks."
+)
 def test_going_on_reads_no_block_before_its_place(pretrain):
     """At the end of the article's run, on the last of 160 ranks: 196,832 micro-batches are passed over without a look at any of them."""
     from accelerate import skip_first_batches
@@ -149,7 +178,9 @@ def test_going_on_reads_no_block_before_its_place(pretrain):
             read.append(place)
             return place
 
-    loader = torch.utils.data.DataLoader(Blocks(), batch_sampler=pretrain.Places(len(Blocks()), 1, 159, 160), collate_fn=list)
+    loader = torch.utils.data.DataLoader(
+        Blocks(), batch_sampler=pretrain.Places(len(Blocks()), 1, 159, 160), collate_fn=list
+    )
     began = time.perf_counter()
     rest = [batch for batch in skip_first_batches(loader, 12_301 * 16)]
     assert time.perf_counter() - began < 5 and len(rest) == 16
@@ -159,4 +190,6 @@ def test_going_on_reads_no_block_before_its_place(pretrain):
 def test_the_places_of_all_ranks_are_the_order_for_any_number_of_ranks(pretrain):
     for ranks, size in ((1, 1), (1, 4), (2, 2), (4, 1), (3, 4)):
         batches = [[list(batch) for batch in pretrain.Places(48, size, rank, ranks)] for rank in range(ranks)]
-        assert np.array_equal([place for step in zip(*batches, strict=True) for batch in step for place in batch], np.arange(48))
+        assert np.array_equal(
+            [place for step in zip(*batches, strict=True) for batch in step for place in batch], np.arange(48)
+        )

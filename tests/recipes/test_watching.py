@@ -14,7 +14,20 @@ import torch
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.lab import PRETRAIN, ROOT, SFT, TASK, build_lab, copied, ledger, logged, losses, recipe, run_json, weights
+from tests.lab import (
+    PRETRAIN,
+    ROOT,
+    SFT,
+    TASK,
+    build_lab,
+    copied,
+    ledger,
+    logged,
+    losses,
+    recipe,
+    run_json,
+    weights,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +46,9 @@ def test_the_log(lab):
     config = {**PRETRAIN, "output_dir": "watched", "report_to": "tensorboard", "peak_tflops": 0.5, "logging_steps": 2, "max_steps": 6,
               "eval_strategy": "steps", "eval_steps": 3}  # fmt: skip
     assert recipe(lab, "pretrain", config) is None
-    for speed, mfu, memory, seen in logged(lab / "watched", "tokens_per_second", "mfu", "memory_gb", "tokens_seen"):
+    for speed, mfu, memory, seen in logged(
+        lab / "watched", "tokens_per_second", "mfu", "memory_gb", "tokens_seen"
+    ):
         assert speed > 0 and 0 < mfu < 1 and memory > 0.1 and seen > 0
     history = json.loads((lab / "watched" / "trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in history if "eval_general_perplexity" in entry] == [3, 6, 6], (
@@ -49,10 +64,16 @@ def test_trackers_write_into_the_run_and_nowhere_else(lab):
               "lora_modules_to_save": ["embed_tokens", "lm_head"]}  # fmt: skip
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, *copied(lab, "sft", config)], cwd=lab, env=kept | {"HOME": str(lab / "home")}, capture_output=True, text=True
+        [sys.executable, *copied(lab, "sft", config)],
+        cwd=lab,
+        env=kept | {"HOME": str(lab / "home")},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert list((lab / "tracked" / "trackio").glob("*.db")) and list((lab / "tracked" / "runs").rglob("events.out.tfevents*"))
+    assert list((lab / "tracked" / "trackio").glob("*.db")) and list(
+        (lab / "tracked" / "runs").rglob("events.out.tfevents*")
+    )
     assert not list((lab / "home").rglob("*trackio*")) and 0 < logged(lab / "tracked", "mfu")[0][0] < 1
 
 
@@ -63,7 +84,9 @@ def test_a_block_that_is_one_text_is_as_long_as_it_is(guard, isolated, squares):
 
 
 def test_model_flops_are_the_formula(guard):
-    shape = LlamaConfig(vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
+    shape = LlamaConfig(
+        vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+    )
     model = LlamaForCausalLM(shape)
     layer = 4 * 32 * 32 + 3 * 32 * 64 + 2 * 32
     matrices = 2 * layer + 32 + 100 * 32  # the last is lm_head; the embedding table multiplies nothing
@@ -86,7 +109,9 @@ def damaged(patch, at, value):
     patch.setattr(transformers.Trainer, "compute_loss", compute_damaged)
 
 
-@pytest.mark.parametrize(("value", "said"), [(math.nan, "loss nan"), (math.inf, "loss inf"), (40.0, r"loss 4")])
+@pytest.mark.parametrize(
+    ("value", "said"), [(math.nan, "loss nan"), (math.inf, "loss inf"), (40.0, r"loss 4")]
+)
 def test_a_broken_loss_stops_the_run_with_the_weights_before_it(lab, monkeypatch, value, said):
     name = f"broken_{value}"
     config = {**PRETRAIN, "output_dir": name, "save_steps": 100}
@@ -115,13 +140,21 @@ def test_a_loss_that_is_broken_from_the_start_names_no_checkpoint(lab, monkeypat
 def test_a_broken_gradient_stops_the_run(lab, monkeypatch):
     clip, count = transformers.Trainer._clip_grad_norm, iter(range(1, 100))
     monkeypatch.setattr(
-        transformers.Trainer, "_clip_grad_norm", lambda self, model: clip(self, model) * (math.nan if next(count) == 6 else 1)
+        transformers.Trainer,
+        "_clip_grad_norm",
+        lambda self, model: clip(self, model) * (math.nan if next(count) == 6 else 1),
     )
     stopped = recipe(lab, "pretrain", {**PRETRAIN, "output_dir": "gradient", "save_steps": 100})
-    assert stopped and "gradient norm nan at step 6" in stopped and (lab / "gradient" / "checkpoint-5" / "complete.json").is_file()
+    assert (
+        stopped
+        and "gradient norm nan at step 6" in stopped
+        and (lab / "gradient" / "checkpoint-5" / "complete.json").is_file()
+    )
 
 
-@pytest.mark.guarantee("Training", "Damaged weights are never saved, and an old checkpoint goes only when the new one is whole.")
+@pytest.mark.guarantee(
+    "Training", "Damaged weights are never saved, and an old checkpoint goes only when the new one is whole."
+)
 def test_damaged_weights_are_never_saved(lab, monkeypatch):
     """Whatever damaged them: the checkpoint before stays, the new one is not begun."""
     step, count = torch.optim.AdamW.step, iter(range(1, 100))
@@ -159,14 +192,21 @@ def test_an_old_checkpoint_goes_only_when_the_new_one_is_whole(lab, guard, monke
 # ---------------------------------------------------------------- refused before the first step
 def refused(lab, name, config, *arguments):
     said = recipe(lab, name, {**config, "output_dir": "refused"}, *arguments)
-    assert said and said.startswith("error: ") and "\n" not in said and not (lab / "refused" / "ledger.jsonl").exists()
+    assert (
+        said
+        and said.startswith("error: ")
+        and "\n" not in said
+        and not (lab / "refused" / "ledger.jsonl").exists()
+    )
     shutil.rmtree(lab / "refused", ignore_errors=True)
     return said
 
 
 @pytest.mark.guarantee("Training", "A launch with other ranks than asked for is refused.")
 def test_other_ranks_than_asked_for(lab, monkeypatch):
-    assert "1 ranks run, 2 were asked for. Next: check num_processes" in refused(lab, "pretrain", PRETRAIN, "--world_size", "2")
+    assert "1 ranks run, 2 were asked for. Next: check num_processes" in refused(
+        lab, "pretrain", PRETRAIN, "--world_size", "2"
+    )
     for name, config in (("sft", SFT), ("finetune_task", TASK)):
         assert "1 ranks run, 8 were asked for" in refused(lab, name, config, "--world_size", "8")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
@@ -188,13 +228,19 @@ def test_uploads(lab, config, said):
 
 def test_deepspeed_in_the_yaml_is_refused(lab):
     """It may name trackers of its own, and is read by nobody but DeepSpeed."""
-    said = refused(lab, "pretrain", {**PRETRAIN, "deepspeed": {"zero_optimization": {"stage": 2}, "wandb": {"enabled": True}}})
+    said = refused(
+        lab,
+        "pretrain",
+        {**PRETRAIN, "deepspeed": {"zero_optimization": {"stage": 2}, "wandb": {"enabled": True}}},
+    )
     assert "deepspeed stands in the YAML" in said and "Next: deepspeed_config_file" in said
 
 
 def test_uploads_by_the_environment(guard, tmp_path, monkeypatch):
     watch = SimpleNamespace(world_size=None, allow_upload=False)
-    arguments = lambda *trackers: transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=list(trackers))  # noqa: E731
+    arguments = lambda *trackers: transformers.TrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, report_to=list(trackers)
+    )  # noqa: E731
     monkeypatch.setenv("TRACKIO_SERVER_URL", "http://somewhere")
     with pytest.raises(guard.Refused, match="TRACKIO_SERVER_URL would send"):
         guard.check_launch(watch, arguments("trackio"))
@@ -209,7 +255,10 @@ def test_uploads_by_the_environment(guard, tmp_path, monkeypatch):
     ("change", "said"),
     [
         ({"zero_optimisation": {"stage": 2}}, "DeepSpeed does not know zero_optimisation. Next"),
-        ({"zero_optimization": {"stage": 2, "overlap_com": True}}, "does not know zero_optimization.overlap_com"),
+        (
+            {"zero_optimization": {"stage": 2, "overlap_com": True}},
+            "does not know zero_optimization.overlap_com",
+        ),
         (
             {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu", "pin": True}}},
             "zero_optimization.offload_optimizer.pin",
@@ -236,7 +285,10 @@ def test_deepspeed_on_another_number_of_ranks(guard, tmp_path, monkeypatch):
     arguments = SimpleNamespace(output_dir=tmp_path, world_size=4)
     assert guard.last_checkpoint(arguments).endswith("checkpoint-4"), "DDP and FSDP go on"
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(guard.Refused, match="saved by DeepSpeed on 8 ranks, 4 run. Next: launch 8 ranks, or .*ds_to_universal"):
+    with pytest.raises(
+        guard.Refused,
+        match="saved by DeepSpeed on 8 ranks, 4 run. Next: launch 8 ranks, or .*ds_to_universal",
+    ):
         guard.last_checkpoint(arguments)
 
 
@@ -248,7 +300,12 @@ def test_a_disk_that_is_too_small(lab, monkeypatch):
     assert recipe(lab, "pretrain", {**PRETRAIN, "output_dir": "no_saves", "save_strategy": "no"}) is None
     assert recipe(lab, "sft", {**SFT, "output_dir": "small"}) is None, "an adapter is small"
     free.free = 20_000_000  # enough for weights without their moments
-    assert recipe(lab, "pretrain", {**PRETRAIN, "output_dir": "only_model", "save_only_model": True, "max_steps": 1}) is None
+    assert (
+        recipe(
+            lab, "pretrain", {**PRETRAIN, "output_dir": "only_model", "save_only_model": True, "max_steps": 1}
+        )
+        is None
+    )
 
 
 def test_a_validation_of_which_nothing_is_supervised(lab):
@@ -266,21 +323,40 @@ def test_a_model_that_cannot_learn_these_texts(lab):
         shutil.copytree(lab / "base", lab / name)
         file = lab / name / ("config.json" if change else "tokenizer_config.json")
         content = json.loads(file.read_text())
-        content |= change or {"no_eos": {"eos_token": None}, "no_pad": {"pad_token": "</s>", "unk_token": None}}[name]
+        content |= (
+            change
+            or {"no_eos": {"eos_token": None}, "no_pad": {"pad_token": "</s>", "unk_token": None}}[name]
+        )
         file.write_text(json.dumps(content))
-    assert "texts of 32 tokens, but short knows 16 positions" in refused(lab, "pretrain", {**PRETRAIN, "model_name_or_path": "short"})
-    assert "texts of 128 tokens, but short knows 16 positions" in refused(lab, "sft", {**SFT, "model_name_or_path": "short"})
+    assert "texts of 32 tokens, but short knows 16 positions" in refused(
+        lab, "pretrain", {**PRETRAIN, "model_name_or_path": "short"}
+    )
+    assert "texts of 128 tokens, but short knows 16 positions" in refused(
+        lab, "sft", {**SFT, "model_name_or_path": "short"}
+    )
     for name, config in (("pretrain", PRETRAIN), ("sft", SFT), ("finetune_task", TASK)):
-        assert "the tokenizer of no_eos has no EOS" in refused(lab, name, {**config, "model_name_or_path": "no_eos"})
+        assert "the tokenizer of no_eos has no EOS" in refused(
+            lab, name, {**config, "model_name_or_path": "no_eos"}
+        )
     for name, config in (("sft", SFT), ("finetune_task", TASK)):
         assert "no token to pad with but EOS. Next: pad_token with a reserved one" in refused(
             lab, name, {**config, "model_name_or_path": "no_pad"}
         )
         assert (
             recipe(
-                lab, name, {**config, "model_name_or_path": "no_pad", "pad_token": "<pad>", "max_steps": 1, "output_dir": f"padded_{name}"}
+                lab,
+                name,
+                {
+                    **config,
+                    "model_name_or_path": "no_pad",
+                    "pad_token": "<pad>",
+                    "max_steps": 1,
+                    "output_dir": f"padded_{name}",
+                },
             )
             is None
         )
-    (lab / "endless.jinja").write_text((ROOT / "recipes/chat_template.jinja").read_text().replace(" + eos_token", ""))
+    (lab / "endless.jinja").write_text(
+        (ROOT / "recipes/chat_template.jinja").read_text().replace(" + eos_token", "")
+    )
     assert "no answer ends in EOS" in refused(lab, "sft", {**SFT, "chat_template_path": "endless.jinja"})

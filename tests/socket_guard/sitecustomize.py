@@ -15,7 +15,11 @@ HERE = {"localhost", "127.0.0.1", "::1", "0.0.0.0", "::", "", None, socket.getho
 def watch(event, args):
     if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo"):
         host = args[0][0] if isinstance(args[0], tuple) else args[0]
-    elif event in ("socket.connect", "socket.sendto", "socket.sendmsg") and args[0].family in (socket.AF_INET, socket.AF_INET6) and args[1]:
+    elif (
+        event in ("socket.connect", "socket.sendto", "socket.sendmsg")
+        and args[0].family in (socket.AF_INET, socket.AF_INET6)
+        and args[1]
+    ):
         host = args[1][0]
     else:
         return

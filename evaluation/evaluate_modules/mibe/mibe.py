@@ -21,7 +21,9 @@ class Mibe(evaluate.Metric):
 
     def _info(self):
         if self.config_name not in SCORINGS:
-            raise ValueError(f"no scoring '{self.config_name}'. Next: evaluate.load(PATH, SCORING) with one of {', '.join(SCORINGS)}")
+            raise ValueError(
+                f"no scoring '{self.config_name}'. Next: evaluate.load(PATH, SCORING) with one of {', '.join(SCORINGS)}"
+            )
         text = datasets.Value("string")
         return evaluate.MetricInfo(
             description="Accuracy, F1, exact match and ROUGE with strict parsing of the outputs",
@@ -35,7 +37,13 @@ class Mibe(evaluate.Metric):
         if self.config_name in ("choice", "labels", "entities") and not choices:
             raise ValueError(f"scoring '{self.config_name}' needs choices=[...]: its labels or entity types")
         rows = [
-            {"id": str(number), "scoring": self.config_name, "choices": choices, "completion": gold, "output": output}
+            {
+                "id": str(number),
+                "scoring": self.config_name,
+                "choices": choices,
+                "completion": gold,
+                "output": output,
+            }
             for number, (output, gold) in enumerate(zip(predictions, references, strict=True))
         ]
         rows = [row | metrics.grade(row) for row in rows]
