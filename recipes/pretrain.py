@@ -160,7 +160,8 @@ def main(args):
         Path(training.output_dir, "validation.json").write_text(
             json.dumps(validation) + "\n", encoding="utf-8"
         )
-    record.close(trainer, metrics, ledger=ledger.audit(data["train"]))
+    left_over = len(data["train"].rows) - len(data["train"].order)
+    record.close(trainer, metrics, ledger=ledger.audit(data["train"]), left_over_blocks=left_over)
 
 
 # ---------------------------------------------------------------- blocks

@@ -95,8 +95,15 @@ def open_run(script, args, model, data, base=None):
         if hasattr(training, "main_process_first")
         else contextlib.nullcontext()
     )
+    folder, models = Path(training.output_dir), [model, *([base] if base else [])]
     with first:
-        return RunRecord(*_open(script, args, training, [model, *([base] if base else [])], Path(data)))
+        new = not folder.exists()
+        try:
+            return RunRecord(*_open(script, args, training, models, Path(data)))
+        except Refused:  # leaves no folder behind
+            if new and rank() == 0 and folder.is_dir() and {path.name for path in folder.iterdir()} <= {".lock"}:
+                shutil.rmtree(folder)
+            raise
 
 
 def _open(script, args, training, models, data):

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import transformers
 import yaml
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -119,13 +120,6 @@ def recipe(folder, name, config, *arguments):
     return run_script(folder, [*copied(folder, name, config), *arguments])
 
 
-def in_child(folder, name, config, **environment):
-    """subprocess.CompletedProcess of the copy, for what this process must not live through: signals, imports."""
-    argv = [sys.executable, *copied(folder, name, config)]
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "", **environment}
-    return subprocess.run(argv, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
-
-
 def run_json(folder):
     return json.loads((folder / "run.json").read_text())
 
@@ -185,3 +179,49 @@ def build_lab(root):
         root / "even"
     )
     return root
+
+
+class Killed(BaseException):
+    """Ends a recipe in the middle of a step, as SIGKILL does: nothing of ours handles it."""
+
+
+def killed(folder, name, config, micro_step):
+    """Run the copy in this process until its n-th micro-step."""
+    step, count = transformers.Trainer.training_step, iter(range(1, 10**9))
+
+    def counted(self, *args, **kwargs):
+        if next(count) == micro_step:
+            raise Killed
+        return step(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(transformers.Trainer, "training_step", counted)
+        recipe(folder, name, config)
+
+
+SIGNAL = """
+import os, runpy, signal, sys
+import transformers
+step, count = transformers.Trainer.training_step, iter(range(1, 10**9))
+at, number, sys.argv = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+def counted(self, *args, **kwargs):
+    if next(count) == at:
+        os.kill(os.getpid(), number)
+    return step(self, *args, **kwargs)
+transformers.Trainer.training_step = counted
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def signalled(folder, name, config, micro_step, number):
+    """subprocess.CompletedProcess of the copy, which gets a signal at its n-th micro-step."""
+    (folder / "with_signal.py").write_text(SIGNAL)
+    argv = [
+        sys.executable,
+        "with_signal.py",
+        str(micro_step),
+        str(int(number)),
+        *copied(folder, name, config),
+    ]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "."}
+    return subprocess.run(argv, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)

@@ -1,25 +1,26 @@
 """Rule 1 of the house: a recipe is the stock trainer. The same rows and YAML through `trl sft`, or through a bare
 Trainer, end in the same losses and the same weights, bit for bit; so does a recipe without its safeguards."""
 
-import ast
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 from trl.scripts import sft as stock
 
-from tests.lab import PRETRAIN, ROOT, SAFEGUARDS, SFT, TASK, build_lab, losses, recipe, weights
+from tests.lab import ROOT, SFT, TASK, build_lab, losses, recipe, weights
 
 OURS = ("rows", "global_batch_size", "max_loss_jump", "access")
-CHAT = {key: value for key, value in SFT.items() if not key.startswith(("use_peft", "lora"))} | {"max_steps": 3, "save_strategy": "no"}
+CHAT = {key: value for key, value in SFT.items() if not key.startswith(("use_peft", "lora"))} | {
+    "max_steps": 3,
+    "save_strategy": "no",
+}
 LORA = {"use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
-PROMPTS = {key: value for key, value in TASK.items() if "eval" not in key and "best" not in key and key != "greater_is_better"}
+PROMPTS = {
+    key: value
+    for key, value in TASK.items()
+    if "eval" not in key and "best" not in key and key != "greater_is_better"
+}
 PROMPTS |= {"max_steps": 3, "save_strategy": "no"}
 TOOLS = {"rows": "tool_rows", "chat_template_path": "tools.jinja"}
 ROPE = {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}}
@@ -63,19 +64,33 @@ MATRIX = {
 def lab(tmp_path_factory):
     root = build_lab(tmp_path_factory.mktemp("parity"))
     template = (ROOT / "recipes/chat_template.jinja").read_text()
-    (root / "tools.jinja").write_text("{{ bos_token }}{% if tools %}{{ tools | length }} tools {% endif %}" + template)
+    (root / "tools.jinja").write_text(
+        "{{ bos_token }}{% if tools %}{{ tools | length }} tools {% endif %}" + template
+    )
     talk = [{"role": "user", "content": "fever?"}, {"role": "assistant", "content": "yes"}]
-    tool = {"type": "function", "function": {"name": "dose", "description": "of a drug", "parameters": {"type": "object"}}}
+    tool = {
+        "type": "function",
+        "function": {"name": "dose", "description": "of a drug", "parameters": {"type": "object"}},
+    }
     (root / "tool_rows").mkdir()
     for split in ("train", "validation"):
-        lines = "".join(json.dumps({"messages": talk, "tools": [tool] * (1 + i % 2)}) + "\n" for i in range(8))
+        lines = "".join(
+            json.dumps({"messages": talk, "tools": [tool] * (1 + i % 2)}) + "\n" for i in range(8)
+        )
         (root / "tool_rows" / f"{split}.jsonl").write_text(lines)
-    for name, keys in (("rows", ["messages"]), ("task_rows", ["prompt", "completion"]), ("tool_rows", ["messages", "tools"])):
+    for name, keys in (
+        ("rows", ["messages"]),
+        ("task_rows", ["prompt", "completion"]),
+        ("tool_rows", ["messages", "tools"]),
+    ):
         (root / f"stock_{name}").mkdir()
         for split, target in (("train", "train"), ("validation", "test")):
             rows = [json.loads(line) for line in (root / name / f"{split}.jsonl").read_text().splitlines()]
             for row in rows if "messages" in keys else ():
-                turns = [{"role": "user", "content": row.get("prompt")}, {"role": "assistant", "content": row.get("completion")}]
+                turns = [
+                    {"role": "user", "content": row.get("prompt")},
+                    {"role": "assistant", "content": row.get("completion")},
+                ]
                 row.setdefault("messages", turns)
             lines = "".join(json.dumps({key: row[key] for key in keys}) + "\n" for row in rows)
             (root / f"stock_{name}" / f"{target}.jsonl").write_text(lines)
@@ -99,7 +114,9 @@ def trl_sft(root, config, output_dir):
         path.write_text(json.dumps(given))
         arguments = stock.make_parser().parse_args_and_config(["--config", str(path)])
         trainers, train = [], stock_trainer().train
-        patch.setattr(stock_trainer(), "train", lambda self, *a, **k: (trainers.append(self), train(self, *a, **k))[1])
+        patch.setattr(
+            stock_trainer(), "train", lambda self, *a, **k: (trainers.append(self), train(self, *a, **k))[1]
+        )
         stock.main(*arguments)
         trainers[0].save_state()
 
@@ -111,7 +128,9 @@ def stock_trainer():
 
 
 @pytest.mark.parametrize("name", MATRIX)
-@pytest.mark.guarantee("Recipes", "sft.py ends in the weights of stock `trl sft` on the same rows and YAML, bit for bit.")
+@pytest.mark.guarantee(
+    "Recipes", "sft.py ends in the weights of stock `trl sft` on the same rows and YAML, bit for bit."
+)
 def test_sft_is_stock_trl(lab, name, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
     config = MATRIX[name] | {"output_dir": str(tmp_path / "ours")}
