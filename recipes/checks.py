@@ -5,6 +5,7 @@ Each raises Refused: one sentence that says what is wrong, and after "Next:" wha
 
 import contextlib
 import copy
+import hashlib
 import json
 import os
 import pickle
@@ -55,6 +56,15 @@ def check_launch(run, training):
     os.environ["TRACKIO_DIR"] = str(Path(training.output_dir, "trackio").resolve())
 
 
+def check_batch(key, value, per_pass):
+    """Refuse a step that the ranks cannot share evenly. per_pass: of one forward pass on all ranks."""
+    if value % per_pass or value < per_pass:
+        near = " or ".join(str(n * per_pass) for n in (value // per_pass, value // per_pass + 1) if n)
+        raise Refused(
+            f"{key} {value} is not a multiple of {per_pass} (ranks x micro-batch). Next: {key} {near}"
+        )
+
+
 def without_effect(training):
     """(key, value, why) of settings that a parser accepts and these recipes do not honour. Refused by name."""
     default = {field.name: field.default for field in training.__dataclass_fields__.values()}
@@ -63,6 +73,7 @@ def without_effect(training):
         "do_predict": "has no effect: recipes train and evaluate. Next: python -m evaluation.generate",
         "enable_jit_checkpoint": "saves on each rank alone. Next: leave it out, GracefulStop saves on SIGTERM",
         "auto_find_batch_size": "restarts with another batch. Next: per_device_train_batch_size that fits (make plan)",
+        "local_rank": "is set by the launcher. Next: leave it out",
         "ignore_data_skip": "resumes on rows that were seen already. Next: leave it out",
         "trust_remote_code": "runs code of a model repository. Next: a model that transformers knows",
     }
@@ -212,12 +223,37 @@ def check_sft_model(named, training):
         )
 
 
+def check_pretraining(run, training, manifest):
+    """check_model for recipes/pretrain.py, with the tokenizer and the packing of its blocks."""
+    rescaled = "rope_parameters" in (run.model_init_kwargs or {})
+    name, length = run.model_name_or_path, manifest["block_length"]
+    config, tokenizer = check_model(name, length, run.model_revision, rescaled)
+    engine = tokenizer.backend_tokenizer
+    engine.no_truncation()
+    engine.no_padding()
+    if hashlib.sha256(engine.to_str().encode()).hexdigest() != manifest["tokenizer"]["sha256"]:
+        raise Refused(
+            f"the tokenizer of {name} is not the one that made {run.blocks}. "
+            f"Next: python -m data_prep.build_blocks --tokenizer {name} ..."
+        )
+    if run.document_masking:
+        check_isolation(config, run.attn_implementation, training.device, flat=False)
+
+
 def check_pad_token(tokenizer, pad_token):
     """Refuse EOS as padding: whoever masks the padding would mask the end of answers too."""
     pad = pad_token or tokenizer.pad_token
     if pad is None or pad == tokenizer.eos_token:
         reserved = tokenizer.unk_token or "a reserved token of its vocabulary"
         raise Refused(f"the tokenizer has no pad token but EOS. Next: pad_token '{reserved}' in the YAML")
+
+
+def check_texts(row):
+    """TypeError unless the texts of a row are text: its prompt and completion, or the content of each turn."""
+    turns = [turn for turn in row.get("messages", ()) if not turn.get("tool_calls")]
+    texts = [turn["content"] for turn in turns] if "messages" in row else [row["prompt"], row["completion"]]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError
 
 
 def check_answers(trainer):

@@ -1,7 +1,7 @@
 """Merge a LoRA adapter into its base model, and prove that the merged model computes the same.
 
 Reads   adapter: the output_dir of recipes/sft.py with use_peft; the base model that it was trained on
-Writes  output_dir: the merged model (safetensors) in the type of its base, tokenizer, chat template, and run.json with
+Writes  output_dir: the merged model (safetensors) in its base's type, tokenizer, chat template, run.json with
         the parity: largest difference of the logits of adapter and merged model on `prompts`, in float32
 
     python recipes/merge_adapter.py --config recipes/configs/demo_chat_merge.yaml
@@ -10,35 +10,31 @@ Merging happens in float32, also for QLoRA: added to 4-bit weights, the adapter 
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import checks
 import torch
-from checks import Refused, one_sentence_errors
 from peft import PeftConfig, PeftModel
-from run_record import RunArguments, check_base, open_run
+from run_record import check_base, open_run
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.hf_argparser import HfArg
 from trl import TrlParser
+
+PROMPTS = ["The patient was given", "Question: What is the first-line treatment?"]
 
 
 @dataclass(kw_only=True)
-class MergeArguments(RunArguments):
-    adapter: str = field(metadata={"help": "Folder of the trained adapter."})
-    output_dir: str = field(metadata={"help": "Folder of the merged model."})
-    dtype: str = field(
-        default="auto",
-        metadata={
-            "help": "Saved type; auto: the base's.",
-            "choices": ["auto", "float32", "bfloat16", "float16"],
-        },
+class MergeArguments:
+    adapter: str = HfArg(help="Folder of the trained adapter.")
+    output_dir: str = HfArg(help="Folder of the merged model.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = HfArg(
+        default="auto", help="Of the saved weights."
     )
-    max_difference: float = field(
-        default=1e-3, metadata={"help": "Largest difference of a logit, in float32."}
-    )
-    prompts: list[str] = field(
-        default_factory=lambda: ["The patient was given", "Question: What is the first-line treatment?"],
-        metadata={"help": "Texts of the parity check."},
-    )
+    max_difference: float = HfArg(default=1e-3, help="Largest difference of a logit, in float32.")
+    overwrite: bool = HfArg(default=False, help="Move another run out of output_dir, and begin anew.")
+    prompts: list[str] = HfArg(default_factory=lambda: PROMPTS, help="Texts of the parity check.")
 
 
 def main(args):
@@ -57,13 +53,11 @@ def main(args):
     model = PeftModel.from_pretrained(model, args.adapter).eval()
     before = logits(model, tokenizer, args.prompts)
     merged = model.merge_and_unload(safe_merge=True)  # refuses NaN
-    difference = max(
-        (a - b).abs().max().item()
-        for a, b in zip(logits(merged, tokenizer, args.prompts), before, strict=True)
-    )
+    after = logits(merged, tokenizer, args.prompts)
+    difference = max((a - b).abs().max().item() for a, b in zip(after, before, strict=True))
     if not difference <= args.max_difference:
-        raise Refused(
-            f"merged and adapter logits differ by {difference:.2e}, more than max_difference {args.max_difference:.0e}"
+        raise checks.Refused(
+            f"merged and adapter logits differ by {difference:.2e}, more than max_difference"
         )
 
     # Save, into a folder of its own until what is on disk is proven
@@ -73,31 +67,19 @@ def main(args):
     unproven = Path(args.output_dir, ".unproven")
     merged.save_pretrained(unproven)
     tokenizer.save_pretrained(unproven)
-    reloaded = AutoModelForCausalLM.from_pretrained(
-        unproven, dtype="auto", trust_remote_code=False
-    ).state_dict()
-    changed = [
-        name for name, weight in merged.state_dict().items() if not torch.equal(weight, reloaded[name])
-    ]
-    if changed:
-        raise Refused(
-            f"{unproven}: {len(changed)} tensors are not as they were saved, the first is {changed[0]}"
-        )
+    reloaded = AutoModelForCausalLM.from_pretrained(unproven, dtype="auto", trust_remote_code=False)
+    for name, weight in reloaded.state_dict().items():
+        if not torch.equal(weight, merged.state_dict()[name]):
+            raise checks.Refused(f"{unproven}: {name} is not as it was saved. Next: check the disk")
     rounded = logits(merged.float(), tokenizer, args.prompts)
-    same = (
-        torch.cat([(a.argmax(-1) == b.argmax(-1)).flatten() for a, b in zip(rounded, before, strict=True)])
-        .float()
-        .mean()
-    )
+    picks = [(a.argmax(-1) == b.argmax(-1)).flatten() for a, b in zip(rounded, before, strict=True)]
+    same = torch.cat(picks).float().mean().item()
     for file in unproven.iterdir():
         os.replace(file, Path(args.output_dir, file.name))
     unproven.rmdir()
-    record.finish(
-        parity={"max_logit_difference": difference, "same_token": same.item(), "prompts": len(args.prompts)}
-    )
-    print(
-        f"wrote {args.output_dir}: largest logit difference {difference:.1e}, same token at {100 * same:.1f} % of positions"
-    )
+    parity = {"max_logit_difference": difference, "same_token": same, "prompts": len(args.prompts)}
+    record.finish(parity=parity)
+    print(f"wrote {args.output_dir}: logits within {difference:.1e}, same token at {100 * same:.1f} %")
 
 
 @torch.no_grad()
@@ -107,7 +89,7 @@ def logits(model, tokenizer, prompts):
 
 
 def stop_where_the_tokenizer_does(model, tokenizer):
-    """EOS and padding of config and generation_config are the tokenizer's; EOS ids that the base also stops at stay."""
+    """EOS and padding as the tokenizer has them, in both configs; EOS ids of the base stay."""
     known = model.generation_config.eos_token_id
     known = [known] if isinstance(known, int) else known or []
     model.generation_config.eos_token_id = list(dict.fromkeys([tokenizer.eos_token_id, *known]))
@@ -122,5 +104,5 @@ def make_parser():
 
 if __name__ == "__main__":
     parser = make_parser()
-    one_sentence_errors(parser)
+    checks.one_sentence_errors(parser)
     main(*parser.parse_args_and_config())

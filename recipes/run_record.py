@@ -26,8 +26,9 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from checks import UPLOAD_KEYS, Refused, check_weights, is_hub_name, one_sentenc
 from egress import keep_inside, permit, read_allow_list
 from huggingface_hub import try_to_load_from_cache
 from transformers import TrainerCallback
+from transformers.hf_argparser import HfArg
 
 ACCESS = ("public", "gated", "credentialed")
 
@@ -45,31 +47,23 @@ ACCESS = ("public", "gated", "credentialed")
 class RunArguments:
     """What every recipe takes beside the arguments of its stage."""
 
-    access: str | None = field(
-        default=None, metadata={"help": "Class of data without a manifest.json.", "choices": list(ACCESS)}
+    access: Literal["public", "gated", "credentialed"] | None = HfArg(
+        default=None, help="Access class of data that have no manifest.json."
     )
-    overwrite: bool = field(
-        default=False, metadata={"help": "Move another run out of output_dir, and begin anew."}
+    overwrite: bool = HfArg(default=False, help="Move another run out of output_dir, and begin anew.")
+    world_size: int | None = HfArg(default=None, help="Ranks that must be running.")
+    verify: Literal["sizes", "full"] = HfArg(
+        default="sizes", help="Packed blocks at launch: sizes, or sha256."
     )
-    world_size: int | None = field(default=None, metadata={"help": "Ranks that must be running."})
-    verify: str = field(
-        default="sizes",
-        metadata={
-            "help": "Packed blocks at launch: sizes, or all their sha256.",
-            "choices": ["sizes", "full"],
-        },
+    max_loss_jump: float | None = HfArg(
+        default=5.0, help="Nats above the recent mean that stop a run; null: any."
     )
-    max_loss_jump: float | None = field(
-        default=5.0, metadata={"help": "Nats above the recent mean that stop the run; null: never."}
+    peak_tflops: float | None = HfArg(
+        default=None, help="Dense peak of a device that hardware.py does not know."
     )
-    peak_tflops: float | None = field(
-        default=None, metadata={"help": "Dense peak of one device, where hardware.py has none."}
-    )
-    allow_upload: bool = field(
-        default=False, metadata={"help": "Let trackers and push_to_hub send data away."}
-    )
-    allow_list: str | None = field(
-        default=None, metadata={"help": "YAML of what may receive credentialed data (egress.py)."}
+    allow_upload: bool = HfArg(default=False, help="Let trackers and push_to_hub send data away.")
+    allow_list: str | None = HfArg(
+        default=None, help="YAML of what may receive credentialed data (egress.py)."
     )
 
 
@@ -101,7 +95,12 @@ def open_run(script, args, model, data, base=None):
         try:
             return RunRecord(*_open(script, args, training, models, Path(data)))
         except Refused:  # leaves no folder behind
-            if new and rank() == 0 and folder.is_dir() and {path.name for path in folder.iterdir()} <= {".lock"}:
+            if (
+                new
+                and rank() == 0
+                and folder.is_dir()
+                and {path.name for path in folder.iterdir()} <= {".lock"}
+            ):
                 shutil.rmtree(folder)
             raise
 
@@ -375,6 +374,7 @@ class RunRecord(TrainerCallback):
 
     def attach(self, trainer):
         """Add this record to the trainer, and let Throughput add to a log line before the trackers write it."""
+        self.dtypes = {name: weight.dtype for name, weight in trainer.model.named_parameters()}
         trainer.add_callback(self)
         trainer.callback_handler.callbacks.sort(key=lambda callback: not isinstance(callback, Throughput))
 
@@ -383,9 +383,17 @@ class RunRecord(TrainerCallback):
         if self.record["access"] != "public":
             config.access = self.record["access"]
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
+    def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
         self.limit, args.save_total_limit = args.save_total_limit, None
         self.mark(model.config)
+        for name, weight in model.named_parameters() if state.global_step else ():
+            dtype = self.dtypes.get(name, weight.dtype)
+            if weight.requires_grad and weight.dtype != dtype:  # PEFT loads a 16-bit adapter in float32
+                weight.data = weight.data.to(dtype)
+                moments = optimizer.state.get(weight, {})
+                moments |= {
+                    key: value.to(dtype) for key, value in moments.items() if getattr(value, "ndim", 0)
+                }
 
     def on_step_end(self, args, state, control, **kwargs):
         control.should_log |= (
