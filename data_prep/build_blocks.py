@@ -38,37 +38,10 @@ from data_prep.corpus import executors
 from data_prep.corpus.dataset_card import write_card
 from data_prep.corpus.documents import link
 from data_prep.corpus.tokenize import DocumentTokenizer
-from data_prep.files import WORK, keep_only, read_jsonl, read_yaml, resumable_folder, sha256
+from data_prep.files import WORK, keep_only, read_jsonl, resumable_folder, sha256
 from data_prep.manifest import describe, read_manifest, write_manifest
-from data_prep.schema import DOMAINS, BadInput
+from data_prep.schema import DOMAINS, BadInput, Mixture, load
 
-
-def _whole(least):
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _weights(value):
-    return (
-        isinstance(value, dict)
-        and value
-        and all(d in DOMAINS and isinstance(w, int | float) and w > 0 for d, w in value.items())
-    )
-
-
-MIXTURE_KEYS = {  # what each key must be, in words and as a check
-    "block_length": ("a whole number of at least 2", _whole(2)),
-    "tokens": ("a whole number, or one_pass", lambda value: value == "one_pass" or _whole(1)(value)),
-    "ratio": (
-        f"as_found, or weights above 0 for some of {', '.join(DOMAINS)}",
-        lambda value: value == "as_found" or _weights(value),
-    ),
-    "fill": ("best_fit or concat", lambda value: value in ("best_fit", "concat")),
-    "validation_share": (
-        "a share from 0 to below 1",
-        lambda value: isinstance(value, int | float) and 0 <= value < 1,
-    ),
-    "seed": ("a whole number", _whole(0)),
-}
 SHARD_CHARACTERS = (
     250_000_000  # of documents in one training file, the unit of parallel work: about 60 million tokens
 )
@@ -79,18 +52,7 @@ ROWS_PER_WRITE = 512
 # ---------------------------------------------------------------- the mixture
 def read_mixture(path: Path) -> dict:
     """The mixture of a YAML file; BadInput names the key that is missing, unknown or out of range."""
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file. Next: copy data_prep/mixtures/demo.yaml")
-    mixture = read_yaml(path)
-    if not isinstance(mixture, dict):
-        raise BadInput(f"{path}: must be keys and values, found {type(mixture).__name__}")
-    for key in [*MIXTURE_KEYS, *mixture]:
-        if key not in MIXTURE_KEYS:
-            raise BadInput(f"{path}: unknown key '{key}' (known: {', '.join(MIXTURE_KEYS)})")
-        wanted, right = MIXTURE_KEYS[key]
-        if key not in mixture or not right(mixture[key]):
-            raise BadInput(f"{path}: key '{key}' must be {wanted}, found {mixture.get(key)!r}")
-    return mixture
+    return load(path, Mixture, example="data_prep/mixtures/demo.yaml").model_dump()
 
 
 def held_out(source: str, document_id: str, share: float) -> bool:

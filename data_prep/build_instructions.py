@@ -27,12 +27,9 @@ from pathlib import Path
 
 from data_prep import benchmarks, instructions
 from data_prep.corpus.evaluation_items import item_name
-from data_prep.files import check_out, read_json, read_jsonl, read_yaml, sha256, whole_folder, write_jsonl
+from data_prep.files import check_out, read_json, read_jsonl, sha256, whole_folder, write_jsonl
 from data_prep.manifest import Drops, describe, write_manifest
-from data_prep.schema import BadInput, check_row, strictest
-
-PLAN_KEYS = {"sources": dict, "validation": float, "seed": int}
-PLAN = {"sources": {}, "validation": 0.05, "seed": 0}  # without --plan
+from data_prep.schema import BadInput, InstructionPlan, check_row, load, strictest
 
 
 # ---------------------------------------------------------------- decontamination
@@ -297,21 +294,9 @@ def _order(seed: int, row_id: str) -> int:
 # ---------------------------------------------------------------- the plan
 def read_plan(path: Path) -> dict:
     """The plan of a YAML file; BadInput names the key that is unknown or of the wrong kind."""
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file. Next: copy data_prep/instructions/paper.yaml")
-    plan = read_yaml(path)
-    if not isinstance(plan, dict) or not isinstance(plan.get("sources"), dict) or not plan["sources"]:
-        raise BadInput(f"{path}: needs 'sources', a mapping of source to rows")
-    for key, value in plan.items():
-        if key not in PLAN_KEYS:
-            raise BadInput(f"{path}: unknown key '{key}' (known: {', '.join(PLAN_KEYS)})")
-        if not isinstance(value, PLAN_KEYS[key]) or isinstance(value, bool):
-            raise BadInput(f"{path}: '{key}' must be {PLAN_KEYS[key].__name__}, found {type(value).__name__}")
-    _names(",".join(map(str, plan["sources"])), instructions.NAMES, str(path))
-    for name, number in plan["sources"].items():
-        if type(number) is not int or number < 0:
-            raise BadInput(f"{path}: '{name}' must be a number of rows, found {number!r}")
-    return PLAN | plan
+    plan = load(path, InstructionPlan, example="data_prep/instructions/paper.yaml").model_dump()
+    _names(",".join(plan["sources"]), instructions.NAMES, f"{path}: sources")
+    return plan
 
 
 def _names(text: str, known, flag: str) -> list[str]:
@@ -381,7 +366,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv=None) -> None:
     args = make_parser().parse_args(argv)
     try:
-        plan = read_plan(args.plan) if args.plan else dict(PLAN)
+        plan = read_plan(args.plan) if args.plan else InstructionPlan.model_construct(sources={}).model_dump()
         if args.sources is None and not args.plan:
             raise BadInput(f"neither --sources nor --plan. Known sources: {', '.join(instructions.NAMES)}")
         sources = (

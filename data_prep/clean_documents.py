@@ -26,24 +26,17 @@ import numpy as np
 from data_prep.corpus import cleaning, decontamination, executors
 from data_prep.corpus import minhash as near_duplicates
 from data_prep.corpus.documents import put_in_place
-from data_prep.files import WORK, keep_only, read_jsonl, read_yaml, resumable_folder, sha256, write_jsonl
+from data_prep.files import WORK, keep_only, read_jsonl, resumable_folder, sha256, write_jsonl
 from data_prep.manifest import Drops, read_manifest, write_manifest
-from data_prep.schema import BadInput
-
-SECTIONS = ("cleaning", "decontamination", "near_duplicates")
+from data_prep.schema import BadInput, CleaningPlan, load
 
 
 def read_plan(path: Path) -> dict:
-    """The sections of a plan, each a mapping or None. BadInput names an unknown section."""
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file. Next: copy data_prep/cleaning_plans/clean.yaml")
-    plan = read_yaml(path)
-    if not isinstance(plan, dict) or not plan:
-        raise BadInput(f"{path}: must have some of the sections {', '.join(SECTIONS)}")
-    for key, value in plan.items():
-        if key not in SECTIONS or not isinstance(value, dict | None):
-            raise BadInput(f"{path}: section '{key}' must be a mapping, one of {', '.join(SECTIONS)}")
-    return {section: plan.get(section) for section in SECTIONS}
+    """The sections of a plan, each a mapping or None. BadInput names an unknown section or key."""
+    plan = load(path, CleaningPlan, example="data_prep/cleaning_plans/clean.yaml")
+    if not plan.model_fields_set:
+        raise BadInput(f"{path}: must have some of the sections {', '.join(CleaningPlan.model_fields)}")
+    return plan.model_dump()
 
 
 def build(documents: Path, rows: Path | None, plan: dict, out: Path, executor: str = "local") -> dict:
@@ -269,7 +262,7 @@ def runs_of(file: list, lines: str, lines_sha256: str, output: str, near_duplica
 
 # ---------------------------------------------------------------- duplicates
 def duplicates(
-    units: list[dict], facts: list[dict], settings: near_duplicates.Settings, work: Path, executor: str
+    units: list[dict], facts: list[dict], settings: near_duplicates.NearDuplicates, work: Path, executor: str
 ) -> list[dict]:
     """{unit, line, source, id, kept_source, kept_id, kind} of each document that goes for another one that stays."""
     filled = [unit for unit, fact in zip(units, facts, strict=True) if fact["documents"]]
@@ -333,7 +326,7 @@ def compare(
     units: list[dict],
     contents: dict,
     sources: list[str],
-    settings: near_duplicates.Settings,
+    settings: near_duplicates.NearDuplicates,
     work: Path,
     executor: str,
 ):

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import zlib
 from pathlib import Path
@@ -16,7 +17,10 @@ import pyarrow.parquet
 import yaml
 import zstandard
 
-from data_prep.schema import BadInput
+
+class BadInput(Exception):
+    """A file, record or key that cannot be used. The message names it, says what is wrong, and what to do next."""
+
 
 LFS_MARK = b"version https://git-lfs.github.com/spec"
 LEVEL = 3  # of gzip: more than twice the speed of 6, for an eighth more bytes
@@ -217,12 +221,34 @@ def _finite(written):
 
 
 class _Plain(yaml.SafeLoader):
-    """YAML without references to other places in it, of which a few can stand for any number of values."""
+    """YAML as its readers expect it: no aliases, of which a few can stand for any number of values; no key twice, of which the first
+    would be lost silently; and, as in YAML 1.2, only true and false are booleans, so that `no` is the text "no"."""
+
+    yaml_implicit_resolvers = {
+        first: [rule for rule in rules if rule[0] != "tag:yaml.org,2002:bool"]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.events.AliasEvent):
             raise yaml.YAMLError("an alias, which is not read here: write the value out")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        lines = {}
+        for key, _ in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                raise yaml.YAMLError(
+                    f"key '{name}' is in line {lines[name]} and again in line {line}: remove one"
+                )
+            lines[name] = line
+        return super().construct_mapping(node, deep)
+
+
+_Plain.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF")
+)
 
 
 def read_yaml(path: str | Path):

@@ -32,7 +32,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from data_prep import build_blocks, build_documents, clean_documents
 from data_prep.corpus.tokenize import SPACE, DocumentTokenizer
 from data_prep.files import read_jsonl, write_jsonl
-from data_prep.schema import BadInput
+from data_prep.schema import BadInput, CleaningPlan
 
 MIXTURE = {
     "block_length": 4096,
@@ -151,7 +151,7 @@ def datasets_map(jsonl: Path, tokenizer: DocumentTokenizer, cache: Path):
 def our_stages(sources: list[tuple[str, str]], tokenizer: str, work: Path) -> dict[str, float]:
     """CPU seconds of each stage, raw files to blocks."""
     shutil.rmtree(work, ignore_errors=True)
-    plan = dict.fromkeys(clean_documents.SECTIONS)
+    plan = dict.fromkeys(CleaningPlan.model_fields)
     return {
         "read": timed(lambda: build_documents.build(sources, work / "documents")),
         "clean": timed(

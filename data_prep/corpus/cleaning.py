@@ -19,13 +19,14 @@ import itertools
 import json
 import os
 import re
-import types
 from collections.abc import Callable
+from typing import Literal
 
 os.environ["LOGURU_DIAGNOSE"] = (
     "NO"  # before datatrove is imported: its logs would print the values of variables, and so the text of notes
 )
 
+import pydantic
 from datatrove.data import Document
 from datatrove.pipeline.filters import (
     C4QualityFilter,
@@ -36,7 +37,7 @@ from datatrove.pipeline.filters import (
 from datatrove.pipeline.formatters import FTFYFormatter
 from datatrove.utils.word_tokenizers import WordTokenizer
 
-from data_prep.schema import DOMAINS, BadInput
+from data_prep.schema import BadInput, Domain, Settings, parse
 
 
 class Drop(str):
@@ -44,7 +45,7 @@ class Drop(str):
 
 
 # ---------------------------------------------------------------- the steps
-def encoding(text: str, *, unescape_html: bool | str = "auto") -> str | Drop:
+def encoding(text: str, *, unescape_html: bool | Literal["auto"] = "auto") -> str | Drop:
     """Repair text that was decoded wrongly ("cafÃ©"), take control characters out, compose accents (NFC), no blanks at line ends.
 
     ftfy with datatrove's settings; `unescape_html`: whether &lt; is written <; "auto": unless the text holds a < already."""
@@ -62,12 +63,12 @@ MARK = re.compile(r"\[\*\*(?:(?!\[\*\*|\*\*\]).){0,120}\*\*\]|(?<!_)___(?!_)", r
 HERE = "\x00"
 
 
-def deidentification(text: str, *, marks: str = "token", token: str = "___") -> str | Drop:
+def deidentification(
+    text: str, *, marks: Literal["token", "delete", "keep"] = "token", token: str = "___"
+) -> str | Drop:
     """Write each de-identification mark as `token`, the same for all sources, or delete it, or keep it.
 
     Lines that hold nothing but marks go; a header before a mark ("Name: [**Name**]") stays. MIMIC-IV and MIMIC-CXR have the default."""
-    if marks not in ("token", "delete", "keep"):
-        raise BadInput(f"cleaning: deidentification: marks is '{marks}', must be token, delete or keep")
     if marks == "keep" or not MARK.search(text):
         return text
     lines = MARK.sub(HERE, text.replace(HERE, "")).split("\n")
@@ -92,11 +93,16 @@ FILTERS = {
     "c4": functools.partial(C4QualityFilter, filter_no_terminal_punct=False),
     "fineweb": FineWebQualityFilter,
 }
-AS_IT_IS = types.MappingProxyType({})
+DEFAULTS = {}  # of datatrove
 
 
 def quality(
-    text: str, *, gopher_repetition=AS_IT_IS, gopher_quality=AS_IT_IS, c4=AS_IT_IS, fineweb=AS_IT_IS
+    text: str,
+    *,
+    gopher_repetition: dict | None = DEFAULTS,
+    gopher_quality: dict | None = DEFAULTS,
+    c4: dict | None = DEFAULTS,
+    fineweb: dict | None = DEFAULTS,
 ) -> str | Drop:
     """datatrove's filters for web pages, in the order and with the settings of FineWeb: each a mapping of its parameters, or null for none.
 
@@ -149,9 +155,9 @@ class Step:
     """A step and the documents that it is for where the YAML does not say: None stands for all."""
 
     function: Callable
-    domains: tuple | None = None
-    sources: tuple | None = None
-    slices: tuple | None = None
+    domains: tuple | list | None = None
+    sources: tuple | list | None = None
+    slices: tuple | list | None = None
 
 
 STEPS = {
@@ -162,8 +168,26 @@ STEPS = {
 }
 
 
+class Scope(Settings):
+    """The documents that a step is for; None stands for all."""
+
+    domains: list[Domain] | None = None
+    sources: list[str] | None = None
+    slices: list[str] | None = None
+
+
+def _schema(function: Callable) -> type[Scope]:
+    """The settings of a step: the keyword parameters of its function, and its scope."""
+    parameters = [*inspect.signature(function).parameters.values()][1:]
+    fields = {parameter.name: (parameter.annotation, parameter.default) for parameter in parameters}
+    return pydantic.create_model(function.__name__, __base__=Scope, **fields)
+
+
+SCHEMAS = {name: _schema(step.function) for name, step in STEPS.items()}
+
+
 def make_cleaner(config: dict | None) -> "Cleaner":
-    """The cleaner of a YAML's `cleaning`. BadInput names an unknown step, parameter or domain."""
+    """The cleaner of a plan's `cleaning`. BadInput names an unknown step, setting or domain."""
     for name in config or {}:
         if name not in STEPS:
             raise BadInput(f"cleaning: unknown step '{name}' (known: {', '.join(STEPS)})")
@@ -177,25 +201,14 @@ def make_cleaner(config: dict | None) -> "Cleaner":
 
 
 def _with(name: str, step: Step, setting: dict) -> Step:
-    known = [*inspect.signature(step.function).parameters][1:]
-    where = {
-        key: tuple(setting[key]) for key in ("domains", "sources", "slices") if setting.get(key) is not None
-    }
-    parameters = {key: value for key, value in setting.items() if key not in ("domains", "sources", "slices")}
-    for key in parameters:
-        if key not in known:
-            raise BadInput(
-                f"cleaning: {name}: unknown key '{key}' (known: {', '.join((*known, 'domains', 'sources', 'slices'))})"
-            )
-    for domain in where.get("domains", ()):
-        if domain not in DOMAINS:
-            raise BadInput(f"cleaning: {name}: unknown domain '{domain}' (known: {', '.join(DOMAINS)})")
-    function = functools.partial(step.function, **parameters)
+    settings = parse(setting, SCHEMAS[name], f"cleaning: {name}").model_dump(exclude_unset=True)
+    scope = {key: settings.pop(key) for key in Scope.model_fields if key in settings}
+    function = functools.partial(step.function, **settings)
     try:
-        function("A text to try it on. " * 20)  # an impossible value is named now, and not at some document
+        function("A text to try it on. " * 20)  # datatrove's filters take any settings until they are made
     except TypeError as error:
         raise BadInput(f"cleaning: {name}: {error}") from error
-    return dataclasses.replace(step, function=function, **where)
+    return dataclasses.replace(step, function=function, **{k: v for k, v in scope.items() if v is not None})
 
 
 class Cleaner:

@@ -24,7 +24,6 @@ least `min_hits` of them. Items whose longest text is under 2 n words are matche
 """
 
 import collections
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -35,26 +34,9 @@ import numpy as np
 from data_prep import benchmarks
 from data_prep.corpus.evaluation_items import Item, document_ids, id_blocklist, read_items, row_files
 from data_prep.corpus.shingles import hash_runs, hash_words
-from data_prep.schema import BadInput
+from data_prep.schema import BadInput, Decontamination, parse
 
 MOST = 512  # runs kept of an item, by their hash: of a whole article a sample is as good as all
-
-
-@dataclasses.dataclass
-class Settings:
-    splits: list = dataclasses.field(default_factory=lambda: ["validation", "test"])
-    cases: list = dataclasses.field(default_factory=list)
-    ids: bool = True
-    pmc_ids: str | None = None
-    ngrams: bool = True
-    n: int = 13
-    n_short: int = 8
-    max_df: int = 10
-    min_hits: int = 3
-    coverage: dict = dataclasses.field(default_factory=lambda: {"default": 0.2})
-    cut: list = dataclasses.field(default_factory=lambda: ["pmc", "pile_pubmed", "guidelines", "redpajama"])
-    margin: int = 200
-    report_only: bool = False
 
 
 class Match(NamedTuple):
@@ -161,7 +143,7 @@ class Decontaminator:
     """decontaminator(document) -> (document, what is left of it, or None; records), with a record for each item that it met:
     {source, id, task, item, by: "pmid" | "pmcid" | "cxr_study" | "words", coverage (with "words"), action: "drop" | "cut" | "report"}."""
 
-    def __init__(self, settings: Settings, blocked: dict, index: Index | None, missing: list[str]):
+    def __init__(self, settings: Decontamination, blocked: dict, index: Index | None, missing: list[str]):
         self.settings, self.blocked, self.index, self.missing = settings, blocked, index, missing
 
     def __call__(self, document: dict) -> tuple[dict | None, list[dict]]:
@@ -190,7 +172,7 @@ class Decontaminator:
         """For the manifest: how many items and ids are looked for, how many items cannot be matched, and the sets without rows."""
         items, unmatched = (self.index.items, self.index.unmatched) if self.index else ([], [])
         return {
-            "settings": dataclasses.asdict(self.settings),
+            "settings": self.settings.model_dump(),
             "items": dict(sorted(collections.Counter(task for task, *_ in items).items())),
             "ids": dict(sorted(collections.Counter(task for task, _ in self.blocked.values()).items())),
             "unmatched": dict(
@@ -203,7 +185,7 @@ class Decontaminator:
         """Write what `load` reads: arrays that all processes of a machine map from the same files."""
         folder.mkdir(parents=True, exist_ok=True)
         blocked = [[*key, *row] for key, row in self.blocked.items()]
-        facts = {"settings": dataclasses.asdict(self.settings), "blocked": blocked, "missing": self.missing}
+        facts = {"settings": self.settings.model_dump(), "blocked": blocked, "missing": self.missing}
         if self.index:
             facts["index"] = {
                 "items": self.index.items,
@@ -220,19 +202,11 @@ class Decontaminator:
 
 def make_decontaminator(config: dict | None, rows: str | Path) -> Decontaminator:
     """The decontaminator of a YAML's `decontamination` and a folder of task rows. BadInput names what is wrong in either."""
-    known = [field.name for field in dataclasses.fields(Settings)]
-    for key in config or {}:
-        if key not in known:
-            raise BadInput(f"decontamination: unknown key '{key}' (known: {', '.join(known)})")
-    settings = Settings(**(config or {}))
-    if not isinstance(settings.coverage, dict):
-        settings.coverage = {"default": settings.coverage}
+    settings = parse(config or {}, Decontamination, "decontamination")
     names = ["default", *benchmarks.NAMES, *(Path(case).stem for case in settings.cases)]
-    for name, share in settings.coverage.items():
-        if name not in names or not isinstance(share, int | float) or not 0 < share <= 1:
-            raise BadInput(
-                f"decontamination: coverage of '{name}' is {share}: must be a share from 0 to 1 of default or a task ({', '.join(names)})"
-            )
+    for name in settings.coverage:
+        if name not in names:
+            raise BadInput(f"decontamination: coverage: unknown task '{name}' (known: {', '.join(names)})")
     blocked = id_blocklist(rows, settings.splits, settings.pmc_ids) if settings.ids else {}
     index = None
     if settings.ngrams:
@@ -249,7 +223,7 @@ def make_decontaminator(config: dict | None, rows: str | Path) -> Decontaminator
 def load(folder: Path) -> Decontaminator:
     """What `Decontaminator.save` wrote."""
     facts = json.loads((folder / "decontamination.json").read_text())
-    settings, index = Settings(**facts["settings"]), None
+    settings, index = Decontamination(**facts["settings"]), None
     if "index" in facts:
         index = Index([], min_hits=settings.min_hits, coverage=settings.coverage)
         index.items, index.unmatched = (

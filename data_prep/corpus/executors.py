@@ -14,7 +14,6 @@ results and the pool here. The executors, their logs and their Slurm scripts are
 import concurrent.futures
 import hashlib
 import importlib
-import inspect
 import json
 import multiprocessing
 import os
@@ -32,9 +31,8 @@ from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, Slurm
 from datatrove.pipeline.base import PipelineStep
 
 from data_prep import egress
-from data_prep.files import read_yaml
 from data_prep.manifest import versions
-from data_prep.schema import BadInput
+from data_prep.schema import BadInput, Slurm, load
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_TASKS = 1000  # of one run of an executor: Slurm's usual limit for an array
@@ -164,7 +162,9 @@ def _execute(step: Units, given: str, work: Path) -> None:
         settings["env_command"] = "\n".join([*exports, settings.get("env_command", "")])
         settings["sbatch_args"] = {**settings.get("sbatch_args", {}), "wait": ""}
         try:
-            Slurm(**common, **settings, max_array_size=MOST_TASKS, job_name=f"data_prep.{work.name}").run()
+            SlurmArray(
+                **common, **settings, max_array_size=MOST_TASKS, job_name=f"data_prep.{work.name}"
+            ).run()
         except FileNotFoundError as error:
             raise BadInput(
                 f"--executor {given}: no {error.filename} here. Next: run it on a login node of the cluster"
@@ -190,29 +190,12 @@ def _environment() -> dict[str, str]:
 
 
 def read_cluster(path: str) -> dict:
-    """The site's settings of a Slurm cluster; BadInput names a key that SlurmPipelineExecutor does not have."""
+    """The site's settings of a Slurm cluster; BadInput names a key that is missing, unknown or of the wrong kind."""
     if not path or not Path(path).is_file():
         raise BadInput(
             f"--executor slurm:{path}: no such file. Next: copy data_prep/slurm_example.yaml and fill it in"
         )
-    settings = read_yaml(path)
-    if not isinstance(settings, dict):
-        raise BadInput(
-            f"{path}: must be keys and values. Next: copy data_prep/slurm_example.yaml and fill it in"
-        )
-    known = set(inspect.signature(SlurmPipelineExecutor).parameters) - {
-        "pipeline",
-        "logging_dir",
-        "tasks",
-        "max_array_size",
-        "job_name",
-    }
-    for key in (*settings, "partition", "time"):
-        if key not in known or key not in settings:
-            raise BadInput(
-                f"{path}: {'unknown' if key in settings else 'missing'} key '{key}' (known: {', '.join(sorted(known))})"
-            )
-    return settings
+    return load(path, Slurm).model_dump(exclude_unset=True)
 
 
 class Local(LocalPipelineExecutor):
@@ -240,7 +223,7 @@ class Local(LocalPipelineExecutor):
                     )
 
 
-class Slurm(SlurmPipelineExecutor):
+class SlurmArray(SlurmPipelineExecutor):
     """datatrove's Slurm executor without the extra job that only sums up statistics."""
 
     def launch_merge_stats(self):

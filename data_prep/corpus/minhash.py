@@ -28,7 +28,6 @@ the next only one stays. Here a document goes only if it is a candidate of the v
 """
 
 import array
-import dataclasses
 import hashlib
 import random
 import tempfile
@@ -38,49 +37,20 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.corpus.shingles import hash_runs, hash_words, mix
-from data_prep.schema import BadInput
+from data_prep.schema import BadInput, NearDuplicates, parse
 from data_prep.sources import SOURCES
 
+DEFAULT = NearDuplicates()
 RUNS_AT_ONCE, RECORDS_AT_ONCE = 512, 1 << 14
 HOLDERS = 8  # of one key, where `same` says that they differ: what all share is a phrase, and comparing all with all would never end
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    runs: tuple = (
-        ("pmc", "guidelines", "pubmed", "pile_pubmed"),
-        ("mimic_iv_note", "mimic_iii", "mimic_cxr"),
-        ("redpajama",),
-    )
-    n_grams: int = 5
-    buckets: int = 14
-    hashes_per_bucket: int = 8
-    seed: int = 1
-    jaccard: float | None = 0.7
-    abstracts_of_full_texts: bool = True
-
-
-def make_settings(config: dict) -> Settings:
-    """The settings of a YAML's `near_duplicates`. BadInput names an unknown key or source, or a source that stands in two runs."""
-    known = [field.name for field in dataclasses.fields(Settings)]
-    for key in config:
-        if key not in known:
-            raise BadInput(f"near_duplicates: unknown key '{key}' (known: {', '.join(known)})")
-    runs = config.get("runs", [])
-    lists = isinstance(runs, list) and all(isinstance(run, list) for run in runs)
-    if not lists or any(
-        source not in list(SOURCES) for run in runs for source in run
-    ):  # what YAML gives may have no hash
-        raise BadInput(
-            f"near_duplicates: 'runs' must be lists of sources in a list, found {runs!r} (known: {', '.join(SOURCES)})"
-        )
-    settings = Settings(**{**config, "runs": tuple(map(tuple, config.get("runs", Settings.runs)))})
-    sources = [source for run in settings.runs for source in run]
-    for source in sources:
-        if sources.count(source) > 1:
-            raise BadInput(
-                f"near_duplicates: source '{source}' stands twice in runs: which copy stays would not be decided"
-            )
+def make_settings(config: dict) -> NearDuplicates:
+    """The settings of a plan's `near_duplicates`. BadInput names an unknown key or source, or a source in two runs."""
+    settings = parse(config, NearDuplicates, "near_duplicates")
+    for source in (source for run in settings.runs for source in run):
+        if source not in SOURCES:
+            raise BadInput(f"near_duplicates: runs: unknown source '{source}' (known: {', '.join(SOURCES)})")
     return settings
 
 
@@ -92,12 +62,12 @@ def text_hash(text: str) -> bytes:
     ).digest()
 
 
-def signature(text: str, settings: Settings = Settings()) -> np.ndarray:  # noqa: B008 (frozen)
+def signature(text: str, settings: NearDuplicates = DEFAULT) -> np.ndarray:
     """[buckets] uint64 keys of a text, or [0] of a text with fewer words than one run."""
     runs = hash_runs(hash_words(text)[0], settings.n_grams)
     if not len(runs):
         return np.empty(0, np.uint64)
-    factors, terms = _permutations(settings)
+    factors, terms = _permutations(settings.seed, settings.buckets * settings.hashes_per_bucket)
     least = np.full(len(factors), np.iinfo(np.uint64).max)
     for start in range(0, len(runs), RUNS_AT_ONCE):  # the whole table of a 50 MB text would take gigabytes
         hashes = runs[start : start + RUNS_AT_ONCE, None] * factors + terms
@@ -109,15 +79,14 @@ def signature(text: str, settings: Settings = Settings()) -> np.ndarray:  # noqa
 
 
 @lru_cache
-def _permutations(settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-    """[buckets * hashes_per_bucket] factors (odd) and terms: x -> factor * x + term permutes the 64-bit numbers."""
-    numbers = random.Random(settings.seed)
-    count = settings.buckets * settings.hashes_per_bucket
+def _permutations(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """[count] factors (odd) and terms: x -> factor * x + term permutes the 64-bit numbers."""
+    numbers = random.Random(seed)
     factors = [numbers.getrandbits(64) | 1 for _ in range(count)]
     return np.array(factors, np.uint64), np.array([numbers.getrandbits(64) for _ in range(count)], np.uint64)
 
 
-def distinct_runs(text: str, settings: Settings) -> np.ndarray:
+def distinct_runs(text: str, settings: NearDuplicates) -> np.ndarray:
     """[distinct runs] uint64, ascending."""
     return np.unique(hash_runs(hash_words(text)[0], settings.n_grams))
 

@@ -86,7 +86,7 @@ def test_slurm_settings_are_checked(tmp_path):
     with pytest.raises(BadInput, match="unknown key 'memory'"):
         executors.read_cluster(str(tmp_path / "c.yaml"))
     (tmp_path / "c.yaml").write_text("partition: cpu\n")
-    with pytest.raises(BadInput, match="missing key 'time'"):
+    with pytest.raises(BadInput, match="time: missing, must be text in quotes"):
         executors.read_cluster(str(tmp_path / "c.yaml"))
     assert executors.read_cluster(str(ROOT / "data_prep" / "slurm_example.yaml"))["mem_per_cpu_gb"] == 4
 
