@@ -9,7 +9,8 @@ three stages later. Packed blocks are described in `build_blocks.py`.
 
 Records are plain dicts, checked by `check_document` and `check_row` in Python against the TypedDicts here.
 pydantic is slower on this path, on which every record of a corpus goes: in one run on one core,
-521,000 documents and 447,000 rows a second here, against 409,000 and 347,000 with pydantic validating the same TypedDicts.
+521,000 documents and 447,000 rows a second here, against 409,000 and 347,000 with pydantic validating the
+same TypedDicts.
 """
 
 import types
