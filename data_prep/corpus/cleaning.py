@@ -1,14 +1,17 @@
-"""Cleaning of corpus documents: a list of small steps, each text -> text or the reason why the document goes, switched and set by a YAML.
+"""Cleaning of corpus documents: a list of small steps, each text -> text or the reason why the document goes,
+switched and set by a YAML.
 
-    cleaning:                                   # a step that is not named does not run; they run in the order of STEPS, not of the YAML
-      encoding: {}                              # {}: with its defaults, which are the parameters of the function of that name
-      deidentification: {marks: token, token: ___}
+    cleaning:                                   # a step that is not named does not run; they run in the order
+    of STEPS, not of the YAML
+      encoding: {}                              # {}: with its defaults, which are the parameters of the
+      function of that name deidentification: {marks: token, token: ___}
       short:                                    # several settings: the first that is for a document is used
         - {domains: [clinical], characters: 30, words: 5}
         - {characters: 100, words: 15}
       quality: {gopher_repetition: {}, gopher_quality: {min_doc_words: 50}, c4: null, fineweb: {}}
 
-Any step takes `domains`, `sources` and `slices` (RedPajama's; a document without meta.slice is in all), and then runs on no others.
+Any step takes `domains`, `sources` and `slices` (RedPajama's; a document without meta.slice is in all), and
+then runs on no others.
 """
 
 import collections
@@ -23,7 +26,8 @@ from collections.abc import Callable
 from typing import Literal
 
 os.environ["LOGURU_DIAGNOSE"] = (
-    "NO"  # before datatrove is imported: its logs would print the values of variables, and so the text of notes
+    # before datatrove is imported: its logs would print the values of variables, and so the text of notes
+    "NO"
 )
 
 import pydantic
@@ -46,9 +50,11 @@ class Drop(str):
 
 # ---------------------------------------------------------------- the steps
 def encoding(text: str, *, unescape_html: bool | Literal["auto"] = "auto") -> str | Drop:
-    """Repair text that was decoded wrongly ("cafÃ©"), take control characters out, compose accents (NFC), no blanks at line ends.
+    """Repair text that was decoded wrongly ("cafÃ©"), take control characters out, compose accents (NFC), no
+    blanks at line ends.
 
-    ftfy with datatrove's settings; `unescape_html`: whether &lt; is written <; "auto": unless the text holds a < already."""
+    ftfy with datatrove's settings; `unescape_html`: whether &lt; is written <; "auto": unless the text holds
+    a < already."""
     text = _ftfy(unescape_html).format(text.replace("\r\n", "\n").replace("\r", "\n"))
     return "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
 
@@ -58,7 +64,8 @@ def _ftfy(unescape_html) -> FTFYFormatter:
     return FTFYFormatter(unescape_html=unescape_html, normalization="NFC")
 
 
-# MIMIC-III writes [**Known lastname 123**], which may run over a line end; MIMIC-IV-Note and MIMIC-CXR ___ (a longer line of _ is a ruler).
+# MIMIC-III writes [**Known lastname 123**], which may run over a line end; MIMIC-IV-Note and MIMIC-CXR ___ (a
+# longer line of _ is a ruler).
 MARK = re.compile(r"\[\*\*(?:(?!\[\*\*|\*\*\]).){0,120}\*\*\]|(?<!_)___(?!_)", re.DOTALL)
 HERE = "\x00"
 
@@ -68,7 +75,8 @@ def deidentification(
 ) -> str | Drop:
     """Write each de-identification mark as `token`, the same for all sources, or delete it, or keep it.
 
-    Lines that hold nothing but marks go; a header before a mark ("Name: [**Name**]") stays. MIMIC-IV and MIMIC-CXR have the default."""
+    Lines that hold nothing but marks go; a header before a mark ("Name: [**Name**]") stays. MIMIC-IV and
+    MIMIC-CXR have the default."""
     if marks == "keep" or not MARK.search(text):
         return text
     lines = MARK.sub(HERE, text.replace(HERE, "")).split("\n")
@@ -104,10 +112,12 @@ def quality(
     c4: dict | None = DEFAULTS,
     fineweb: dict | None = DEFAULTS,
 ) -> str | Drop:
-    """datatrove's filters for web pages, in the order and with the settings of FineWeb: each a mapping of its parameters, or null for none.
+    """datatrove's filters for web pages, in the order and with the settings of FineWeb: each a mapping of its
+    parameters, or null for none.
 
-    The reason of a drop is datatrove's. C4 also takes single lines out (cookies, javascript). These rules drop program code, formulas, and
-    abstracts and notes full of numbers: by default they see the general domain only, and of RedPajama its web pages."""
+    The reason of a drop is datatrove's. C4 also takes single lines out (cookies, javascript). These rules
+    drop program code, formulas, and abstracts and notes full of numbers: by default they see the general
+    domain only, and of RedPajama its web pages."""
     given = zip(FILTERS, (gopher_repetition, gopher_quality, c4, fineweb), strict=True)
     for rules in [
         _filter(name, json.dumps(dict(parameters))) for name, parameters in given if parameters is not None
@@ -126,8 +136,9 @@ def _filter(name: str, parameters: str):
 
 
 class RegexWordTokenizer(WordTokenizer):
-    """English words and sentences by two patterns, for datatrove's filters in place of spaCy, which costs them most of their time. The
-    words matter: punctuation counted as words of its own, or "3.5" as three, would drop texts that spaCy's words keep."""
+    """English words and sentences by two patterns, for datatrove's filters in place of spaCy, which costs
+    them most of their time. The words matter: punctuation counted as words of its own, or "3.5" as three,
+    would drop texts that spaCy's words keep."""
 
     WORD = re.compile(r"\d+(?:[.,:/-]\d+)*|\w+(?:[-'’./]\w+)*|[^\w\s]+")
     END = re.compile(r"[.!?]+[\"'”’)\]]*\s+")
@@ -212,7 +223,8 @@ def _with(name: str, step: Step, setting: dict) -> Step:
 
 
 class Cleaner:
-    """cleaner(document) -> (document, None), or (None, "step: reason") for one that goes. The document given is not changed.
+    """cleaner(document) -> (document, None), or (None, "step: reason") for one that goes. The document given
+    is not changed.
 
     `changed` counts, for (source, step), the documents whose text the step changed."""
 
