@@ -1,19 +1,23 @@
-"""Gather the instruction-tuning set: rows of several sources, sampled to size, without duplicates and without evaluation rows.
+"""Gather the instruction-tuning set: rows of several sources, sampled to size, without duplicates and without
+evaluation rows.
 
     python -m data_prep.build_instructions --raw data/demo/raw --sources alpaca,dolly,sharegpt,flashcards \\
-        --task_rows data/demo/tasks --task_names medqa --size alpaca=8000 flashcards=34000 --out data/demo/instructions
+        --task_rows data/demo/tasks --task_names medqa --size alpaca=8000 flashcards=34000 --out
+        data/demo/instructions
     python -m data_prep.build_instructions --raw RAW --documents data/documents --task_rows data/tasks \\
         --plan data_prep/instructions/paper.yaml --out data/instructions
 
-Reads   RAW/<source>/... (the docstring of data_prep/instructions/<source>.py is the card of the source), DOCUMENTS/pmc/*.jsonl.gz for
-        the sources made of our own documents, and the plan: sources and the rows wanted of each;
-        with --task_rows, TASKS/<task>/: every test.jsonl and validation.jsonl as what to keep out, and, of the tasks that
-        --task_names names and of no others, train.jsonl as a further source.
-Writes  OUT/{train,validation}.jsonl (rows, contracts.py) and OUT/manifest.json. The folder is written whole or not at all.
+Reads   RAW/<source>/... (the docstring of data_prep/instructions/<source>.py is the card of the source),
+        DOCUMENTS/pmc/*.jsonl.gz for the sources made of our own documents, and the plan: sources and the rows
+        wanted of each; with --task_rows, TASKS/<task>/: every test.jsonl and validation.jsonl as what to keep
+        out, and, of the tasks that --task_names names and of no others, train.jsonl as a further source.
+Writes  OUT/{train,validation}.jsonl (rows, contracts.py) and OUT/manifest.json. The folder is written whole
+        or not at all.
 
-Which rows are taken, and their order, hangs on --seed and the ids of the rows alone: a larger size takes the same rows and more.
-A source with fewer rows than wanted gives all it has, and this is printed. The validation share is taken of each source.
-What is kept out, and how a row is recognised, says `HeldOut`; the ids of what was removed are in the manifest.
+Which rows are taken, and their order, hangs on --seed and the ids of the rows alone: a larger size takes the
+same rows and more. A source with fewer rows than wanted gives all it has, and this is printed. The validation
+share is taken of each source. What is kept out, and how a row is recognised, says `HeldOut`; the ids of what
+was removed are in the manifest.
 """
 
 import argparse
@@ -22,31 +26,35 @@ import hashlib
 import heapq
 import json
 import re
-import sys
 from pathlib import Path
 
 from data_prep import benchmarks, instructions
 from data_prep.corpus.evaluation_items import item_name
-from data_prep.files import check_out, read_json, read_jsonl, read_yaml, sha256, whole_folder, write_jsonl
-from data_prep.manifest import Drops, describe, write_manifest
-from data_prep.schema import BadInput, check_row, strictest
+from data_prep.files import check_out, one_sentence, read_json, read_jsonl, sha256, whole_folder, write_jsonl
+from data_prep.manifest import Drops, check_listed, describe, write_manifest
+from data_prep.schema import BadInput, InstructionPlan, check_row, load, strictest
 
-PLAN_KEYS = {"sources": dict, "validation": float, "seed": int}
-PLAN = {"sources": {}, "validation": 0.05, "seed": 0}  # without --plan
+LABELLED = ("choice", "labels")  # scorings whose completions are labels, which rows of any text share
 
 
 # ---------------------------------------------------------------- decontamination
 class HeldOut:
-    """The test and validation rows under `task_rows`, and whether a row of a source gives one of them away. It does if
+    """The test and validation rows under `task_rows`, and whether a row of a source gives one of them away.
+    It does if
 
-    exact     a text of it (prompt, completion, turn) is the prompt or the bare question of an evaluation row, or its completion of at
-              least 13 words, blind to case and white space; or
-    covered   it holds at least half of the runs of 13 words (64 of them, evenly spaced, if there are more) of such a prompt without the
-              instruction that all prompts of the file begin with (tasks.wording), of such a question, or of such a completion; or
+    exact     a text of it (prompt, completion, turn) is the prompt or the bare question of an evaluation row,
+              or its completion of at least 13 words, blind to case and white space; or
+    covered   it holds at least half of the runs of 13 words (64 of them, evenly spaced, if there are more) of
+              such a prompt without the instruction that all prompts of the file begin with (tasks.wording),
+              of such a question, or of such a completion; or
     article   it was made of the same article of PMC, by the PMCID in both ids.
-    Shorter texts are compared exactly only, and a paraphrase is not found. Evaluation rows are named as evaluation_items.item_name does."""
+    Shorter texts are compared exactly only, and a paraphrase is not found. Evaluation rows are named as
+    evaluation_items.item_name does."""
 
-    RULE = "exact text, or at least 0.5 of the 13-word runs of an evaluation row (at most 64 of them) in prompt and answer, or the same PMCID"
+    RULE = (
+        "exact text, or at least 0.5 of the 13-word runs of an evaluation row (at most 64 of them) in "
+        "prompt and answer, or the same PMCID"
+    )
     N, GRAMS, COVERAGE = 13, 64, 0.5
     REASON = "gives an evaluation row away"
 
@@ -57,9 +65,11 @@ class HeldOut:
         paths = sorted([*task_rows.glob("*/test.jsonl"), *task_rows.glob("*/validation.jsonl")])
         if not paths:
             raise BadInput(
-                f"{task_rows}: no <task>/test.jsonl. Next: python -m data_prep.build_tasks --raw RAW --tasks all --out {task_rows}"
+                f"{task_rows}: no <task>/test.jsonl. Next: python -m data_prep.build_tasks --raw RAW "
+                f"--tasks all --out {task_rows}"
             )
         for path in paths:
+            check_listed(path)
             self._read(path)
             self.files.append({"path": str(path), "sha256": sha256(path)})
 
@@ -75,7 +85,8 @@ class HeldOut:
         for _, row in read_jsonl(path):
             name = item_name(row, row["task"], row["id"])
             bare = [row["question"]] if "question" in row else []
-            long_answer = [row["completion"]] if len(row["completion"].split()) >= self.N else []
+            is_long = row["scoring"] not in LABELLED and len(row["completion"].split()) >= self.N
+            long_answer = [row["completion"]] if is_long else []
             for item in (row["prompt"].removeprefix(head), *bare, *long_answer):
                 grams = list(dict.fromkeys(self._grams(item)))
                 grams = (
@@ -95,7 +106,8 @@ class HeldOut:
         return (hash(tuple(words[i : i + self.N])) for i in range(len(words) - self.N + 1))
 
     def find(self, row: dict) -> tuple[str, str] | None:
-        """(name of the evaluation row that `row` gives away, how it was recognised), or None. Of several that are covered, the one that is covered most."""
+        """(name of the evaluation row that `row` gives away, how it was recognised), or None. Of several that
+        are covered, the one that is covered most."""
         for article in re.findall(r"PMC\d+", row["id"]):
             if article in self.articles:
                 return self.articles[article], "article"
@@ -127,7 +139,8 @@ def build(
     task_names: list[str],
     skip: bool,
 ) -> dict:
-    """Write OUT and return its manifest. `plan`: "sources" {name: rows wanted, or None for all}, "validation" (a share), "seed".
+    """Write OUT and return its manifest. `plan`: "sources" {name: rows wanted, or None for all}, "validation"
+    (a share), "seed".
 
     `skip`: go on without a source whose raw files are not there."""
     check_out(out)
@@ -194,7 +207,10 @@ def build(
             if name in task_names and (signed := signatures(task_rows / name)):
                 facts["declassified"] = signed
             inputs += [{"path": str(path), "sha256": sha256(path), **facts} for path in paths]
-        counts = f"wanted {report[name]['wanted']}, available {available}, taken {len(rows)} ({n_validation} for validation)"
+        counts = (
+            f"wanted {report[name]['wanted']}, available {available}, taken {len(rows)} "
+            f"({n_validation} for validation)"
+        )
         print(f"{name}: {counts}; dropped: {drops.summary(name)}", flush=True)
     if not parts["train"]:
         raise BadInput(
@@ -228,7 +244,8 @@ def build(
     total = f", of {sum(wanted):,} wanted" if all(isinstance(number, int) for number in wanted) else ""
     counts = f"{', '.join(f'{split} {len(rows)}' for split, rows in parts.items())}{total}"
     print(
-        f"wrote {out}: {counts}; {len(removed)} rows that give an evaluation row away left out; access {manifest['access']}",
+        f"wrote {out}: {counts}; {len(removed)} rows that give an evaluation row away left out; access "
+        f"{manifest['access']}",
         flush=True,
     )
     return manifest
@@ -240,14 +257,16 @@ def read_source(raw: Path, documents: Path | None, name: str, drops):
     if getattr(module, "FROM_DOCUMENTS", False):
         if documents is None:
             raise BadInput(
-                f"{name} is made of our own documents. Next: --documents DOCUMENTS, the folder that build_documents wrote"
+                f"{name} is made of our own documents. Next: --documents DOCUMENTS, the folder that "
+                "build_documents wrote"
             )
         folder = documents / module.FOLDER
     else:
         folder = raw / getattr(module, "FOLDER", name)
     if not folder.is_dir():
         raise BadInput(
-            f"{folder}: no such folder. Next: put the raw files there, see the card in data_prep/instructions/{name}.py"
+            f"{folder}: no such folder. Next: put the raw files there, see the card in "
+            f"data_prep/instructions/{name}.py"
         )
     return module.files(folder), module.read(folder, drops), module.LICENSE
 
@@ -257,8 +276,11 @@ def read_task(folder: Path):
     path = folder / "train.jsonl"
     if not path.is_file():
         raise BadInput(
-            f"{path}: no such file. Next: python -m data_prep.build_tasks, or leave {folder.name} out of --task_names"
+            f"{path}: no such file. Next: python -m data_prep.build_tasks, or leave {folder.name} out of "
+            "--task_names"
         )
+
+    check_listed(path)
 
     def rows():
         for number, row in read_jsonl(path):
@@ -297,21 +319,9 @@ def _order(seed: int, row_id: str) -> int:
 # ---------------------------------------------------------------- the plan
 def read_plan(path: Path) -> dict:
     """The plan of a YAML file; BadInput names the key that is unknown or of the wrong kind."""
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file. Next: copy data_prep/instructions/paper.yaml")
-    plan = read_yaml(path)
-    if not isinstance(plan, dict) or not isinstance(plan.get("sources"), dict) or not plan["sources"]:
-        raise BadInput(f"{path}: needs 'sources', a mapping of source to rows")
-    for key, value in plan.items():
-        if key not in PLAN_KEYS:
-            raise BadInput(f"{path}: unknown key '{key}' (known: {', '.join(PLAN_KEYS)})")
-        if not isinstance(value, PLAN_KEYS[key]) or isinstance(value, bool):
-            raise BadInput(f"{path}: '{key}' must be {PLAN_KEYS[key].__name__}, found {type(value).__name__}")
-    _names(",".join(map(str, plan["sources"])), instructions.NAMES, str(path))
-    for name, number in plan["sources"].items():
-        if type(number) is not int or number < 0:
-            raise BadInput(f"{path}: '{name}' must be a number of rows, found {number!r}")
-    return PLAN | plan
+    plan = load(path, InstructionPlan, example="data_prep/instructions/paper.yaml").model_dump()
+    _names(",".join(plan["sources"]), instructions.NAMES, f"{path}: sources")
+    return plan
 
 
 def _names(text: str, known, flag: str) -> list[str]:
@@ -380,8 +390,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv=None) -> None:
     args = make_parser().parse_args(argv)
-    try:
-        plan = read_plan(args.plan) if args.plan else dict(PLAN)
+    with one_sentence():
+        plan = read_plan(args.plan) if args.plan else InstructionPlan.model_construct(sources={}).model_dump()
         if args.sources is None and not args.plan:
             raise BadInput(f"neither --sources nor --plan. Known sources: {', '.join(instructions.NAMES)}")
         sources = (
@@ -391,7 +401,8 @@ def main(argv=None) -> None:
         )
         if args.task_rows and not args.task_rows.is_dir():
             raise BadInput(
-                f"{args.task_rows}: no such folder. Next: python -m data_prep.build_tasks --raw RAW --tasks all --out {args.task_rows}"
+                f"{args.task_rows}: no such folder. Next: python -m data_prep.build_tasks --raw RAW "
+                f"--tasks all --out {args.task_rows}"
             )
         if args.task_names and not args.task_rows:
             raise BadInput("--task_names needs --task_rows, the folder that build_tasks wrote")
@@ -408,8 +419,6 @@ def main(argv=None) -> None:
         if not 0 <= plan["validation"] < 1:
             raise BadInput(f"--validation: {plan['validation']} must be at least 0 and below 1")
         build(args.raw, args.documents, plan, args.out, args.task_rows, task_names, args.skip_missing)
-    except BadInput as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -2,14 +2,17 @@
 
     python -m data_prep.build_tasks --raw data/demo/raw --tasks all --out data/demo/tasks
 
-Reads   RAW/<task>/..., as the publisher ships it (the docstring of data_prep/benchmarks/<task>.py is the card of the set), and
-        data_prep/prompts/<task>.txt; or RAW/<task>/hub/*, rows with prompts of their own (data_prep/benchmarks/_hub.py).
-Writes  OUT/<task>/{train,validation,test}.jsonl (rows, contracts.py; a split without rows is no file) and OUT/<task>/manifest.json.
-        Each folder is written whole or not at all, and the folders of other tasks are left alone.
+Reads   RAW/<task>/..., as the publisher ships it (the docstring of data_prep/benchmarks/<task>.py is the card
+        of the set), and data_prep/prompts/<task>.txt; or RAW/<task>/hub/*, rows with prompts of their own
+        (data_prep/benchmarks/_hub.py).
+Writes  OUT/<task>/{train,validation,test}.jsonl (rows, contracts.py; a split without rows is no file) and
+        OUT/<task>/manifest.json. Each folder is written whole or not at all, and the folders of other tasks
+        are left alone.
 
-Rows of train and validation whose prompt stands in the test as well are dropped and counted, so examples for few-shot prompts, which
-are taken from train.jsonl, are never test rows. Texts that merely resemble one of the test are counted and kept (`near_duplicates`
-in the manifest): see `sketch`. Beside the rows of each split the article's Table 3 is printed, and why the numbers differ.
+Rows of train and validation whose prompt stands in the test as well are dropped and counted, so examples for
+few-shot prompts, which are taken from train.jsonl, are never test rows. Texts that merely resemble one of the
+test are counted and kept (`near_duplicates` in the manifest): see `sketch`. Beside the rows of each split the
+article's Table 3 is printed, and why the numbers differ.
 """
 
 import argparse
@@ -18,12 +21,11 @@ import hashlib
 import heapq
 import json
 import re
-import sys
 import zlib
 from pathlib import Path
 
 from data_prep import benchmarks
-from data_prep.files import check_out, sha256, whole_folder
+from data_prep.files import check_out, one_sentence, sha256, whole_folder
 from data_prep.manifest import Drops, describe, write_manifest
 from data_prep.schema import SPLITS, BadInput, check_row
 
@@ -37,10 +39,12 @@ def build(name: str, raw: Path, out: Path) -> dict:
     module, folder, drops = benchmarks.load(name), raw / name, Drops()
     if not folder.is_dir():
         raise BadInput(
-            f"{folder}: no such folder. Next: put the raw files there, see the card in data_prep/benchmarks/{name}.py"
+            f"{folder}: no such folder. Next: put the raw files there, see the card in "
+            f"data_prep/benchmarks/{name}.py"
         )
 
-    # The set is read twice, so that the test is known before train is written and no set must fit into memory.
+    # The set is read twice, so that the test is known before train is written and no set must fit into
+    # memory.
     test_prompts = set()
 
     def test():
@@ -125,16 +129,19 @@ def build(name: str, raw: Path, out: Path) -> dict:
 
 
 def sketch(text: str) -> tuple[int, ...]:
-    """The 8 smallest hashes of all runs of 8 words among the first 400 words of a text; () if it has fewer than 8 such runs.
+    """The 8 smallest hashes of all runs of 8 words among the first 400 words of a text; () if it has fewer
+    than 8 such runs.
 
-    Of two texts, as many of these are likely to be the same as the texts share of their runs (Broder 1997)."""
+    Of two texts, as many of these are likely to be the same as the texts share of their runs (Broder
+    1997)."""
     words = re.findall(r"\w+", text.casefold())[:WORDS_READ]
     hashes = {zlib.crc32(" ".join(words[i : i + SHINGLE]).encode()) for i in range(len(words) - SHINGLE + 1)}
     return tuple(heapq.nsmallest(SKETCH, hashes)) if len(hashes) >= SKETCH else ()
 
 
 def near_duplicates(test: list[tuple], others: list[tuple]) -> dict:
-    """{split: {"count", "first": id}} of the (split, id, sketch) that share 6 of 8 hashes with the sketch of one test text."""
+    """{split: {"count", "first": id}} of the (split, id, sketch) that share 6 of 8 hashes with the sketch of
+    one test text."""
     holders = {}
     for number, numbers in enumerate(dict.fromkeys(test)):
         for value in numbers:
@@ -155,7 +162,8 @@ def _digest(text: str) -> bytes:
 
 
 def _describe_raw(folder: Path, paths: list[Path]) -> dict:
-    """The manifest entry of the raw files: each with its sha256 if they are few, and always `sha256sum FILES | sha256sum`."""
+    """The manifest entry of the raw files: each with its sha256 if they are few, and always `sha256sum FILES
+    | sha256sum`."""
     entries = [{"path": path.relative_to(folder).as_posix(), "sha256": sha256(path)} for path in paths]
     lines = "".join(f"{entry['sha256']}  {entry['path']}\n" for entry in entries)
     entry = {
@@ -170,7 +178,8 @@ def choose(names: str, raw: Path) -> list[str]:
     """The tasks of the flag `--tasks`; "all" are those whose raw folder is there."""
     if not raw.is_dir():
         raise BadInput(
-            f"{raw}: no such folder. Next: python -m data_prep.demo.sources --out {raw}, or your own raw files"
+            f"{raw}: no such folder. Next: python -m data_prep.demo.sources --out {raw}, or your own raw "
+            "files"
         )
     if names == "all":
         chosen = [name for name in benchmarks.NAMES if (raw / name).is_dir()]
@@ -206,11 +215,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv=None) -> None:
     args = make_parser().parse_args(argv)
-    try:
+    with one_sentence():
         for name in choose(args.tasks, args.raw):
             build(name, args.raw, args.out)
-    except BadInput as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -530,12 +530,12 @@ def test_plan_with_a_missing_source(tmp_path, raw, capsys):
     "text, message",
     [
         ("sources: {alpaca: 10\n", "plan.yaml: not YAML"),
-        ("sources: []\n", "needs 'sources'"),
-        ("sources: {nosuch: 10}\n", "plan.yaml: 'nosuch' is unknown. Known: alpaca"),
-        ("sources: {alpaca: -1}\n", "'alpaca' must be a number of rows, found -1"),
-        ("sources: {alpaca: many}\n", "'alpaca' must be a number of rows, found 'many'"),
+        ("sources: []\n", "plan.yaml: sources: must be a mapping of source to number of rows, found []"),
+        ("sources: {nosuch: 10}\n", "plan.yaml: sources: 'nosuch' is unknown. Known: alpaca"),
+        ("sources: {alpaca: -1}\n", "sources: alpaca: must be greater than or equal to 0, found -1"),
+        ("sources: {alpaca: many}\n", "sources: alpaca: must be a valid integer, found 'many'"),
         ("sources: {alpaca: 1}\nepochs: 3\n", "unknown key 'epochs' (known: sources, validation, seed)"),
-        ("sources: {alpaca: 1}\nseed: one\n", "'seed' must be int, found str"),
+        ("sources: {alpaca: 1}\nseed: one\n", "seed: must be a whole number, found 'one'"),
     ],
 )
 def test_broken_plan(tmp_path, raw, text, message):

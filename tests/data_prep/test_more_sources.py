@@ -221,13 +221,13 @@ def test_nobody_guesses_an_access_class(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"access": None}, "'access' is not given"),
-        ({"license": ""}, "'license' is not given"),
-        ({"access": "open"}, "access is 'open', must be one of public, gated, credentialed"),
-        ({"domain": "medical"}, "domain is 'medical', must be one of"),
+        ({"access": None}, "access: must be one of public, gated, credentialed, found None"),
+        ({"license": ""}, "license: must be the license or agreement"),
+        ({"access": "open"}, "access: must be one of public, gated, credentialed, found 'open'"),
+        ({"domain": "medical"}, "domain: must be one of biomedical, clinical, general, found 'medical'"),
         ({"acess": "public"}, "unknown key 'acess'"),
         ({"revision": "0" * 40}, "unknown key 'revision'"),
-        ({"meta": "year"}, "'meta' must be a list of columns"),
+        ({"meta": "year"}, "meta: must be a list of further columns"),
     ],
 )
 def test_a_sidecar_that_says_too_little_or_something_else_is_refused(tmp_path, settings, message):
@@ -239,7 +239,7 @@ def test_a_sidecar_that_says_too_little_or_something_else_is_refused(tmp_path, s
     with pytest.raises(BadInput, match="source.yaml: not YAML"):
         plain.files(tmp_path)
     path.write_text("")
-    with pytest.raises(BadInput, match="source.yaml: 'domain' is not given"):
+    with pytest.raises(BadInput, match="source.yaml: domain: missing, must be one of biomedical"):
         plain.files(tmp_path)
 
 
@@ -326,13 +326,13 @@ def test_hub_reads_a_folder_as_it_reads_the_hub(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "'dataset' is not given"),
-        ({"dataset": "lab/notes", "split": "train"}, "'revision' is not given"),
+        ({}, "dataset: missing"),
+        ({"dataset": "lab/notes", "split": "train"}, "revision: missing"),
         (
             {"dataset": "lab/notes", "split": "train", "revision": "main"},
             "revision 'main' must be a commit of 40 hexadecimal digits",
         ),
-        ({"dataset": "lab/notes", "revision": "0" * 40}, "'split' is not given"),
+        ({"dataset": "lab/notes", "revision": "0" * 40}, "split: missing"),
     ],
 )
 def test_hub_needs_a_name_a_commit_and_a_split(tmp_path, settings, message):
