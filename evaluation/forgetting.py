@@ -230,7 +230,7 @@ def load_tasks(args) -> tuple[dict, dict, dict]:
             "data": found,
             "data_sha256": data_hash(loaded[name]),
         }
-        print(f"{name}: {forgetting_page.in_words(asked[name])}", flush=True)
+        print(f"{name}: {forgetting_page.format_task(asked[name])}", flush=True)
     if not loaded:
         first, why = next(iter(not_asked.items()), ("--tasks", "names none"))
         raise BadInput(
