@@ -162,7 +162,7 @@ def test_a_wrong_plan_is_refused(world):
         ({"differences": [pair]}, "'nobody' is not one of the models"),
         ({"differences": [{"of": "first"}]}, "differences.0.what: Field required"),
         ({"tasks": ["mednli", "hoc"]}, "hoc"),
-        ({"table": 4}, "training: is for table 4"),
+        ({"table": 4, "models": [model, {**model, "name": "b"}], "differences": None}, "is for table 4"),
         ({"settings": ["x"]}, "settings: Input should be a valid dictionary"),
     ):
         with pytest.raises(SystemExit, match="error: ") as stop:
