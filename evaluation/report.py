@@ -33,7 +33,17 @@ from data_prep.files import check_out, read_json, whole_folder
 from data_prep.schema import BadInput, strictest
 from evaluation import score
 from evaluation.diagnosis import section as diagnosis_page
-from evaluation.reporting import claims, config, curves, figures, forgetting_page, runs, samples, tables
+from evaluation.reporting import (
+    claims,
+    config,
+    curves,
+    figures,
+    forgetting_page,
+    paper_claims,
+    runs,
+    samples,
+    tables,
+)
 from evaluation.reporting.formats import format_difference, markdown_table, markdown_text, printable
 from evaluation.scoring import metrics, run_outputs
 
@@ -134,7 +144,9 @@ def read_page(args) -> dict:
         "claims": judged,
         "table": scores,
         "left_out": left_out(models, evaluations),
-        "paper_tables": tables.paper_tables(models, evaluations, places),
+        "models_table": tables.models_table(models, trained),
+        "paper_tables": (paper := tables.paper_tables(models, evaluations, places)),
+        "paper_claims": paper_claims.check_paper() if paper else [],
         "notes_below": tables.notes_below,
         "overview": figures.overview(models, scores, judged),
         "figure2": figures.figure2(models, figure2_cells(models, evaluations), published_in_figure2()),
@@ -350,6 +362,9 @@ def markdown(page: dict) -> str:
     for one in page["paper_tables"]:
         source = f"Published values ({one['source']}) beside **ours**.\n"
         parts += [f"## The paper's {one['title']}\n", source, tables.markdown(one)]
+    if page["paper_tables"]:
+        parts += ["## The paper's Table 1, with ours\n", markdown_table(*page["models_table"])]
+        parts += ["## The paper's claims on its own tables\n", paper_claims.markdown(page["paper_claims"])]
     if page["differences"]:
         parts += [
             f"## Differences to {markdown_text(page['baseline'])}\n",

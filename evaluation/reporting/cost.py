@@ -45,10 +45,11 @@ def table(plan, tasks: list[str], args, done) -> str:
         )
     head = ["model", "weights", "tasks to train", "GPU-hours", "tasks to ask", "GPU-hours, at most"]
     assumed = [task for task in tasks if lengths[task]["assumed"]]
+    gpu = f"a GPU with {args.gpu_tflops:g} TFLOP/s and {args.gpu_gbps:g} GB/s"
     notes = (
-        f"\nTotal {total:,.0f} GPU-hours of a GPU with {args.gpu_tflops:g} TFLOP/s, {args.gpu_gbps:g} GB/s, "
+        f"\nTotal {total:,.0f} GPU-hours of {gpu}, training at {args.mfu:.0%} of the peak, {BATCH} rows at "
     )
-    notes += f"training at {args.mfu:.0%} of the peak, {BATCH} rows at once; a planning figure, not a measurement.\n"
+    notes += "once; a planning figure, not a measurement.\n"
     if assumed:
         notes += "Not built yet, so with the paper's number of rows and "
         notes += f"{UNKNOWN:,} characters a row: {', '.join(assumed)}.\n"

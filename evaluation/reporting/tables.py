@@ -12,7 +12,14 @@ import io
 from pathlib import Path
 
 from data_prep.files import read_json
-from evaluation.reporting.formats import format_interval, inert, latex_text, markdown_table, markdown_text
+from evaluation.reporting.formats import (
+    format_interval,
+    inert,
+    latex_text,
+    markdown_table,
+    markdown_text,
+    printable,
+)
 
 PAPER = Path(__file__).resolve().parent / "paper_tables.json"
 TABLES = {4: "table4_supervised", 5: "table5_zero_shot", 6: "table6_ablation"}
@@ -132,6 +139,36 @@ def _rows(paper: dict, key: str, published: list[str], ours: list[dict], evaluat
             }
         )
     return rows
+
+
+def models_table(models: list[dict], trained: dict) -> tuple[list[str], list[list[str]]]:
+    """(head, rows) of the paper's Table 1: the medical LLMs as printed, then those of ours whose training run
+    is known."""
+    head = [
+        "model",
+        "backbone",
+        "size",
+        "biomedical",
+        "clinical",
+        "pretraining tokens",
+        "instructions",
+        "released",
+    ]
+    rows = []
+    for r in read_json(PAPER)["table1_models"]["records"]:
+        marks = ["yes" if r[key] else "no" for key in ("biomedical", "clinical")]
+        rows.append(
+            [r["model"], r["backbone"], r["size"], *marks, r["tokens"], r["instructions"], r["released"]]
+        )
+    for model in models:
+        run = trained[model["name"]]["run"]
+        if run:
+            backbone = Path(run.get("arguments", {}).get("model_name_or_path") or "").name
+            seen = run.get("tokens_seen") if run.get("stage") == "pretrain" else None
+            taught = None if seen is not None or run.get("stage") != "sft" else run.get("rows")
+            counts = [f"{n:,}" if isinstance(n, int) else None for n in (seen, taught)]
+            rows.append([f"**{model['label']}**", printable(backbone), None, None, None, *counts, None])
+    return head, [[cell or "–" for cell in row] for row in rows]
 
 
 def reasons(table: dict) -> list[str]:

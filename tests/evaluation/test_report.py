@@ -145,7 +145,7 @@ def test_verdicts_are_printed_as_they_come_out(tmp_path, capsys):
     assert re.match(r"forgetting +shown +perplexity of foundation over backbone: 1.050", said["forgetting"])
     for page in ("report.md", "report.html"):
         text = (tmp_path / "report" / page).read_text()
-        assert "contradicted" in text and "not shown" in text and "0.769" in text and "toy-size" in text
+        assert "contradicted" in text and "not shown" in text and "0.769" in text and "toy experiment" in text
     invented_config(tmp_path, margin=1.02)
     make_report(tmp_path)
     assert "forgetting     contradicted" in capsys.readouterr().out
@@ -566,7 +566,7 @@ def test_models_that_were_not_validated_on_the_same_blocks_are_not_compared(tmp_
 def test_the_numbers_of_the_paper_name_their_table_and_their_conflicts():
     paper = json.loads((REPO / "evaluation" / "reporting" / "paper_tables.json").read_text())
     tables = {name: table for name, table in paper.items() if name.startswith("table")}
-    assert len(tables) == 4 and all(
+    assert len(tables) == 5 and all(
         table["source"].startswith(f"Table {name[5]}") for name, table in tables.items()
     )
     for table in tables.values():
@@ -580,6 +580,19 @@ def test_the_numbers_of_the_paper_name_their_table_and_their_conflicts():
         if r["dataset"] == "i2b2" and r.get("footnote") == "a"
     ]
     assert [r["value"] for r in i2b2] == [0.166, 0.263]
+
+
+def test_the_report_holds_table_1_with_ours_and_the_papers_claims(tmp_path):
+    invented_runs(tmp_path)
+    for name, facts in (("foundation", {"tokens_seen": 12345}), ("chat", {"stage": "sft", "rows": 321})):
+        path = tmp_path / "runs" / name / "run.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+    invented_config(tmp_path)
+    make_report(tmp_path)
+    text, page = ((tmp_path / "report" / name).read_text() for name in ("report.md", "report.html"))
+    assert "| PMC-LLaMA | LLaMA | 7/13B | yes | no | 79B | 514K | 04/27/2023 |" in text
+    assert "| **Foundation** | – | – | – | – | 12,345 | – | – |" in text and "| – | 321 | – |" in text
+    assert "contradicted" in text.split("claims on its own tables")[1] and "514K" in page
 
 
 # ---------------------------------------------------------------- no untruth, and no code in a name
@@ -713,7 +726,7 @@ def test_the_first_screen_holds_a_picture_which_can_be_written_for_a_readme(tmp_
     invented_config(tmp_path)
     make_report(tmp_path, "--picture", tmp_path / "picture.svg")
     page = (tmp_path / "report/report.html").read_text()
-    assert page.index('<figure class="overview"><svg') < page.index("<p>") and "toy-size" in page
+    assert page.index('<figure class="overview"><svg') < page.index("<p>") and "toy experiment" in page
     picture = (tmp_path / "picture.svg").read_text()
     assert 'fill="white"' in picture and "contradicted" in picture and "Foundation" in picture
     ElementTree.fromstring(picture)
