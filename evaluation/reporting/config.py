@@ -157,3 +157,30 @@ class Plan(Strict):
                         f"difference '{pair.what}': '{name}' is not one of the models ({', '.join(known)})"
                     )
         return self
+
+
+# ---------------------------------------------------------------- forgetting
+class Tuned(Strict):
+    """published: the model in paper_tables.json, section forgetting."""
+
+    model: str
+    published: str | None = None
+
+
+class Comparison(Strict):
+    base: str
+    tuned: Annotated[list[Tuned], pydantic.Field(min_length=1)]
+
+
+class ForgettingPlan(Strict):
+    tasks: str = "general"
+    gate: Path | None = None
+    comparisons: Annotated[list[Comparison], pydantic.Field(min_length=1)]
+
+    @pydantic.model_validator(mode="after")
+    def check_published(self):
+        known = [record["model"] for record in read_json(PAPER)["forgetting"]["records"]]
+        for name in (tuned.published for one in self.comparisons for tuned in one.tuned):
+            if name not in (None, *known):
+                raise ValueError(f"the paper says nothing about '{name}' (it has {', '.join(known)})")
+        return self

@@ -93,9 +93,9 @@ def _means(result: dict):
 
 def _notes(result: dict):
     base = result["base"]["name"]
-    for one in (result["base"], *result["tuned"]):
+    for one in result["tuned"]:
         if one.get("published"):
-            yield f"{one['name']}, as published: {one['published']}"
+            yield f"{one['name']} in the paper: {format_published(one['published'])}"
     for task, why in result["not_asked"].items():
         yield f"{task} was not asked: {why}"
     for task in result["at_chance"]:
@@ -109,6 +109,26 @@ def _notes(result: dict):
         yield f"perplexity of held-out text, {curves.format_curve(curve)}"
     for sentence in curves.not_comparable(result["curves"]):
         yield f"perplexity of held-out text, {sentence}"
+
+
+def summary(results: list[dict]) -> str:
+    """The mean difference of each tuned model over all tasks, beside what the paper says of it. `results`:
+    one per base."""
+    rows = []
+    for result in results:
+        for one in result["tuned"]:
+            published = one.get("published")
+            said = format_published(published) if published else "–"
+            gate = ", ".join(sorted({finding["level"] for finding in one["gate"]})) or "passed"
+            rows.append([one["name"], result["base"]["name"], format_difference(one["mean"]), said, gate])
+    head = ["model", "base", "mean difference (95 % interval)", "in the paper", "gate"]
+    note = "The paper names neither the tasks nor the settings behind its figures.\n"
+    return f"# {TITLE}\n\n{markdown_table(head, rows)}\n{note}"
+
+
+def format_published(record: dict) -> str:
+    points = "no figure" if record["points"] is None else f"{record['points']:+.1f} %"
+    return f"{points}, medical to general text {record['ratio']} (“{record['quote']}”)"
 
 
 def format_task(facts: dict) -> str:

@@ -13,7 +13,10 @@ from test_report import BROWSER, FLAGS
 from evaluation import judge, rating_page
 from evaluation.diagnosis.verdicts import prediction_id
 
-HOSTILE = 'A limp.</script><script>document.title = "broken"</script><img src=x onerror="document.title=1"> & "quotes" \u2028 end'
+HOSTILE = (
+    'A limp.</script><script>document.title = "broken"</script><img src=x onerror="document.title=1"> '
+    '& "quotes" \u2028 end'
+)
 
 
 @pytest.fixture
@@ -42,8 +45,11 @@ def test_the_page_names_no_model_holds_each_prediction_once_and_loads_nothing(pa
         and next(case for case in data["cases"] if case["id"] == "c0")["text"] == HOSTILE
     )
     assert {case["id"]: sorted(p["name"] for p in case["predictions"]) for case in data["cases"]} == {
-        "c0": ["Cellulitis", "Gout", "Pseudogout"], "c1": ["Rubella", "Rubeola"], "c2": ["DLBCL", "Lymphoma", "Sarcoidosis"], "c3": ["COPD", "Pneumonia"],
-    }  # fmt: skip
+        "c0": ["Cellulitis", "Gout", "Pseudogout"],
+        "c1": ["Rubella", "Rubeola"],
+        "c2": ["DLBCL", "Lymphoma", "Sarcoidosis"],
+        "c3": ["COPD", "Pneumonia"],
+    }
     key = json.loads((page / "rate.html.key.json").read_text())
     assert key["page"] == data["page"] and key["items"][prediction_id("c0", "Gout")] == {
         "case": "c0",
@@ -67,7 +73,8 @@ PROBE = """
 const press = key => dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
 const seen = () => [at("case").textContent, at("count").textContent, at("said").textContent];
 const exported = [], wait = () => new Promise(done => setTimeout(done, 50));
-const RealBlob = Blob;  // what is read back of a blob comes in real time, which the browser's virtual time does not wait for
+const RealBlob = Blob;
+ // what is read back of a blob comes in real time, which the browser's virtual time does not wait for
 Blob = function (parts, kind) { exported.push(parts.join("")); return new RealBlob(parts, kind); };
 URL.createObjectURL = () => "#";
 let refused = 0, imported = "";
@@ -79,24 +86,31 @@ addEventListener("securitypolicyviolation", () => refused++);
     at("export").click(); told.nameless = [seen()[2], exported.length];
     at("rater").value = "A, \\"B\\""; at("rater").dispatchEvent(new Event("input"));
     document.querySelector("li:not(.here) .u").focus(); press("n");
-    told.focused = [[...document.querySelectorAll("li")].map(line => line.querySelector("[aria-pressed=true]")?.className || ""), document.activeElement.className];
+    const chosen = line => line.querySelector("[aria-pressed=true]")?.className || "";
+    told.focused = [[...document.querySelectorAll("li")].map(chosen), document.activeElement.className];
     press("ArrowDown"); press("x"); press("ArrowUp");
     press("y"); press("N"); told.first = seen();
     press("ArrowRight"); press("u"); press("ArrowUp"); press("x"); press("y"); told.second = seen();
-    press("ArrowLeft"); press("ArrowLeft"); told.back = [seen(), [...document.querySelectorAll("[aria-pressed=true]")].map(b => b.getAttribute("aria-label"))];
+    press("ArrowLeft"); press("ArrowLeft");
+    const pressed = [...document.querySelectorAll("[aria-pressed=true]")];
+    told.back = [seen(), pressed.map(b => b.getAttribute("aria-label"))];
     sessionStorage.setItem("told", JSON.stringify(told));
     return location.reload();
   }
   told.reloaded = [seen(), at("rater").value, [...document.querySelectorAll("[aria-pressed=true]")].length];
-  while (+at("bar").value < items.size) press(document.querySelector("li.here [aria-pressed=true]") ? "ArrowRight" : "n");
+  while (+at("bar").value < items.size)
+    press(document.querySelector("li.here [aria-pressed=true]") ? "ArrowRight" : "n");
   told.all = seen();
   at("export").click(); told.csv = exported[0];
-  confirm = () => false; at("anew").click(); told.kept = seen()[1]; confirm = () => true; at("anew").click(); told.emptied = seen()[1];
+  confirm = () => false; at("anew").click(); told.kept = seen()[1]; confirm = () => true;
+  at("anew").click(); told.emptied = seen()[1];
   const files = new DataTransfer(); files.items.add(new File([], "r.csv"));
   imported = "\\ufeff" + told.csv + '"c9","0000","AB","y"\\r\\n';
-  at("import").files = files.files; at("import").dispatchEvent(new Event("change")); await wait(); told.imported = [seen(), csv() === told.csv, state.rater];
+  at("import").files = files.files; at("import").dispatchEvent(new Event("change")); await wait();
+  told.imported = [seen(), csv() === told.csv, state.rater];
   await fetch("http://127.0.0.1:9/").catch(() => 0); await wait();
-  told.title = document.title; told.refused = refused; told.shown = data.cases.findIndex(c => c.id === "c0"); turn(told.shown); told.text = at("text").textContent;
+  told.title = document.title; told.refused = refused;
+  told.shown = data.cases.findIndex(c => c.id === "c0"); turn(told.shown); told.text = at("text").textContent;
   document.body.innerHTML = "<pre></pre>"; document.querySelector("pre").textContent = JSON.stringify(told);
 })();
 """
@@ -167,12 +181,15 @@ def test_keys_rate_a_reload_keeps_them_and_the_export_is_read_back(page):
 
 
 def test_nothing_sticks_out_of_a_narrow_window(page):
-    says = 'parent.postMessage([innerWidth, document.documentElement.scrollWidth, getComputedStyle(document.querySelector("main")).gridTemplateColumns.split(" ").length], "*")'
+    says = """const columns = getComputedStyle(document.querySelector("main")).gridTemplateColumns.split(" ");
+        parent.postMessage([innerWidth, document.documentElement.scrollWidth, columns.length], "*")"""
     (page / "probe.html").write_text(
         (page / "rate.html").read_text().replace("show();\n</script>", f"show();\n{says}</script>")
     )
-    hears = "const frames = [...document.querySelectorAll('iframe')], heard = []; onmessage = event => { heard[frames.findIndex(frame => "
-    hears += "frame.contentWindow === event.source)] = event.data; document.querySelector('pre').textContent = JSON.stringify(heard) }"
+    hears = """const frames = [...document.querySelectorAll('iframe')], heard = [];
+        onmessage = event => {
+        heard[frames.findIndex(frame => frame.contentWindow === event.source)] = event.data;
+        document.querySelector('pre').textContent = JSON.stringify(heard) }"""
     frames = "".join(
         f"<iframe width={width} height=800 style='border:0' src='probe.html'></iframe>"
         for width in (1280, 390)

@@ -577,7 +577,7 @@ def test_the_numbers_of_the_paper_name_their_table_and_their_conflicts():
         r
         for t in tables.values()
         for r in t["records"]
-        if r["dataset"] == "i2b2" and r.get("footnote") == "a"
+        if r.get("dataset") == "i2b2" and r.get("footnote") == "a"
     ]
     assert [r["value"] for r in i2b2] == [0.166, 0.263]
 
