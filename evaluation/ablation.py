@@ -35,6 +35,7 @@ from evaluation import generate, score
 from evaluation.reporting import config, cost, paper_claims, tables
 from evaluation.reporting.curves import read_optional
 from evaluation.reporting.formats import format_difference, markdown_table, markdown_text
+from evaluation.reporting.intervals import difference_with_width
 from evaluation.scoring import compare, run_outputs
 
 EXAMPLE = "evaluation/plans/demo.yaml"
@@ -234,6 +235,8 @@ def difference(plan: config.Plan, pair: config.Difference, evaluations: dict, li
             compared[task] = compare.compare(rows, others, f"{task}: {pair.of} and {pair.to}")
         # BERTScore may have been made for one of the two only
         undefined = dict.fromkeys(("difference", "low", "high", "p"))
+        d = compared[task]["metrics"].get(metric, undefined)
+        low, high = difference_with_width(d["difference"], d["low"], d["high"], compared[task]["n"])
         test = compared[task]["mcnemar"]
         headlines = {name: evaluations[name]["scores"][task]["headline"] for name in (pair.of, pair.to)}
         found.append(
@@ -241,7 +244,7 @@ def difference(plan: config.Plan, pair: config.Difference, evaluations: dict, li
                 "task": task,
                 "metric": metric,
                 "n": compared[task]["n"],
-                **compared[task]["metrics"].get(metric, undefined),
+                **d | {"low": low, "high": high},
                 "withheld": [name for name, headline in headlines.items() if headline["withheld"]],
                 "mcnemar": test if test and test["metric"] == metric else None,
             }

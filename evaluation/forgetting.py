@@ -48,6 +48,7 @@ from evaluation.models.registry import Entry, fingerprint, read_entry
 from evaluation.models.response_cache import Responses
 from evaluation.reporting import config, forgetting_page, tables
 from evaluation.reporting import curves as perplexity_curves
+from evaluation.reporting.intervals import difference_with_width, with_width
 from evaluation.scoring import compare, gate, metrics
 from evaluation.tasks import general
 
@@ -421,7 +422,8 @@ def levels(items: dict, asked: dict) -> dict:
 
 def level(rows: list[dict], metric: str) -> dict:
     counts, finish = metrics.mean_of(rows, metric)
-    return metrics.estimate(float(finish(counts.sum(0), len(rows))), metrics.draws(counts, finish))
+    measured = metrics.estimate(float(finish(counts.sum(0), len(rows))), metrics.draws(counts, finish))
+    return with_width(measured, len(rows))
 
 
 def at_chance(rows: list[dict], metric: str) -> bool:
@@ -440,20 +442,23 @@ def differences_to(base: dict, tuned: dict, asked: dict) -> dict:
         metric = facts["metric"]
         (counts, _), (base_counts, _) = (metrics.mean_of(rows[task], metric) for rows in (tuned, base))
         difference, draws = metrics.paired(counts, base_counts, mean_difference, seed=number)
-        found[task] = described(difference, draws)
+        found[task] = described(difference, draws, len(counts))
         if all(row["score"][metric] in (0, 1) for row in (*tuned[task], *base[task])):
             found[task]["mcnemar"] = compare.mcnemar(tuned[task], base[task], metric)
         drawn.append(draws)
     mean = float(np.mean([entry["difference"] for entry in found.values()]))
-    return {"differences": found, "mean": described(mean, np.mean(drawn, axis=0))}
+    return {
+        "differences": found,
+        "mean": described(mean, np.mean(drawn, axis=0), min(map(len, base.values()))),
+    }
 
 
 def mean_difference(total, base_total, n):
     return (total[..., 0] - base_total[..., 0]) / n
 
 
-def described(difference: float, draws: np.ndarray) -> dict:
-    low, high = metrics.interval(draws)
+def described(difference: float, draws: np.ndarray, n: int) -> dict:
+    low, high = difference_with_width(difference, *metrics.interval(draws), n)
     return {"difference": difference, "low": low, "high": high, "p": metrics.p_value(draws)}
 
 

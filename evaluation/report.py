@@ -45,6 +45,7 @@ from evaluation.reporting import (
     tables,
 )
 from evaluation.reporting.formats import format_difference, markdown_table, markdown_text, printable
+from evaluation.reporting.intervals import difference_with_width
 from evaluation.scoring import metrics, run_outputs
 
 SAME_BLOCKS = "Each line is of the same blocks; –: not measured on them."
@@ -295,7 +296,7 @@ def differences_to(baseline: dict, models: list, tasks: list, answers: dict, eva
                     f"{task}: {baseline['name']} and {model['name']}: {error}. Next: run both on the same "
                     "rows"
                 ) from error
-            low, high = metrics.interval(draws)
+            low, high = difference_with_width(difference, *metrics.interval(draws), len(pair[0]))
             if math.isnan(difference) or math.isnan(low):
                 continue
             headlines = [

@@ -14,6 +14,7 @@ import numpy as np
 from data_prep.schema import BadInput
 from evaluation.reporting import curves
 from evaluation.reporting.formats import format_interval
+from evaluation.reporting.intervals import difference_with_width
 from evaluation.scoring import metrics
 
 
@@ -30,7 +31,7 @@ def judge(claim: dict, runs: dict, evaluations: dict, answers: dict) -> dict:
 
 
 def judge_accuracy(claim: dict, evaluations: dict, answers: dict) -> dict:
-    differences, draws, parts = [], [], []
+    differences, draws, parts, sizes = [], [], [], []
     for number, task in enumerate(claim["tasks"]):
         pair = [_answers(answers, evaluations, claim[role], task) for role in ("better", "worse")]
         metric = metrics.primary(pair[0]) if claim["metric"] == "primary" else claim["metric"]
@@ -41,10 +42,12 @@ def judge_accuracy(claim: dict, evaluations: dict, answers: dict) -> dict:
             )
         difference, values = metrics.paired_difference(*pair, metric, seed=number)
         differences.append(difference)
+        sizes.append(len(pair[0]))
         draws.append(values)
         parts.append(f"{task} {metric} {difference:+.3f} ({len(pair[0])} rows)")
-    low, high = metrics.interval(np.mean(draws, axis=0))
     estimate = float(np.mean(differences))
+    low, high = metrics.interval(np.mean(draws, axis=0))
+    low, high = difference_with_width(estimate, low, high, min(sizes))
     numbers = format_interval(estimate, low, high, signed=True)
     return {
         "estimate": estimate,

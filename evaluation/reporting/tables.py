@@ -20,6 +20,7 @@ from evaluation.reporting.formats import (
     markdown_text,
     printable,
 )
+from evaluation.reporting.intervals import with_width
 
 PAPER = Path(__file__).resolve().parent / "paper_tables.json"
 TABLES = {4: "table4_supervised", 5: "table5_zero_shot", 6: "table6_ablation"}
@@ -57,7 +58,9 @@ def cell(model: str, task: str, entry: dict | None, metric: str) -> dict | None:
     theirs = entry["paper"] or {"metrics": {}, "notes": {}, "faults": []}
     paper = theirs["metrics"].get(metric)
     notes = (theirs["notes"].get(metric), "faults " + " ".join(theirs["faults"])) if paper else ()
-    withheld = entry["headline"]["withheld"]
+    withheld, strict = entry["headline"]["withheld"], with_width(entry["metrics"][metric], entry["n"])
+    if withheld:
+        strict = dict.fromkeys(("value", "low", "high"))
     return {
         "model": model,
         "task": task,
@@ -69,7 +72,7 @@ def cell(model: str, task: str, entry: dict | None, metric: str) -> dict | None:
         "unparsed_rate": entry["unparsed_rate"],
         "paper": paper and paper["value"],
         "paper_note": "; ".join(filter(None, notes)),
-        **(dict.fromkeys(("value", "low", "high")) if withheld else entry["metrics"][metric]),
+        **strict,
     }
 
 

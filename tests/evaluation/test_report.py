@@ -17,7 +17,7 @@ from tiny_model import REPO, rows_of
 
 from data_prep.files import sha256
 from evaluation import generate, report, score
-from evaluation.reporting import config, formats, runs
+from evaluation.reporting import config, formats, intervals, runs
 
 MODELS = ["backbone", "foundation", "backbone_chat", "chat", "task"]
 RIGHT = {"backbone": 10, "foundation": 25, "backbone_chat": 21, "chat": 20, "task": 40}
@@ -320,7 +320,7 @@ def test_the_paper_is_beside_ours_with_both_scorers_and_what_is_withheld(tmp_pat
         "0.523",
     ]
     assert (
-        cells[10] == "1.000 (1.000 to 1.000); paper 0.200; 0.0% unparsed"
+        cells[10] == "1.000 (0.839 to 1.000); paper 0.200; 0.0% unparsed"
     )  # "Answer: C" is A to the paper's scorer
     assert cells[11] == "withheld; paper 0.200; 100.0% unparsed"
     assert "mute, MedQA: 20 of 20 outputs (100.0%) hold no readable answer, more than 5%" in five
@@ -333,9 +333,9 @@ def test_the_paper_is_beside_ours_with_both_scorers_and_what_is_withheld(tmp_pat
     exact = next(line for line in six.splitlines() if line.startswith("| emrQA | exact match"))
     ours = [cell.strip() for cell in exact.strip("|").split("|")][-3:]
     assert (
-        ours[0].startswith("1.000 (1.000 to 1.000); paper ")
+        ours[0].startswith("1.000 (0.207 to 1.000); paper ")
         and ours[1] == "–"
-        and ours[2].startswith("0.000 (0.000 to 0.000)")
+        and ours[2].startswith("0.000 (0.000 to 0.793)")
     )
     lines = list(csv.DictReader((tmp_path / "report" / "tables.csv").read_text().splitlines()))
     [mute] = [
@@ -747,3 +747,15 @@ def test_an_interval_is_written_one_way(cells, said):
         formats.format_difference({"difference": 0.1, "low": -0.1, "high": 0.3})
         == "+0.100 (-0.100 to +0.300)"
     )
+
+
+def test_no_interval_is_without_width(tmp_path):
+    """All rows right, and two models that differ on none."""
+    rows = rows_of("medqa", "choice", [(f"{i}?", "A") for i in range(20)], choices=["A", "B"])
+    for name in ("one", "two"):
+        score.score_folder(answers_of(tmp_path, name, "medqa", rows, ["Answer: A"] * 20))
+    report.main(["--evaluation", str(tmp_path / "eval"), "--out", str(tmp_path / "report")])
+    text = (tmp_path / "report/report.md").read_text()
+    assert "1.000 (0.839 to 1.000)" in text and "| +0.000 (-0.161 to +0.161) |" in text
+    assert intervals.with_width({"value": 0.5, "low": 0.4, "high": 0.6}, 9)["low"] == 0.4
+    assert intervals.difference_with_width(None, None, None, 9) == (None, None)
