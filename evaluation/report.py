@@ -242,10 +242,10 @@ def read_answers(args, tasks: list[str], models: list[dict], evaluations: dict) 
 
 def left_out(models: list[dict], evaluations: dict) -> list[str]:
     """A sentence for each model whose scores on other tasks than its own are not shown."""
-    told = [(model["label"], evaluations[model["name"]]) for model in models]
+    known = [(model["label"], evaluations[model["name"]]) for model in models]
     return [
         f"{label} was fine-tuned on {e['task']}: its scores on {', '.join(e['left_out'])} are left out"
-        for label, e in told
+        for label, e in known
         if e["left_out"]
     ]
 

@@ -88,7 +88,7 @@ def test_the_shape_is_table_6_with_the_papers_columns_beside_ours(world):
         ]
         assert [cell["n"] for cell in row["ours"]] == [entry[row["task"]]["n"] for entry in scores]
     assert "i2b2 of Me-LLaMA 13B-chat is 0.166 in Table 5" in (world / "out/table6.md").read_text(), (
-        "a known contradiction stands below"
+        "a known contradiction is named below"
     )
     assert "Me-LLaMA 70B" not in (world / "out/table6.md").read_text()
     assert (world / "out/table6.csv").read_text().count(",paper,") == 4 and r"\begin{table}" in (
@@ -150,7 +150,7 @@ def test_what_is_done_is_not_done_again(world, monkeypatch, capsys):
 
 def test_a_wrong_plan_is_refused(world):
     model = {"name": "a", "label": "A", "model": "m", "preset": "paper"}
-    pair = {"of": "first", "to": "nobody", "what": "x"}
+    pair = {"of": "first", "to": "fourth", "what": "x"}
     for changes, said in (
         ({"tasks": None}, "plan.yaml: tasks: Field required. Next: copy evaluation/plans/demo.yaml"),
         ({"tasks": []}, "tasks: List should have at least 1 item"),
@@ -159,7 +159,7 @@ def test_a_wrong_plan_is_refused(world):
         ({"models": [model, {**model}]}, "two are called 'a'"),
         ({"models": [model, {**model, "name": "b", "paper": "GPT-4"}]}, "no column 'GPT-4'"),
         ({"models": [model, {**model, "shots": 1}]}, "models.1.shots: Extra inputs are not permitted"),
-        ({"differences": [pair]}, "'nobody' is not one of the models"),
+        ({"differences": [pair]}, "'fourth' is not one of the models"),
         ({"differences": [{"of": "first"}]}, "differences.0.what: Field required"),
         ({"tasks": ["mednli", "hoc"]}, "hoc"),
         ({"table": 4, "models": [model, {**model, "name": "b"}], "differences": None}, "is for table 4"),

@@ -81,37 +81,37 @@ let refused = 0, imported = "";
 RealBlob.prototype.text = async () => imported;
 addEventListener("securitypolicyviolation", () => refused++);
 (async () => {
-  const told = JSON.parse(sessionStorage.getItem("told") || "{}");
-  if (!told.first) {
-    at("export").click(); told.nameless = [seen()[2], exported.length];
+  const found = JSON.parse(sessionStorage.getItem("found") || "{}");
+  if (!found.first) {
+    at("export").click(); found.nameless = [seen()[2], exported.length];
     at("rater").value = "A, \\"B\\""; at("rater").dispatchEvent(new Event("input"));
     document.querySelector("li:not(.here) .u").focus(); press("n");
     const chosen = line => line.querySelector("[aria-pressed=true]")?.className || "";
-    told.focused = [[...document.querySelectorAll("li")].map(chosen), document.activeElement.className];
+    found.focused = [[...document.querySelectorAll("li")].map(chosen), document.activeElement.className];
     press("ArrowDown"); press("x"); press("ArrowUp");
-    press("y"); press("N"); told.first = seen();
-    press("ArrowRight"); press("u"); press("ArrowUp"); press("x"); press("y"); told.second = seen();
+    press("y"); press("N"); found.first = seen();
+    press("ArrowRight"); press("u"); press("ArrowUp"); press("x"); press("y"); found.second = seen();
     press("ArrowLeft"); press("ArrowLeft");
     const pressed = [...document.querySelectorAll("[aria-pressed=true]")];
-    told.back = [seen(), pressed.map(b => b.getAttribute("aria-label"))];
-    sessionStorage.setItem("told", JSON.stringify(told));
+    found.back = [seen(), pressed.map(b => b.getAttribute("aria-label"))];
+    sessionStorage.setItem("found", JSON.stringify(found));
     return location.reload();
   }
-  told.reloaded = [seen(), at("rater").value, [...document.querySelectorAll("[aria-pressed=true]")].length];
+  found.reloaded = [seen(), at("rater").value, [...document.querySelectorAll("[aria-pressed=true]")].length];
   while (+at("bar").value < items.size)
     press(document.querySelector("li.here [aria-pressed=true]") ? "ArrowRight" : "n");
-  told.all = seen();
-  at("export").click(); told.csv = exported[0];
-  confirm = () => false; at("anew").click(); told.kept = seen()[1]; confirm = () => true;
-  at("anew").click(); told.emptied = seen()[1];
+  found.all = seen();
+  at("export").click(); found.csv = exported[0];
+  confirm = () => false; at("anew").click(); found.kept = seen()[1]; confirm = () => true;
+  at("anew").click(); found.emptied = seen()[1];
   const files = new DataTransfer(); files.items.add(new File([], "r.csv"));
-  imported = "\\ufeff" + told.csv + '"c9","0000","AB","y"\\r\\n';
+  imported = "\\ufeff" + found.csv + '"c9","0000","AB","y"\\r\\n';
   at("import").files = files.files; at("import").dispatchEvent(new Event("change")); await wait();
-  told.imported = [seen(), csv() === told.csv, state.rater];
+  found.imported = [seen(), csv() === found.csv, state.rater];
   await fetch("http://127.0.0.1:9/").catch(() => 0); await wait();
-  told.title = document.title; told.refused = refused;
-  told.shown = data.cases.findIndex(c => c.id === "c0"); turn(told.shown); told.text = at("text").textContent;
-  document.body.innerHTML = "<pre></pre>"; document.querySelector("pre").textContent = JSON.stringify(told);
+  found.title = document.title; found.refused = refused;
+  found.shown = data.cases.findIndex(c => c.id === "c0"); turn(found.shown); found.text = at("text").textContent;
+  document.body.innerHTML = "<pre></pre>"; document.querySelector("pre").textContent = JSON.stringify(found);
 })();
 """
 
@@ -136,32 +136,32 @@ def test_keys_rate_a_reload_keeps_them_and_the_export_is_read_back(page):
     (page / "probe.html").write_text(
         (page / "rate.html").read_text().replace("show();\n</script>", f"show();\n{PROBE}</script>")
     )
-    told, data = browse(page, "probe.html"), data_of(page)
-    assert told["nameless"] == ["Write your name or initials first: the file tells who rated.", 0]
+    found, data = browse(page, "probe.html"), data_of(page)
+    assert found["nameless"] == ["Write your name or initials first: the file tells who rated.", 0]
     total = sum(len(case["predictions"]) for case in data["cases"])
-    assert told["focused"] == [["", "n"], "u"], (
+    assert found["focused"] == [["", "n"], "u"], (
         "a key rates the line that has the focus, and the focus goes on to the next"
     )
-    assert told["kept"] == told["all"][1], "a new rater begins only if that is confirmed"
-    assert told["first"][1].startswith(f"2 of {total} diagnoses") and told["second"][1].startswith(
+    assert found["kept"] == found["all"][1], "a new rater begins only if that is confirmed"
+    assert found["first"][1].startswith(f"2 of {total} diagnoses") and found["second"][1].startswith(
         f"3 of {total}"
     )
     assert (
-        told["reloaded"][0][:2] == told["back"][0][:2]
-        and told["reloaded"][1] == 'A, "B"'
-        and told["reloaded"][2] == len(told["back"][1]) > 0
+        found["reloaded"][0][:2] == found["back"][0][:2]
+        and found["reloaded"][1] == 'A, "B"'
+        and found["reloaded"][2] == len(found["back"][1]) > 0
     )
-    assert told["all"][1:] == [f"{total} of {total} diagnoses, 4 of 4 cases", "All is rated. Export the CSV."]
-    assert told["emptied"].startswith("0 of") and told["imported"] == [
-        [*told["imported"][0][:1], told["all"][1], f"Read {total} ratings; 1 were not of this page."],
+    assert found["all"][1:] == [f"{total} of {total} diagnoses, 4 of 4 cases", "All is rated. Export the CSV."]
+    assert found["emptied"].startswith("0 of") and found["imported"] == [
+        [*found["imported"][0][:1], found["all"][1], f"Read {total} ratings; 1 were not of this page."],
         True,
         'A, "B"',
     ]
-    assert told["text"] == HOSTILE and told["title"] == "Rating of diagnoses" and told["refused"] == 1, (
+    assert found["text"] == HOSTILE and found["title"] == "Rating of diagnoses" and found["refused"] == 1, (
         "nothing is loaded, nothing of a case is run"
     )
 
-    (page / "ratings.csv").write_text(told["csv"])
+    (page / "ratings.csv").write_text(found["csv"])
     judge.main(
         [
             str(page / "alpha"),
@@ -177,7 +177,7 @@ def test_keys_rate_a_reload_keeps_them_and_the_export_is_read_back(page):
     summary = json.loads((page / "judged" / "summary.json").read_text())
     assert summary["judges"][1]["missing"] == 0 and summary["agreement"][0]["pairs"] == total
     first = data["cases"][0]["predictions"][0]["item"]
-    assert f'"{data["cases"][0]["id"]}","{first}","A, ""B""","y"' in told["csv"].split("\n")
+    assert f'"{data["cases"][0]["id"]}","{first}","A, ""B""","y"' in found["csv"].split("\n")
 
 
 def test_nothing_sticks_out_of_a_narrow_window(page):

@@ -134,7 +134,7 @@ def test_prompts_and_scores_are_those_of_the_harness(world):
     assert ours == pytest.approx((7 * of_sets[0] + 3 * of_sets[1]) / 10)
     (item,), (sample, *_) = read_jsonl(world / "out/tuned/gsm8k.jsonl"), theirs["samples"]["gsm8k"]
     assert (item["prompt_hash"], item["output"]) == (sample["prompt_hash"], sample["resps"][0]), (
-        "the examples are those of the harness too"
+        "the examples are the harness's too"
     )
 
 
