@@ -48,6 +48,7 @@ from evaluation.models.registry import Entry, fingerprint, read_entry
 from evaluation.models.response_cache import Responses
 from evaluation.reporting import config, forgetting_page, tables
 from evaluation.reporting import curves as perplexity_curves
+from evaluation.reporting.curves import read_optional
 from evaluation.reporting.intervals import difference_with_width, with_width
 from evaluation.scoring import compare, gate, metrics
 from evaluation.tasks import general
@@ -131,10 +132,8 @@ def measure(args, published: list[dict | None] = ()) -> dict:
     )
     curves = read_curves([*args.runs, *(entry.path for entry in entries.values())], args.runs)
     fingerprints = {name: fingerprint(entry) for name, entry in entries.items()}
-    if args.data:
-        os.environ.setdefault(
-            "HF_HUB_OFFLINE", "1"
-        )  # everything is local: nothing has to be asked of the Hub
+    if args.data:  # everything is local: nothing has to be asked of the Hub
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     loaded, asked, not_asked = load_tasks(args)
     if absent := [task for task in limits["tasks"] if task not in asked]:
@@ -146,44 +145,40 @@ def measure(args, published: list[dict | None] = ()) -> dict:
         name: ask_model(args, name, entry, fingerprints[name], loaded, asked)
         for name, entry in entries.items()
     }
-    base, *tuned = entries
-    facts = {
-        name: {"model": str(e.path), "access": e.access, "fingerprint": fingerprints[name]}
-        for name, e in entries.items()
-    }
-    differences = [differences_to(answers[base], answers[name], asked) for name in tuned]
+    base, *tuned = (described_model(entries, fingerprints, answers, asked, name) for name in entries)
+    for one, record in itertools.zip_longest(tuned, published):
+        one |= differences_to(answers[base["name"]], answers[one["name"]], asked)
+        one["perplexity"] = perplexity_ratios(entries[one["name"]].path, entries[base["name"]].path)
+        one["published"] = record
+    metric = {task: facts["metric"] for task, facts in asked.items()}
+    access = [entry.access for entry in entries.values()] + [curve["access"] for curve in curves]
     result = {
         "stage": "forgetting",
-        "access": strictest(
-            [entry.access for entry in entries.values()] + [curve["access"] for curve in curves]
-        ),
-        "base": {"name": base, **facts[base], "tasks": levels(answers[base], asked)},
-        "tuned": [
-            {
-                "name": name,
-                **facts[name],
-                "tasks": levels(answers[name], asked),
-                **difference,
-                "perplexity": perplexity_ratios(entries[name].path, entries[base].path),
-            }
-            for name, difference in zip(tuned, differences, strict=True)
-        ],
+        "access": strictest(access),
+        "base": base,
+        "tuned": tuned,
         "asked": asked,
         "not_asked": not_asked,
-        "at_chance": [task for task in asked if at_chance(answers[base][task], asked[task]["metric"])],
+        "at_chance": [task for task in asked if at_chance(answers[base["name"]][task], metric[task])],
         "limit": args.limit,
         "chat_template": args.chat_template,
-        "gate": {"limits": limits},
         **generate.machine(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "seconds": round(time.time() - started, 1),
         "curves": curves,
     }
-    for one, record in itertools.zip_longest(result["tuned"], published):
-        one["gate"], one["published"] = gate.findings(limits, one, result), record
-    result["gate"]["verdict"] = gate.verdict(limits, result["tuned"])
+    for one in tuned:
+        one["gate"] = gate.findings(limits, one, result)
+    result["gate"] = {"limits": limits, "verdict": gate.verdict(limits, tuned)}
     write(args.out, result)
     return result
+
+
+def described_model(entries: dict, fingerprints: dict, answers: dict, asked: dict, name: str) -> dict:
+    """{"name", "model", "access", "fingerprint", "tasks": its accuracies}."""
+    entry = entries[name]
+    facts = {"model": str(entry.path), "access": entry.access, "fingerprint": fingerprints[name]}
+    return {"name": name, **facts, "tasks": levels(answers[name], asked)}
 
 
 # ---------------------------------------------------------------- inputs
@@ -277,35 +272,33 @@ def ask_model(
         ).hexdigest()
         for task in loaded
     }
-    origin = {"fingerprint": identity, "settings": settings}
-    old = read_json(folder / "run.json") if (folder / "run.json").is_file() else {"tasks": {}}
-    same = {key: old.get(key) for key in (*origin, "access")} == origin | {"access": entry.access}
+    origin = {"fingerprint": identity, "settings": settings, "access": entry.access}
+    old = read_optional(folder / "run.json")
+    same = {key: old.get(key) for key in origin} == origin
     kept = {
-        task: facts for task, facts in old["tasks"].items() if same and keys.get(task) in (None, facts["key"])
+        task: facts
+        for task, facts in old.get("tasks", {}).items()
+        if same and keys.get(task) in (None, facts["key"])
     }
     todo = {task: loaded[task] for task in loaded if task not in kept}
     made, facts = answer(args, entry, identity, settings, todo) if todo else ({}, {})
     items = {task: [row for _, row in read_jsonl(folder / f"{task}.jsonl")] for task in kept} | made
     if made:
-        with whole_folder(folder, mark="run.json") as partial:
-            if entry.access == "credentialed":
-                partial.chmod(0o700)  # what such a model wrote
-            for task, rows in items.items():
-                write_jsonl(partial / f"{task}.jsonl", [row | {"model_access": entry.access} for row in rows])
-            tasks = kept | {task: {"key": keys[task], **facts[task]} for task in made}
-            run = {
-                "stage": "forgetting",
-                "model": str(entry.path),
-                "access": entry.access,
-                **origin,
-                "tasks": tasks,
-            }
-            (partial / "run.json").write_text(json.dumps(run, indent=1) + "\n")
-    print(
-        f"{name}: " + ", ".join(f"{task} {'asked' if task in made else 'already done'}" for task in loaded),
-        flush=True,
-    )
+        tasks = kept | {task: {"key": keys[task], **facts[task]} for task in made}
+        run = {"stage": "forgetting", "model": str(entry.path), **origin, "tasks": tasks}
+        write_items(folder, run, items)
+    states = (f"{task} {'asked' if task in made else 'already done'}" for task in loaded)
+    print(f"{name}: {', '.join(states)}", flush=True)
     return {task: items[task] for task in loaded}
+
+
+def write_items(folder: Path, run: dict, items: dict) -> None:
+    with whole_folder(folder, mark="run.json") as partial:
+        if run["access"] == "credentialed":  # outputs of such a model
+            partial.chmod(0o700)
+        for task, rows in items.items():
+            write_jsonl(partial / f"{task}.jsonl", [row | {"model_access": run["access"]} for row in rows])
+        (partial / "run.json").write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
 
 
 def has_template(entry: Entry) -> bool:

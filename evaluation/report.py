@@ -44,7 +44,7 @@ from evaluation.reporting import (
     samples,
     tables,
 )
-from evaluation.reporting.formats import format_difference, markdown_table, markdown_text, printable
+from evaluation.reporting.formats import format_difference, markdown_table, markdown_text
 from evaluation.reporting.intervals import difference_with_width
 from evaluation.scoring import metrics, run_outputs
 
@@ -113,7 +113,7 @@ def read_page(args) -> dict:
     check_paths(args)
     settings = config.load(args.config, config.ReportConfig).model_dump() if args.config else None
     settings = settings or config.ReportConfig(**runs.found_models(args.evaluation)).model_dump()
-    models = [model | {"label": printable(model["label"])} for model in settings["models"]]
+    models = settings["models"]
     trained = {model["name"]: runs.read_run(run_folder(args, model)) for model in models}
     evaluations = {}
     for model in models:
@@ -361,8 +361,8 @@ def markdown(page: dict) -> str:
         ]
     parts += ["## Scores\n", *markdown_scores(page)]
     for one in page["paper_tables"]:
-        source = f"Published values ({one['source']}) beside **ours**.\n"
-        parts += [f"## The paper's {one['title']}\n", source, tables.markdown(one)]
+        source = [f"Published values ({one['source']}) beside **ours**.\n"] if one["published"] else []
+        parts += [f"## {one['heading']}\n", *source, tables.markdown(one)]
     if page["paper_tables"]:
         parts += ["## The paper's Table 1, with ours\n", markdown_table(*page["models_table"])]
         parts += ["## The paper's claims on its own tables\n", paper_claims.markdown(page["paper_claims"])]

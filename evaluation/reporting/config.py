@@ -7,7 +7,10 @@ import pydantic
 
 from data_prep.files import read_json, read_yaml
 from data_prep.schema import BadInput
+from evaluation.reporting.formats import printable
 from evaluation.reporting.tables import PAPER, TABLES
+
+Label = Annotated[str, pydantic.AfterValidator(printable)]
 
 
 class Strict(pydantic.BaseModel, extra="forbid"):
@@ -40,7 +43,7 @@ class ReportedModel(Strict):
     say."""
 
     name: str
-    label: str
+    label: Label
     preset: str | None
     what: str
     run: str | None = None
@@ -101,7 +104,7 @@ class PlanModel(Strict):
     model's entry."""
 
     name: str
-    label: str
+    label: Label
     model: str
     preset: str = "paper"
     paper: str | None = None

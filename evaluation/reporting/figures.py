@@ -182,8 +182,8 @@ def figure2(models: list[dict], cells: dict, published: list[dict]) -> Drawing |
         values = {task: value for task, value in one["values"].items() if task in tasks and value is not None}
         if values:
             points = {names[task]: (value, None, None, True) for task, value in values.items()}
-            look = {"color": INK, "marker": MARKERS[number % len(MARKERS)]}
-            series.append({"label": one["label"], "published": True, "style": look, "points": points})
+            mark = {"color": INK, "marker": MARKERS[number % len(MARKERS)]}
+            series.append({"label": one["label"], "published": True, "style": mark, "points": points})
     if not series:
         return None
 

@@ -659,7 +659,9 @@ def test_answers_with_examples_in_the_prompt_have_a_table_of_their_own(tmp_path)
     score.score_folder(answers_of(tmp_path, "m", "medqa", rows, ["Answer: A"], settings=settings))
     report.main(["--evaluation", str(tmp_path / "eval"), "--out", str(tmp_path / "report")])
     text = (tmp_path / "report/report.md").read_text()
-    assert "**m, 5 examples**" in text and "Few-shot" in text and "Table 6, " not in text
+    assert (
+        "**m, 5 examples**" in text and "\n## Few-shot, on the datasets" in text and "Table 6, " not in text
+    )
 
 
 HOSTILE = (
