@@ -309,10 +309,15 @@ def isolate(arguments, error, network=None):
     others. The child returns from here; the parent only passes on signals and the exit status. The YAML files
     among the arguments are searched for paths too.
 
-    network: why the command has to reach beyond a namespace (a server, a cluster); then the hook is the only
-    wall.
+    network: why the command has to reach beyond a namespace (a server); then the hook is the only wall.
+    readers: {name: module with ACCESS and LICENSE} of raw files, which have no manifest; those named in the
+    arguments count, or all of them where they say "all".
     """
     access, terms = access_of(arguments)
+    words = {word for value in _values(arguments) for word in re.findall(r"\w+", value)} if readers else ()
+    for name, reader in (readers or {}).items():
+        if getattr(reader, "ACCESS", None) == "credentialed" and ("all" in words or name in words):
+            access, terms = "credentialed", [*terms, reader.LICENSE]
     if access != "credentialed":
         return "open"
     block_egress(terms, error)
@@ -321,6 +326,8 @@ def isolate(arguments, error, network=None):
     ranks, on_node = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if ranks != on_node:
         network = network or "the run spans several nodes"
+    if any(value.startswith(("slurm:", "ray:")) for value in map(str, arguments)):
+        network = network or "the executor starts work on other machines"
     if "allow_list" in _keys(arguments):
         network = network or "an allow list is given"
     if os.environ.get("EGRESS") == "hook":
