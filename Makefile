@@ -18,7 +18,7 @@ export PYTHONPATH := .
 
 .DEFAULT_GOAL := help
 .SECONDARY:
-.PHONY: help setup demo demo-clean test lint corpus corpus-plan corpus-audit tasks tasks-status instructions plan plan-sweep preflight pretrain sft merge finetune evaluate bertscore diagnose forgetting ablation mixture-study report release release-verify release-push guarantees fault-run bench bench-gpu
+.PHONY: help setup demo demo-clean test test-cluster lint corpus corpus-plan corpus-audit tasks tasks-status instructions plan plan-sweep preflight pretrain sft merge finetune evaluate bertscore diagnose forgetting ablation mixture-study report release release-verify release-push guarantees fault-run bench bench-gpu
 
 name = $(notdir $(patsubst %/,%,$(1)))
 # A run of your own names its machine; the demo's YAMLs are made for this one
@@ -177,6 +177,9 @@ release-push: $(VENV)/.installed  ## OUT=DIR REPO=organisation/name [ARGS=--publ
 # ---------------------------------------------------------------- tests
 test: $(VENV)/.installed-dev  ## set up and run the tests
 	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+test-cluster: $(VENV)/.installed-dev  ## multinode.slurm on a real Slurm of two nodes, set up here as root
+	CLUSTER=1 $(PY) -m pytest tests/cluster $(ARGS)
 
 guarantees: $(VENV)/.installed-dev  ## run the tests behind GUARANTEES.md
 	$(PY) -m pytest -m guarantee --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
