@@ -1,4 +1,4 @@
-"""The demo: invented raw files to report and release, on a CPU. `make demo` runs it; read STAGES top to bottom.
+"""The demo: invented raw files to report and release, on a CPU. `make demo` runs it; STAGES is the chain.
 
     python demo.py                   the whole chain; its last line names the report
     python demo.py chat_adapter      one stage, and the stages that it needs
@@ -71,7 +71,8 @@ STAGES = [
         python -m data_prep.corpus.audit data/demo/blocks"""),
     Stage("instructions", "instruction rows", 3, "data/demo/instructions", "tasks", """
         python -m data_prep.build_instructions --raw data/demo/raw --task_rows data/demo/tasks \
-            --sources alpaca,dolly,sharegpt,flashcards --task_names emrqa,i2b2,ddi,mtsamples,mimic_cxr,mednli \
+            --sources alpaca,dolly,sharegpt,flashcards \
+            --task_names emrqa,i2b2,ddi,mtsamples,mimic_cxr,mednli \
             --size mtsamples=60 emrqa=240 i2b2=240 ddi=120 mednli=160 mimic_cxr=140 alpaca=100 dolly=100 \
             --out data/demo/instructions"""),
     Stage("cases", "clinical cases", 1, "data/demo/cases", "raw", """
@@ -101,7 +102,7 @@ STAGES = [
     Stage("task", "the foundation model fine-tuned on one benchmark", 30, "outputs/demo/task",
           "foundation tasks", """
         python recipes/preflight.py --config recipes/configs/demo_task.yaml --sample 200
-        python recipes/finetune_task.py --config recipes/configs/demo_task.yaml"""),
+        python recipes/sft.py --config recipes/configs/demo_task.yaml"""),
     # ------------------------------------------------------------------ evaluation
     *(Stage(f"evaluation_{model}", f"answers and scores of {model}", 25, f"outputs/demo/evaluation/{model}",
             f"{model} tasks", f"""
@@ -124,12 +125,13 @@ STAGES = [
             --batch_size 64 --out outputs/demo/forgetting"""),
     Stage("ablation", "what each stage adds", 8, "outputs/demo/ablation",
           "evaluation_backbone evaluation_foundation evaluation_backbone_chat evaluation_chat", """
-        python -m evaluation.ablation --plan evaluation/plans/demo.yaml --scored --out outputs/demo/ablation"""),
+        python -m evaluation.ablation --plan evaluation/plans/demo.yaml --scored \
+            --out outputs/demo/ablation"""),
     Stage("report", "one page", 10, "outputs/demo/report",
-          "evaluation_backbone evaluation_foundation evaluation_task evaluation_backbone_chat evaluation_chat "
-          "diagnosis forgetting", """
-        python -m evaluation.report --config evaluation/claims/demo.yaml --evaluation outputs/demo/evaluation \
-            --runs outputs/demo --forgetting outputs/demo/forgetting/forgetting.json \
+          "evaluation_backbone evaluation_foundation evaluation_task evaluation_backbone_chat "
+          "evaluation_chat diagnosis forgetting", """
+        python -m evaluation.report --config evaluation/claims/demo.yaml --runs outputs/demo \
+            --evaluation outputs/demo/evaluation --forgetting outputs/demo/forgetting/forgetting.json \
             --diagnosis outputs/demo/judged --show_texts --out outputs/demo/report"""),
     Stage("release", "the chat model as a bundle that stays: it has read credentialed stand-ins", 8,
           "outputs/demo/release", "chat evaluation_chat forgetting", """
@@ -146,10 +148,11 @@ FULL = [
         python -m data_prep.build_instructions --raw data/demo/full/raw --documents data/demo/full/documents \
             --plan data_prep/instructions/paper.yaml --task_rows data/demo/full/tasks \
             --out data/demo/full/instructions"""),
-    Stage("full_evaluation", "the chat model on all twelve benchmarks", 60, "outputs/demo/evaluation_full/chat",
-          "full_data chat", """
+    Stage("full_evaluation", "the chat model on all twelve benchmarks", 60,
+          "outputs/demo/evaluation_full/chat", "full_data chat", """
         python -m evaluation.generate --model outputs/demo/chat --rows data/demo/full/tasks --preset chat \
-            --tasks all --max_new_tokens 96 --batch_size 64 --allow_overlong --out outputs/demo/evaluation_full/chat
+            --tasks all --max_new_tokens 96 --batch_size 64 --allow_overlong \
+            --out outputs/demo/evaluation_full/chat
         python -m evaluation.score outputs/demo/evaluation_full/chat"""),
 ]  # fmt: skip
 
@@ -157,7 +160,7 @@ FULL = [
 # ---------------------------------------------------------------------- what a stage depends on
 @cache
 def content(path: Path) -> tuple[str, frozenset[Path]]:
-    """A file's SHA-256 and the Python files that it imports directly. Comments and layout of Python do not count.
+    """A file's SHA-256 and the Python files that it imports directly. Comments and layout do not count.
 
     A package whose __init__ loads its modules by name imports all of them.
     """

@@ -1,7 +1,7 @@
 """Kill the demo at random moments, again and again, and show that its report comes out the same.
 
     make fault-run                                                # two kills in each stage
-    python tests/fault_run.py --kills 1 --seed 3 --undisturbed OTHER   # OTHER: a copy of this commit in which `make demo` has come to its end
+    python -m tests.fault_run --kills 1 --seed 3 --undisturbed OTHER   # OTHER: a copy of this commit in which `make demo` has come to its end
 
 `make demo` runs twice, in two copies of this repository: once undisturbed, and once killed (SIGKILL, all of its processes) at random moments of every
 stage and started again each time. Then all files of both reports are compared, byte by byte. Of report.html and report.md some facts are left out first
@@ -20,6 +20,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+
+from demo import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGE = re.compile(r"\[(\d+)/(\d+)\]")  # as make demo prints them
@@ -123,10 +125,7 @@ def main(argv=None):
 
     whole = args.undisturbed or copy_of_repository(args.work / "whole")
     if args.undisturbed:
-        seconds = dict.fromkeys(
-            sorted({int(number) for number, _ in STAGE.findall((whole / "Makefile").read_text())}),
-            args.window,
-        )
+        seconds = dict.fromkeys(range(1, len(STAGES) + 1), args.window)
     else:
         finished, seconds = demo(whole)
         if not finished:
