@@ -3,7 +3,7 @@
     make fault-run                                          the demo, killed twice in each stage
     make fault-run ARGS="--stages"                          each stage alone, disturbed in each way of KINDS
     make fault-run ARGS="--stages 2 4 --kinds kill full"    some of them
-    python tests/fault_run.py --undisturbed OTHER ...       OTHER: a copy of this commit with a finished demo
+    python -m tests.fault_run --undisturbed OTHER ...       OTHER: a copy of this commit with a finished demo
 
 The demo: `make demo` runs in two copies of this repository, once undisturbed and once killed (SIGKILL, all of
 its processes) at random moments of every stage and started again each time. All files of both reports are
@@ -26,6 +26,8 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+
+from demo import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGE = re.compile(r"\[(\d+)/(\d+)\]")  # as make demo prints them
@@ -293,7 +295,7 @@ def main(argv=None):
 
     whole = args.undisturbed or copy_of_repository(args.work / "whole")
     if args.undisturbed:
-        seconds = dict.fromkeys(stages(whole / "Makefile"), args.window)
+        seconds = dict.fromkeys(range(1, len(STAGES) + 1), args.window)
     else:
         finished, seconds = demo(whole)
         if not finished:

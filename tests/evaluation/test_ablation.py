@@ -7,6 +7,7 @@ import pytest
 import yaml
 from tiny_model import REPO, make_model, read_jsonl, rows_of, write_rows
 
+import demo
 from data_prep import egress
 from evaluation import ablation, generate
 from evaluation.models import registry
@@ -201,11 +202,17 @@ def test_the_plans_name_tasks_models_and_settings_that_exist(path):
         files = [plan["training"][key] for key in ("recipe", "config", "accelerate")]
         assert all((REPO / file).is_file() for file in (*files, *plan["training"]["large"].values()))
         assert set(plan["training"]["large"]) <= {model["name"] for model in plan["models"]}
-    demo = "-m evaluation.generate --model $(O)/$(1) --rows $(D)/tasks --tasks medqa_ll,$(DEMO_TASKS) "
-    demo += "--preset $(2) --max_new_tokens 96 "
-    assert path.stem != "demo" or (
-        plan["settings"]["max_new_tokens"] == 96 and demo in (REPO / "Makefile").read_text()
-    )
+    if path.stem == "demo":  # the demo has asked these models in this way
+        stages = {stage.name: stage.commands()[0] for stage in demo.STAGES}
+        for model in plan["models"]:
+            asked = " ".join(stages[f"evaluation_{model['name']}"])
+            for flag, value in {
+                "model": model["model"],
+                "preset": model["preset"],
+                **plan["settings"],
+            }.items():
+                assert f"--{flag} {value} " in asked
+            assert f"--tasks {','.join(plan['tasks'])} " in asked
 
 
 # ---------------------------------------------------------------- Table 4, costs, and the paper's claims
