@@ -141,9 +141,9 @@ def located(error, path, hide=False):
     """An error with the last line of the recipe that led to it."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == path.resolve()]
-    text = (
-        "its message may quote a credentialed row and is left out" if hide else " ".join(str(error).split())
-    )
+    text = " ".join(str(error).split())
+    if hide and not isinstance(error, OSError):
+        text = "its message may quote a credentialed row and is left out"
     return f"{type(error).__name__}: {text}" + (f", {path.name} line {lines[-1]}" if lines else "")
 
 
@@ -231,9 +231,9 @@ class Run:
         with self.report.check("launch"):
             self.checks.check_launch(self.given, on_ranks(self.training, self.ranks))
         with self.report.check("launch"):
-            self.access = self.record.open_run(self.path, self.args, self.model, self.data_path).record[
-                "access"
-            ]
+            if self.data_path.exists():  # else load_data says so
+                opened = self.record.open_run(self.path, self.args, self.model, self.data_path)
+                self.access = opened.record["access"]
         machine = (
             f"{self.options.accelerate}, judged on this machine" if self.ranks else self.training.device.type
         )
@@ -1043,8 +1043,8 @@ def failures(report):
 def table(report):
     yield f"{'check':<12}{'verdict':<9}{'seconds':>7}   checked"
     for name in WHY:
-        verdict = "FAILED" if name in report.failed() else "ok" if name in report.notes else "-"
-        yield f"{name:<12}{verdict:<9}{report.seconds[name]:>7.1f}   {report.notes.get(name, 'not run')}"
+        verdict = "FAILED" if name in report.failed() else "ok" if report.notes.get(name) else "-"
+        yield f"{name:<12}{verdict:<9}{report.seconds[name]:>7.1f}   {report.notes.get(name) or 'not run'}"
 
 
 # ---------------------------------------------------------------- run
