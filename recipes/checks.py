@@ -256,11 +256,17 @@ def check_texts(row):
         raise TypeError
 
 
+def stop_tokens(tokenizer, generation_config=None):
+    """Ids that end an answer: EOS of the tokenizer and of generation_config.json, which may name several."""
+    others = getattr(generation_config, "eos_token_id", None) or []
+    return {tokenizer.eos_token_id, *(others if isinstance(others, list) else [others])}
+
+
 def check_answers(trainer):
     """Refuse training rows of which no answer ends in EOS, and validation rows without a supervised token."""
-    eos = trainer.processing_class.eos_token_id
+    stops = stop_tokens(trainer.processing_class, trainer.model.generation_config)
     rows = trainer.train_dataset.select_columns("labels").with_format("numpy")
-    if not any(eos in row["labels"] for row in rows.select(range(min(1000, len(rows))))):
+    if not any(stops & set(row["labels"].tolist()) for row in rows.select(range(min(1000, len(rows))))):
         raise Refused(
             "no answer ends in EOS: nothing would teach the model to stop. Next: eos_token at the end of the template's answers"
         )

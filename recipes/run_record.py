@@ -144,11 +144,9 @@ def _open(script, args, training, models, data):
         if (folder / "run.json").is_file()
         else {}
     )
-    code = {
-        p.name: sha256(p)
-        for p in (Path(script), *sorted(Path(__file__).parent.glob("*.py")))
-        if p.name in loaded_beside(script)
-    }
+    loaded = loaded_beside(script)
+    siblings = sorted(Path(__file__).parent.glob("*.py"))
+    code = {path.name: sha256(path) for path in (Path(script), *siblings) if path.name in loaded}
     if old:
         before = old.get("identity", {})
         changed = [key for key in identity if key in before and identity[key] != before[key]]
@@ -204,11 +202,9 @@ def _open(script, args, training, models, data):
 
 def loaded_beside(script):
     """Names of the script and of the modules beside it that it imports."""
-    here = Path(__file__).resolve().parent
-    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    return {Path(script).name} | {
-        Path(file).name for file in files if file and Path(file).resolve().parent == here
-    }
+    files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
+    here = os.path.dirname(__file__)
+    return {Path(script).name} | {os.path.basename(file) for file in files if os.path.dirname(file) == here}
 
 
 # ---------------------------------------------------------------- what a run reads
