@@ -7,8 +7,8 @@ Reads   RAW/<task>/..., as the publisher ships it (the docstring of data_prep/be
 Writes  OUT/<task>/{train,validation,test}.jsonl (rows, contracts.py; a split without rows is no file) and OUT/<task>/manifest.json.
         Each folder is written whole or not at all, and the folders of other tasks are left alone.
 
-Rows of train and validation whose prompt stands in the test as well are dropped and counted, so examples for few-shot prompts, which
-are taken from train.jsonl, are never test rows. Texts that merely resemble one of the test are counted and kept (`near_duplicates`
+Rows of train and validation whose prompt is also in the test, and rows of train whose prompt is also in validation, are dropped
+and counted, so few-shot examples, which are taken from train.jsonl, are never test rows. Texts that merely resemble one of the test are counted and kept (`near_duplicates`
 in the manifest): see `sketch`. Beside the rows of each split the article's Table 3 is printed, and why the numbers differ.
 """
 
@@ -40,11 +40,13 @@ def build(name: str, raw: Path, out: Path) -> dict:
             f"{folder}: no such folder. Next: put the raw files there, see the card in data_prep/benchmarks/{name}.py"
         )
 
-    # The set is read twice, so that the test is known before train is written and no set must fit into memory.
-    test_prompts = set()
+    # The set is read twice: what is kept out of train must be known before it is written, and no set must fit in memory.
+    test_prompts, validation_prompts = set(), set()
 
     def test():
         for row in benchmarks.read(name, folder, Drops()):
+            if row["split"] == "validation":
+                validation_prompts.add(_digest(row["prompt"]))
             if row["split"] == "test":
                 test_prompts.add(_digest(row["prompt"]))
                 yield row["prompt"]
@@ -66,6 +68,9 @@ def build(name: str, raw: Path, out: Path) -> dict:
                 ids.add(row["id"])
                 if split != "test" and _digest(row["prompt"]) in test_prompts:
                     drops.add(name, f"{split} prompt is also in the test", where)
+                    continue
+                if split == "train" and _digest(row["prompt"]) in validation_prompts:
+                    drops.add(name, "train prompt is also in the validation", where)
                     continue
                 answer = _digest(row["completion"])
                 ambiguous += answers.setdefault((split, _digest(row["prompt"])), answer) != answer
@@ -207,8 +212,17 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv=None) -> None:
     args = make_parser().parse_args(argv)
     try:
-        for name in choose(args.tasks, args.raw):
-            build(name, args.raw, args.out)
+        chosen, failed = choose(args.tasks, args.raw), []
+        for name in chosen:
+            try:
+                build(name, args.raw, args.out)
+            except BadInput as error:
+                if args.tasks != "all":
+                    raise
+                failed.append(str(error))
+                print(f"{name}: not built: {error}", flush=True)
+        if failed:
+            raise BadInput(f"{len(failed)} of {len(chosen)} tasks not built: {'; '.join(failed)}")
     except BadInput as error:
         sys.exit(f"error: {error}")
 

@@ -135,6 +135,13 @@ def texts(values: list, where: str, field: str) -> list[str]:
     return [value.strip() for value in values]
 
 
+def answerable(scoring: str, answer: str, choices: list[str] | None) -> bool:
+    """Whether `answer` can be scored: one of `choices` (scoring "choice"), or some of them joined by "; " ("labels")."""
+    if scoring == "labels":
+        return set(answer.split("; ")) <= set(choices)
+    return scoring != "choice" or answer in choices
+
+
 def fraction(key: str) -> float:
     """A number in [0, 1) that depends on `key` alone: whole notes, patients or documents go to a split by it, the same way on
     every machine and whatever else is in the file."""

@@ -13,6 +13,7 @@ Oddities  the exports named _test hold train, valid and test with the same rows:
 import re
 from pathlib import Path
 
+from data_prep.benchmarks import answerable
 from data_prep.files import read_jsonl, read_parquet
 from data_prep.schema import BadInput
 
@@ -41,6 +42,12 @@ def read(name: str, module, folder: Path, drops):
         split = _split(path)
         for number, record in _records(path):
             where = f"{path}: record {number}"
+            if missing := [field for field in ("query", "answer") if field not in record]:
+                found = ", ".join(map(str, record)) or "none"
+                raise BadInput(
+                    f"{where}: field '{missing[0]}' is missing (found: {found}). "
+                    f"Next: an export with query and answer, or remove {path.parent} to read the publisher's files"
+                )
             query, answer, gold = record.get("query"), record.get("answer"), record.get("gold")
             choices = record.get("choices") or module.COMMON.get("choices")
             if (
@@ -52,7 +59,7 @@ def read(name: str, module, folder: Path, drops):
                 drops.add(name, "no query or no answer", where)
                 continue
             answer = answer.strip()
-            if module.SCORING == "choice" and answer not in choices:
+            if not answerable(module.SCORING, answer, choices):
                 drops.add(name, "answer is none of the choices", where)
                 continue
             if module.SCORING == "choice" and type(gold) is int and choices[gold : gold + 1] != [answer]:

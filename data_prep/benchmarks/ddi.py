@@ -10,18 +10,17 @@ Splits    XML: Test -> test; Train -> train and validation, 28 % of its document
 Table 3   18,779 / 7,244 / 5,761, which are the BLUE files. The XML test has 5,716 pairs: BLUE's holds 45 more, all negative.
 Left out  and counted: an interaction without a type (one pair of Train), other labels, pairs in sentences without text, pairs whose
           offsets do not show the drug; the folder "Test for DrugNER task" is not read, its 941 pairs are all negative.
-Oddities  charOffset includes its end, and may have parts, "12-15;30-44": BLUE marks the first part, which for some pairs is in the
-          other drug too. Ours takes the first parts that do not overlap; if all do, both drugs become one @DRUG-DRUG$, as in BLUE.
+Oddities  charOffset includes its end, and may have parts, "12-15;30-44": the whole span, from its first to its last character, is
+          marked, as in BLUE. Where the spans of the two drugs overlap, both become one @DRUG-DRUG$, also as in BLUE.
           Sentences repeat (55 of BLUE's test).
 """
 
 import csv
-import itertools
 from pathlib import Path
 
 from data_prep.benchmarks import fraction, read_prompt
 from data_prep.schema import BadInput
-from data_prep.sources.raw_files import csv_records
+from data_prep.sources.raw_files import csv_records, walk
 from data_prep.sources.xml_text import parse
 
 LICENSE = "CC-BY-NC"
@@ -51,8 +50,8 @@ def files(folder: Path) -> list[Path]:
     for part in ("Train", "Test"):
         found += [
             path
-            for path in sorted((folder / "DDICorpus" / part).rglob("*.xml"))
-            if not path.name.startswith(".") and not any("DrugNER" in parent for parent in path.parts)
+            for path in walk(folder / "DDICorpus" / part)
+            if path.suffix == ".xml" and not any("DrugNER" in parent for parent in path.parts)
         ]
     if not found:
         raise BadInput(
@@ -133,7 +132,8 @@ def _read_document(path: Path, part: str, drops):
                 drops.add("ddi", "offsets do not show the drug", where)
                 continue
             label = f"DDI-{pair.get('type', '')}" if pair.get("ddi") == "true" else "DDI-false"
-            yield pair.get("id"), split, mark(text, *parts).strip(), label, where
+            spans = [(drug[0][0], drug[-1][1]) for drug in parts]
+            yield pair.get("id"), split, mark(text, *spans).strip(), label, where
 
 
 def _parts(drug, text: str) -> list[tuple[int, int]] | None:
@@ -150,12 +150,9 @@ def _parts(drug, text: str) -> list[tuple[int, int]] | None:
     return parts if same and all(part == part.strip() for part in shown) else None
 
 
-def mark(text: str, first: list[tuple[int, int]], second: list[tuple[int, int]]) -> str:
-    """`text` with a part of each drug replaced by @DRUG$; `first` and `second` are the (start, end excluded) parts of the two."""
-    for one, other in itertools.product(first, second):
-        if one[1] <= other[0] or other[1] <= one[0]:
-            for start, end in sorted((one, other), reverse=True):
-                text = f"{text[:start]}@DRUG${text[end:]}"
-            return text
-    start, end = min(first[0][0], second[0][0]), max(first[0][1], second[0][1])
-    return f"{text[:start]}@DRUG-DRUG${text[end:]}"
+def mark(text: str, first: tuple[int, int], second: tuple[int, int]) -> str:
+    """`text` with the spans (start, end excluded) of two drugs replaced by @DRUG$, or by one @DRUG-DRUG$ if they overlap."""
+    (start, end), (other_start, other_end) = sorted((first, second))
+    if end <= other_start:
+        return f"{text[:start]}@DRUG${text[end:other_start]}@DRUG${text[other_end:]}"
+    return f"{text[:start]}@DRUG-DRUG${text[max(end, other_end) :]}"

@@ -9,7 +9,7 @@ Splits    70 / 10 / 20 % by the hash of the transcription, so a text is on one s
 Table 3   4,999 / 500 / 999. The public set has 4,999 rows in all: as printed, the test rows may well be among the training rows.
 Left out  and counted: empty transcriptions, exact duplicates (same text, same specialty), specialties outside the 40
 Oddities  the same transcription stands under several specialties, so a perfect accuracy is out of reach: such rows are kept, and
-          build_tasks counts them. Specialties have a leading blank. Some names hold others ("Urology" is in "Neurology").
+          build_tasks counts them. Specialties have a leading blank. Where the index column is empty, the record number is the id. Some names hold others ("Urology" is in "Neurology").
 """
 
 import hashlib
@@ -114,7 +114,7 @@ def read(folder: Path, drops):
             seen.add(key)
             place = fraction(text)
             yield {
-                "id": f"mtsamples:{index}",
+                "id": f"mtsamples:{index or f'record{number}'}",
                 "split": "test"
                 if place < TEST_SHARE
                 else "validation"

@@ -49,7 +49,7 @@ def files(raw: Path) -> list[Path]:
 
 
 def read(name: str, raw: Path, drops):
-    """Yield (id, text, sections(text), where). Other notes, addenda and withdrawn notes are counted and left out."""
+    """Yield (id, patient, text, sections(text), where). Other notes, addenda and withdrawn notes are counted and left out."""
     for path in files(raw):
         module = mimic_iii if path.name.startswith("NOTEEVENTS") else mimic_iv_note
         for document in module.read(path, _As(drops, name)):
@@ -61,7 +61,7 @@ def read(name: str, raw: Path, drops):
                 drops.add(name, "not a discharge summary", where)
                 continue
             text = document["text"].replace("\r\n", "\n").strip()
-            yield document["id"], text, sections(text), where
+            yield document["id"], f"{module.__name__}:{meta['subject_id']}", text, sections(text), where
 
 
 def sections(text: str) -> dict:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from data_prep.instructions import common, join
 from data_prep.schema import BadInput
+from data_prep.sources.raw_files import walk
 from data_prep.sources.xml_text import bare_text, parse
 
 LICENSE = "CC-BY-4.0"
@@ -23,7 +24,8 @@ COMMON = common("mediqa2019", LICENSE, ACCESS)
 
 
 def files(folder: Path) -> list[Path]:
-    found = [path for path in sorted(folder.rglob("*Task3-QA*.xml")) if "TestSet" not in path.name]
+    found = [path for path in walk(folder) if "Task3-QA" in path.name and path.suffix == ".xml"]
+    found = [path for path in found if "TestSet" not in path.name]
     found = [path for path in found if not path.with_name(f"{path.stem}-V2.xml").is_file()]
     if not found:
         raise BadInput(

@@ -19,7 +19,9 @@ files = _discharge_summaries.files
 
 
 def read(raw, drops):
-    for note_id, text, sections, where in _discharge_summaries.read("mimic_classification", raw, drops):
+    for note_id, patient, text, sections, where in _discharge_summaries.read(
+        "mimic_classification", raw, drops
+    ):
         if "service" not in sections:
             drops.add("mimic_classification", "no service", where)
             continue
@@ -33,6 +35,7 @@ def read(raw, drops):
         note = _discharge_summaries.first_words(f"{text[:start]}{rest}\n{text[end:]}", MAX_WORDS)
         yield {
             "id": f"mimic_classification:{note_id}",
+            "group": patient,
             **COMMON,
             "prompt": join(INSTRUCTION, note),
             "completion": label.upper(),

@@ -75,18 +75,20 @@ def read(folder: Path, drops):
                 "Diagnosis at admission": row["diagnosis"].strip(),
             }
             admissions[row["hadm_id"].strip()] = (
+                f"mimic_iii:{row['subject_id'].strip()}",
                 admitted,
                 facts,
                 "yes" if row["hospital_expire_flag"].strip() == "1" else "no",
             )
 
     values = _abnormal_values(*laboratory_paths, admissions) if laboratory_paths else {}
-    for admission, (_, facts, answer) in admissions.items():
+    for admission, (patient, _, facts, answer) in admissions.items():
         lines = [f"{name}: {value}" for name, value in facts.items() if value]
         if values.get(admission):
             lines.append(f"Abnormal laboratory values: {'; '.join(values[admission].values())}")
         yield {
             "id": f"mimic_mortality:{admission}",
+            "group": patient,
             **COMMON,
             "prompt": join(INSTRUCTION, "\n".join(lines)),
             "completion": answer,
@@ -112,7 +114,7 @@ def _abnormal_values(events_path: Path, names_path: Path, admissions: dict) -> d
             or time is None
         ):
             continue
-        hours = (time - admissions[admission][0]).total_seconds() / 3600
+        hours = (time - admissions[admission][1]).total_seconds() / 3600
         tests = found.setdefault(admission, {})
         if 0 <= hours <= 24 and len(tests) < MAX_VALUES and row["value"].strip():
             tests.setdefault(name, " ".join(f"{name} {row['value']} {row['valueuom']}".split()))

@@ -30,7 +30,7 @@ files = _discharge_summaries.files
 
 
 def read(raw, drops):
-    for note_id, text, sections, where in _discharge_summaries.read("mimic_qa", raw, drops):
+    for note_id, patient, text, sections, where in _discharge_summaries.read("mimic_qa", raw, drops):
         note = _discharge_summaries.first_words(text, MAX_WORDS)
         answers = {
             name: sections[name][2]
@@ -43,4 +43,10 @@ def read(raw, drops):
             continue
         name = list(answers)[int(fraction(note_id) * len(answers))]
         prompt = join(INSTRUCTION, note, f"Question: {QUESTIONS[name]}")
-        yield {"id": f"mimic_qa:{note_id}", **COMMON, "prompt": prompt, "completion": answers[name]}
+        yield {
+            "id": f"mimic_qa:{note_id}",
+            "group": patient,
+            **COMMON,
+            "prompt": prompt,
+            "completion": answers[name],
+        }

@@ -20,7 +20,9 @@ files = _discharge_summaries.files
 
 
 def read(raw, drops):
-    for note_id, text, sections, where in _discharge_summaries.read("mimic_summarization", raw, drops):
+    for note_id, patient, text, sections, where in _discharge_summaries.read(
+        "mimic_summarization", raw, drops
+    ):
         course = sections.get("brief hospital course") or sections.get("hospital course")
         if not course:
             drops.add("mimic_summarization", "no hospital course", where)
@@ -32,4 +34,10 @@ def read(raw, drops):
             drops.add("mimic_summarization", "nothing before the hospital course", where)
         else:
             prompt = join(INSTRUCTION, _discharge_summaries.last_words(text[:start], MAX_WORDS))
-            yield {"id": f"mimic_summarization:{note_id}", **COMMON, "prompt": prompt, "completion": answer}
+            yield {
+                "id": f"mimic_summarization:{note_id}",
+                "group": patient,
+                **COMMON,
+                "prompt": prompt,
+                "completion": answer,
+            }

@@ -25,6 +25,7 @@ def read(folder, drops):
         else:
             yield {
                 "id": f"pmc_keywords:{article.id}",
+                "group": article.id,
                 **common("pmc_keywords", article.license, article.access),
                 "prompt": join(INSTRUCTION, article.title, article.abstract),
                 "completion": "; ".join(article.keywords),

@@ -31,6 +31,7 @@ def read(folder, drops):
         place = 1 + int(fraction(f"{article.id}:sentence") * (len(sentences) - 1))
         yield {
             "id": f"pmc_next_sentence:{article.id}",
+            "group": article.id,
             **common("pmc_next_sentence", article.license, article.access),
             "prompt": join(INSTRUCTION, " ".join(sentences[:place])),
             "completion": sentences[place],

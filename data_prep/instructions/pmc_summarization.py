@@ -32,6 +32,7 @@ def read(folder, drops):
                 break
         yield {
             "id": f"pmc_summarization:{article.id}",
+            "group": article.id,
             **common("pmc_summarization", article.license, article.access),
             "prompt": join(INSTRUCTION, "\n".join(text)),
             "completion": article.abstract,

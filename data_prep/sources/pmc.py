@@ -46,6 +46,14 @@ BLOCK, CITE, CITE_END = "\x01", "\x02", "\x03"
 LICENCES = ("public domain", "CC0", "CC BY", "CC BY-SA", "CC BY-ND", "CC BY-NC", "CC BY-NC-SA", "CC BY-NC-ND")
 
 
+# What JATS calls a retraction, an expression of concern or a withdrawal: @article-type of the notice, and
+# @related-article-type in the notice ("retracted-article", "object-of-concern") or in the paper ("retraction-forward").
+UNSOUND = re.compile(r"retract|concern|withdraw", re.IGNORECASE)
+UNSOUND_TITLE = re.compile(
+    r"\W*(retracted|retraction|withdrawn|expression of concern)\b[^:]{0,40}:", re.IGNORECASE
+)
+
+
 def files(path: str | Path) -> list[Path]:
     return files_below(path, ("*.nxml", "*.xml", "*.nxml.gz", "*.xml.gz", "*.tar.gz", "*.tar"), "pmc")
 
@@ -118,6 +126,9 @@ def _articles(name: str, content: bytes, drops):
         if not language.lower().startswith("en"):
             drops.add("pmc", "not English", where)
             continue
+        if _unsound(article, front):
+            drops.add("pmc", "retracted, withdrawn or under concern, or a notice of it", where)
+            continue
         license, license_link = _license(front)
         meta = {
             "pmid": ids.get("pmid"),
@@ -157,6 +168,15 @@ def _articles(name: str, content: bytes, drops):
             "access": ACCESS,
             "meta": meta,
         }
+
+
+def _unsound(article, front) -> bool:
+    """Whether the record is retracted, withdrawn or under an expression of concern, or is the notice that says so."""
+    related = [link.get("related-article-type") or "" for link in front.iterfind("{*}related-article")]
+    related += [link.get("related-object-type") or "" for link in front.iterfind("{*}related-object")]
+    title = bare_text(front.find("{*}title-group/{*}article-title"))
+    kinds = [article.get("article-type") or "", *related]
+    return any(map(UNSOUND.search, kinds)) or bool(UNSOUND_TITLE.match(title))
 
 
 def _blocks(element) -> list[str]:

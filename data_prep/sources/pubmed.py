@@ -34,8 +34,16 @@ ROOTS = ("PubmedArticleSet", "MedlineCitationSet", "PubmedArticle", "MedlineCita
 RETRACTION_TYPES = {"Retracted Publication", "Retraction of Publication", "Retraction Notice"}
 
 
+TRUNCATED = re.compile(r"\s*\(?ABSTRACT TRUNCATED(?: AT \d+ (?:WORDS|CHARACTERS))?\)?\.?\s*$")
+
+
 def files(path: str | Path) -> list[Path]:
-    return files_below(path, ("*.xml", "*.xml.gz"), "pubmed")
+    return sorted(files_below(path, ("*.xml", "*.xml.gz"), "pubmed"), key=_number)
+
+
+def _number(file: Path) -> list[int]:
+    """The order in which NLM published the files: (year, number) of pubmed26n1400.xml.gz, whatever its folder is called."""
+    return [int(digits) for digits in re.findall(r"\d+", file.name)]
 
 
 def scan(file: Path) -> dict:
@@ -61,8 +69,10 @@ def first_pass(raw_files: list[Path], scans: list[dict]) -> list[dict]:
     versions = np.concatenate(
         [np.fromiter(scan["records"].values(), np.int32, len(scan["records"])) for scan in scans]
     )
-    places = np.repeat(np.arange(len(scans), dtype=np.int32), [len(scan["records"]) for scan in scans])
-    order = np.lexsort((places, versions, pmids))
+    counts = [len(scan["records"]) for scan in scans]
+    places = np.repeat(np.arange(len(scans), dtype=np.int32), counts)
+    by_number = sorted(range(len(scans)), key=lambda place: _number(raw_files[place]))
+    order = np.lexsort((np.repeat(np.argsort(by_number), counts), versions, pmids))
     replaced = order[:-1][pmids[order[:-1]] == pmids[order[1:]]]  # all but the last of each PMID
     deleted = np.isin(pmids, np.array(sorted({pmid for scan in scans for pmid in scan["deleted"]}), np.int64))
     told = [
@@ -112,12 +122,23 @@ def read(file: Path, drops, told: dict | None = None):
         if RETRACTION_TYPES.intersection(kinds) or "RetractionIn" in relations:
             drops.add("pubmed", "retracted, or a retraction notice", where)
             continue
+        if "Expression of Concern" in kinds or "ExpressionOfConcernIn" in relations:
+            drops.add("pubmed", "expression of concern", where)
+            continue
         spell_out(article)
+        title = bare_text(article.find("ArticleTitle"))
+        if title.lower().startswith(("withdrawn:", "retracted:")):
+            drops.add("pubmed", "withdrawn", where)
+            continue
+        if title.strip("[].").lower() == "not available":
+            title = ""
         abstract = "\n".join(_paragraphs(article))
+        if TRUNCATED.search(abstract):
+            abstract = TRUNCATED.sub("", abstract)
+            drops.repair("pubmed", "truncation mark taken off the abstract", where)
         if not abstract:
             drops.add("pubmed", "no abstract", where)
             continue
-        title = bare_text(article.find("ArticleTitle"))
         yield {
             "id": f"pubmed:{pmid}",
             "text": f"{title}\n\n{abstract}" if title else abstract,
@@ -189,7 +210,7 @@ def _pmid(citation) -> tuple[int | None, int]:
 def _paragraphs(article):
     """The parts of the article's own abstract, each with its label ("METHODS: ...") where it has one."""
     for part in article.iterfind("Abstract/AbstractText"):
-        text, label = bare_text(part), (part.get("Label") or "").strip()
+        text, label = bare_text(part), (part.get("Label") or "").strip(" :")
         if text:
             yield text if label in ("", "UNLABELLED") else f"{label}: {text}"
 

@@ -40,7 +40,12 @@ def read(file: Path, drops):
     for number, record in read_jsonl(file, drops, "redpajama"):
         where, text = f"{file}: line {number}", record.get("text") if isinstance(record, dict) else None
         if not isinstance(record, dict) or "text" not in record:
-            drops.add("redpajama", "no object with 'text'", where, bad=True)
+            found = (
+                ", ".join(map(str, list(record)[:20])) if isinstance(record, dict) else type(record).__name__
+            )
+            drops.add(
+                "redpajama", "no object with 'text'", f"{where} (found: {found or 'no field'})", bad=True
+            )
             continue
         if text is not None and not isinstance(text, str):
             drops.add("redpajama", "'text' is no string", where, bad=True)

@@ -512,7 +512,7 @@ def test_ddi_pairs(tmp_path):
     ] == [
         ("ddi:D.d1.s0.p0", "test", "DDI-effect", "@DRUG$ may < raise @DRUG$ or heparin."),
         ("ddi:D.d1.s0.p2", "test", "DDI-false", "Aspirin may < raise @DRUG$ or @DRUG$."),
-        ("ddi:D.d1.s2.p0", "test", "DDI-false", "Use @DRUG$ or @DRUG$."),
+        ("ddi:D.d1.s2.p0", "test", "DDI-false", "Use @DRUG-DRUG$."),
     ]
     assert dropped == {
         "interaction without a type": 1,
@@ -522,8 +522,8 @@ def test_ddi_pairs(tmp_path):
 
 
 def test_ddi_drugs_in_each_other():
-    assert ddi.mark("beta and alpha blockers", [(15, 23)], [(0, 4), (15, 23)]) == "@DRUG$ and alpha @DRUG$"
-    assert ddi.mark("give sodium valproate now", [(5, 21)], [(12, 21)]) == "give @DRUG-DRUG$ now"
+    assert ddi.mark("give sodium valproate now", (5, 21), (12, 21)) == "give @DRUG-DRUG$ now"
+    assert ddi.mark("give zinc or iron now", (13, 17), (5, 9)) == "give @DRUG$ or @DRUG$ now"
 
 
 def test_ddi_tables_of_blue(tmp_path):
@@ -937,3 +937,27 @@ def test_real_pubmedqa_labels_and_contexts():
             row["prompt"].endswith(f"CONTEXT: {context}\nOUTPUT:\n")
             and row["completion"] == record["final_decision"]
         )
+
+
+def test_arxiv_files_are_not_taken_for_pubmed(tmp_path):
+    record = {"article_id": "astro-ph0001", "article_text": ["a b ."], "abstract_text": ["<S> a . </S>"]}
+    write(tmp_path / "pubmed_summ/test.txt", json.dumps(record) + "\n")
+    with pytest.raises(
+        BadInput, match="line 1: article_id 'astro-ph0001' is no PMCID, as in the arXiv files"
+    ):
+        read("pubmed_summ", tmp_path)
+
+
+def test_mtsamples_without_indices(tmp_path):
+    body = transcription("", "Urology", "A kidney.") + transcription("", "Surgery", "A knee.")
+    write(tmp_path / "mtsamples/mtsamples.csv", HEADER + body)
+    assert [row["id"] for row in read("mtsamples", tmp_path)[0]] == ["mtsamples:record2", "mtsamples:record3"]
+
+
+def test_ddi_marks_the_whole_span_of_a_mention_in_parts(tmp_path):
+    text = '<document id="D.d9"><sentence id="s" text="Zinc beta or salts raise iron.">'
+    text += '<entity id="a" charOffset="5-8;13-17" text="beta salts"/><entity id="b" charOffset="25-28" text="iron"/>'
+    text += '<pair id="D.d9.s0.p0" e1="a" e2="b" ddi="false"/></sentence></document>'
+    write(tmp_path / "ddi/DDICorpus/Test/DrugBank/d9.xml", text)
+    [row], _ = read("ddi", tmp_path)
+    assert "INPUT: Zinc @DRUG$ raise @DRUG$.\n" in row["prompt"]

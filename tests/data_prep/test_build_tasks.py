@@ -338,3 +338,44 @@ def test_status_without_any_folder(tmp_path, capsys):
         states.count("needs credential") == credential >= 4
         and states.count("missing") == len(benchmarks.NAMES) - credential >= 8
     )
+
+
+def test_train_shares_no_prompt_with_validation(tmp_path):
+    write_lines(tmp_path / "raw/medqa/US/test.jsonl", [medqa("Which organ filters blood?")])
+    write_lines(tmp_path / "raw/medqa/US/dev.jsonl", [medqa("Which organ pumps blood?")])
+    write_lines(tmp_path / "raw/medqa/US/train.jsonl", [medqa("Which organ pumps blood?"), medqa("Which?")])
+    run(tmp_path / "raw", tmp_path / "out")
+    assert [row["question"] for row in lines(tmp_path / "out/medqa/train.jsonl")] == ["Which?"]
+    assert (
+        manifest(tmp_path / "out/medqa")["dropped"]["medqa"]["train prompt is also in the validation"][
+            "count"
+        ]
+        == 1
+    )
+
+
+def test_all_builds_what_can_be_built_and_lists_the_rest(tmp_path, capsys):
+    write(tmp_path / "raw/hoc/test.tsv", "other\tcolumns\n")
+    write_lines(tmp_path / "raw/medqa/US/test.jsonl", [medqa()])
+    write(tmp_path / "raw/mtsamples/mtsamples.csv", MTSAMPLES + "0,a")
+    with pytest.raises(SystemExit, match="2 of 3 tasks not built: .*hoc/test.tsv.*; .*mtsamples.csv"):
+        run(tmp_path / "raw", tmp_path / "out")
+    assert len(lines(tmp_path / "out/medqa/test.jsonl")) == 1 and "hoc: not built" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="hoc/test.tsv: the columns"):
+        run(tmp_path / "raw", tmp_path / "out", "--tasks", "hoc,medqa")
+
+
+def test_hub_labels_outside_the_choices_are_counted(tmp_path):
+    answers = ["inducing angiogenesis, resisting cell death", "Inducing angiogenesis", "none"]
+    answers += ["inducing angiogenesis; resisting cell death"]
+    records = [{"query": f"Text {i}.", "answer": answer} for i, answer in enumerate(answers)]
+    write_lines(tmp_path / "raw/hoc/hub/test.jsonl", records)
+    run(tmp_path / "raw", tmp_path / "out")
+    assert [row["completion"] for row in lines(tmp_path / "out/hoc/test.jsonl")] == answers[3:]
+    assert manifest(tmp_path / "out/hoc")["dropped"]["hoc"]["answer is none of the choices"]["count"] == 3
+
+
+def test_hub_records_with_other_fields_are_named(tmp_path):
+    write_lines(tmp_path / "raw/mtsamples/hub/test.jsonl", [{"medical_specialty": "x", "transcription": "y"}])
+    with pytest.raises(SystemExit, match="'query' is missing .found: medical_specialty, transcription"):
+        run(tmp_path / "raw", tmp_path / "out")

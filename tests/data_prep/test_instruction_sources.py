@@ -32,7 +32,10 @@ def write_table(path, columns, *rows):
 def read(name, folder):
     """Rows and drops of a source, each row checked."""
     drops = Drops()
-    rows = [check_row(row, row["id"]) for row in instructions.load(name).read(folder, drops)]
+    rows = list(instructions.read(name, folder, drops))
+    for row in rows:
+        row.pop("group", None)
+        check_row(row, row["id"])
     assert len({row["id"] for row in rows}) == len(rows) and {row["source"] for row in rows} <= {name}
     return rows, {reason: entry["count"] for reason, entry in drops.as_dict().get(name, {}).items()}
 
@@ -83,14 +86,15 @@ def test_question_and_answer_arrays(tmp_path, name):
         read(name, tmp_path)
 
 
-def test_healthcaremagic_keeps_what_it_cannot_mend(tmp_path):
-    damaged = "I\u00e2\u20ac\u2122m 30 \ufffd"  # decoded wrongly by the publisher: what it was is not guessed
+def test_healthcaremagic_repairs_what_was_decoded_twice(tmp_path):
+    damaged = "I\u00e2\u20ac\u2122m 30 \ufffd"  # what U+FFFD was is not guessed
     write(
         tmp_path / "file.json", json.dumps([qa(damaged, "Rest."), qa(damaged, "Drink.")], ensure_ascii=False)
     )
     rows, dropped = read("healthcaremagic", tmp_path)
     assert (
-        pairs(rows) == [(f"Answer as a doctor.\n\n{damaged}\n", answer) for answer in ("Rest.", "Drink.")]
+        pairs(rows)
+        == [(f"Answer as a doctor.\n\nI\u2019m 30 \ufffd\n", answer) for answer in ("Rest.", "Drink.")]
         and not dropped
     )
 

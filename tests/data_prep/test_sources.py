@@ -17,6 +17,7 @@ from data_prep.files import NOT_UTF8
 from data_prep.manifest import Drops
 from data_prep.schema import BadInput, check_document
 from data_prep.sources import SOURCES, mimic_cxr, mimic_iii, mimic_iv_note, pmc, pubmed, redpajama
+from data_prep.sources.raw_files import csv_rows
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -494,7 +495,12 @@ GOOD_LINE = b'{"text": "a"}\n'
         ("pmc", "other.nxml", b"<html><p>Not found</p></html>", "no <article>"),
         ("pmc", "cut.nxml", jats()[:-30].encode(), "not well-formed XML"),
         ("redpajama", "bad.jsonl", GOOD_LINE + b'{"text": \n', "line 2: not JSON"),
-        ("redpajama", "other.jsonl", b'{"content": "a"}\n', "line 1: no object with 'text'"),
+        (
+            "redpajama",
+            "other.jsonl",
+            b'{"content": "a"}\n',
+            r"line 1 .found: content.: no object with 'text'",
+        ),
         ("redpajama", "lfs.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "Git-LFS pointer"),
         ("mimic_iv_note", "notes.csv", b"note_id,words\n1,a\n", "column 'SUBJECT_ID' is missing"),
         (
@@ -711,3 +717,103 @@ def test_real_pmc(tmp_path):
     # Author-year citations are gone with their brackets; as a word of the sentence a year may stay: "Leino et al. (2005) were".
     assert len(re.findall(r"\([^()]*et al\.[^()]*\)", documents["pmc:PMC2599765"]["text"])) == 0
     assert documents["pmc:PMC3585041"]["text"].count("Author Summary") == 1  # the second of its two abstracts
+
+
+# --- files that are not what they seem ---
+
+
+def test_pubmed_files_are_in_the_order_of_their_numbers(tmp_path):
+    old, new = (
+        citation("3", abstract=f"<AbstractText>{text}</AbstractText>") for text in ("50 mg.", "5 mg.")
+    )
+    put(tmp_path / "raw/z_baseline/pubmed26n0002.xml", article_set(old))
+    put(tmp_path / "raw/2026_updates/pubmed26n1400.xml.gz", article_set(new))
+    put(
+        tmp_path / "raw/a/pubmed25n9000.xml",
+        article_set(citation("3", abstract="<AbstractText>0</AbstractText>")),
+    )
+    for folders in (["raw"], ["raw/2026_updates", "raw/z_baseline", "raw/a"]):
+        sources = [("pubmed", tmp_path / folder) for folder in folders]
+        build_documents.build(sources, tmp_path / "out")
+        assert [document["text"] for document in written(tmp_path / "out")] == ["A title.\n\n5 mg."]
+
+
+@pytest.mark.parametrize(
+    "changes, text",
+    [
+        ({"title": "[Not Available]."}, "Some text."),
+        (
+            {"abstract": "<AbstractText>Cut (ABSTRACT TRUNCATED AT 250 WORDS)</AbstractText>"},
+            "A title.\n\nCut",
+        ),
+        ({"abstract": "<AbstractText>Cut. ABSTRACT TRUNCATED.</AbstractText>"}, "A title.\n\nCut."),
+        ({"abstract": '<AbstractText Label="METHODS:">We.</AbstractText>'}, "A title.\n\nMETHODS: We."),
+    ],
+)
+def test_pubmed_marks_that_are_no_text(tmp_path, changes, text):
+    documents, _ = read(pubmed, put(tmp_path / "a.xml", article_set(citation(**changes))))
+    assert [document["text"] for document in documents] == [text]
+
+
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"kinds": ("Expression of Concern",)}, "expression of concern"),
+        (
+            {"extra": '<CommentsCorrectionsList><CommentsCorrections RefType="ExpressionOfConcernIn"/>'
+             "</CommentsCorrectionsList>"},
+            "expression of concern",
+        ),
+        ({"title": "WITHDRAWN: A review."}, "withdrawn"),
+    ],
+)  # fmt: skip
+def test_pubmed_records_under_concern(tmp_path, changes, reason):
+    assert read(pubmed, put(tmp_path / "a.xml", article_set(citation(**changes)))) == ([], {reason: 1})
+
+
+@pytest.mark.parametrize(
+    "kind, related, title, kept",
+    [
+        ("research-article", "", "On knees", True),
+        ("correction", '<related-article related-article-type="corrected-article"/>', "Correction", True),
+        ("research-article", "", "Concerning retraction of the knee: a trial", True),
+        ("retraction", "", "On knees", False),
+        ("expression-of-concern", "", "On knees", False),
+        (
+            "research-article",
+            '<related-article related-article-type="retraction-forward"/>',
+            "On knees",
+            False,
+        ),
+        ("other", '<related-article related-article-type="object-of-concern"/>', "On knees", False),
+        ("research-article", "", "WITHDRAWN: On knees", False),
+        ("research-article", "", "Retracted Article: On knees", False),
+    ],
+)
+def test_pmc_retractions_and_concerns(tmp_path, kind, related, title, kept):
+    front = (
+        f'<article-meta><article-id pub-id-type="pmc">5</article-id><title-group><article-title>{title}'
+        f"</article-title></title-group>{related}</article-meta>"
+    )
+    text = f'<article article-type="{kind}"><front>{front}</front><body><p>Text.</p></body></article>'
+    documents, drops = read(pmc, put(tmp_path / "a.nxml", text))
+    assert (len(documents) == 1) == kept
+    assert drops == ({} if kept else {"retracted, withdrawn or under concern, or a notice of it": 1})
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (b"a;b;c\n1;2;3\n", "the cells of the first line are separated by semicolons.. Next: save it with commas"),
+        (b",case_url,case_id\n0,u,1\n", r"found: \(no name\), case_url, case_id"),
+        ("a,b\n1,caf\xe9\n".encode("cp1252"), r"line 2 is not UTF-8 but probably Windows-1252. Next: iconv -f CP1252 -t UTF-8"),
+        ("a,b\n1,2\n".encode("utf-16"), "UTF-16, must be UTF-8. Next: iconv -f UTF-16 -t UTF-8"),
+    ],
+)  # fmt: skip
+def test_a_table_in_another_form_is_named(tmp_path, content, said):
+    with pytest.raises(BadInput, match=said):
+        list(
+            csv_rows(
+                put(tmp_path / "a.csv", content), ("a", "b", "text") if b"caf" not in content else ("a",)
+            )
+        )
