@@ -94,7 +94,7 @@ def test_healthcaremagic_repairs_what_was_decoded_twice(tmp_path):
     rows, dropped = read("healthcaremagic", tmp_path)
     assert (
         pairs(rows)
-        == [(f"Answer as a doctor.\n\nI\u2019m 30 \ufffd\n", answer) for answer in ("Rest.", "Drink.")]
+        == [("Answer as a doctor.\n\nI\u2019m 30 \ufffd\n", answer) for answer in ("Rest.", "Drink.")]
         and not dropped
     )
 
