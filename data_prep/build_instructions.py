@@ -263,7 +263,7 @@ def _prompt(row: dict) -> str:
 
 def read_source(raw: Path, documents: Path | None, name: str, drops):
     """(raw files, rows, licence) of a source."""
-    module = instructions.load(name)
+    module = instructions.load(name, raw / name)
     if getattr(module, "FROM_DOCUMENTS", False):
         if documents is None:
             raise BadInput(
@@ -322,7 +322,7 @@ def _order(seed: int, row_id: str) -> int:
 
 
 # ---------------------------------------------------------------- the plan
-def read_plan(path: Path) -> dict:
+def read_plan(path: Path, known=instructions.NAMES) -> dict:
     """The plan of a YAML file; BadInput names the key that is unknown or of the wrong kind."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file. Next: copy data_prep/instructions/paper.yaml")
@@ -334,7 +334,7 @@ def read_plan(path: Path) -> dict:
             raise BadInput(f"{path}: unknown key '{key}' (known: {', '.join(PLAN_KEYS)})")
         if not isinstance(value, PLAN_KEYS[key]) or isinstance(value, bool):
             raise BadInput(f"{path}: '{key}' must be {PLAN_KEYS[key].__name__}, found {type(value).__name__}")
-    _names(",".join(map(str, plan["sources"])), instructions.NAMES, str(path))
+    _names(",".join(map(str, plan["sources"])), known, str(path))
     for name, number in plan["sources"].items():
         if type(number) is not int or number < 0:
             raise BadInput(f"{path}: '{name}' must be a number of rows, found {number!r}")
@@ -408,13 +408,13 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv=None) -> None:
     args = make_parser().parse_args(argv)
     try:
-        plan = read_plan(args.plan) if args.plan else dict(PLAN)
+        plan = read_plan(args.plan, instructions.names(args.raw)) if args.plan else dict(PLAN)
         if args.sources is None and not args.plan:
             raise BadInput(f"neither --sources nor --plan. Known sources: {', '.join(instructions.NAMES)}")
         sources = (
             list(plan["sources"])
             if args.sources is None
-            else _names(args.sources, instructions.NAMES, "--sources")
+            else _names(args.sources, instructions.names(args.raw), "--sources")
         )
         if args.task_rows and not args.task_rows.is_dir():
             raise BadInput(

@@ -34,11 +34,13 @@ SHINGLE, SKETCH, SAME_IN_SKETCH, WORDS_READ = 8, 8, 6, 400  # see sketch()
 def build(name: str, raw: Path, out: Path) -> dict:
     """Write OUT/name and return its manifest."""
     check_out(out / name)
-    module, folder, drops = benchmarks.load(name), raw / name, Drops()
+    folder, drops = raw / name, Drops()
     if not folder.is_dir():
         raise BadInput(
             f"{folder}: no such folder. Next: put the raw files there, see the card in data_prep/benchmarks/{name}.py"
         )
+
+    module = benchmarks.load(name, folder)
 
     # The set is read twice: what is kept out of train must be known before it is written, and no set must fit in memory.
     test_prompts, validation_prompts = set(), set()
@@ -87,7 +89,10 @@ def build(name: str, raw: Path, out: Path) -> dict:
         if not any(counts.values()):
             raise BadInput(f"{folder}: no row could be made. Dropped: {drops.summary(name)}")
         near = near_duplicates(test_sketches, other_sketches)
-        prompt = {"path": f"data_prep/prompts/{name}.txt", "sha256": sha256(benchmarks.prompt_file(name))}
+        prompt = {"path": f"source.yaml of {name}"}
+        if name in benchmarks.NAMES:
+            path = benchmarks.prompt_file(name)
+            prompt = {"path": f"data_prep/prompts/{path.name}", "sha256": sha256(path)}
         manifest = write_manifest(
             partial,
             stage="build_tasks",
@@ -116,7 +121,7 @@ def build(name: str, raw: Path, out: Path) -> dict:
     cells = [
         f"{split} {counts[split]:,} of {want:,} ({counts[split] - want:+,})"
         for split, want in module.EXPECTED.items()
-    ]
+    ] or [f"{split} {count:,}" for split, count in counts.items()]
     notes = [f"same prompt, other completion: {ambiguous:,}"] if ambiguous else []
     if near:
         notes.append(
@@ -124,7 +129,7 @@ def build(name: str, raw: Path, out: Path) -> dict:
             + ", ".join(f"{split} {entry['count']:,}" for split, entry in near.items())
         )
     print("; ".join([f"{name}: {', '.join(cells)}", f"dropped: {drops.summary(name)}", *notes]), flush=True)
-    if counts != module.EXPECTED:
+    if module.EXPECTED not in ({}, counts):
         print(f"    difference: {module.DIFFERENCE}", flush=True)
     return manifest
 
@@ -177,19 +182,18 @@ def choose(names: str, raw: Path) -> list[str]:
         raise BadInput(
             f"{raw}: no such folder. Next: python -m data_prep.demo.sources --out {raw}, or your own raw files"
         )
+    known = benchmarks.names(raw)
     if names == "all":
-        chosen = [name for name in benchmarks.NAMES if (raw / name).is_dir()]
+        chosen = [name for name in known if (raw / name).is_dir()]
         if not chosen:
-            raise BadInput(f"{raw}: no folder is named like a task ({', '.join(benchmarks.NAMES)})")
-        missing = [name for name in benchmarks.NAMES if name not in chosen]
+            raise BadInput(f"{raw}: no folder is named like a task ({', '.join(known)})")
+        missing = [name for name in known if name not in chosen]
         print(f"tasks: {', '.join(chosen)}; no raw folder for: {', '.join(missing) or 'none'}", flush=True)
         return chosen
     chosen = [name.strip() for name in names.split(",") if name.strip()]
-    unknown = [name for name in chosen if name not in benchmarks.NAMES]
+    unknown = [name for name in chosen if name not in known]
     if unknown or not chosen:
-        raise BadInput(
-            f"--tasks: '{', '.join(unknown)}' is no task. Known: {', '.join(benchmarks.NAMES)}, or all"
-        )
+        raise BadInput(f"--tasks: '{', '.join(unknown)}' is no task. Known: {', '.join(known)}, or all")
     return list(dict.fromkeys(chosen))
 
 

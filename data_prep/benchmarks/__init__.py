@@ -2,6 +2,7 @@
 
 To add a set: one file here, one prompt of the same name in data_prep/prompts, one fixture in the tests. The files of this folder are
 found by their names; one that starts with an underscore is no set. A module's docstring is the card of the set, and the module has
+A benchmark of your own needs no file here, only a table and a source.yaml in its raw folder: see _table.py.
     LICENSE, ACCESS      of the raw files
     PAGE                 where they are to be had
     SCORING              how an answer is scored, one of contracts.SCORINGS
@@ -24,17 +25,35 @@ import string
 from pathlib import Path
 
 from data_prep.schema import BadInput
+from data_prep.sources import tables
 
 NAMES = tuple(
     sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 )
 PROMPTS = Path(__file__).resolve().parent.parent / "prompts"
+SPLIT_NAMES = {
+    "train": "train",
+    "valid": "validation",
+    "validation": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
 LABELS = ("labels", "specialties", "options")  # placeholders of prompts that hold no text of a record
 
 
-def load(name: str):
-    """The module of one of NAMES."""
-    return importlib.import_module(f"data_prep.benchmarks.{name}")
+def names(raw: Path) -> tuple[str, ...]:
+    """NAMES, and the folders of `raw` that a source.yaml makes a benchmark of your own (_table.py)."""
+    return (*NAMES, *(name for name in tables.described(raw, "choice", "labels") if name not in NAMES))
+
+
+def load(name: str, folder: Path | None = None):
+    """The module of one of NAMES, or what stands for it in RAW/name, `folder`."""
+    if name in NAMES:
+        return importlib.import_module(f"data_prep.benchmarks.{name}")
+    from data_prep.benchmarks import _table
+
+    return _table.Table(name, folder)
 
 
 def from_hub(folder: Path) -> bool:
@@ -46,14 +65,15 @@ def raw_files(name: str, folder: Path) -> list[Path]:
     """The raw files of set `name` that are read: those of folder/hub if it is there, else the publisher's."""
     from data_prep.benchmarks import _hub  # here, as it takes pyarrow with it
 
-    return _hub.files(folder) if from_hub(folder) else load(name).files(folder)
+    return _hub.files(folder) if from_hub(folder) else load(name, folder).files(folder)
 
 
 def read(name: str, folder: Path, drops):
     """The rows of set `name`, from folder/hub if it is there, else from the publisher's files."""
     from data_prep.benchmarks import _hub
 
-    return _hub.read(name, load(name), folder, drops) if from_hub(folder) else load(name).read(folder, drops)
+    module = load(name, folder)
+    return _hub.read(name, module, folder, drops) if from_hub(folder) else module.read(folder, drops)
 
 
 def prompt_file(name: str) -> Path:

@@ -13,18 +13,9 @@ Oddities  the exports named _test hold train, valid and test with the same rows:
 import re
 from pathlib import Path
 
-from data_prep.benchmarks import answerable
+from data_prep.benchmarks import SPLIT_NAMES, answerable
 from data_prep.files import read_jsonl, read_parquet
 from data_prep.schema import BadInput
-
-SPLITS = {
-    "train": "train",
-    "valid": "validation",
-    "validation": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-}
 
 
 def files(folder: Path) -> list[Path]:
@@ -71,10 +62,10 @@ def read(name: str, module, folder: Path, drops):
 
 
 def _split(path: Path) -> str:
-    found = {SPLITS[word] for word in re.split(r"[-_.]", path.stem.lower()) if word in SPLITS}
+    found = {SPLIT_NAMES[word] for word in re.split(r"[-_.]", path.stem.lower()) if word in SPLIT_NAMES}
     if len(found) != 1:
         raise BadInput(
-            f"{path}: the name must hold one of {', '.join(SPLITS)}, parted by - or _. Next: rename it"
+            f"{path}: the name must hold one of {', '.join(SPLIT_NAMES)}, parted by - or _. Next: rename it"
         )
     return found.pop()
 

@@ -23,6 +23,7 @@ import ftfy
 
 from data_prep.files import read_json
 from data_prep.schema import BadInput
+from data_prep.sources import tables
 
 NAMES = tuple(
     sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
@@ -37,14 +38,23 @@ REPAIRS = ftfy.TextFixerConfig(
 )  # fmt: skip
 
 
-def load(name: str):
-    """The module of one of NAMES."""
-    return importlib.import_module(f"data_prep.instructions.{name}")
+def names(raw: Path) -> tuple[str, ...]:
+    """NAMES, and the folders of `raw` that a source.yaml makes instruction rows of your own (_table.py)."""
+    return (*NAMES, *(name for name in tables.described(raw, "instructions") if name not in NAMES))
+
+
+def load(name: str, folder: Path | None = None):
+    """The module of one of NAMES, or what stands for it in RAW/name, `folder`."""
+    if name in NAMES:
+        return importlib.import_module(f"data_prep.instructions.{name}")
+    from data_prep.instructions import _table
+
+    return _table.Table(name, folder)
 
 
 def read(name: str, folder: Path, drops):
     """The rows of one source, with text that was decoded or escaped twice repaired as in documents, and counted."""
-    for row in load(name).read(folder, drops):
+    for row in load(name, folder).read(folder, drops):
         texts = row.get("messages", [row])
         changed = False
         for part in texts:

@@ -16,6 +16,7 @@ from data_prep.sources import (
     mimic_cxr,
     mimic_iii,
     mimic_iv_note,
+    notes,
     pile_pubmed,
     plain,
     pmc,
@@ -32,6 +33,7 @@ SOURCES = {
     "redpajama": redpajama,
     "pile_pubmed": pile_pubmed,
     "guidelines": guidelines,
+    "notes": notes,
     "plain": plain,
     "hub": hub,
 }
@@ -39,7 +41,7 @@ ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")  # files of many documents: each 
 
 
 def card(name: str, path) -> dict[str, str]:
-    """Domain, licence and access of a source, of which `path` is a file."""
+    """Domain, license and access of a source, of which `path` is a file."""
     module = SOURCES[name]
     return (
         module.card(path)
