@@ -18,7 +18,7 @@ export PYTHONPATH := .
 
 .DEFAULT_GOAL := help
 .SECONDARY:
-.PHONY: help setup demo demo-clean test lint corpus corpus-plan corpus-audit tasks tasks-status instructions plan plan-sweep preflight pretrain sft merge finetune evaluate bertscore diagnose forgetting ablation mixture-study report release release-verify release-push guarantees fault-run bench bench-gpu
+.PHONY: help setup demo demo-clean test lint fetch describe corpus corpus-plan corpus-audit tasks tasks-status instructions plan plan-sweep preflight pretrain sft merge finetune evaluate bertscore diagnose forgetting ablation mixture-study report release release-verify release-push guarantees fault-run bench bench-gpu
 
 name = $(notdir $(patsubst %/,%,$(1)))
 # A run of your own names its machine; the demo's YAMLs are made for this one
@@ -48,6 +48,14 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@touch $@
 
 # ---------------------------------------------------------------- stages, for your own files: the same commands as the demo's, with your paths
+fetch: $(VENV)/.installed  ## SOURCES="pubmedqa medqa pubmed:2 ..." [RAW=data/raw]: public files from their publishers, resumed and checked
+	$(call need,SOURCES,"pubmedqa medqa pubmed:2")
+	$(PY) -m data_prep.fetch $(SOURCES) --raw $(or $(RAW),data/raw) $(ARGS)
+
+describe: $(VENV)/.installed  ## FROM=DIR_OR_TABLE ARGS="--access credentialed [--kind notes|instructions|choice|labels]": your own data, once
+	$(call need,FROM,my_notes)
+	$(PY) -m data_prep.describe $(FROM) $(ARGS)
+
 corpus: $(VENV)/.installed  ## SOURCES="pubmed=DIR pmc=DIR ..." TOKENIZER=MODEL [PLAN= ROWS= MIXTURE= EXECUTOR= DATA=]: raw files -> documents -> clean -> packed blocks
 	$(call need,SOURCES,"pubmed=DIR pmc=DIR" TOKENIZER=MODEL)
 	$(call need,TOKENIZER,MODEL)

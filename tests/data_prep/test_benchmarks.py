@@ -5,6 +5,8 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from data_prep import benchmarks
@@ -961,3 +963,17 @@ def test_ddi_marks_the_whole_span_of_a_mention_in_parts(tmp_path):
     write(tmp_path / "ddi/DDICorpus/Test/DrugBank/d9.xml", text)
     [row], _ = read("ddi", tmp_path)
     assert "INPUT: Zinc @DRUG$ raise @DRUG$.\n" in row["prompt"]
+
+
+def test_medmcqa_of_the_hub_counts_from_zero(tmp_path):
+    def record(name, cop):
+        options = {f"op{letter}": f"text {letter}" for letter in "abcd"}
+        return {"id": name, "question": f"Question {name}?", **options, "cop": cop}
+
+    for part, records in (("train", [record("t", 3)]), ("validation", [record("v", 0), record("w", -1)])):
+        path = tmp_path / f"medmcqa/{part}-00000-of-00001.parquet"
+        path.parent.mkdir(exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path)
+    rows, dropped = read("medmcqa", tmp_path)
+    assert [(row["id"], row["completion"]) for row in rows] == [("medmcqa:t", "D"), ("medmcqa:v", "A")]
+    assert rows[0]["split"] != "test" == rows[1]["split"] and dropped == {"cop is missing or not 1 to 4": 1}
