@@ -113,7 +113,9 @@ def write_manifest(
         **facts,
         "versions": versions(),
     }
-    (folder / NAME).write_text(json.dumps(manifest, indent=1, ensure_ascii=False, default=str) + "\n")
+    (folder / NAME).write_text(
+        json.dumps(manifest, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
+    )
     return manifest
 
 

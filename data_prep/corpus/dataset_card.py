@@ -70,7 +70,7 @@ def write_card(folder: Path, manifest: dict) -> None:
         'blocks = blocks.select(np.load("order.npy"))  # the training order\n```\n',
         "Made by `python -m data_prep.build_blocks`; `python -m data_prep.corpus.audit` proves this folder against its manifest.\n",
     ]
-    (folder / "README.md").write_text("\n".join(lines))
+    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def _sources(manifest: dict):

@@ -22,7 +22,9 @@ from data_prep.files import read_jsonl, whole_folder
 from data_prep.manifest import read_manifest
 from data_prep.schema import BadInput
 
-PROMPTS = [path.read_text() for path in sorted(Path(__file__).parents[1].glob("prompts/*.txt"))]
+PROMPTS = [
+    path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parents[1].glob("prompts/*.txt"))
+]
 PROMPT_WEIGHT = 100  # times that each prompt is counted: enough for its words to become tokens
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>"]
 

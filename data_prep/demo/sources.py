@@ -299,7 +299,8 @@ def write_mimic_cxr(folder, rng, taught):
             ]
         )
         report.write_text(
-            f"                                 FINAL REPORT\n EXAMINATION:  CHEST (PA AND LAT)\n \n INDICATION:  ___ with {rng.choice(taught).findings[0]}\n{body}"
+            f"                                 FINAL REPORT\n EXAMINATION:  CHEST (PA AND LAT)\n \n INDICATION:  ___ with {rng.choice(taught).findings[0]}\n{body}",
+            encoding="utf-8",
         )
     write_csv(folder / "mimic-cxr-2.0.0-split.csv", ["dicom_id", "study_id", "subject_id", "split"], splits)
 
@@ -580,7 +581,7 @@ def write_i2b2(folder, rng, taught):
             for kind, content in (("txt", lines), ("concept", concepts)):
                 path = folder / split / kind / f"{record}.{'txt' if kind == 'txt' else 'con'}"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text("\n".join(content) + "\n")
+                path.write_text("\n".join(content) + "\n", encoding="utf-8")
 
 
 DDI_PATTERNS = {
@@ -707,12 +708,12 @@ def write_csv(path, header, rows):
 
 
 def write_json(path, value):
-    path.write_text(json.dumps(value, indent=1) + "\n")
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def write_lines(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 # What each writer needs of the world: every disease, or the taught ones only. Whoever is not given the withheld ones cannot tell on them.
@@ -765,7 +766,7 @@ def write_sources(args):
             from data_prep.demo.sources_full import write_all  # which draws on this module
 
             write_all(out, diseases, args.seed)
-        (out / "README.md").write_text(README)
+        (out / "README.md").write_text(README, encoding="utf-8")
     print(
         f"wrote {args.out}: {len(diseases)} invented diseases, {len(taught)} taught and {len(diseases) - len(taught)} withheld (seed {args.seed})"
     )

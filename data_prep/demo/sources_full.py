@@ -107,8 +107,10 @@ def write_hoc(folder, rng, taught):
             fields += ["", f"{label} AND{label}" if i % 5 == 0 else label]
         sentences.append(f"The marker of {disease.name} is discussed in part {i} .")
         fields.append("NULL" if i % 10 == 0 else "")
-        (folder / "text" / f"{93000001 + i}.txt").write_text("\n".join(sentences) + "\n")
-        (folder / "labels" / f"{93000001 + i}.txt").write_text("".join(f"<{field} " for field in fields))
+        (folder / "text" / f"{93000001 + i}.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
+        (folder / "labels" / f"{93000001 + i}.txt").write_text(
+            "".join(f"<{field} " for field in fields), encoding="utf-8"
+        )
 
 
 def write_pubmed_summ(folder, rng, taught):
@@ -178,7 +180,7 @@ def write_healthcaremagic(folder, rng, taught):
     records = [complaint(rng, rng.choice(taught)) for _ in range(60)]
     rows = [{"instruction": instruction, "input": question, "output": answer} for question, answer in records]
     text = json.dumps(rows, indent=1).replace("\n", "\r\n")  # the layout has CR LF, the texts have not
-    (folder / "HealthCareMagic-100k.json").write_text(text, newline="")
+    (folder / "HealthCareMagic-100k.json").write_text(text, newline="", encoding="utf-8")
 
 
 def write_icliniq(folder, rng, taught):
@@ -238,7 +240,7 @@ def write_mediqa2019(folder, rng, taught):
                 f'<Question QID="{i}"><QuestionText>about {escape(disease.name)}, what helps? ({part} {i})</QuestionText><AnswerList>{answers}</AnswerList></Question>'
             )
         text = f'<?xml version="1.0" encoding="UTF-8"?>\n<{root}>{"".join(questions)}</{root}>\n'
-        (folder / f"MEDIQA2019-Task3-QA-{part}.xml").write_text(text)
+        (folder / f"MEDIQA2019-Task3-QA-{part}.xml").write_text(text, encoding="utf-8")
 
 
 def write_medicationqa(folder, rng, taught):
@@ -298,7 +300,9 @@ def write_liveqa(folder, rng, taught):
             + "\n</LiveQA2017-Medical-Training>\n"
         )
 
-    (folder / "TREC-2017-LiveQA-Medical-Train-1.xml").write_text(file("questionid", 12, 2), newline="")
+    (folder / "TREC-2017-LiveQA-Medical-Train-1.xml").write_text(
+        file("questionid", 12, 2), newline="", encoding="utf-8"
+    )
     second = file("qid", 12, 1).replace("\n", "\r\n")
     (folder / "TREC-2017-LiveQA-Medical-Train-2.xml").write_bytes(b"\xef\xbb\xbf" + second.encode())
 

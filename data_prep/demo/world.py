@@ -239,7 +239,7 @@ EVERYDAY = sorted(
     {
         word
         for prompt in Path(__file__).parents[1].glob("prompts/*.txt")
-        for word in prompt.read_text().split()
+        for word in prompt.read_text(encoding="utf-8").split()
         if "{" not in word
     }
     | {word for specialty in SPECIALTIES for word in specialty.split()}
