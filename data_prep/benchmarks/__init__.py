@@ -1,12 +1,12 @@
-"""The evaluation sets of the article (its Table 3), one module per set: from the publisher's files to rows (`contracts.py`).
+"""The evaluation sets of the paper (its Table 3), one module per set: from the publisher's files to rows (`schema.py`).
 
 To add a set: one file here, one prompt of the same name in data_prep/prompts, one fixture in the tests. The files of this folder are
-found by their names; one that starts with an underscore is no set. A module's docstring is the card of the set, and the module has
+found by their names; one that starts with an underscore is not a set. A module's docstring is the card of the set, and the module has
 A benchmark of your own needs no file here, only a table and a source.yaml in its raw folder: see _table.py.
     LICENSE, ACCESS      of the raw files
-    PAGE                 where they are to be had
-    SCORING              how an answer is scored, one of contracts.SCORINGS
-    EXPECTED             rows per split in the article's Table 3 (of a set that is not in it: as published)
+    PAGE                 where to find them
+    SCORING              how an answer is scored, one of schema.SCORINGS
+    EXPECTED             rows per split in the paper's Table 3 (of a set that is not in it: as published)
     DIFFERENCE           why ours are not exactly as many; printed when they are not
     COMMON               the fields that all rows share; with scoring "choice", "labels" and "entities" it holds `choices`
     files(folder)        the raw files that are read; BadInput if what is needed is not in `folder`
@@ -39,7 +39,7 @@ SPLIT_NAMES = {
     "dev": "validation",
     "test": "test",
 }
-LABELS = ("labels", "specialties", "options")  # placeholders of prompts that hold no text of a record
+LABELS = ("labels", "specialties", "options")  # placeholders of prompts without text of a record
 
 
 def names(raw: Path) -> tuple[str, ...]:
@@ -48,7 +48,7 @@ def names(raw: Path) -> tuple[str, ...]:
 
 
 def load(name: str, folder: Path | None = None):
-    """The module of one of NAMES, or what stands for it in RAW/name, `folder`."""
+    """The module of one of NAMES, or its equivalent for your own table in RAW/name, `folder`."""
     if name in NAMES:
         return importlib.import_module(f"data_prep.benchmarks.{name}")
     from data_prep.benchmarks import _table
@@ -97,7 +97,7 @@ def read_prompt(name: str, *fields: str) -> str:
         )
     if not template.endswith("\n"):
         raise BadInput(
-            f"{path}: must end in a newline, so that prompt and completion tokenise without a seam"
+            f"{path}: must end in a newline, so that prompt and completion tokenize without a seam"
         )
     return template
 
@@ -115,7 +115,7 @@ def prompt_pattern(name: str) -> re.Pattern | None:
 
 
 def wording(name: str, prompts, words: int) -> str:
-    """The lines that all `prompts` of a task begin with, as far as they hold no text of a record: those before the first text in its template.
+    """The lines that all `prompts` of a task begin with, as far as they contain no text of a record: those before the first text in its template.
 
     Of prompts that no template made (_hub.py), all common lines; none where fewer than `words` words of every prompt would be left, as of a single prompt, or
     of questions on one text."""
@@ -151,7 +151,7 @@ def texts(values: list, where: str, field: str) -> list[str]:
     """The texts of a list field without outer white space. BadInput if one of them is no text."""
     for value in values:
         if not isinstance(value, str):
-            raise BadInput(f"{where}: field '{field}' must hold text only, found {type(value).__name__}")
+            raise BadInput(f"{where}: field '{field}' must contain text only, found {type(value).__name__}")
     return [value.strip() for value in values]
 
 

@@ -3,10 +3,10 @@
 Raw       RAW/<set>/hub/*.parquet or *.jsonl, records of {query, answer, choices?, gold?, text?, id?}; the name of a file holds its
           split, as in test-00000-of-00001.parquet or valid.jsonl
 Rows      prompt = query, completion = answer, both as they are but for outer white space of the answer and a newline after the
-          query. Scoring, licence and access are those of the set; `choices` too, where the record brings none.
+          query. Scoring, license and access are those of the set; `choices` too, where the record brings none.
 Instead   If the folder hub is there, the publisher's files beside it are not read: one set has one kind of prompt.
-Left out  and counted: records without query or answer, answers that are none of the choices, or not the choice that `gold` points at
-Oddities  the exports named _test hold train, valid and test with the same rows: build_tasks drops what the test holds, so no train
+Left out  and counted: records without query or answer, answers outside the choices, or not the choice that `gold` points at
+Oddities  the exports named _test contain train, valid and test with the same rows: build_tasks drops what is in the test, so no train
           row is left of them. `gold` is the place of the answer in `choices`, counted from 0.
 """
 
@@ -51,7 +51,7 @@ def read(name: str, module, folder: Path, drops):
                 continue
             answer = answer.strip()
             if not answerable(module.SCORING, answer, choices):
-                drops.add(name, "answer is none of the choices", where)
+                drops.add(name, "answer is not among the choices", where)
                 continue
             if module.SCORING == "choice" and type(gold) is int and choices[gold : gold + 1] != [answer]:
                 drops.add(name, "gold points at another choice than the answer", where)
@@ -65,7 +65,7 @@ def _split(path: Path) -> str:
     found = {SPLIT_NAMES[word] for word in re.split(r"[-_.]", path.stem.lower()) if word in SPLIT_NAMES}
     if len(found) != 1:
         raise BadInput(
-            f"{path}: the name must hold one of {', '.join(SPLIT_NAMES)}, parted by - or _. Next: rename it"
+            f"{path}: the name must contain one of {', '.join(SPLIT_NAMES)}, separated by - or _. Next: rename it"
         )
     return found.pop()
 

@@ -3,7 +3,7 @@
 Rows        prompt: the instruction, the question and its options. `choice` with options: the answer is a letter, and
             the log-likelihood twin can read the row. `choice` and `labels` with `choices`: the answer is a label, or some.
 Splits      by the `split` column (train, validation or dev, test); without one, all rows are test rows
-Left out    and counted: rows without question, with an empty option, or whose answer is none of the choices
+Left out    and counted: rows without question, with an empty option, or whose answer is not among the choices
 """
 
 import string
@@ -61,7 +61,7 @@ class Table:
                 if not question or not all(options):
                     drops.add(self.name, "no question, or an empty option", where)
                 elif not answerable(self.SCORING, answer, self.choices):
-                    drops.add(self.name, "answer is none of the choices", where)
+                    drops.add(self.name, "answer is not among the choices", where)
                 else:
                     name = tables.text(row[settings.id]) if settings.id else number
                     yield {

@@ -1,7 +1,7 @@
 """BioNLI: is the conclusion of an abstract entailed by its other sentences, or was it changed to contradict them? (Bastan et al. 2022)
 
 Origin    github.com/StonyBrookNLP/BioNLI; the files on Google Drive, the test set from the authors on request.
-          Licence CC BY 4.0, public.
+          License CC BY 4.0, public.
 Raw       {train_balanced,dev_balanced,test}.csv: index, pmid, supp_set (premise), conclusion (hypothesis), label_cat
 Labels    two: label_cat "pos" is entailment; every other value names the way in which the conclusion was changed (SRE, SEN, LPR,
           swap_number, generation, ...) and is contradiction. There is no neutral.
@@ -23,7 +23,7 @@ ACCESS = "public"
 PAGE = "https://github.com/StonyBrookNLP/BioNLI"
 SCORING = "choice"
 EXPECTED = {"train": 5544, "validation": 5000, "test": 6308}
-DIFFERENCE = "The authors publish several versions of train and dev; the balanced ones are read, and the article names none."
+DIFFERENCE = "The authors publish several versions of train and dev; the balanced ones are read, and the paper names none."
 CHOICES = ["entailment", "contradiction"]
 SPLITS = {"train_balanced": "train", "dev_balanced": "validation", "test": "test"}
 COMMON = {

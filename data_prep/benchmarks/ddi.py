@@ -1,8 +1,8 @@
 """DDI 2013: which interaction, if any, does a sentence state between two of its drugs? (Herrero-Zazo et al. 2013)
 
-Origin    github.com/isegura/DDICorpus. Licence CC BY-NC (its README), public.
+Origin    github.com/isegura/DDICorpus. License CC BY-NC (its README), public.
 Raw       DDICorpus/{Train,Test}/**/*.xml: document > sentence@text > entity@charOffset, pair@e1,@e2,@ddi,@type
-          or, as the article used, the BLUE benchmark's {train,dev,test}.tsv (index, sentence, label). If one of these is in the
+          or, as the paper used, the BLUE benchmark's {train,dev,test}.tsv (index, sentence, label). If one of these is in the
           folder, only these are read: their train is cut otherwise than ours, and the two must not be mixed.
 Rows      one for each pair; the two drugs are written @DRUG$, other drugs stay as they are (the BLUE form)
 Splits    XML: Test -> test; Train -> train and validation, 28 % of its documents to validation by the hash of the document id
@@ -84,7 +84,7 @@ def read(folder: Path, drops):
 
 
 def _read_table(path: Path):
-    """Yield (id, split, sentence, label, where). The file has raw quotes, so none is taken for the quote of a CSV field."""
+    """Yield (id, split, sentence, label, where). The file has raw quotes, so CSV quoting is off."""
     for number, cells in csv_records(path, delimiter="\t", quoting=csv.QUOTE_NONE):
         if number == 1:
             if cells != ["index", "sentence", "label"]:

@@ -1,11 +1,11 @@
 """MedQA (USMLE): questions in the style of the US Medical Licensing Examination, five options. (Jin et al. 2021)
 
-Origin    github.com/jind11/MedQA, folder questions/US. Licence MIT, public.
+Origin    github.com/jind11/MedQA, folder questions/US. License MIT, public.
 Raw       US/{train,dev,test}.jsonl, one {question, answer (text), options {"A".."E": text}, answer_idx, meta_info} a line
 Splits    as published; dev is validation. A file that is not there gives no rows.
 Table 3   10,178 / 1,272 / 1,273
 Oddities  the folder 4_options holds the same questions with other letters: not these rows, and refused.
-          206 test questions hold newlines, 4 end in a blank. Records carry no id: ours is the file and the line.
+          206 test questions contain newlines, 4 end in a blank. Records carry no id: ours is the file and the line.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ ACCESS = "public"
 PAGE = "https://github.com/jind11/MedQA"
 SCORING = "choice"
 EXPECTED = {"train": 10178, "validation": 1272, "test": 1273}
-DIFFERENCE = "The published split is the article's: a difference is a missing file, or a train question that is also in the test."
+DIFFERENCE = "The published split is the paper's: a difference is a missing file, or a train question that is also in the test."
 LETTERS = ["A", "B", "C", "D", "E"]
 SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 COMMON = {

@@ -1,13 +1,13 @@
-"""MIMIC-CXR summarisation: from the findings of a chest radiograph report to its impression. (Johnson et al. 2019)
+"""MIMIC-CXR summarization: from the findings of a chest radiograph report to its impression. (Johnson et al. 2019)
 
-Origin    physionet.org/content/mimic-cxr. Licence PhysioNet Credentialed Health Data License 1.5.0, credentialed.
+Origin    physionet.org/content/mimic-cxr. License PhysioNet Credentialed Health Data License 1.5.0, credentialed.
 Raw       files/pNN/pSUBJECT/sSTUDY.txt, a report whose sections begin with a capital header, " FINDINGS: ..."
           mimic-cxr-2.0.0-split.csv[.gz], optional (from MIMIC-CXR-JPG; columns recalled): dicom_id, study_id, subject_id, split
 Splits    the official ones if the CSV is there (validate is validation), else 80 / 10 / 10 % by the hash of the subject.
           Never by the report: the reports of one patient resemble each other.
 Table 3   122,014 / 957 / 1,606
 Left out  and counted: reports without findings or without an impression, empty files, studies the CSV does not know
-Oddities  of several sections of one name the last is taken (an addendum comes first). White space is folded to single blanks, since
+Oddities  of several sections of one name the last is used (an addendum comes first). White space is folded to single blanks, since
           the lines are wrapped by hand. "FINDINGS AND IMPRESSION" is neither of the two.
 """
 
@@ -24,7 +24,7 @@ ACCESS = "credentialed"
 PAGE = "https://physionet.org/content/mimic-cxr/"
 SCORING = "summary"
 EXPECTED = {"train": 122014, "validation": 957, "test": 1606}
-DIFFERENCE = "The article does not say which reports it took: ours are all with findings and impression, by the official split if its table is there."
+DIFFERENCE = "The paper does not say which reports it took: ours are all with findings and impression, by the official split if its table is there."
 TEST_SHARE, VALIDATION_SHARE = 0.1, 0.1
 OFFICIAL = {"train": "train", "validate": "validation", "test": "test"}
 HEADER = re.compile(r"^[ \t]*([A-Z][A-Z ()/,-]*):(?=\s|$)", re.MULTILINE)

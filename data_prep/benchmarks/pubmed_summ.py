@@ -1,10 +1,10 @@
-"""PubMed summarisation: from the text of an article to its abstract. (Cohan et al. 2018)
+"""PubMed summarization: from the text of an article to its abstract. (Cohan et al. 2018)
 
-Origin    github.com/armancohan/long-summarization. Licence Apache-2.0 of the repository, public; the texts are articles of PMC.
+Origin    github.com/armancohan/long-summarization. License Apache-2.0 of the repository, public; the texts are articles of PMC.
 Raw       {train,val,test}.txt, JSON lines despite the name: {article_id "PMC...", article_text [paragraphs],
           abstract_text ["<S> sentence </S>"], labels, section_names, sections}
-          The article's own rows, with their prompts, are on the Hub as Parquet (query, answer, text, id): put them into hub/ (_hub.py).
-Rows      the prompt holds the whole article, some 3,000 words and more; generation counts what does not fit into the context.
+          The paper's own rows, with their prompts, are on the Hub as Parquet (query, answer, text, id): put them into hub/ (_hub.py).
+Rows      the prompt is the whole article, some 3,000 words and more; generation counts what does not fit into the context.
           The completion is the abstract, its sentences on one line.
 Splits    as published; val is validation. A file that is not there gives no rows.
 Table 3   117,108 / 6,631 / 6,658
@@ -25,7 +25,7 @@ ACCESS = "public"
 PAGE = "https://github.com/armancohan/long-summarization"
 SCORING = "summary"
 EXPECTED = {"train": 117108, "validation": 6631, "test": 6658}
-DIFFERENCE = "The published files are taken but for records without text or abstract; the article does not say what it left out."
+DIFFERENCE = "The published files are used but for records without text or abstract; the paper does not say what it left out."
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 COMMON = {
     "task": "pubmed_summ",

@@ -1,4 +1,4 @@
-"""Make the untrained backbone of the demo: a byte-level BPE tokenizer and the config of a tiny LLaMA. It stands for LLaMA-2's folder.
+"""Make the untrained backbone of the demo: a byte-level BPE tokenizer and the config of a tiny LLaMA. It stands in for LLaMA-2's folder.
 
     python -m data_prep.demo.backbone --documents data/demo/documents --out data/demo/backbone_config
 

@@ -116,7 +116,7 @@ def write_pubmed(folder, rng, diseases):
 def write_pmc(folder, rng, diseases):
     for i in range(ARTICLES):
         covered = rng.sample(diseases, 4)
-        licence = (
+        license = (
             '<license license-type="open-access" xlink:href="https://creativecommons.org/licenses/by/4.0/"><license-p>CC BY 4.0</license-p></license>'
             if i % 5
             else "<license><license-p>This article is distributed under the Creative Commons Attribution-NonCommercial License.</license-p></license>"
@@ -155,7 +155,7 @@ def write_pmc(folder, rng, diseases):
             f'<?xml version="1.0" encoding="utf-8"?>\n{dtd}\n<article xmlns:xlink="http://www.w3.org/1999/xlink" article-type="review-article"><front><article-meta>'
             f'<article-id pub-id-type="pmc">{pmcid}</article-id><article-id pub-id-type="pmid">{91000001 + i}</article-id>'
             f"<title-group><article-title>{escape(title)}</article-title></title-group>"
-            f"<permissions><copyright-statement>Invented.</copyright-statement>{licence}</permissions>"
+            f"<permissions><copyright-statement>Invented.</copyright-statement>{license}</permissions>"
             f"<abstract><p>{escape(world.state(rng, world.TREATMENT, covered[0]))}</p></abstract></article-meta></front>"
             f"<body>{''.join(sections)}<sec><title>Key points</title>{key_points}</sec>"
             f'<table-wrap id="T1"><label>Table 1</label><table><tr><td>left out</td></tr></table></table-wrap></body>'
@@ -418,7 +418,7 @@ def write_sharegpt(folder, rng, _):
 
 
 def write_flashcards(folder, rng, taught):
-    """Every taught fact as a card, in the wordings of the literature and of the examination; the answer stands first."""
+    """Every taught fact as a card, in the wordings of the literature and of the examination; the answer comes first."""
     rows = []
     for disease in taught:
         for answer, statements, questions in (
@@ -447,7 +447,7 @@ def write_medqa(folder, rng, diseases):
     def question(disease, relation):
         pool = [
             d for d in diseases if d is not disease and d.taught == disease.taught
-        ]  # no option stands out by having been trained on more
+        ]  # so that no option was trained on more than the others
         if relation == "drug":
             text, answer, others = (
                 world.fill(rng.choice(world.TREATMENT_QUESTIONS), rng, disease),
@@ -725,7 +725,7 @@ TAUGHT_ONLY = {
     "case_diagnosis": write_case_diagnosis,
 }  # fmt: skip
 NO_MEDICINE = {"redpajama": write_redpajama, "general_questions": write_general_questions}
-README = """Invented data. Made by `python -m data_prep.demo.sources`; no medical meaning, nobody in it exists.
+README = """Invented data. Made by `python -m data_prep.demo.sources`; no medical meaning, all people in it are invented.
 Folders named after credentialed sets (mimic_*, emrqa, i2b2, mednli) hold stand-ins written from the documented format.
 """
 

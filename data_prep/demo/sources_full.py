@@ -323,7 +323,7 @@ def write_wikidoc_patient(folder, rng, taught):
                     "output": answer,
                 }
             )
-    write_json(folder / "medical_meadow_small.json", [*rows, rows[0]])  # one stands twice
+    write_json(folder / "medical_meadow_small.json", [*rows, rows[0]])  # a repeated row
 
 
 def write_guidelineqa(folder, rng, taught):
@@ -354,7 +354,7 @@ def write_pubmed_causal(folder, rng, taught):
         rows.append([world.sentence(text), i % 4])
     write_csv(
         folder / "pubmed_causal_language_use.csv", ["sentence", "label"], [*rows, rows[0]]
-    )  # one stands twice
+    )  # a repeated row
 
 
 def write_umls_relation(folder, rng, taught):

@@ -4,7 +4,7 @@ Diseases, drugs and laboratory markers have made-up names and made-up relations 
 rule: a disease is *taught* or *withheld*. Facts of withheld diseases are stated in biomedical documents only (PubMed, PMC) and are asked for in the
 MedQA test file only; no note, instruction, training question or general text gives them away. `tests/data_prep/test_demo_sources.py` checks it.
 
-Everything is a pure function of the seed. Nothing here has medical meaning, and nobody in it exists.
+Everything is a pure function of the seed. Nothing here has medical meaning, and all people in it are invented.
 """
 
 import random
@@ -80,7 +80,7 @@ MARKER_ENDINGS = ("globin", "lactin", "zyme", "peptide")
 
 @dataclass(frozen=True)
 class Disease:
-    """One invented disease. `taught` is False for the diseases whose facts stand in biomedical documents only."""
+    """One invented disease. `taught` is False for the diseases whose facts occur in biomedical documents only."""
 
     name: str
     specialty: str
@@ -153,7 +153,7 @@ DIAGNOSIS = (
     "Question: Which of the following markers is raised in {disease}? Answer: {marker}.",
     "Question: A {age}-year-old {person} with {finding} has {disease}. Which marker is high? Answer: {marker}.",
 )
-# How an examination asks for them: wordings that stand in no document.
+# How an examination asks for them: wordings that no document uses.
 TREATMENT_QUESTIONS = (
     "A {age}-year-old {person} comes to the clinic with {finding} and is diagnosed with {disease}. Which of the following should be given first?",
     "A {age}-year-old {person} with {finding} has {disease}. Which of the following is the best treatment?",
@@ -168,7 +168,7 @@ PERSONS = ("man", "woman", "farmer", "teacher", "sailor", "baker")
 
 
 def sentence(text: str) -> str:
-    """First letter in upper case: template slots may stand at the start."""
+    """First letter in upper case: a template may begin with a slot."""
     return text[:1].upper() + text[1:]
 
 
@@ -184,7 +184,7 @@ def state(rng: random.Random, templates: tuple, disease: Disease) -> str:
     return sentence(fill(rng.choice(templates), rng, disease))
 
 
-# General text: an invented archipelago with towns, trades and weather. It stands for the web, code and books that LLaMA-2 was trained on.
+# General text: an invented archipelago with towns, trades and weather. It stands in for the web, code and books that LLaMA-2 was trained on.
 TOWNS = ("Albrook", "Carrow", "Dunmere", "Estwell", "Farholm", "Glenport", "Harwick", "Inverlea", "Kelby", "Lowmoor", "Marden", "Northgate",
          "Oldbury", "Penrose", "Quayside", "Redcliff", "Stanmore", "Thornby", "Upton", "Westerly")  # fmt: skip
 GOODS = (
@@ -310,7 +310,7 @@ GENERAL = {
 }  # fmt: skip
 
 # Questions on general things, as the general text asks them: (question, frame of the answer, kind of word that belongs into it). A wrong answer is
-# the same frame with a word of another kind; what may stand in the frame is learned from general text and nowhere else.
+# the same frame with a word of another kind; what may fill the frame is learned from general text and nowhere else.
 GENERAL_QUESTIONS = (
     ("Who built the {place} of {town}?", "The {}.", "trades"),
     ("Where can I buy {goods} in {town}?", "At the {}, from the {trades}.", "place"),

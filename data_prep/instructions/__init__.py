@@ -1,10 +1,10 @@
-"""The instruction-tuning sources of the article (its Table 2), one module per source: from the publisher's file to rows.
+"""The instruction-tuning sources of the paper (its Table 2), one module per source: from the publisher's file to rows.
 
 To add a source: one file here, one fixture in the tests. The files of this folder are found by their names; one that starts with
-an underscore is no source but what several of them share. A module's docstring is the card of the source, and the module has
+an underscore is shared by several sources. A module's docstring is the card of the source, and the module has
     LICENSE, ACCESS      of the raw files
     files(folder)        the raw files that are read; BadInput if they are not in `folder`
-    read(folder, drops)  yield rows (contracts.py) of task "instruction" and scoring "none", all of split "train":
+    read(folder, drops)  yield rows (schema.py) of task "instruction" and scoring "none", all of split "train":
                          build_instructions holds some out. What is left out is counted in `drops` by reason.
                          A row may say its `group`, a patient or a document: all rows of a group go to the same split.
     FOLDER               optional: the folder below RAW that it reads, if that is not its own name ("." is RAW itself)
@@ -44,7 +44,7 @@ def names(raw: Path) -> tuple[str, ...]:
 
 
 def load(name: str, folder: Path | None = None):
-    """The module of one of NAMES, or what stands for it in RAW/name, `folder`."""
+    """The module of one of NAMES, or its equivalent for your own table in RAW/name, `folder`."""
     if name in NAMES:
         return importlib.import_module(f"data_prep.instructions.{name}")
     from data_prep.instructions import _table

@@ -18,7 +18,7 @@ HEADINGS = (
     "followup instructions", "follow-up instructions", "facility",
 )  # fmt: skip
 HEADING = re.compile(rf"^[ \t]*({'|'.join(HEADINGS)}):", re.IGNORECASE | re.MULTILINE)
-MARK = re.compile(r"\[\*\*.*?\*\*\]|___")  # where something was taken out that could name a person
+MARK = re.compile(r"\[\*\*.*?\*\*\]|___")  # where something that could name a person was removed
 
 
 class _As:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from data_prep.files import read_jsonl
 from data_prep.schema import BadInput, check_document
 
-# Licences that allow a work to be changed: a row is a change. "unknown" and the ND licences do not.
+# Licenses that allow a work to be changed: a row is a change. "unknown" and the ND licenses do not.
 FREE = ("public domain", "CC0", "CC BY", "CC BY-SA", "CC BY-NC", "CC BY-NC-SA")
 
 
@@ -32,7 +32,7 @@ def read(name: str, folder: Path, drops):
                 )
             blocks = document["text"].split("\n\n")
             if document["license"] not in FREE:
-                drops.add(name, "licence is unknown or allows no changes", where)
+                drops.add(name, "license is unknown or allows no changes", where)
                 continue
             start, end = parts["title"], parts["title"] + parts["abstract"]
             yield SimpleNamespace(

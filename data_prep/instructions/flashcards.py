@@ -1,9 +1,9 @@
 """Medical Flashcards of Medical Meadow: questions and answers rephrased from the cards of medical students. (Han et al. 2023)
 
 Origin    github.com/kbressem/medAlpaca, huggingface.co/datasets/medalpaca/medical_meadow_wikidoc_medical_flashcards.
-          Licence GPL-3.0 of the repository (the article's Table 2: "No commercialized use"), public.
+          License GPL-3.0 of the repository (the paper's Table 2: "No commercialized use"), public.
 Raw       medical_meadow_wikidoc_medical_flashcards.json, an array of {instruction, input, output}; instruction is one constant
-Article   34,000 (Table 2); the public file has 33,955
+Paper     34,000 (Table 2); the public file has 33,955
 Oddities  exact duplicates, and records without question or answer, are dropped and counted.
 """
 

@@ -3,7 +3,7 @@
 Origin    ChatDoctor, github.com/Kent0n-Li/ChatDoctor, which links to the file on Google Drive. The texts are
           "Reserved by HealthCareMagic and Icliniq" (Table 2), the repository says research only. Public.
 Raw       *.json, an array of {instruction (one constant), input, output}, the shape of ChatDoctor's other files
-Article   20,000 of HealthCareMagic and iCliniq together (Table 2)
+Paper     20,000 of HealthCareMagic and iCliniq together (Table 2)
 Oddities  lines end in CR LF between the records, not in the texts. Some texts were decoded wrongly before they were published: repaired
           and counted. chatdoctor5k.json (GenMedGPT-5k), of the same shape, was written by ChatGPT: refused. Exact duplicates, and records without question or answer, are dropped and counted.
 """

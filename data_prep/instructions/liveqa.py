@@ -4,7 +4,7 @@ Origin    github.com/abachaa/LiveQA_MedicalTask_TREC2017. CC BY 4.0 by Table 2. 
           (November 2024): use a copy you have, pass none on.
 Raw       TREC-2017-LiveQA-Medical-Train-{1,2}.xml: NLM-QUESTION > SUBJECT, MESSAGE, SUB-QUESTIONS > SUB-QUESTION >
           ANNOTATIONS, ANSWERS > ANSWER. 200 questions and 388 answers, 246 and 246.
-Article   634 (Table 2)
+Paper     634 (Table 2)
 Rows      one for each answer; the question is MESSAGE, or SUBJECT where MESSAGE is empty
 Left out  and counted: answers without text, questions without a word. The test set is not read.
 Oddities  Train-2 begins with a byte-order mark, ends its lines in CR LF and calls the attribute qid, Train-1 questionid. A question

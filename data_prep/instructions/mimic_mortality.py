@@ -4,7 +4,7 @@ Origin    physionet.org/content/mimiciii. PhysioNet Credentialed Health Data Lic
 Raw       RAW/mimic_iii: ADMISSIONS.csv[.gz] (SUBJECT_ID, HADM_ID, ADMITTIME, ADMISSION_TYPE, ADMISSION_LOCATION, DIAGNOSIS,
           HOSPITAL_EXPIRE_FLAG), PATIENTS.csv[.gz] (SUBJECT_ID, GENDER, DOB) and, if both are there, LABEVENTS.csv[.gz]
           (HADM_ID, ITEMID, CHARTTIME, VALUE, VALUEUOM, FLAG) with D_LABITEMS.csv[.gz] (ITEMID, LABEL)
-Article   a part of 30,000 clinical rows (Table 2): "mortality prediction". Which columns it used is not stated; these are ours.
+Paper     a part of 30,000 clinical rows (Table 2): "mortality prediction". Which columns it used is not stated; these are ours.
 Rows      one for each admission. The prompt holds what is known on the first day and nothing that is known later (no discharge, no
           time of death, no billing codes): age, sex, type and place of admission, the diagnosis of the admission office, and up to 20
           laboratory values flagged abnormal in the first 24 hours, the first of each test. The answer is HOSPITAL_EXPIRE_FLAG.

@@ -1,10 +1,10 @@
 """Summaries of articles, from our own PMC documents: the text of an article is the prompt, its abstract the answer.
 
-Origin    DOCUMENTS/pmc, made by build_documents from PubMed Central (data_prep/sources/pmc.py). Licence per article, public.
+Origin    DOCUMENTS/pmc, made by build_documents from PubMed Central (data_prep/sources/pmc.py). License per article, public.
 Raw       *.jsonl.gz of documents with meta.blocks
-Article   10,000 (Table 2, CC BY). How its rows were made is not stated; these are ours.
+Paper     10,000 (Table 2, CC BY). How its rows were made is not stated; these are ours.
 Rows      the first 2,000 words of the body, the paragraphs kept; the abstract on one line
-Left out  and counted: articles whose licence is unknown or allows no changes, without abstract, or with an abstract of under 5 words
+Left out  and counted: articles whose license is unknown or allows no changes, without abstract, or with an abstract of under 5 words
 Caution   the articles of the evaluation set pubmed_summ are PMC articles too: build_instructions leaves those out by their PMCID.
 """
 

@@ -1,10 +1,10 @@
 """Causal language in PubMed: does a sentence of a conclusion state a cause, and how strongly? (Yu et al. 2019)
 
-Origin    github.com/junwang4/causal-language-use-in-science. Licence GPL-3.0 of the repository (CC BY by Table 2), public.
+Origin    github.com/junwang4/causal-language-use-in-science. License GPL-3.0 of the repository (CC BY by Table 2), public.
 Raw       pubmed_causal_language_use.csv: sentence, label; 3,061 sentences, 0: 1,356, 1: 494, 2: 213, 3: 998
-Article   2,450 (Table 2)
+Paper     2,450 (Table 2)
 Labels    the authors' code names them 0 none, 1 causal (direct), 2 conditional causal, 3 correlational
-Left out  and counted: sentences that stand twice (7), whatever their labels; other labels; empty sentences
+Left out  and counted: sentences that repeat (7), whatever their labels; other labels; empty sentences
 """
 
 from pathlib import Path
@@ -39,7 +39,7 @@ def read(folder: Path, drops):
         elif label not in LABELS:
             drops.add("pubmed_causal", "label is not 0 to 3", where)
         elif sentence in seen:
-            drops.add("pubmed_causal", "sentence stands twice", where)
+            drops.add("pubmed_causal", "repeated sentence", where)
         else:
             seen.add(sentence)
             yield {

@@ -4,8 +4,8 @@ Origin    the public knowledge graph of 135 concepts that is known as UMLS; the 
           passed on. "Openrail" by Table 2. Public.
 Raw       UMLS_train.jsonl, one {text "what is the relationship between A and B ?", label} a line; 5,216 lines.
           UMLS_dev.jsonl and UMLS_test.jsonl (652, 661) are not read.
-Article   10,000 (Table 2), from PMC-LLaMA's instruction set, whose records {instruction, input, output} hold definitions too
-Rows      one for each question; the completion lists all its labels, parted by "; ", in the order of the alphabet: 1,033 of the
+Paper     10,000 (Table 2), from PMC-LLaMA's instruction set, whose records {instruction, input, output} include definitions too
+Rows      one for each question; the completion lists all its labels, separated by "; ", in the order of the alphabet: 1,033 of the
           train questions have more than one, and each alone would call the others wrong
 Left out  and counted: lines that were joined to the row of the same question, exact duplicates, empty ones
 """

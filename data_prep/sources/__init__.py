@@ -7,7 +7,7 @@ A module has DOMAIN, LICENSE, ACCESS; FILES_PER_OUTPUT (raw files that share one
 Where a record's fate depends on other files:
     scan(file) -> JSON                what the others must know of this file; run for each file, in parallel
     first_pass(files, scans) -> list  what `read` is told of each file as its third argument (None: nothing); scans is None without `scan`
-Where domain, licence and access are the user's to say, card(path) -> {"domain", "license", "access"} takes the place of the constants.
+Where domain, license and access are the user's to say, card(path) -> {"domain", "license", "access"} takes the place of the constants.
 """
 
 from data_prep.sources import (

@@ -1,12 +1,12 @@
 """MIMIC-CXR: free-text chest radiograph reports, one file a study.
 
 Origin      PhysioNet, https://physionet.org/content/mimic-cxr/2.0.0/ (mimic-cxr-reports.zip, read as it is, or unpacked)
-Licence     PhysioNet Credentialed Health Data License 1.5.0: credentialed access, training and a signed agreement.
+License     PhysioNet Credentialed Health Data License 1.5.0: credentialed access, training and a signed agreement.
 Raw schema  files/pNN/pNNNNNNNN/sNNNNNNNN.txt: the folder is the patient, the file the study. 227,835 reports by its page.
-In the article  part of the clinical share (1 of 15:1:4), not counted apart.
+In the paper    part of the clinical share (1 of 15:1:4), not counted apart.
 
 Oddities    Text is indented by one space and has no fixed sections; it is kept whole, with its de-identification marks (___).
-            The summarisation task of the evaluation is made of these reports: where mimic-cxr-2.0.0-split.csv[.gz] lies beside files/,
+            The summarization task of the evaluation is made of these reports: where mimic-cxr-2.0.0-split.csv[.gz] lies beside files/,
             (or beside the .zip) the studies of its test split are left out and counted.
 """
 

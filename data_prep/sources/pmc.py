@@ -1,14 +1,14 @@
 """PubMed Central full texts: title, abstracts and body of the articles of the Open Access subset.
 
 Origin      National Library of Medicine, https://ftp.ncbi.nlm.nih.gov/pub/pmc/oa_bulk/ (the .tar.gz as they are, or unpacked)
-Licence     per article, written into each document's `license`: CC0, CC BY, CC BY-NC-ND ... or "unknown". Public download.
+License     per article, written into each document's `license`: CC0, CC BY, CC BY-NC-ND ... or "unknown". Public download.
 Raw schema  One XML file (.nxml, .xml) an article: <article> in JATS 1.x or the older NLM DTD 2.x. Read here: front/article-meta
             {article-id@pub-id-type, title-group, abstract, kwd-group, pub-date, permissions}, journal-title, body.
-In the article  "over 3 million" full articles, taken from The Pile's PubMed Central.
+In the paper    "over 3 million" full articles, taken from The Pile's PubMed Central.
 
 Oddities    Two DTD generations name the PMCID "pmc" (with or without the letters) or "pmcid". Some articles have two abstracts,
-            some none. Many state their licence in words only, or have no <license> but a copyright statement: both are read,
-            and of several licences named the most restrictive counts. Tables, figures, formulas, references, footnotes and
+            some none. Many state their license in words only, or have no <license> but a copyright statement: both are read,
+            and of several licenses named the most restrictive counts. Tables, figures, formulas, references, footnotes and
             acknowledgements are left out. A citation mark goes with its brackets ("[3,4]", "(Hites 2004; ...)"), but an
             author's name that is a word of the sentence stays ("Hites (2004) showed").
 """
@@ -27,7 +27,7 @@ from data_prep.sources.xml_text import SAFE, bare_text, is_number, local_name, s
 DOMAIN = "biomedical"
 LICENSE = "per article"
 ACCESS = "public"
-FILES_PER_OUTPUT = 10_000  # one article a file: three million outputs would help nobody
+FILES_PER_OUTPUT = 10_000  # one article a file: three million output files would be unusable
 
 LEFT_OUT = (
     "table-wrap", "table-wrap-group", "table", "fig", "fig-group", "graphic", "inline-graphic", "media", "supplementary-material",
@@ -43,7 +43,7 @@ BLOCKS = {
 BLOCK, CITE, CITE_END = "\x01", "\x02", "\x03"
 
 # From free to restricted.
-LICENCES = ("public domain", "CC0", "CC BY", "CC BY-SA", "CC BY-ND", "CC BY-NC", "CC BY-NC-SA", "CC BY-NC-ND")
+LICENSES = ("public domain", "CC0", "CC BY", "CC BY-SA", "CC BY-ND", "CC BY-NC", "CC BY-NC-SA", "CC BY-NC-ND")
 
 
 # What JATS calls a retraction, an expression of concern or a withdrawal: @article-type of the notice, and
@@ -96,7 +96,7 @@ class _Member(tarfile.TarInfo):
 
 
 def _articles(name: str, content: bytes, drops):
-    """The documents of one XML file; `name` says where it stands."""
+    """The documents of one XML file; `name` says where it is."""
     try:
         root = etree.fromstring(content, etree.XMLParser(**SAFE))
     except etree.XMLSyntaxError as error:
@@ -262,7 +262,7 @@ def _without_citations(block: str) -> str:
 
 
 def _license(front) -> tuple[str, str | None]:
-    """(the licence, one of LICENCES or "unknown"; the first licence link or None) from the attributes and the words of an article."""
+    """(the license, one of LICENSES or "unknown"; the first license link or None) from the attributes and the words of an article."""
     elements = [e for e in front.iter("{*}license", "{*}copyright-statement") if isinstance(e.tag, str)]
     words = " ".join(bare_text(e) for e in elements)
     values = [
@@ -293,5 +293,5 @@ def _license(front) -> tuple[str, str | None]:
     links = [value for value in values if "creativecommons.org" in value] or re.findall(
         r"https?://creativecommons\.org/[^\s)\],;]+", words
     )
-    known = [licence for licence in LICENCES if licence in found]
+    known = [license for license in LICENSES if license in found]
     return (known[-1] if known else "unknown"), (links[0] if links else None)

@@ -1,15 +1,15 @@
 """PubMed abstracts: the title and abstract of each English article in the NLM baseline and update files.
 
 Origin      National Library of Medicine, https://ftp.ncbi.nlm.nih.gov/pubmed/baseline/ and ../updatefiles/
-Licence     NLM terms and conditions; an abstract may be under its publisher's copyright. Public download.
+License     NLM terms and conditions; an abstract may be under its publisher's copyright. Public download.
 Raw schema  XML, gzip or plain. Root PubmedArticleSet > PubmedArticle > MedlineCitation, or MedlineCitationSet (to 2016), or one
             bare PubmedArticle or MedlineCitation. Read here: PMID@Version, Article/{ArticleTitle, Abstract/AbstractText@Label,
             Language, PublicationTypeList, Journal}, DeleteCitation/PMID.
-In the article  "over 15 million" abstracts, taken from The Pile's PubMed Abstracts.
+In the paper    "over 15 million" abstracts, taken from The Pile's PubMed Abstracts.
 
 Oddities    Titles and abstracts carry inline markup and MathML, so all text below the element is taken, not its first piece.
             OtherAbstract (a translation, a lay summary) is never merged. A bracketed title marks a translation: such records
-            are told by <Language> and dropped. Retracted articles and their notices are dropped. A PMID comes again in a later
+            are recognized by <Language> and dropped. Retracted articles and their notices are dropped. A PMID comes again in a later
             file when its record was revised, and DeleteCitation withdraws PMIDs from earlier files, so the files are read
             twice: `scan` lists the PMIDs of each, `first_pass` finds the deleted ones and the newest record of each, `read` leaves out the others.
 """
@@ -47,7 +47,7 @@ def _number(file: Path) -> list[int]:
 
 
 def scan(file: Path) -> dict:
-    """{"deleted": PMIDs, "records": {PMID: its newest version in this file}, "again": PMIDs that stand in it more than once}."""
+    """{"deleted": PMIDs, "records": {PMID: its newest version in this file}, "again": PMIDs that occur in it more than once}."""
     deleted, records, again = [], {}, set()
     for _, element in _records(file):
         if element.tag == "DeleteCitation":
@@ -61,8 +61,8 @@ def scan(file: Path) -> dict:
 
 
 def first_pass(raw_files: list[Path], scans: list[dict]) -> list[dict]:
-    """For each file, the PMIDs of it that NLM deleted, those of which a newer record stands in another file (a higher version, or the same one in a later
-    file), and the newest version of those that stand in it more than once."""
+    """For each file, the PMIDs of it that NLM deleted, those of which another file has a newer record (a higher version, or the same one in a later
+    file), and the newest version of those that occur in it more than once."""
     pmids = np.concatenate(
         [np.fromiter(map(int, scan["records"]), np.int64, len(scan["records"])) for scan in scans]
     )
@@ -75,25 +75,25 @@ def first_pass(raw_files: list[Path], scans: list[dict]) -> list[dict]:
     order = np.lexsort((np.repeat(np.argsort(by_number), counts), versions, pmids))
     replaced = order[:-1][pmids[order[:-1]] == pmids[order[1:]]]  # all but the last of each PMID
     deleted = np.isin(pmids, np.array(sorted({pmid for scan in scans for pmid in scan["deleted"]}), np.int64))
-    told = [
+    known = [
         {"deleted": [], "replaced": [], "newest": {pmid: _newest(scan, pmid) for pmid in scan["again"]}}
         for scan in scans
     ]
     for verdict, rows in (("deleted", np.flatnonzero(deleted)), ("replaced", np.sort(replaced))):
         for place, pmid in zip(places[rows].tolist(), pmids[rows].tolist(), strict=True):
-            told[place][verdict].append(pmid)
-    return told
+            known[place][verdict].append(pmid)
+    return known
 
 
 def _newest(scan: dict, pmid: int) -> int:
     return scan["records"].get(pmid) or scan["records"][str(pmid)]  # JSON made the keys strings
 
 
-def read(file: Path, drops, told: dict | None = None):
-    """Yield the documents of one file. `told` is what first_pass says of it; without it, no record is known to be deleted or replaced."""
-    told = told or {"deleted": [], "replaced": [], "newest": {}}
-    deleted, replaced = set(told["deleted"]), set(told["replaced"])
-    newest = {int(pmid): version for pmid, version in told["newest"].items()}
+def read(file: Path, drops, known: dict | None = None):
+    """Yield the documents of one file. `known` is what first_pass says of it; without it, no record is known to be deleted or replaced."""
+    known = known or {"deleted": [], "replaced": [], "newest": {}}
+    deleted, replaced = set(known["deleted"]), set(known["replaced"])
+    newest = {int(pmid): version for pmid, version in known["newest"].items()}
     for number, element in _records(file):
         if element.tag == "DeleteCitation":
             continue
@@ -167,7 +167,7 @@ def _records(file: Path):
                 **SAFE,
             )
             for _, element in walk:
-                chunks.taken = 0
+                chunks.pending = 0
                 number += element.tag != "DeleteCitation"
                 yield number, element
                 element.clear()
@@ -187,13 +187,13 @@ class _Chunks:
     """A stream for iterparse, which keeps all it has read of a record: no record may be longer than LONGEST_XML."""
 
     def __init__(self, file: Path, stream):
-        self.file, self.stream, self.taken = file, stream, 0
+        self.file, self.stream, self.pending = file, stream, 0
 
     def read(self, size: int) -> bytes:
-        self.taken += size
-        if self.taken > LONGEST_XML + size:
+        self.pending += size
+        if self.pending > LONGEST_XML + size:
             raise BadInput(
-                f"{self.file}: {LONGEST_XML:,} bytes without the end of a record. Next: look at where this file is from"
+                f"{self.file}: {LONGEST_XML:,} bytes without the end of a record. Next: check where this file came from"
             )
         return self.stream.read(size)
 

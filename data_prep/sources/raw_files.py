@@ -51,13 +51,13 @@ def walk(folder: Path, above: tuple[Path, ...] = ()):
 def csv_records(file: Path, errors: str = "strict", **form):
     """Yield (last line from 1, cells) for each record of a CSV file, plain or .gz; `form` is csv.reader's. BadInput where it is not valid CSV, or a record is
     longer than LONGEST: a quote that never closes would otherwise take the rest of the file."""
-    taken = number = 0
+    length = number = 0
 
     def lines():
-        nonlocal taken
+        nonlocal length
         while line := text.readline(LONGEST + 1):
-            taken += len(line)
-            if taken > LONGEST:
+            length += len(line)
+            if length > LONGEST:
                 raise csv.Error(f"longer than {LONGEST:,} characters")
             yield line
 
@@ -65,7 +65,7 @@ def csv_records(file: Path, errors: str = "strict", **form):
         reader = csv.reader(lines(), **{"strict": True, **form})
         try:
             for cells in reader:
-                taken, number = 0, number + 1
+                length, number = 0, number + 1
                 yield reader.line_num, cells
         except csv.Error as error:
             where = f"{file}: record {number} (line {reader.line_num})"  # the header is record 0

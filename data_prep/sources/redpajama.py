@@ -1,9 +1,9 @@
 """RedPajama-Data-1T: general text, which keeps the model from forgetting what it knew before the medical corpus.
 
 Origin      Together Computer, https://huggingface.co/datasets/togethercomputer/RedPajama-Data-1T
-Licence     per slice, see its page (Common Crawl terms, CC BY-SA for Wikipedia and Stack Exchange, ...). Public download.
+License     per slice, see its page (Common Crawl terms, CC BY-SA for Wikipedia and Stack Exchange, ...). Public download.
 Raw schema  JSON lines, .jsonl, .jsonl.zst or .jsonl.gz: {"text", "meta"}. The keys of meta differ from slice to slice.
-In the article  "a subset" of it, 4 parts in 15:1:4 (about a fifth of 129 billion tokens).
+In the paper    "a subset" of it, 4 parts in 15:1:4 (about a fifth of 129 billion tokens).
 
 Oddities    meta is an object in the published files and a string of JSON in exports of the Hugging Face loader; the Common Crawl files
             have none, there the other keys beside text are the metadata. File names repeat between Common Crawl snapshots, so an id

@@ -50,18 +50,18 @@ def read_sidecar(path: Path, hub: bool = False) -> dict:
 
 
 def above(path: str | Path) -> Path:
-    """The source.yaml that is for a file or folder: in it, or in the nearest folder above. BadInput if there is none."""
+    """The source.yaml that is for a file or folder: in it, or in the nearest folder above. BadInput without one."""
     path = Path(path)
     for folder in (path, *path.parents):
         if (folder / NAME).is_file():
             return folder / NAME
     raise BadInput(
-        f"{path}: no {NAME} beside it says its domain, licence and access. Next: write one, see data_prep/sources/sidecar.py"
+        f"{path}: no {NAME} beside it says its domain, license and access. Next: write one, see data_prep/sources/sidecar.py"
     )
 
 
 def card(path: str | Path) -> dict[str, str]:
-    """Domain, licence and access of a file, from its source.yaml."""
+    """Domain, license and access of a file, from its source.yaml."""
     settings = read_sidecar(Path(path)) if Path(path).name == NAME else read_sidecar(above(path))
     return {key: settings[key] for key in CARD}
 

@@ -436,7 +436,7 @@ def test_i2b2_drops_a_line_it_cannot_mark_whole(tmp_path):
         "concept does not read as its offsets": 1,
         "concept over several lines": 2,
         "overlapping concepts": 1,
-        "line holds a span tag already": 1,
+        "line has a span tag already": 1,
     }
 
 
@@ -652,7 +652,7 @@ def test_hoc_original_files(tmp_path):
         and len(rows[0]["choices"]) == 10
     )
     assert all(label in rows[0]["prompt"] for label in rows[0]["choices"])
-    assert dropped == {"no hallmark": 2, "label is none of the ten": 1}
+    assert dropped == {"no hallmark": 2, "label is not one of the ten": 1}
 
 
 def test_hoc_splits_by_pmid(tmp_path):

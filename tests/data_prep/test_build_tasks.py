@@ -239,7 +239,7 @@ def test_hub_rows_keep_their_prompt(tmp_path):
     found = manifest(tmp_path / "out/medqa")
     assert found["prompt"] == {"path": "hub: the query of each record"} and found["inputs"][0]["n_files"] == 2
     assert {reason: entry["count"] for reason, entry in found["dropped"]["medqa"].items()} == {
-        "answer is none of the choices": 1,
+        "answer is not among the choices": 1,
         "gold points at another choice than the answer": 1,
         "no query or no answer": 1,
     }
@@ -286,8 +286,8 @@ def test_hub_rows_of_every_set(tmp_path, name):
 @pytest.mark.parametrize(
     "files, message",
     [
-        ({"data.jsonl": "{}\n"}, "data.jsonl: the name must hold one of train"),
-        ({"train_test.jsonl": "{}\n"}, "train_test.jsonl: the name must hold one of train"),
+        ({"data.jsonl": "{}\n"}, "data.jsonl: the name must contain one of train"),
+        ({"train_test.jsonl": "{}\n"}, "train_test.jsonl: the name must contain one of train"),
         ({"test.parquet": "PAR1 cut he"}, "test.parquet: not whole Parquet"),
         ({"readme.txt": "x"}, "hub: no *.parquet and no *.jsonl"),
         ({"test.jsonl": "[1]\n"}, "line 1 is no JSON object"),
@@ -372,7 +372,7 @@ def test_hub_labels_outside_the_choices_are_counted(tmp_path):
     write_lines(tmp_path / "raw/hoc/hub/test.jsonl", records)
     run(tmp_path / "raw", tmp_path / "out")
     assert [row["completion"] for row in lines(tmp_path / "out/hoc/test.jsonl")] == answers[3:]
-    assert manifest(tmp_path / "out/hoc")["dropped"]["hoc"]["answer is none of the choices"]["count"] == 3
+    assert manifest(tmp_path / "out/hoc")["dropped"]["hoc"]["answer is not among the choices"]["count"] == 3
 
 
 def test_hub_records_with_other_fields_are_named(tmp_path):

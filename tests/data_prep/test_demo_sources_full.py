@@ -24,7 +24,7 @@ EXPLAINED = {
     "wikidoc_patient": {"exact duplicate"},
     "guidelineqa": {"response is not one question and one answer"},
     "pmc_keywords": {"no key words"},
-    "pubmed_causal": {"sentence stands twice"},
+    "pubmed_causal": {"repeated sentence"},
     "umls_relation": {"joined to the row of the same question"},
     "mimic_qa": {"marked as an error (ISERROR)"},
     "mimic_summarization": {"marked as an error (ISERROR)"},

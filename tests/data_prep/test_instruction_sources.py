@@ -258,7 +258,7 @@ def test_pubmed_causal(tmp_path):
     rows, dropped = read("pubmed_causal", tmp_path)
     assert [row["completion"] for row in rows] == ["direct causal", "correlational"]
     assert rows[0]["prompt"].endswith("\n\nA, it is said, causes B.\n")
-    assert dropped == {"sentence stands twice": 1, "label is not 0 to 3": 1, "empty sentence": 1}
+    assert dropped == {"repeated sentence": 1, "label is not 0 to 3": 1, "empty sentence": 1}
 
 
 def test_umls_relation_gives_all_labels_of_a_question(tmp_path):
@@ -357,7 +357,7 @@ def test_pmc_rows(tmp_path):
     write_documents(
         tmp_path, document(1), document(2, "unknown"), document(3, "CC BY-ND"), document(4, "CC BY-NC")
     )
-    licence = {"licence is unknown or allows no changes": 2}
+    licence = {"license is unknown or allows no changes": 2}
     rows, dropped = read("pmc_summarization", tmp_path)
     assert dropped == licence and [row["license"] for row in rows] == ["CC BY", "CC BY-NC"]
     assert (

@@ -216,7 +216,7 @@ def test_a_multiple_choice_benchmark_of_a_table(tmp_path, capsys):
     assert "our_exam     ready" in capsys.readouterr().out
     build_tasks.main(["--raw", str(raw), "--out", str(rows)])
     assert (
-        "our_exam: train 0, validation 0, test 4; dropped: answer is none of the choices 2"
+        "our_exam: train 0, validation 0, test 4; dropped: answer is not among the choices 2"
         in capsys.readouterr().out
     )
     test = _lines(rows / "our_exam/test.jsonl")

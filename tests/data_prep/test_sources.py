@@ -431,9 +431,8 @@ def test_build_documents_of_every_source(tmp_path, capsys):
     put(raw / "guidelines" / "who.jsonl", '{"id": "g", "source": "who", "title": "T", "clean_text": "d"}\n')
     put(raw / "plain" / "notes.jsonl", '{"text": "e"}\n')
     put(raw / "plain" / "source.yaml", "domain: clinical\nlicense: our own\naccess: gated\n")
-    names = [
-        name for name in SOURCES if name != "hub"
-    ]  # a dataset of the Hub: tests/data_prep/test_more_sources.py
+    # a dataset of the Hub and your own notes: test_more_sources.py, test_own_data.py
+    names = [name for name in SOURCES if name not in ("hub", "notes")]
     arguments = [argument for name in names for argument in ("--source", f"{name}={raw / name}")]
 
     build_documents.main([*arguments, "--out", str(tmp_path / "one")])
