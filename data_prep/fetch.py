@@ -4,10 +4,12 @@
     python -m data_prep.fetch all --dry_run
 
 Reads   data_prep/catalogue.yaml: address, size, license, access class and checksum of each set
-Writes  RAW/<set>/...: a file takes its name only when it is whole and right; a cut download resumes where it stopped
+Writes  RAW/<set>/...: a file takes its name only when it is whole and right; a cut download resumes where it
+        stopped
 
-NAME:n fetches the first n files of a set that has many (pmc_oa: n thousand papers). Gated and credentialed sets, and those whose
-publisher has no direct address, are not fetched: the page, what it asks for and the folder are printed.
+NAME:n fetches the first n files of a set that has many (pmc_oa: n thousand papers). Gated and credentialed
+sets, and those whose publisher has no direct address, are not fetched: the page, what it asks for and the
+folder are printed.
 """
 
 import argparse
@@ -44,7 +46,8 @@ class Strict(pydantic.BaseModel):
 
 
 class Member(Strict):
-    """What is unpacked of an archive: members that match a pattern, into a folder, or one member as a file."""
+    """What is unpacked of an archive: members that match a pattern, into a folder, or one member as a
+    file."""
 
     member: str
     path: str
@@ -91,7 +94,8 @@ def read_catalogue(path: Path = CATALOGUE) -> dict[str, Entry]:
 
 
 def choose(wanted: list[str], catalogue: dict[str, Entry]) -> list[tuple[str, int]]:
-    """(name, number of files) of the arguments NAME[:n]; "all" is every set that can be fetched, one file of those of many."""
+    """(name, number of files) of the arguments NAME[:n]; "all" is every set that can be fetched, one file of
+    those of many."""
     if wanted == ["all"]:
         return [(name, 1) for name, entry in catalogue.items() if entry.files]
     chosen = []
@@ -108,7 +112,8 @@ def choose(wanted: list[str], catalogue: dict[str, Entry]) -> list[tuple[str, in
 
 # ---------------------------------------------------------------- one file
 def get(url: str, path: Path, size: int | None = None) -> Path:
-    """Download `url` to a temporary file beside `path`, from where an earlier attempt stopped, and return it."""
+    """Download `url` to a temporary file beside `path`, from where an earlier attempt stopped, and return
+    it."""
     partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -158,7 +163,10 @@ def check(path: Path, name: str, file: File) -> str | None:
     try:
         return _format_error(path, name, file.lines)
     except BROKEN as error:
-        return f"is not a whole file of its kind ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        return (
+            "is not a whole file of its kind "
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        )
 
 
 def _format_error(path: Path, name: str, lines: int | None) -> str | None:

@@ -1,13 +1,18 @@
-"""Rows that come from the Hugging Face Hub with a prompt of their own (clinicalnlplab/<set>_test), for any set of this folder.
+"""Rows that come from the Hugging Face Hub with a prompt of their own (clinicalnlplab/<set>_test), for any
+set of this folder.
 
-Raw       RAW/<set>/hub/*.parquet or *.jsonl, records of {query, answer, choices?, gold?, text?, id?}; the name of a file holds its
-          split, as in test-00000-of-00001.parquet or valid.jsonl
-Rows      prompt = query, completion = answer, both as they are but for outer white space of the answer and a newline after the
-          query. Scoring, license and access are those of the set; `choices` too, where the record brings none.
-Instead   If the folder hub is there, the publisher's files beside it are not read: one set has one kind of prompt.
-Left out  and counted: records without query or answer, answers outside the choices, or not the choice that `gold` points at
-Oddities  the exports named _test contain train, valid and test with the same rows: build_tasks drops what is in the test, so no train
-          row is left of them. `gold` is the place of the answer in `choices`, counted from 0.
+Raw       RAW/<set>/hub/*.parquet or *.jsonl, records of {query, answer, choices?, gold?, text?, id?}; the
+          name of a file holds its split, as in test-00000-of-00001.parquet or valid.jsonl
+Rows      prompt = query, completion = answer, both as they are but for outer white space of the answer and a
+          newline after the query. Scoring, license and access are those of the set; `choices` too, where the
+          record brings none.
+Instead   If the folder hub is there, the publisher's files beside it are not read: one set has one kind of
+          prompt.
+Left out  and counted: records without query or answer, answers outside the choices, or not the choice that
+          `gold` points at
+Oddities  the exports named _test contain train, valid and test with the same rows: build_tasks drops what is
+          in the test, so no train row is left of them. `gold` is the place of the answer in `choices`,
+          counted from 0.
 """
 
 import re
@@ -22,7 +27,8 @@ def files(folder: Path) -> list[Path]:
     found = sorted([*folder.glob("hub/*.parquet"), *folder.glob("hub/*.jsonl")])
     if not found:
         raise BadInput(
-            f"{folder / 'hub'}: no *.parquet and no *.jsonl. Next: put the export of the Hub there, or remove the folder"
+            f"{folder / 'hub'}: no *.parquet and no *.jsonl. Next: put the export of the Hub there, or "
+            "remove the folder"
         )
     return found
 
@@ -37,7 +43,8 @@ def read(name: str, module, folder: Path, drops):
                 found = ", ".join(map(str, record)) or "none"
                 raise BadInput(
                     f"{where}: field '{missing[0]}' is missing (found: {found}). "
-                    f"Next: an export with query and answer, or remove {path.parent} to read the publisher's files"
+                    f"Next: an export with query and answer, or remove {path.parent} to read the "
+                    "publisher's files"
                 )
             query, answer, gold = record.get("query"), record.get("answer"), record.get("gold")
             choices = record.get("choices") or module.COMMON.get("choices")
@@ -65,7 +72,8 @@ def _split(path: Path) -> str:
     found = {SPLIT_NAMES[word] for word in re.split(r"[-_.]", path.stem.lower()) if word in SPLIT_NAMES}
     if len(found) != 1:
         raise BadInput(
-            f"{path}: the name must contain one of {', '.join(SPLIT_NAMES)}, separated by - or _. Next: rename it"
+            f"{path}: the name must contain one of {', '.join(SPLIT_NAMES)}, separated by - or _. Next: "
+            "rename it"
         )
     return found.pop()
 

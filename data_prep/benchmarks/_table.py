@@ -1,7 +1,9 @@
-"""A benchmark of your own: a table in RAW/NAME with a source.yaml of kind `choice` or `labels` (data_prep/sources/tables.py).
+"""A benchmark of your own: a table in RAW/NAME with a source.yaml of kind `choice` or `labels`
+(data_prep/sources/tables.py).
 
-Rows        prompt: the instruction, the question and its options. `choice` with options: the answer is a letter, and
-            the log-likelihood twin can read the row. `choice` and `labels` with `choices`: the answer is a label, or some.
+Rows        prompt: the instruction, the question and its options. `choice` with options: the answer is a
+            letter, and the log-likelihood twin can read the row. `choice` and `labels` with `choices`: the
+            answer is a label, or some.
 Splits      by the `split` column (train, validation or dev, test); without one, all rows are test rows
 Left out    and counted: rows without question, with an empty option, or whose answer is not among the choices
 """

@@ -1,18 +1,22 @@
-"""DDI 2013: which interaction, if any, does a sentence state between two of its drugs? (Herrero-Zazo et al. 2013)
+"""DDI 2013: which interaction, if any, does a sentence state between two of its drugs? (Herrero-Zazo et al.
+2013)
 
 Origin    github.com/isegura/DDICorpus. License CC BY-NC (its README), public.
-Raw       DDICorpus/{Train,Test}/**/*.xml: document > sentence@text > entity@charOffset, pair@e1,@e2,@ddi,@type
-          or, as the paper used, the BLUE benchmark's {train,dev,test}.tsv (index, sentence, label). If one of these is in the
-          folder, only these are read: their train is cut otherwise than ours, and the two must not be mixed.
+Raw       DDICorpus/{Train,Test}/**/*.xml: document > sentence@text > entity@charOffset,
+          pair@e1,@e2,@ddi,@type or, as the paper used, the BLUE benchmark's {train,dev,test}.tsv (index,
+          sentence, label). If one of these is in the folder, only these are read: their train is cut
+          otherwise than ours, and the two must not be mixed.
 Rows      one for each pair; the two drugs are written @DRUG$, other drugs stay as they are (the BLUE form)
-Splits    XML: Test -> test; Train -> train and validation, 28 % of its documents to validation by the hash of the document id
-          TSV: as published, dev is validation
-Table 3   18,779 / 7,244 / 5,761, which are the BLUE files. The XML test has 5,716 pairs: BLUE's holds 45 more, all negative.
-Left out  and counted: an interaction without a type (one pair of Train), other labels, pairs in sentences without text, pairs whose
-          offsets do not show the drug; the folder "Test for DrugNER task" is not read, its 941 pairs are all negative.
-Oddities  charOffset includes its end, and may have parts, "12-15;30-44": the whole span, from its first to its last character, is
-          marked, as in BLUE. Where the spans of the two drugs overlap, both become one @DRUG-DRUG$, also as in BLUE.
-          Sentences repeat (55 of BLUE's test).
+Splits    XML: Test -> test; Train -> train and validation, 28 % of its documents to validation by the hash of
+          the document id TSV: as published, dev is validation
+Table 3   18,779 / 7,244 / 5,761, which are the BLUE files. The XML test has 5,716 pairs: BLUE's holds 45
+          more, all negative.
+Left out  and counted: an interaction without a type (one pair of Train), other labels, pairs in sentences
+          without text, pairs whose offsets do not show the drug; the folder "Test for DrugNER task" is not
+          read, its 941 pairs are all negative.
+Oddities  charOffset includes its end, and may have parts, "12-15;30-44": the whole span, from its first to
+          its last character, is marked, as in BLUE. Where the spans of the two drugs overlap, both become one
+          @DRUG-DRUG$, also as in BLUE. Sentences repeat (55 of BLUE's test).
 """
 
 import csv
@@ -28,7 +32,10 @@ ACCESS = "public"
 PAGE = "https://github.com/isegura/DDICorpus"
 SCORING = "choice"
 EXPECTED = {"train": 18779, "validation": 7244, "test": 5761}
-DIFFERENCE = "Table 3 counts BLUE's tables, whose test holds 45 negatives that the XML corpus does not; the split of train is ours."
+DIFFERENCE = (
+    "Table 3 counts BLUE's tables, whose test holds 45 negatives that the XML corpus does not; "
+    "the split of train is ours."
+)
 LABELS = ["DDI-effect", "DDI-mechanism", "DDI-advise", "DDI-int", "DDI-false"]
 VALIDATION_SHARE = 0.28  # Table 3: 7,244 of 26,023
 TSV_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
@@ -55,7 +62,8 @@ def files(folder: Path) -> list[Path]:
         ]
     if not found:
         raise BadInput(
-            f"{folder}: no DDICorpus/{{Train,Test}}/**/*.xml and no test.tsv. Next: unpack github.com/isegura/DDICorpus there"
+            f"{folder}: no DDICorpus/{{Train,Test}}/**/*.xml and no test.tsv. Next: unpack "
+            "github.com/isegura/DDICorpus there"
         )
     return found
 
@@ -151,7 +159,8 @@ def _parts(drug, text: str) -> list[tuple[int, int]] | None:
 
 
 def mark(text: str, first: tuple[int, int], second: tuple[int, int]) -> str:
-    """`text` with the spans (start, end excluded) of two drugs replaced by @DRUG$, or by one @DRUG-DRUG$ if they overlap."""
+    """`text` with the spans (start, end excluded) of two drugs replaced by @DRUG$, or by one @DRUG-DRUG$ if
+    they overlap."""
     (start, end), (other_start, other_end) = sorted((first, second))
     if end <= other_start:
         return f"{text[:start]}@DRUG${text[end:other_start]}@DRUG${text[other_end:]}"

@@ -1,14 +1,16 @@
 """MedMCQA: questions of the Indian medical entrance examinations, four options. (Pal et al. 2022)
 
 Origin    github.com/medmcqa/medmcqa. License MIT, public.
-Raw       {train,dev}.json, JSON *lines* despite the name: {id, question, opa..opd, cop, subject_name, topic_name, exp,
-          choice_type}; cop is the right option, counted from 1
-          or the export of the Hub, {train,validation}-*.parquet with the same fields, where cop counts from 0
+Raw       {train,dev}.json, JSON *lines* despite the name: {id, question, opa..opd, cop, subject_name,
+          topic_name, exp, choice_type}; cop is the right option, counted from 1 or the export of the Hub,
+          {train,validation}-*.parquet with the same fields, where cop counts from 0
 Splits    test = the published dev, as in the paper (the published test has no labels and is not read)
-          train and validation = the published train, 10 % to validation by the hash of the id (Table 3: 18,282 of 182,822)
+          train and validation = the published train, 10 % to validation by the hash of the id (Table 3:
+          18,282 of 182,822)
 Table 3   164,540 / 18,282 / 4,183
-Oddities  A .json made from the Hub's export counts cop from 0 as well: read as if from 1 it would silently shift every
-          label, so one cop of 0 refuses the file. 21 rows of dev offer the same text twice; "multi" rows still have one answer.
+Oddities  A .json made from the Hub's export counts cop from 0 as well: read as if from 1 it would silently
+          shift every label, so one cop of 0 refuses the file. 21 rows of dev offer the same text twice;
+          "multi" rows still have one answer.
 """
 
 from pathlib import Path

@@ -1,7 +1,8 @@
-"""Instruction rows of your own: a table in RAW/NAME with a source.yaml of kind `instructions` (data_prep/sources/tables.py).
+"""Instruction rows of your own: a table in RAW/NAME with a source.yaml of kind `instructions`
+(data_prep/sources/tables.py).
 
-Rows        prompt and completion; `messages` where there is a system text or a column of conversations, whose turns are
-            {role, content} or {from, value}. Rows of one patient go to the same split.
+Rows        prompt and completion; `messages` where there is a system text or a column of conversations, whose
+            turns are {role, content} or {from, value}. Rows of one patient go to the same split.
 Left out    and counted: rows without prompt or answer, conversations that do not alternate, exact duplicates
 """
 

@@ -3,8 +3,8 @@
 Origin    github.com/tatsu-lab/stanford_alpaca. License CC BY-NC 4.0, public.
 Raw       alpaca_data.json, an array of {instruction, input, output}
 Paper     20,000 of Alpaca, Dolly and ShareGPT together (Table 2)
-Oddities  besides "" some inputs say that there is none ("<noinput>", "No input required.", "N/A"): read as empty. Empty outputs are
-          dropped and counted, as are empty instructions.
+Oddities  besides "" some inputs say that there is none ("<noinput>", "No input required.", "N/A"): read as
+          empty. Empty outputs are dropped and counted, as are empty instructions.
 """
 
 from pathlib import Path

@@ -1,11 +1,13 @@
 """Which service of the hospital wrote a discharge summary of MIMIC?
 
-Origin    MIMIC-III NOTEEVENTS and MIMIC-IV-Note discharge (data_prep/sources). PhysioNet Credentialed Health Data License 1.5.0, credentialed.
+Origin    MIMIC-III NOTEEVENTS and MIMIC-IV-Note discharge (data_prep/sources). PhysioNet Credentialed Health
+          Data License 1.5.0, credentialed.
 Raw       RAW/mimic_iii/NOTEEVENTS.csv[.gz] and RAW/mimic_iv_note/discharge.csv[.gz], whichever is there
 Paper     a part of 30,000 clinical rows (Table 2). How they were made is not stated; these are ours.
-Rows      the label is the line "Service:" of the note, in upper case; the prompt is the first 1,500 words of the note without that line
-Left out  and counted: notes that are no discharge summary, those without that line, and those whose line is empty, has more than four
-          words or a mark of de-identification: a service is not guessed from it
+Rows      the label is the line "Service:" of the note, in upper case; the prompt is the first 1,500 words of
+          the note without that line
+Left out  and counted: notes that are no discharge summary, those without that line, and those whose line is
+          empty, has more than four words or a mark of de-identification: a service is not guessed from it
 """
 
 from data_prep.instructions import _discharge_summaries, common, join

@@ -1,12 +1,15 @@
-"""Hospital courses of MIMIC: what a discharge summary says up to its hospital course is the prompt, the hospital course the answer.
+"""Hospital courses of MIMIC: what a discharge summary says up to its hospital course is the prompt, the
+hospital course the answer.
 
-Origin    MIMIC-III NOTEEVENTS and MIMIC-IV-Note discharge (data_prep/sources). PhysioNet Credentialed Health Data License 1.5.0, credentialed.
+Origin    MIMIC-III NOTEEVENTS and MIMIC-IV-Note discharge (data_prep/sources). PhysioNet Credentialed Health
+          Data License 1.5.0, credentialed.
 Raw       RAW/mimic_iii/NOTEEVENTS.csv[.gz] and RAW/mimic_iv_note/discharge.csv[.gz], whichever is there
-Paper     a part of 30,000 clinical rows (Table 2). How they were made is not stated; these are ours. Radiology reports are not used:
-          from findings to impression is the evaluation set mimic_cxr.
-Rows      the last 1,500 words before "Brief Hospital Course" (or "Hospital Course"); the section, white space folded
-Left out  and counted: notes that are no discharge summary, those without that section, with fewer than 5 or more than 500 words in it,
-          or with nothing before it
+Paper     a part of 30,000 clinical rows (Table 2). How they were made is not stated; these are ours.
+          Radiology reports are not used: from findings to impression is the evaluation set mimic_cxr.
+Rows      the last 1,500 words before "Brief Hospital Course" (or "Hospital Course"); the section, white space
+          folded
+Left out  and counted: notes that are no discharge summary, those without that section, with fewer than 5 or
+          more than 500 words in it, or with nothing before it
 """
 
 from data_prep.instructions import _discharge_summaries, common, join

@@ -1,11 +1,15 @@
-"""Next sentences, from our own PMC documents: the beginning of a paragraph is the prompt, the sentence that follows it the answer.
+"""Next sentences, from our own PMC documents: the beginning of a paragraph is the prompt, the sentence that
+follows it the answer.
 
-Origin    DOCUMENTS/pmc, made by build_documents from PubMed Central (data_prep/sources/pmc.py). License per article, public.
+Origin    DOCUMENTS/pmc, made by build_documents from PubMed Central (data_prep/sources/pmc.py). License per
+          article, public.
 Raw       *.jsonl.gz of documents with meta.blocks
 Paper     20,000 (Table 2, CC BY). How its rows were made is not stated; these are ours.
-Rows      one for each article: of its paragraphs with at least three sentences one, and in it a sentence from the second on, both by the
-          hash of the id. A sentence ends at . ! or ? before a blank and a capital letter, which cuts after some abbreviations too.
-Left out  and counted: articles whose license is unknown or allows no changes, and those without such a paragraph
+Rows      one for each article: of its paragraphs with at least three sentences one, and in it a sentence from
+          the second on, both by the hash of the id. A sentence ends at . ! or ? before a blank and a capital
+          letter, which cuts after some abbreviations too.
+Left out  and counted: articles whose license is unknown or allows no changes, and those without such a
+          paragraph
 """
 
 import re

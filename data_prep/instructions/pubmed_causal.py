@@ -1,6 +1,8 @@
-"""Causal language in PubMed: does a sentence of a conclusion state a cause, and how strongly? (Yu et al. 2019)
+"""Causal language in PubMed: does a sentence of a conclusion state a cause, and how strongly? (Yu et al.
+2019)
 
-Origin    github.com/junwang4/causal-language-use-in-science. License GPL-3.0 of the repository (CC BY by Table 2), public.
+Origin    github.com/junwang4/causal-language-use-in-science. License GPL-3.0 of the repository (CC BY by
+          Table 2), public.
 Raw       pubmed_causal_language_use.csv: sentence, label; 3,061 sentences, 0: 1,356, 1: 494, 2: 213, 3: 998
 Paper     2,450 (Table 2)
 Labels    the authors' code names them 0 none, 1 causal (direct), 2 conditional causal, 3 correlational
@@ -16,7 +18,10 @@ from data_prep.sources.raw_files import csv_rows
 LICENSE = "GPL-3.0"
 ACCESS = "public"
 LABELS = {"0": "no relationship", "1": "direct causal", "2": "conditional causal", "3": "correlational"}
-INSTRUCTION = f"What kind of relationship does the sentence of a medical article state? Reply with one of: {', '.join(LABELS.values())}."
+INSTRUCTION = (
+    "What kind of relationship does the sentence of a medical article state? Reply with one "
+    f"of: {', '.join(LABELS.values())}."
+)
 COMMON = common("pubmed_causal", LICENSE, ACCESS)
 
 
@@ -24,7 +29,8 @@ def files(folder: Path) -> list[Path]:
     path = folder / "pubmed_causal_language_use.csv"
     if not path.is_file():
         raise BadInput(
-            f"{path}: no such file. Next: take it from github.com/junwang4/causal-language-use-in-science, folder data"
+            f"{path}: no such file. Next: take it from "
+            "github.com/junwang4/causal-language-use-in-science, folder data"
         )
     return [path]
 

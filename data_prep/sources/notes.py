@@ -1,11 +1,15 @@
-"""Notes of your own: a folder of .txt files, a table (CSV, TSV, Excel, JSON lines, Parquet), or a database (SQLite, DuckDB).
+"""Notes of your own: a folder of .txt files, a table (CSV, TSV, Excel, JSON lines, Parquet), or a database
+(SQLite, DuckDB).
 
-Origin      yours. `python -m data_prep.describe PATH` guesses the columns, shows them, and writes source.yaml (tables.py).
-License     as source.yaml says, and so are the access class, the domain and whether the notes are de-identified.
+Origin      yours. `python -m data_prep.describe PATH` guesses the columns, shows them, and writes source.yaml
+            (tables.py).
+License     as source.yaml says, and so are the access class, the domain and whether the notes are
+            de-identified.
 Raw schema  one note a row, or a file; columns of id, date and patient if there are such
 
-Oddities    Notes of one patient go to the same split of the corpus. The id of a .txt file is its path below the folder;
-            a row without an id column is known by a hash of its text. Ids begin with the name of the folder or file.
+Oddities    Notes of one patient go to the same split of the corpus. The id of a .txt file is its path below
+            the folder; a row without an id column is known by a hash of its text. Ids begin with the name of
+            the folder or file.
 """
 
 from pathlib import Path

@@ -2,16 +2,19 @@
 
 Origin      National Library of Medicine, https://ftp.ncbi.nlm.nih.gov/pubmed/baseline/ and ../updatefiles/
 License     NLM terms and conditions; an abstract may be under its publisher's copyright. Public download.
-Raw schema  XML, gzip or plain. Root PubmedArticleSet > PubmedArticle > MedlineCitation, or MedlineCitationSet (to 2016), or one
-            bare PubmedArticle or MedlineCitation. Read here: PMID@Version, Article/{ArticleTitle, Abstract/AbstractText@Label,
-            Language, PublicationTypeList, Journal}, DeleteCitation/PMID.
+Raw schema  XML, gzip or plain. Root PubmedArticleSet > PubmedArticle > MedlineCitation, or MedlineCitationSet
+            (to 2016), or one bare PubmedArticle or MedlineCitation. Read here: PMID@Version,
+            Article/{ArticleTitle, Abstract/AbstractText@Label, Language, PublicationTypeList, Journal},
+            DeleteCitation/PMID.
 In the paper    "over 15 million" abstracts, taken from The Pile's PubMed Abstracts.
 
-Oddities    Titles and abstracts carry inline markup and MathML, so all text below the element is taken, not its first piece.
-            OtherAbstract (a translation, a lay summary) is never merged. A bracketed title marks a translation: such records
-            are recognized by <Language> and dropped. Retracted articles and their notices are dropped. A PMID comes again in a later
-            file when its record was revised, and DeleteCitation withdraws PMIDs from earlier files, so the files are read
-            twice: `scan` lists the PMIDs of each, `first_pass` finds the deleted ones and the newest record of each, `read` leaves out the others.
+Oddities    Titles and abstracts carry inline markup and MathML, so all text below the element is taken, not
+            its first piece. OtherAbstract (a translation, a lay summary) is never merged. A bracketed title
+            marks a translation: such records are recognized by <Language> and dropped. Retracted articles and
+            their notices are dropped. A PMID comes again in a later file when its record was revised, and
+            DeleteCitation withdraws PMIDs from earlier files, so the files are read twice: `scan` lists the
+            PMIDs of each, `first_pass` finds the deleted ones and the newest record of each, `read` leaves
+            out the others.
 """
 
 import re
@@ -42,12 +45,14 @@ def files(path: str | Path) -> list[Path]:
 
 
 def _number(file: Path) -> list[int]:
-    """The order in which NLM published the files: (year, number) of pubmed26n1400.xml.gz, whatever its folder is called."""
+    """The order in which NLM published the files: (year, number) of pubmed26n1400.xml.gz, whatever its folder
+    is called."""
     return [int(digits) for digits in re.findall(r"\d+", file.name)]
 
 
 def scan(file: Path) -> dict:
-    """{"deleted": PMIDs, "records": {PMID: its newest version in this file}, "again": PMIDs that occur in it more than once}."""
+    """{"deleted": PMIDs, "records": {PMID: its newest version in this file}, "again": PMIDs that occur in it
+    more than once}."""
     deleted, records, again = [], {}, set()
     for _, element in _records(file):
         if element.tag == "DeleteCitation":
@@ -61,8 +66,9 @@ def scan(file: Path) -> dict:
 
 
 def first_pass(raw_files: list[Path], scans: list[dict]) -> list[dict]:
-    """For each file, the PMIDs of it that NLM deleted, those of which another file has a newer record (a higher version, or the same one in a later
-    file), and the newest version of those that occur in it more than once."""
+    """For each file, the PMIDs of it that NLM deleted, those of which another file has a newer record (a
+    higher version, or the same one in a later file), and the newest version of those that occur in it more
+    than once."""
     pmids = np.concatenate(
         [np.fromiter(map(int, scan["records"]), np.int64, len(scan["records"])) for scan in scans]
     )
@@ -90,7 +96,8 @@ def _newest(scan: dict, pmid: int) -> int:
 
 
 def read(file: Path, drops, known: dict | None = None):
-    """Yield the documents of one file. `known` is what first_pass says of it; without it, no record is known to be deleted or replaced."""
+    """Yield the documents of one file. `known` is what first_pass says of it; without it, no record is known
+    to be deleted or replaced."""
     known = known or {"deleted": [], "replaced": [], "newest": {}}
     deleted, replaced = set(known["deleted"]), set(known["replaced"])
     newest = {int(pmid): version for pmid, version in known["newest"].items()}
@@ -156,7 +163,8 @@ def read(file: Path, drops, known: dict | None = None):
 
 
 def _records(file: Path):
-    """Yield (record number from 1, element) for each citation and each DeleteCitation, freeing each as soon as it was used."""
+    """Yield (record number from 1, element) for each citation and each DeleteCitation, freeing each as soon
+    as it was used."""
     with open_bytes(file) as stream:
         try:
             chunks, number = _Chunks(file, stream), 0
@@ -184,7 +192,8 @@ def _records(file: Path):
 
 
 class _Chunks:
-    """A stream for iterparse, which keeps all it has read of a record: no record may be longer than LONGEST_XML."""
+    """A stream for iterparse, which keeps all it has read of a record: no record may be longer than
+    LONGEST_XML."""
 
     def __init__(self, file: Path, stream):
         self.file, self.stream, self.pending = file, stream, 0
@@ -193,7 +202,8 @@ class _Chunks:
         self.pending += size
         if self.pending > LONGEST_XML + size:
             raise BadInput(
-                f"{self.file}: {LONGEST_XML:,} bytes without the end of a record. Next: check where this file came from"
+                f"{self.file}: {LONGEST_XML:,} bytes without the end of a record. Next: check where this "
+                "file came from"
             )
         return self.stream.read(size)
 
@@ -216,7 +226,8 @@ def _paragraphs(article):
 
 
 def _year(article) -> int | None:
-    """The year of publication: PubDate/Year, or the first year in PubDate/MedlineDate ("1998 Dec-1999 Jan")."""
+    """The year of publication: PubDate/Year, or the first year in PubDate/MedlineDate ("1998 Dec-1999
+    Jan")."""
     date = article.find("Journal/JournalIssue/PubDate")
     stated = "" if date is None else date.findtext("Year") or date.findtext("MedlineDate") or ""
     year = re.search(r"\b(1[6-9]|20)\d\d\b", stated)

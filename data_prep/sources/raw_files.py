@@ -16,8 +16,8 @@ SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 def files_below(path: str | Path, patterns: tuple[str, ...], source: str) -> list[Path]:
     """The files below a folder whose names match a pattern, sorted by path; a path to one file is that file.
 
-    Linked folders are followed, and a file that two paths lead to is listed once. Hidden files (`.DS_Store`, `._*.xml`)
-    are skipped. BadInput if nothing matches, or if a link leads back to a folder above it."""
+    Linked folders are followed, and a file that two paths lead to is listed once. Hidden files (`.DS_Store`,
+    `._*.xml`) are skipped. BadInput if nothing matches, or if a link leads back to a folder above it."""
     path = Path(path)
     if path.is_file():
         return [path]
@@ -29,13 +29,15 @@ def files_below(path: str | Path, patterns: tuple[str, ...], source: str) -> lis
             found.setdefault((file.parent.resolve(), file.name), file)
     if not found:
         raise BadInput(
-            f"{path}: no file of source '{source}' here; looked for {', '.join(patterns)} in it and its subfolders"
+            f"{path}: no file of source '{source}' here; looked for {', '.join(patterns)} in it and its "
+            "subfolders"
         )
     return list(found.values())
 
 
 def walk(folder: Path, above: tuple[Path, ...] = ()):
-    """The files below `folder`, links followed; `above` are the real paths of the folders on the way to it."""
+    """The files below `folder`, links followed; `above` are the real paths of the folders on the way to
+    it."""
     if not folder.is_dir():
         return
     above = (*above, folder.resolve())
@@ -49,8 +51,9 @@ def walk(folder: Path, above: tuple[Path, ...] = ()):
 
 
 def csv_records(file: Path, errors: str = "strict", **form):
-    """Yield (last line from 1, cells) for each record of a CSV file, plain or .gz; `form` is csv.reader's. BadInput where it is not valid CSV, or a record is
-    longer than LONGEST: a quote that never closes would otherwise take the rest of the file."""
+    """Yield (last line from 1, cells) for each record of a CSV file, plain or .gz; `form` is csv.reader's.
+    BadInput where it is not valid CSV, or a record is longer than LONGEST: a quote that never closes would
+    otherwise take the rest of the file."""
     length = number = 0
 
     def lines():
@@ -77,9 +80,10 @@ def csv_records(file: Path, errors: str = "strict", **form):
 def csv_rows(file: Path, columns: tuple[str, ...], drops=None, source: str | None = None):
     """Yield (record number from 1, {column in lower case: value}) for each row of a CSV file, plain or .gz.
 
-    `columns` (lower case) must all be in the header; other columns are passed on. BadInput names a missing column, a row of
-    another width and a quote that never closes: after any of these, no later row can be trusted. With `drops`, bytes that are not UTF-8 become U+FFFD and
-    are counted as a repair of `source`; without, they are a BadInput."""
+    `columns` (lower case) must all be in the header; other columns are passed on. BadInput names a missing
+    column, a row of another width and a quote that never closes: after any of these, no later row can be
+    trusted. With `drops`, bytes that are not UTF-8 become U+FFFD and are counted as a repair of `source`;
+    without, they are a BadInput."""
     records = csv_records(file, errors="strict" if drops is None else "replace")
     header = [name.strip().lower() for name in next(records, (0, []))[1]]
     for column in columns:
@@ -88,7 +92,8 @@ def csv_rows(file: Path, columns: tuple[str, ...], drops=None, source: str | Non
     for number, (line, values) in enumerate(records, 1):
         if len(values) != len(header):
             raise BadInput(
-                f"{file}: record {number} (line {line}) has {len(values)} columns, the header has {len(header)}"
+                f"{file}: record {number} (line {line}) has {len(values)} columns, the header has "
+                f"{len(header)}"
             )
         if drops is not None and any("\ufffd" in value for value in values):
             drops.repair(source, NOT_UTF8, f"{file}: record {number}")
@@ -96,7 +101,8 @@ def csv_rows(file: Path, columns: tuple[str, ...], drops=None, source: str | Non
 
 
 def _missing(column: str, header: list[str]) -> str:
-    """What an error says where `column` is not in `header`: the columns found, unless the first line may be a record."""
+    """What an error says where `column` is not in `header`: the columns found, unless the first line may be a
+    record."""
     found, command = (
         f"found: {', '.join(name or '(no name)' for name in header)}",
         "use the publisher's own file",

@@ -23,7 +23,8 @@ HUB = ("dataset", "revision", "config", "split")
 
 
 def read_sidecar(path: Path, hub: bool = False) -> dict:
-    """The settings in a source.yaml, with defaults. BadInput names the file and the key that is missing, unknown or impossible."""
+    """The settings in a source.yaml, with defaults. BadInput names the file and the key that is missing,
+    unknown or impossible."""
     given = read_yaml(path)
     known = (*CARD, *COLUMNS, *(HUB if hub else ()))
     settings = {
@@ -50,13 +51,15 @@ def read_sidecar(path: Path, hub: bool = False) -> dict:
 
 
 def above(path: str | Path) -> Path:
-    """The source.yaml that is for a file or folder: in it, or in the nearest folder above. BadInput without one."""
+    """The source.yaml that is for a file or folder: in it, or in the nearest folder above. BadInput without
+    one."""
     path = Path(path)
     for folder in (path, *path.parents):
         if (folder / NAME).is_file():
             return folder / NAME
     raise BadInput(
-        f"{path}: no {NAME} beside it says its domain, license and access. Next: write one, see data_prep/sources/sidecar.py"
+        f"{path}: no {NAME} beside it says its domain, license and access. Next: write one, see "
+        "data_prep/sources/sidecar.py"
     )
 
 

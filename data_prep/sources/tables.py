@@ -1,6 +1,8 @@
-"""Tables of any site: CSV, TSV, Excel, JSON lines, Parquet, SQLite and DuckDB, row by row; and the source.yaml beside them.
+"""Tables of any site: CSV, TSV, Excel, JSON lines, Parquet, SQLite and DuckDB, row by row; and the
+source.yaml beside them.
 
-source.yaml says once what a table is and what its columns are called; `python -m data_prep.describe PATH` writes it.
+source.yaml says once what a table is and what its columns are called; `python -m data_prep.describe PATH`
+writes it.
     kind            notes (documents), instructions (rows to train on), choice or labels (a benchmark)
     license, access, deidentified     who may read it; "yes", "no" or "unknown"
     table, query    of a database: the table to read, or the SQL that selects the rows
@@ -79,7 +81,8 @@ class Notes(Table):
 
 
 class Instructions(Table):
-    """Rows to train on: `prompt` and `answer`, with `input` and `system` if there are such, or a column of `conversations`."""
+    """Rows to train on: `prompt` and `answer`, with `input` and `system` if there are such, or a column of
+    `conversations`."""
 
     kind: Literal["instructions"]
     prompt: str | None = None
@@ -100,10 +103,12 @@ class Instructions(Table):
 
 
 class Benchmark(Table):
-    """Questions with one right answer (`choice`) or with any number of labels (`labels`, joined by ";" in the table).
+    """Questions with one right answer (`choice`) or with any number of labels (`labels`, joined by ";" in the
+    table).
 
-    A multiple-choice question has its `options` in columns; else `choices` lists the labels. `answer` is a letter, a
-    number from 1, or the text of an option or label. Without a `split` column all rows are test rows."""
+    A multiple-choice question has its `options` in columns; else `choices` lists the labels. `answer` is a
+    letter, a number from 1, or the text of an option or label. Without a `split` column all rows are test
+    rows."""
 
     kind: Literal["choice", "labels"]
     question: str
@@ -129,7 +134,8 @@ KINDS = {"notes": Notes, "instructions": Instructions, "choice": Benchmark, "lab
 
 
 def read_settings(path: str | Path, *kinds: str) -> Table:
-    """The source.yaml of a file or folder: in it, or in the nearest folder above. BadInput names the file and the key."""
+    """The source.yaml of a file or folder: in it, or in the nearest folder above. BadInput names the file and
+    the key."""
     path = Path(path)
     found = next((folder / NAME for folder in (path, *path.parents) if (folder / NAME).is_file()), None)
     if path.name == NAME:
@@ -171,7 +177,8 @@ def files(path: str | Path, source: str) -> list[Path]:
 
 
 def rows(file: Path, settings: Table, drops=None, source: str = ""):
-    """Yield ("FILE: record N", {column: value}) of a table. BadInput where it lacks a column that `settings` names."""
+    """Yield ("FILE: record N", {column: value}) of a table. BadInput where it lacks a column that `settings`
+    names."""
     for number, (where, row) in enumerate(_rows(file, settings.table, settings.query, drops, source)):
         if (
             isinstance(row, dict)

@@ -4,7 +4,8 @@ import hashlib
 
 
 def with_text(source: str, fields: tuple[str, ...], records, drops):
-    """Yield (where, record, text, digest) for each (where, record) whose first of `fields` is a text; the others count as bad.
+    """Yield (where, record, text, digest) for each (where, record) whose first of `fields` is a text; the
+    others count as bad.
 
     The digest is of the text, 20 hexadecimal digits: the id of a record without one."""
     for where, record in records:

@@ -1,4 +1,5 @@
-"""From raw files to task rows. The fixtures are invented, in the publishers' formats; the last tests read real files if they are there."""
+"""From raw files to task rows. The fixtures are invented, in the publishers' formats; the last tests read
+real files if they are there."""
 
 import collections
 import json
@@ -152,7 +153,8 @@ def test_medqa_with_four_options_is_refused(tmp_path):
 
 
 def test_medqa_keeps_characters_that_look_alike_and_quotes(tmp_path):
-    odd = 'Dose in \u00b5g or \u03bcg at 37\u2103, 98\u2109, said "now"'  # two signs for micro: neither is made the other
+    # two signs for micro: neither is made the other
+    odd = 'Dose in \u00b5g or \u03bcg at 37\u2103, 98\u2109, said "now"'
     write_lines(tmp_path / "medqa/US/test.jsonl", [medqa(question=odd), medqa(question='Ends in a quote"')])
     rows, _ = read("medqa", tmp_path)
     assert [row["question"] for row in rows] == [odd, 'Ends in a quote"']  # no "?" is added
@@ -399,7 +401,8 @@ def test_i2b2_marks_and_keeps_the_text(tmp_path):
     rows, dropped = read("i2b2", tmp_path)
     assert [row["completion"] for row in rows] == [
         "Admission Date :",
-        'He has <span class="problem">Chest Pain</span> & gets <span class="treatment">"asa | b"</span> < 5 mg .',
+        'He has <span class="problem">Chest Pain</span> & gets '
+        '<span class="treatment">"asa | b"</span> < 5 mg .',
         'indented <span class="problem">fever</span> today',
     ]
     assert [row["id"] for row in rows] == [
@@ -422,7 +425,8 @@ def test_i2b2_counts_blanks_as_the_words_say(line, token):
 
 
 def test_i2b2_drops_a_line_it_cannot_mark_whole(tmp_path):
-    text = 'no fever here\nacute renal\nfailure noted\nchest pain today\nold <span class="test">mark</span>\nclean line\n'
+    text = "no fever here\nacute renal\nfailure noted\nchest pain today\n"
+    text += 'old <span class="test">mark</span>\nclean line\n'
     concepts = (
         concept("cough", 1, 1, 1, "problem")
         + concept("acute renal failure", 2, 0, 0, "problem", end_line=3)
@@ -483,9 +487,11 @@ def test_i2b2_text_without_concept_file(tmp_path):
 # ---------------------------------------------------------------- relations
 DDI = """<document id="D.d1">
 <sentence id="D.d1.s0" text="Aspirin may &lt; raise warfarin or heparin.">
-<entity id="e0" charOffset="0-6" type="brand" text="Aspirin"/><entity id="e1" charOffset="20-27" type="drug" text="warfarin"/>
+<entity id="e0" charOffset="0-6" type="brand" text="Aspirin"/>
+<entity id="e1" charOffset="20-27" type="drug" text="warfarin"/>
 <entity id="e2" charOffset="32-38" type="drug" text="heparin"/>
-<pair id="D.d1.s0.p0" e1="e0" e2="e1" ddi="true" type="effect"/><pair id="D.d1.s0.p1" e1="e0" e2="e2" ddi="true"/>
+<pair id="D.d1.s0.p0" e1="e0" e2="e1" ddi="true" type="effect"/>
+<pair id="D.d1.s0.p1" e1="e0" e2="e2" ddi="true"/>
 <pair id="D.d1.s0.p2" e1="e1" e2="e2" ddi="false"/></sentence>
 <sentence id="D.d1.s1" text="">
 <entity id="e0" charOffset="0-6" text="x"/><entity id="e1" charOffset="0-6" text="x"/>
@@ -494,7 +500,8 @@ DDI = """<document id="D.d1">
 <entity id="e0" charOffset="4-7;18-25" type="group" text="beta blockers"/>
 <entity id="e1" charOffset="12-25" type="group" text="alpha blockers"/>
 <entity id="e2" charOffset="4-8" type="group" text="beta"/>
-<pair id="D.d1.s2.p0" e1="e0" e2="e1" ddi="false"/><pair id="D.d1.s2.p1" e1="e1" e2="e2" ddi="false"/></sentence>
+<pair id="D.d1.s2.p0" e1="e0" e2="e1" ddi="false"/>
+<pair id="D.d1.s2.p1" e1="e1" e2="e2" ddi="false"/></sentence>
 </document>"""
 
 
@@ -638,7 +645,10 @@ def hoc(raw, pmid, text, labels):
 
 
 def test_hoc_original_files(tmp_path):
-    paths = "< <Sustaining proliferative signaling--Cell cycle-- ANDEvading growth suppressors--<Sustaining proliferative signaling--< NULL"
+    paths = (
+        "< <Sustaining proliferative signaling--Cell cycle-- ANDEvading growth "
+        "suppressors--<Sustaining proliferative signaling--< NULL"
+    )
     hoc(tmp_path, 11, "First sentence .\nSecond < third .\n", paths)
     hoc(tmp_path, 12, "No hallmark .\n", "< < NULL<")
     hoc(tmp_path, 13, "No hallmark either .\n", "")
@@ -668,7 +678,10 @@ def test_hoc_splits_by_pmid(tmp_path):
 
 
 def test_hoc_tables_of_blue(tmp_path):
-    body = 'pmid\ttext\tlabels\n11\t"He said ""p &lt; 0.05"" twice"\tresisting cell death;cellular energetics\n12\tWith\u0085a control\tinducing angiogenesis\n'
+    body = (
+        'pmid\ttext\tlabels\n11\t"He said ""p &lt; 0.05"" twice"\tresisting cell death;cellular energetics\n'
+    )
+    body += "12\tWith\u0085a control\tinducing angiogenesis\n"
     write(tmp_path / "hoc/test.tsv", body + "13\tNothing\t\n")
     hoc(tmp_path, 14, "Not read beside the tables .", "<Resisting cell death--")
     rows, dropped = read("hoc", tmp_path)
@@ -821,7 +834,8 @@ BIONLI = "index,pmid,supp_set,conclusion,label_cat\n"
 
 
 def test_bionli_is_binary(tmp_path):
-    body = '0,11,"A <re> raises <er> B, <el> C <le>.",A raises B.,pos\n1,11,A raises B.,B raises A.,SRE\n2,11,Text.,Text.,generation_nd_SEN\n'
+    body = '0,11,"A <re> raises <er> B, <el> C <le>.",A raises B.,pos\n'
+    body += "1,11,A raises B.,B raises A.,SRE\n2,11,Text.,Text.,generation_nd_SEN\n"
     body += "3,11,Text.,Text.,SET\n4,11,Text.,Text.,\n5,11,,Text.,pos\n"
     write(tmp_path / "bionli/test.csv", BIONLI + body)
     rows, dropped = read("bionli", tmp_path)
@@ -958,7 +972,8 @@ def test_mtsamples_without_indices(tmp_path):
 
 def test_ddi_marks_the_whole_span_of_a_mention_in_parts(tmp_path):
     text = '<document id="D.d9"><sentence id="s" text="Zinc beta or salts raise iron.">'
-    text += '<entity id="a" charOffset="5-8;13-17" text="beta salts"/><entity id="b" charOffset="25-28" text="iron"/>'
+    text += '<entity id="a" charOffset="5-8;13-17" text="beta salts"/>'
+    text += '<entity id="b" charOffset="25-28" text="iron"/>'
     text += '<pair id="D.d9.s0.p0" e1="a" e2="b" ddi="false"/></sentence></document>'
     write(tmp_path / "ddi/DDICorpus/Test/DrugBank/d9.xml", text)
     [row], _ = read("ddi", tmp_path)

@@ -1,4 +1,5 @@
-"""Fetching, against a server on this machine that knows ranges, cuts connections, and serves the wrong bytes."""
+"""Fetching, against a server on this machine that knows ranges, cuts connections, and serves the wrong
+bytes."""
 
 import gzip
 import hashlib
@@ -188,9 +189,15 @@ def test_a_set_of_many_files_with_checksums_of_the_publisher(tmp_path, server):
 
 
 def test_a_set_that_is_listed(tmp_path, server):
-    listing = '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><CommonPrefixes><Prefix>PMC{}.1/</Prefix>'
-    server.files["/?list&max=1"] = (listing + "</CommonPrefixes><NextContinuationToken>a+b</NextContinuationToken>"
-                                    "</ListBucketResult>").format(1).encode()  # fmt: skip
+    listing = (
+        '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><CommonPrefixes><Prefix>'
+        "PMC{}.1/</Prefix>"
+    )
+    server.files["/?list&max=1"] = (
+        (listing + "</CommonPrefixes><NextContinuationToken>a+b</NextContinuationToken></ListBucketResult>")
+        .format(1)
+        .encode()
+    )
     server.files["/?list&max=1&continuation-token=a%2Bb"] = (
         (listing + "</CommonPrefixes></ListBucketResult>").format(2).encode()
     )

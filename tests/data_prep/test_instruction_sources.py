@@ -1,4 +1,5 @@
-"""The remaining instruction sources, each from an invented file in its publisher's format, oddities included; the last tests read real files."""
+"""The remaining instruction sources, each from an invented file in its publisher's format, oddities included;
+the last tests read real files."""
 
 import collections
 import csv
@@ -136,7 +137,10 @@ def mediqa(*scores, root="Any-Name"):
         graded = f'ReferenceRank="1" ReferenceScore="{score}"' if score else ""
         text = f"<AnswerURL>x</AnswerURL><AnswerText>Answer {number}, it&apos;s\n long.</AnswerText>"
         answers += f'<Answer AID="1_Answer{number}" SystemRank="{number}" {graded}>{text}</Answer>'
-    question = f'<Question QID="1"><QuestionText>What  helps?</QuestionText><AnswerList>{answers}</AnswerList></Question>'
+    question = (
+        '<Question QID="1"><QuestionText>What  helps?</QuestionText><AnswerList>'
+        f"{answers}</AnswerList></Question>"
+    )
     return f'<?xml version="1.0"?><{root}>{question}</{root}>'
 
 
@@ -197,7 +201,11 @@ def liveqa(attribute, subject, message, *answers):
         f"<SUB-QUESTION><ANNOTATIONS/><ANSWERS><ANSWER>{answer}</ANSWER></ANSWERS></SUB-QUESTION>"
         for answer in answers
     )
-    return f"<NLM-QUESTION {attribute}><SUBJECT>{subject}</SUBJECT><MESSAGE>{message}</MESSAGE><SUB-QUESTIONS>{answers}</SUB-QUESTIONS></NLM-QUESTION>"
+    return (
+        "<NLM-QUESTION "
+        f"{attribute}><SUBJECT>{subject}</SUBJECT><MESSAGE>{message}</MESSAGE><SUB-QUESTIONS>"
+        f"{answers}</SUB-QUESTIONS></NLM-QUESTION>"
+    )
 
 
 def test_liveqa_both_training_files(tmp_path):
@@ -510,7 +518,10 @@ def test_mimic_notes_that_give_no_row(tmp_path):
     )
 
 
-ADMISSIONS = "ROW_ID SUBJECT_ID HADM_ID ADMITTIME DISCHTIME DEATHTIME ADMISSION_TYPE ADMISSION_LOCATION DISCHARGE_LOCATION DIAGNOSIS HOSPITAL_EXPIRE_FLAG"
+ADMISSIONS = (
+    "ROW_ID SUBJECT_ID HADM_ID ADMITTIME DISCHTIME DEATHTIME ADMISSION_TYPE ADMISSION_LOCATION "
+    "DISCHARGE_LOCATION DIAGNOSIS HOSPITAL_EXPIRE_FLAG"
+)
 
 
 def admission(subject, number, flag, time="2150-03-01 08:00:00"):
@@ -558,7 +569,10 @@ def test_mimic_mortality_knows_the_first_day_only(tmp_path):
         ("mimic_mortality:10", "yes"),
         ("mimic_mortality:20", "no"),
     ]
-    facts = "Age: 49\nSex: F\nAdmission type: EMERGENCY\nAdmitted from: CLINIC REFERRAL\nDiagnosis at admission: RODEX FEVER\n"
+    facts = (
+        "Age: 49\nSex: F\nAdmission type: EMERGENCY\nAdmitted from: CLINIC REFERRAL\nDiagnosis at "
+        "admission: RODEX FEVER\n"
+    )
     assert found[0]["prompt"].endswith(f"\n\n{facts}Abnormal laboratory values: Rodzyme 12.5 mg/dL\n")
     assert (
         "Age: over 89\n" in found[1]["prompt"]

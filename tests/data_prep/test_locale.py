@@ -1,4 +1,5 @@
-"""Files are UTF-8 whatever the locale says: the stages give the same bytes under an ASCII locale as under UTF-8."""
+"""Files are UTF-8 whatever the locale says: the stages give the same bytes under an ASCII locale as under
+UTF-8."""
 
 import hashlib
 import os
@@ -18,7 +19,8 @@ for path, kind in (("notes", "notes"), ("raw/aerzte", "instructions"), ("raw/pru
 build_documents.main(["--source", "notes=notes", "--out", "documents"])
 build_tasks.main(["--raw", "raw", "--out", "tasks"])
 clean_documents.main(["--documents", "documents", "--rows", "tasks", "--plan", "plan.yaml", "--out", "clean"])
-build_instructions.main(["--raw", "raw", "--sources", "aerzte", "--task_rows", "tasks", "--validation", "0", "--out", "rows"])
+flags = ["--sources", "aerzte", "--task_rows", "tasks", "--validation", "0"]
+build_instructions.main(["--raw", "raw", "--out", "rows", *flags])
 """
 
 

@@ -1,4 +1,5 @@
-"""Notes, instruction rows and benchmarks of a site's own, from a table to rows without a Python file. Invented records."""
+"""Notes, instruction rows and benchmarks of a site's own, from a table to rows without a Python file.
+Invented records."""
 
 import csv
 import io
