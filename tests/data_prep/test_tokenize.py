@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from data_prep.corpus import tokenize
 from data_prep.corpus.tokenize import DocumentTokenizer, make_word_cache
 from data_prep.schema import BadInput
-from tests import tokenizers
+from tests import tokenizer_families
 
 SENTENCES = ["The patient was given 20 mg of aspirin daily for chest pain.", "No acute process; the heart size is normal (2.5 cm).",
              "def f(x):\n    return x + 1", "β-blockers, naïve T-cells and 5–10 % saline.", "Findings:   mild  oedema.\n\n\tImpression: none."]  # fmt: skip
@@ -225,12 +225,12 @@ def test_no_tokenizer_and_no_eos_are_refused(tmp_path):
         DocumentTokenizer(str(folder))
 
 
-@pytest.mark.parametrize("family", tokenizers.FAMILIES)
+@pytest.mark.parametrize("family", tokenizer_families.FAMILIES)
 def test_documents_begin_with_bos_only_where_the_tokenizer_adds_one(tmp_path, family):
-    hf = tokenizers.FAMILIES[family]()
+    hf = tokenizer_families.FAMILIES[family]()
     hf.save_pretrained(tmp_path)
     tokenizer = DocumentTokenizer(str(tmp_path))
-    adds = family in tokenizers.ADDS_BOS
+    adds = family in tokenizer_families.ADDS_BOS
     assert tokenize.adds_bos(tokenizer.hf) == adds and tokenizer.bos == [hf.bos_token_id] * adds
     for text in SENTENCES[:2]:
         [ids] = tokenizer.encode([text])
