@@ -28,7 +28,6 @@ from data_prep.schema import BadInput
 from data_prep.sources import tables
 from data_prep.sources.raw_files import walk
 
-LOOKED_AT = 200  # rows from which columns are guessed
 WHO = (
     "who may read this data? Anybody: --access public. Whoever accepted its terms: --access gated. "
     "Only people named in an agreement or an ethics approval, as with patient data: --access credentialed"
@@ -127,11 +126,10 @@ def describe(args) -> dict:
     else:
         file = tables.files(path, args.kind)[0]
         settings |= {key: given[key] for key in ("table", "query") if key in given}
-        sample = list(itertools.islice(tables._rows(file, args.table, args.query, None, ""), LOOKED_AT))
-        records = [row for _, row in sample if isinstance(row, dict)]
+        sample = list(itertools.islice(tables.raw_rows(file, args.table, args.query), tables.LOOKED_AT))
+        header, records = tables.header(sample), [row for _, row in sample if isinstance(row, dict)]
         if not records:
             raise BadInput(f"{file}: no record. Next: a table whose first line names the columns")
-        header = list(records[0])
         settings |= guess(args.kind, header, records)
         settings |= {key: given[key] for key in (*COLUMNS[args.kind], "options", "choices") if key in given}
         settings = {key: value for key, value in settings.items() if value not in (EMPTY, [EMPTY])}

@@ -20,6 +20,7 @@ import io
 import json
 import shutil
 import sys
+import urllib.parse
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -275,7 +276,7 @@ def _listed(url: str, pages: int):
         token = root.findtext("{*}NextContinuationToken")
         if not token:
             return
-        after = f"&continuation-token={httpx2.QueryParams({'t': token})}".replace("t=", "", 1)
+        after = f"&continuation-token={urllib.parse.quote(token, safe='')}"
 
 
 def fetch(wanted: list[str], raw: Path, catalogue: Path = CATALOGUE, dry_run: bool = False) -> None:

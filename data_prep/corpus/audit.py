@@ -109,9 +109,7 @@ def check_blocks(folder: Path, manifest: dict, rows: dict, count: int, seed: int
     rng, pieces, texts = np.random.default_rng(seed), {}, {}
     share = manifest["arguments"]["mixture"]["validation_share"]
     for output in manifest["outputs"]:
-        with gzip.open(
-            (folder / output["path"]).with_suffix(".ids.txt.gz"), "rt", encoding="utf-8"
-        ) as stream:
+        with gzip.open((folder / output["path"]).with_suffix(".ids.txt.gz"), "rt") as stream:
             ids = stream.read().splitlines()
         if len(ids) != output["documents"]:
             raise BadInput(f"{output['path']}: {len(ids)} ids for {output['documents']} documents")

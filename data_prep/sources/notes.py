@@ -15,9 +15,7 @@ Oddities    Notes of one patient go to the same split of the corpus. The id of a
 from pathlib import Path
 
 from data_prep.files import open_text, read_whole
-from data_prep.schema import BadInput
 from data_prep.sources import tables
-from data_prep.sources.raw_files import files_below
 from data_prep.sources.text_records import printable, with_text
 
 FILES_PER_OUTPUT = 10_000  # a .txt file is one note
@@ -25,14 +23,13 @@ FILES_PER_OUTPUT = 10_000  # a .txt file is one note
 
 def files(path: str | Path) -> list[Path]:
     settings = tables.read_settings(path, "notes")
-    print(
-        f"{path}: de-identified: {settings.deidentified}, access {settings.access} ({tables.NAME})",
-        flush=True,
-    )
-    try:
-        return tables.files(path, "notes")
-    except BadInput:
-        return files_below(path, ("*.txt",), "notes")
+    found = tables.files(path, "notes", ".txt")
+    texts = [file for file in found if file.suffix == ".txt"]
+    found = [file for file in found if file.suffix != ".txt"] or texts
+    beside = f", {len(texts)} .txt files beside the tables not read" if found is not texts and texts else ""
+    said = f"de-identified: {settings.deidentified}, access {settings.access}{beside}"
+    print(f"{path}: {said} ({tables.NAME})", flush=True)
+    return found
 
 
 def card(path: str | Path) -> dict[str, str]:
@@ -55,6 +52,7 @@ def read(file: Path, drops):
         )
     else:
         records = tables.rows(file, settings, drops, "notes")
+    records = _without_empty(records, settings.text, drops)
     for where, record, text, digest in with_text("notes", (settings.text,), records, drops):
         name = tables.text(record.get(settings.id)).strip() if settings.id else digest
         if not name:
@@ -75,3 +73,12 @@ def read(file: Path, drops):
             "access": settings.access,
             "meta": {"collection": collection, **{key: value for key, value in facts.items() if value}},
         }
+
+
+def _without_empty(records, column: str, drops):
+    """The records with a text; the others are counted, and are no fault of the table."""
+    for where, record in records:
+        if record.get(column) is None or not tables.text(record[column]).strip():
+            drops.add("notes", "empty text", where)
+        else:
+            yield where, record

@@ -23,8 +23,7 @@ HUB = ("dataset", "revision", "config", "split")
 
 
 def read_sidecar(path: Path, hub: bool = False) -> dict:
-    """The settings in a source.yaml, with defaults. BadInput names the file and the key that is missing,
-    unknown or impossible."""
+    """The settings in a source.yaml, with defaults. BadInput names the file and the key that is missing, unknown or impossible."""
     given = read_yaml(path)
     known = (*CARD, *COLUMNS, *(HUB if hub else ()))
     settings = {
@@ -51,20 +50,18 @@ def read_sidecar(path: Path, hub: bool = False) -> dict:
 
 
 def above(path: str | Path) -> Path:
-    """The source.yaml that is for a file or folder: in it, or in the nearest folder above. BadInput without
-    one."""
+    """The source.yaml that is for a file or folder: in it, or in the nearest folder above. BadInput if there is none."""
     path = Path(path)
     for folder in (path, *path.parents):
         if (folder / NAME).is_file():
             return folder / NAME
     raise BadInput(
-        f"{path}: no {NAME} beside it says its domain, license and access. Next: write one, see "
-        "data_prep/sources/sidecar.py"
+        f"{path}: no {NAME} beside it says its domain, licence and access. Next: write one, see data_prep/sources/sidecar.py"
     )
 
 
 def card(path: str | Path) -> dict[str, str]:
-    """Domain, license and access of a file, from its source.yaml."""
+    """Domain, licence and access of a file, from its source.yaml."""
     settings = read_sidecar(Path(path)) if Path(path).name == NAME else read_sidecar(above(path))
     return {key: settings[key] for key in CARD}
 

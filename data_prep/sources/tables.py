@@ -10,6 +10,7 @@ writes it.
 and the columns of its kind, see the classes below. `read_settings` checks it.
 """
 
+import itertools
 import json
 import sqlite3
 import zipfile
@@ -25,6 +26,7 @@ from data_prep.schema import BadInput
 from data_prep.sources.raw_files import csv_records, files_below
 
 NAME = "source.yaml"
+LOOKED_AT = 200  # records in which the columns are looked for
 DATABASES = (".sqlite", ".sqlite3", ".db", ".duckdb")
 SUFFIXES = (
     ".csv",
@@ -38,7 +40,6 @@ SUFFIXES = (
     ".xlsx",
     *DATABASES,
 )
-PATTERNS = tuple(f"*{suffix}" for suffix in SUFFIXES)
 
 
 # ---------------------------------------------------------------- source.yaml
@@ -168,31 +169,41 @@ def _kind(path: Path) -> str | None:
 
 
 # ---------------------------------------------------------------- rows
-def files(path: str | Path, source: str) -> list[Path]:
-    """The tables below a folder, or the one file."""
-    found = files_below(path, PATTERNS, source)
-    if found[0].name.endswith(SUFFIXES):
+def files(path: str | Path, source: str, *more: str) -> list[Path]:
+    """The tables (and files with the endings `more`) below a folder, or the one file."""
+    endings = (*SUFFIXES, *more)
+    found = files_below(path, tuple(f"*{ending}" for ending in endings), source)
+    if found[0].name.endswith(endings):
         return found
-    raise BadInput(f"{path}: not one of {', '.join(SUFFIXES)}. Next: save it as CSV in UTF-8")
+    raise BadInput(f"{path}: not one of {', '.join(endings)}. Next: save it as CSV in UTF-8")
 
 
 def rows(file: Path, settings: Table, drops=None, source: str = ""):
-    """Yield ("FILE: record N", {column: value}) of a table. BadInput where it lacks a column that `settings`
+    """Yield ("FILE: record N", {column: value}) of a table, None for a value that a JSON object lacks. What
+    is no record is counted as bad. BadInput where none of the first records has a column that `settings`
     names."""
-    for number, (where, row) in enumerate(_rows(file, settings.table, settings.query, drops, source)):
-        if (
-            isinstance(row, dict)
-            and number == 0
-            and (missing := [c for c in settings.columns() if c not in row])
-        ):
-            raise BadInput(
-                f"{file}: no column '{missing[0]}' (found: {', '.join(row)}). Next: correct {NAME}, "
-                f"or python -m data_prep.describe {file}"
-            )
-        yield where, row
+    stream = raw_rows(file, settings.table, settings.query, drops, source)
+    first = list(itertools.islice(stream, LOOKED_AT))
+    found, named = header(first), settings.columns()
+    if first and (missing := [column for column in named if column not in found]):
+        raise BadInput(
+            f"{file}: no column '{missing[0]}' (found: {', '.join(found)}). "
+            f"Next: correct {NAME}, or python -m data_prep.describe {file}"
+        )
+    for where, row in itertools.chain(first, stream):
+        if isinstance(row, dict):
+            yield where, dict.fromkeys(named) | row
+        elif drops is not None:
+            drops.add(source, "no JSON object", where, bad=True)
 
 
-def _rows(file: Path, table: str | None, query: str | None, drops, source: str):
+def header(records: list) -> list[str]:
+    """The columns of some (where, record) pairs."""
+    return list(dict.fromkeys(name for _, row in records if isinstance(row, dict) for name in row))
+
+
+def raw_rows(file: Path, table: str | None = None, query: str | None = None, drops=None, source: str = ""):
+    """Yield ("FILE: record N", record) of a table, whatever its columns are."""
     if file.name.endswith(DATABASES):
         yield from _database(file, table, query)
     elif file.suffix == ".parquet":

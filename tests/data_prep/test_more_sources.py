@@ -230,7 +230,7 @@ def test_the_nearest_sidecar_is_the_one_for_a_file(tmp_path):
 def test_nobody_guesses_an_access_class(tmp_path):
     put(tmp_path / "a.jsonl", [{"text": "One."}])
     with pytest.raises(
-        BadInput, match="no source.yaml beside it says its domain, license and access. Next: write one"
+        BadInput, match="no source.yaml beside it says its domain, licence and access. Next: write one"
     ):
         plain.files(tmp_path)
 

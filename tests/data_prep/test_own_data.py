@@ -252,3 +252,21 @@ def test_a_label_benchmark_of_a_table(tmp_path):
 
 def _lines(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_notes_without_text_are_counted_and_records_may_lack_columns(tmp_path, capsys):
+    records = [
+        {"id": "a", "text": "A note."},
+        {"id": "b", "text": ""},
+        {"id": "c", "text": "C.", "date": "2020"},
+    ]
+    file = write_table(tmp_path / "raw/a.jsonl", records)
+    put(tmp_path / "raw/README.txt", "About the export.")
+    describe.main([str(file), "--access", "public"])
+    found = documents(tmp_path / "raw", tmp_path / "out")
+    assert list(found) == ["notes:a:a", "notes:a:c"] and found["notes:a:c"]["meta"]["date"] == "2020"
+    shown = capsys.readouterr().out
+    assert "1 .txt files beside the tables not read" in shown and "dropped: empty text 1" in shown
+    put(file, file.read_text(encoding="utf-8") + "[1]\n")
+    with pytest.raises(SystemExit, match="1 of 4 records are bad.*a.jsonl: line 4: no JSON object"):
+        build_documents.main(["--source", f"notes={file}", "--out", str(tmp_path / "out2")])
