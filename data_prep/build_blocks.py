@@ -63,6 +63,12 @@ def read_mixture(path: Path) -> dict:
     return load(path, Mixture, example="data_prep/mixtures/demo.yaml").model_dump()
 
 
+def person(document: dict) -> str:
+    """What goes to one split as a whole: the patient of a document, if it names one, else the document."""
+    patient = document["meta"].get("patient") or document["meta"].get("subject_id")
+    return f"patient {patient}" if patient else document["id"]
+
+
 def held_out(source: str, document_id: str, share: float) -> bool:
     """Whether a document belongs to validation: by a hash of its id, so that it does so in every mixture."""
     digest = hashlib.sha256(f"{source}\0{document_id}".encode()).digest()
@@ -98,7 +104,7 @@ def tokenize(
             (document for file in files for _, document in read_jsonl(file)), BATCH_CHARACTERS
         ):
             for document, ids in zip(batch, tokenizer.encode([d["text"] for d in batch]), strict=True):
-                split = "validation" if held_out(document["source"], document["id"], share) else "train"
+                split = "validation" if held_out(document["source"], person(document), share) else "train"
                 ids.tofile(tokens[split])
                 names[split].write(f"{document['id']}\n".encode())
                 written[split] += len(ids)

@@ -14,10 +14,11 @@ Reads   RAW/<source>/... (the docstring of data_prep/instructions/<source>.py is
 Writes  OUT/{train,validation}.jsonl (rows, contracts.py) and OUT/manifest.json. The folder is written whole
         or not at all.
 
-Which rows are taken, and their order, hangs on --seed and the ids of the rows alone: a larger size takes the
-same rows and more. A source with fewer rows than wanted gives all it has, and this is printed. The validation
-share is taken of each source. What is kept out, and how a row is recognised, says `HeldOut`; the ids of what
-was removed are in the manifest.
+--seed and the ids of the rows alone decide which rows are taken, and their order: a larger size takes the same
+rows and more. A source with fewer rows than wanted gives all it has, and says so. The validation share is taken
+from each source by whole groups: rows of one prompt, or of one document or patient where the source names it,
+are on one side, across sources. What is held out, and how a row is recognized: see `HeldOut`; the manifest lists
+the ids that were removed.
 """
 
 import argparse
@@ -145,6 +146,7 @@ def build(
     `skip`: go on without a source whose raw files are not there."""
     check_out(out)
     held_out, drops, seen, inputs, removed = HeldOut(task_rows), Drops(), set(), [], []
+    side, groups = {}, {}  # {group: its split}, {id of a row: its group}
     seed, report, parts, licenses = plan["seed"], {}, {"train": [], "validation": []}, collections.Counter()
     for name, wanted in plan["sources"].items():
         try:
@@ -168,6 +170,7 @@ def build(
         taken, ids, available = [], set(), 0  # taken: a heap with the row of the largest order on top
         for number, row in enumerate(records, 1):
             where = f"{name}: {row.get('id', f'row {number}')}"
+            group = row.pop("group", None)
             check_row(row, where)
             if row["id"] in ids:
                 raise BadInput(f"{where}: this id stands twice. Next: look for a file that is there twice")
@@ -187,11 +190,13 @@ def build(
                 removed.append({"id": row["id"], "evaluation_row": given_away[0], "how": given_away[1]})
                 available -= 1
                 continue
+            groups[row["id"]] = group or _prompt(row)
             (heapq.heappushpop if len(taken) == wanted else heapq.heappush)(taken, (-order, row["id"], row))
         rows = [row for _, _, row in sorted(taken, key=lambda entry: -entry[0])]
-        n_validation = round(len(rows) * plan["validation"])
-        parts["validation"] += [row | {"split": "validation"} for row in rows[:n_validation]]
-        parts["train"] += [row | {"split": "train"} for row in rows[n_validation:]]
+        n_validation = assign(rows, groups, side, round(len(rows) * plan["validation"]))
+        for row in rows:
+            split = side[groups[row["id"]]]
+            parts[split].append(row | {"split": split})
         licenses.update(row["license"] for row in rows)
         report[name] = {
             "wanted": "all" if wanted is None else wanted,
@@ -211,7 +216,8 @@ def build(
             f"wanted {report[name]['wanted']}, available {available}, taken {len(rows)} "
             f"({n_validation} for validation)"
         )
-        print(f"{name}: {counts}; dropped: {drops.summary(name)}", flush=True)
+        repaired = f"; repaired: {drops.repairs.summary(name)}" * bool(drops.repairs.count(name))
+        print(f"{name}: {counts}; dropped: {drops.summary(name)}{repaired}", flush=True)
     if not parts["train"]:
         raise BadInput(
             "no row is left for train.jsonl. Next: look at the counts above, --size and --validation"
@@ -235,6 +241,7 @@ def build(
             sources=report,
             row_licenses=dict(sorted(licenses.items())),
             held_out=held_out.files,
+            repaired=drops.repairs.as_dict(),
             decontamination={
                 "rule": held_out.RULE if held_out.files else "none: no --task_rows",
                 "removed": removed,
@@ -251,9 +258,29 @@ def build(
     return manifest
 
 
+def assign(rows: list[dict], groups: dict, side: dict, wanted: int) -> int:
+    """Give each group of `rows` a split in `side`: whole groups, in the order of the rows, go to validation while at most
+    `wanted` rows are there. A group that an earlier source has keeps its split. Returns the rows of validation."""
+    sizes = collections.Counter(groups[row["id"]] for row in rows)
+    taken = sum(size for group, size in sizes.items() if side.get(group) == "validation")
+    for group, size in sizes.items():
+        if group not in side:
+            fits = taken + size <= wanted
+            taken += size * fits
+            side[group] = "validation" if fits else "train"
+    return taken
+
+
+def _prompt(row: dict) -> str:
+    """The group of a row that names none: rows that ask the same."""
+    messages = row.get("messages", ())
+    asked = next((m["content"] for m in messages if m["role"] == "user"), None) if messages else row["prompt"]
+    return hashlib.sha256(_normal(asked).encode()).hexdigest()
+
+
 def read_source(raw: Path, documents: Path | None, name: str, drops):
     """(raw files, rows, licence) of a source."""
-    module = instructions.load(name)
+    module = instructions.load(name, raw / name)
     if getattr(module, "FROM_DOCUMENTS", False):
         if documents is None:
             raise BadInput(
@@ -268,7 +295,7 @@ def read_source(raw: Path, documents: Path | None, name: str, drops):
             f"{folder}: no such folder. Next: put the raw files there, see the card in "
             f"data_prep/instructions/{name}.py"
         )
-    return module.files(folder), module.read(folder, drops), module.LICENSE
+    return module.files(folder), instructions.read(name, folder, drops), module.LICENSE
 
 
 def read_task(folder: Path):
@@ -317,10 +344,10 @@ def _order(seed: int, row_id: str) -> int:
 
 
 # ---------------------------------------------------------------- the plan
-def read_plan(path: Path) -> dict:
+def read_plan(path: Path, known=instructions.NAMES) -> dict:
     """The plan of a YAML file; BadInput names the key that is unknown or of the wrong kind."""
     plan = load(path, InstructionPlan, example="data_prep/instructions/paper.yaml").model_dump()
-    _names(",".join(plan["sources"]), instructions.NAMES, f"{path}: sources")
+    _names(",".join(plan["sources"]), known, f"{path}: sources")
     return plan
 
 
@@ -391,13 +418,18 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv=None) -> None:
     args = make_parser().parse_args(argv)
     with one_sentence():
-        plan = read_plan(args.plan) if args.plan else InstructionPlan.model_construct(sources={}).model_dump()
+        known = instructions.names(args.raw)
+        plan = (
+            read_plan(args.plan, known)
+            if args.plan
+            else InstructionPlan.model_construct(sources={}).model_dump()
+        )
         if args.sources is None and not args.plan:
             raise BadInput(f"neither --sources nor --plan. Known sources: {', '.join(instructions.NAMES)}")
         sources = (
             list(plan["sources"])
             if args.sources is None
-            else _names(args.sources, instructions.NAMES, "--sources")
+            else _names(args.sources, instructions.names(args.raw), "--sources")
         )
         if args.task_rows and not args.task_rows.is_dir():
             raise BadInput(

@@ -265,7 +265,7 @@ def clean_file(
     output = Path(output)
     partial = output.with_name(f".{output.name}.partial.gz")
     count = write_jsonl(partial, documents())
-    Path(f"{output}.ids").write_text("\n".join(ids))
+    Path(f"{output}.ids").write_text("\n".join(ids), encoding="utf-8")
     write_jsonl(Path(f"{output}.met.jsonl"), met)
     if settings:
         arrays = {
@@ -345,7 +345,7 @@ def records(units: list[dict], sources: list[str]):
             with np.load(f"{unit['output']}.npz") as arrays:
                 columns = [arrays[key] for key in ("hashes", "keys", "keyed", "pmids")]
             for name, text, keys, has_keys, pmid in zip(
-                Path(f"{unit['output']}.ids").read_text().split("\n"), *columns, strict=True
+                Path(f"{unit['output']}.ids").read_text(encoding="utf-8").split("\n"), *columns, strict=True
             ):
                 yield unit["source"], name, int(text).to_bytes(8), keys if has_keys else keys[:0], int(pmid)
 
@@ -354,7 +354,7 @@ def locate(units: list[dict], names: set) -> dict:
     """{(source, id): (unit, line)} of some documents."""
     places = {}
     for unit in units:
-        for line, name in enumerate(Path(f"{unit['output']}.ids").read_text().split("\n")):
+        for line, name in enumerate(Path(f"{unit['output']}.ids").read_text(encoding="utf-8").split("\n")):
             if (unit["source"], name) in names:
                 places[unit["source"], name] = (unit, line)
     return places

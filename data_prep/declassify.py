@@ -65,7 +65,9 @@ def declassify(folder: Path, to: str, who: str, why: str, out: Path, date: str) 
                 given |= {"access": to, "declassified": [*given.get("declassified", []), entry]}
         manifest |= {"access": strictest(given["access"] for given in manifest["inputs"])}
         manifest["declassified"] = [*manifest.get("declassified", []), entry]
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        (partial / "manifest.json").write_text(
+            json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     print(f"wrote {out}: {lowered:,} records from {entry['from']} to {to}, signed by {who}")
     return manifest
 

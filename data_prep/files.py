@@ -142,11 +142,32 @@ def open_text(path: str | Path, newline: str | None = "", errors: str = "strict"
         io.TextIOWrapper(stream, encoding="utf-8-sig", newline=newline, errors=errors) as text,
     ):
         try:
+            if stream.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                raise BadInput(not_utf8(path))
             yield text
         except UnicodeDecodeError as error:
-            raise BadInput(
-                f"{path}: not UTF-8 ({error.reason} near byte {error.start} of a block)"
-            ) from error
+            raise BadInput(not_utf8(path)) from error
+
+
+def not_utf8(path: str | Path) -> str:
+    """Where a file stops being UTF-8, the encoding it is likely in, and the command that converts it."""
+    with open_bytes(path) as stream:
+        line = b""
+        if stream.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            return f"{path}: UTF-16, must be UTF-8. Next: iconv -f UTF-16 -t UTF-8 {path} > {path}.utf8"
+        for number, line in enumerate(iter(lambda: stream.readline(LONGEST), b""), 1):  # noqa: B007
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                break
+    try:
+        line.decode("cp1252")
+    except UnicodeDecodeError:
+        return f"{path}: line {number} is not UTF-8. Next: iconv -f ENCODING -t UTF-8 {path} > {path}.utf8"
+    return (
+        f"{path}: line {number} is not UTF-8 but probably Windows-1252. "
+        f"Next: iconv -f CP1252 -t UTF-8 {path} > {path}.utf8"
+    )
 
 
 def read_whole(stream, path: str | Path, longest: int | None = None):
@@ -187,7 +208,8 @@ def read_jsonl(path: str | Path, drops=None, source: str | None = None):
             except ValueError as error:
                 wrong, line = error, ""
             if drops is None:
-                raise BadInput(f"{path}: line {number} is not JSON ({wrong})") from wrong
+                said = f"{path}: line {number} is not JSON ({wrong})"
+                raise BadInput(not_utf8(path) if isinstance(wrong, UnicodeDecodeError) else said) from wrong
             try:
                 record = from_json(line, raw)
                 drops.repair(source, NOT_UTF8, f"{path}: line {number}")

@@ -1,4 +1,4 @@
-"""Say of each of the twelve evaluation sets whether it can be used, and if not, what to do next.
+"""Say of each of the twelve evaluation sets, and of those of your own in RAW, whether it can be used, and if not, what to do next.
 
     python -m data_prep.tasks_status --raw data/demo/raw --rows data/demo/tasks
 
@@ -20,7 +20,7 @@ from data_prep.schema import BadInput
 
 def status(name: str, raw: Path, rows: Path) -> tuple[str, str]:
     """(state, what there is and what to do next) of one set. The raw files are looked for, not read."""
-    module, folder, made = benchmarks.load(name), raw / name, rows / name / "manifest.json"
+    folder, made = raw / name, rows / name / "manifest.json"
     if made.is_file():
         counts = ", ".join(
             f"{Path(entry['path']).stem} {entry['records']:,}" for entry in read_json(made)["outputs"]
@@ -30,6 +30,7 @@ def status(name: str, raw: Path, rows: Path) -> tuple[str, str]:
             "chat --out OUT"
         )
         return "ready", f"{counts} rows. Next: {command}"
+    module = benchmarks.load(name, folder)
     problem = f"no folder {folder}"
     if folder.is_dir():
         try:
@@ -61,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv=None) -> None:
     args = make_parser().parse_args(argv)
     with one_sentence():
-        for name in benchmarks.NAMES:
+        for name in benchmarks.names(args.raw):
             state, text = status(name, args.raw, args.rows)
             print(f"{name:<12} {state:<17} {text}")
 

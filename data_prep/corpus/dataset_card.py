@@ -78,7 +78,7 @@ def write_card(folder: Path, manifest: dict) -> None:
         "Made by `python -m data_prep.build_blocks`; `python -m data_prep.corpus.audit` proves this "
         "folder against its manifest.\n",
     ]
-    (folder / "README.md").write_text("\n".join(lines))
+    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def _sources(manifest: dict):

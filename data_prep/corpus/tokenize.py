@@ -32,6 +32,15 @@ LONG = 1_000_000
 WORDS_AT_ONCE = 100_000
 
 
+def adds_bos(tokenizer) -> bool:
+    """Whether `tokenizer` (of transformers) itself begins a text with its BOS token: a model expects one only then.
+
+    SmolLM2 has a BOS, <|im_start|>, that it adds to no text; of GPT-NeoX the EOS serves as BOS, and is not added either."""
+    # not tokenizer.encode, which would reset the engine's encode_special_tokens
+    ids = tokenizer.backend_tokenizer.encode("a").ids if tokenizer.is_fast else tokenizer.encode("a")
+    return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
+
+
 class DocumentTokenizer:
     """The tokenizer of a model's folder (or Hub name). `dtype` is the smallest that holds its ids.
 
@@ -58,12 +67,12 @@ class DocumentTokenizer:
         self.sha256 = hashlib.sha256(content.encode()).hexdigest()
         self.engine.encode_special_tokens = True
         self.dtype = np.dtype(np.uint16 if len(self.hf) <= 2**16 else np.uint32)
-        self.bos = [] if self.hf.bos_token_id is None else [self.hf.bos_token_id]
+        self.bos = [self.hf.bos_token_id] if adds_bos(self.hf) else []
         self.eos = self.hf.eos_token_id
         self.words = make_word_cache(json.loads(content), self.dtype)
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """BOS (where the tokenizer has one) + ids + EOS of each text. White space around a text is not a part
+        """BOS (where the tokenizer adds one) + ids + EOS of each text. White space around a text is not a part
         of it."""
         ids = [self.words.ids(text.strip()) if self.words else None for text in texts]
         others = [number for number, found in enumerate(ids) if found is None]
