@@ -19,7 +19,7 @@ ASKED = {
 }
 SHOWN = (
     "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "optim",
-    "num_train_epochs", "max_steps", "tokens_per_step", "rows_per_step", "per_device_train_batch_size", "gradient_accumulation_steps", "max_length",
+    "num_train_epochs", "max_steps", "global_batch_tokens", "global_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps", "max_length",
     "packing", "dtype", "bf16", "load_in_4bit", "use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "from_scratch", "seed",
 )  # fmt: skip
 

@@ -17,6 +17,7 @@ Nothing here is a recipe: this file may import its siblings. The GPU's counterpa
 
 import argparse
 import copy
+import importlib
 import json
 import math
 import os
@@ -28,19 +29,18 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from unittest import mock
 
 import numpy as np
 import torch
-import transformers.trainer
+import transformers
 import yaml
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainerCallback
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "recipes")]
-import finetune_task  # noqa: E402
-import pretrain  # noqa: E402
-import sft  # noqa: E402
+from recipes.tools.preflight import load_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+pretrain, sft = (load_recipe(ROOT / "recipes" / name) for name in ("pretrain.py", "sft.py"))
+callbacks, hardware = (importlib.import_module(name) for name in ("callbacks", "hardware"))
 
 VOCABULARY = 4096
 SHAPE = {
@@ -64,7 +64,7 @@ class Clock(TrainerCallback):
     """Times a recipe from one optimizer step to the next, wall and CPU, and leaves it after `steps` of them beyond the warm-up.
 
     `beside`, if there is one, is told the model before training and, after each step while the clock stands, what the model was given for it:
-    one dict of inputs per micro-batch. Tokens are those that the recipe counts; of a trainer that does not count, all that its model was given.
+    one dict of inputs per micro-batch. Tokens are those of documents: cu_seq_lens or attention_mask say how many.
     """
 
     def __init__(self, steps, beside=None):
@@ -77,7 +77,8 @@ class Clock(TrainerCallback):
         model.register_forward_pre_hook(self.saw, with_kwargs=True)
 
     def saw(self, module, positional, given):
-        self.given += given["input_ids"].numel()
+        mask = given.get("attention_mask")
+        self.given += int(given["input_ids"].numel() if mask is None else mask.sum())
         if self.beside:
             self.inputs.append(given)
 
@@ -97,7 +98,7 @@ class Clock(TrainerCallback):
     def now(self, state):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        return time.perf_counter(), time.process_time(), state.num_input_tokens_seen or self.given
+        return time.perf_counter(), time.process_time(), self.given
 
 
 class BareLoop:
@@ -140,12 +141,11 @@ class BareLoop:
         self.differences.append(abs(torch.stack(losses).sum().item() - logged_loss))
 
 
-def watched(clock, train):
-    """Call `train` with the clock among the callbacks of every Trainer that is built; the clock's windows without the warm-up."""
-    callbacks = [*transformers.trainer.DEFAULT_CALLBACKS, clock]
+def watched(clock, trainer):
+    """Train with the clock among the callbacks; its windows without the warm-up."""
+    trainer.add_callback(clock)
     try:
-        with mock.patch.object(transformers.trainer, "DEFAULT_CALLBACKS", callbacks):
-            train()
+        trainer.train()
     except Enough:
         return clock.windows[WARM_UP:]
     raise SystemExit(
@@ -154,13 +154,15 @@ def watched(clock, train):
 
 
 def timed(recipe, config, clock):
-    """Run a recipe (its module) with a YAML's keys until the clock has enough."""
+    """Train by a recipe (its module) with a YAML's keys, its callbacks included, until the clock has enough."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "run.yaml")
         path.write_text(yaml.safe_dump({**config, "output_dir": str(Path(folder, "out"))}))
-        return watched(
-            clock, lambda: recipe.main(*recipe.make_parser().parse_args_and_config(["--config", str(path)]))
-        )
+        args = recipe.make_parser().parse_args_and_config(["--config", str(path)])
+        trainer = recipe.make_trainer(args, recipe.load_data(args))
+        if recipe is pretrain:
+            trainer.add_callback(recipe.Ledger())
+        return watched(clock, trainer)
 
 
 # ---------------------------------------------------------------- what is trained
@@ -182,18 +184,20 @@ def recipes(folder):
         "lora_r": 16,
         "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     }
-    task = {
-        "completion_only_loss": True,
-        "packing": "none",
-        "max_length": 512,
-        "rows_per_step": 8,
-        "per_device_train_batch_size": 8,
-    }
+    rows = {"rows": str(folder / "rows"), "max_length": 512}
+    masked = {"blocks": str(folder / "blocks"), "document_masking": True, "global_batch_tokens": 8 * BLOCK}
+    task = {"completion_only_loss": True, "activation_checkpointing": False, "num_train_epochs": 100}
     return {
-        "pretrain, isolated": (pretrain, {**base, "blocks": str(folder / "blocks"), "packing": "isolated", "tokens_per_step": 8 * BLOCK, "per_device_train_batch_size": 8, "num_train_epochs": 100}),
-        "sft, LoRA, packed": (sft, {**base, **ROWS, **lora, "rows": str(folder / "rows"), "packing": "isolated", "max_length": 512, "rows_per_step": 4, "per_device_train_batch_size": 4}),
-        "finetune_task, all weights, padded": (finetune_task, {**base, **task, "rows": str(folder / "rows"), "activation_checkpointing": False, "num_train_epochs": 100}),
-    }  # fmt: skip
+        "pretrain, document masking": (
+            pretrain,
+            base | masked | {"per_device_train_batch_size": 8, "num_train_epochs": 100},
+        ),
+        "sft, LoRA, packed": (
+            sft,
+            base | ROWS | lora | rows | {"packing": True, "per_device_train_batch_size": 4},
+        ),
+        "sft, a task, all weights, padded": (sft, base | task | rows | {"per_device_train_batch_size": 8}),
+    }
 
 
 def packings(folder):
@@ -206,24 +210,13 @@ def packings(folder):
         "max_length": LONGEST,
         "use_peft": False,
     }
-    return {
-        "packed": (
-            sft,
-            {
-                **base,
-                "packing": "isolated",
-                "attn_implementation": "torch_varlen",
-                "rows_per_step": 2,
-                "per_device_train_batch_size": 2,
-            },
-        ),
-        "padded": (sft, {**base, "packing": "none", "rows_per_step": 8, "per_device_train_batch_size": 8}),
-    }
+    packed = {"packing": True, "attn_implementation": "torch_varlen", "per_device_train_batch_size": 2}
+    return {"packed": (sft, base | packed), "padded": (sft, base | {"per_device_train_batch_size": 8})}
 
 
 def prepare(documents, folder, rows):
     """FOLDER/{model, blocks, rows} from the text of DOCUMENTS: weights, blocks and rows of one tokenizer."""
-    data_prep("make_demo_backbone", documents=documents, out=folder / "model", vocab_size=VOCABULARY)
+    data_prep("demo.backbone", documents=documents, out=folder / "model", vocab_size=VOCABULARY)
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     torch.manual_seed(0)
     config = LlamaConfig(**SHAPE, vocab_size=len(tokenizer), max_position_embeddings=4096, bos_token_id=tokenizer.bos_token_id,
@@ -252,8 +245,15 @@ def write_blocks(documents, tokenizer, out, length):
     data_prep("build_blocks", documents=documents, tokenizer=tokenizer, mixture=mixture, out=out)
 
 
+def blocks_of(folder):
+    """The training blocks of a folder, in their order."""
+    manifest = pretrain.read_manifest(folder)
+    order = np.load(Path(folder, "order.npy"), mmap_mode="r")
+    return pretrain.PackedBlocks(Path(folder), manifest, "train", order=order)
+
+
 def write_rows(out, count, longest, blocks, tokenizer):
-    _, packed, _ = pretrain.read_blocks(blocks)
+    packed = blocks_of(blocks)
     stream = np.concatenate([packed[i]["input_ids"] for i in range(min(len(packed), 1000))])
     stream = stream[~np.isin(stream, tokenizer.all_special_ids)]
     out.mkdir(parents=True)

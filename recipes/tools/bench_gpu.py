@@ -29,17 +29,16 @@ import time
 from pathlib import Path
 from statistics import median
 
-import bench
 import numpy as np
-import pretrain
-import run_guard
-import sft
 import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torchao.optim import AdamW8bit
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaConfig
 from trl import SFTConfig, SFTTrainer
+
+from recipes.tools import bench
+from recipes.tools.bench import callbacks, hardware, pretrain, sft
 
 SHAPES = {  # layers, width, width of the MLP, heads, vocabulary
     "7b": (32, 4096, 11008, 32, 32000),
@@ -57,15 +56,15 @@ def cases(shape):
         common = {
             "shape": shape,
             "stage": "pretrain",
-            "packing": "concat",
+            "packing": "whole blocks",
             "attention": "sdpa",
             "checkpointing": checkpointing,
         }
         found += [{**common, "system": system} for system in ("recipe", "bare", "stock")]
-    common = {"shape": shape, "stage": "pretrain", "packing": "isolated", "checkpointing": False}
+    common = {"shape": shape, "stage": "pretrain", "packing": "masked", "checkpointing": False}
     found += [{**common, "system": "recipe", "attention": backend} for backend in BACKENDS]
     for stage in ("lora", "qlora"):
-        common = {"shape": shape, "stage": stage, "packing": "isolated", "checkpointing": True}
+        common = {"shape": shape, "stage": stage, "packing": "masked", "checkpointing": True}
         found += [{**common, "system": "recipe", "attention": backend} for backend in BACKENDS]
         found.append({**common, "system": "stock", "attention": "sdpa"})
     return found
@@ -104,7 +103,7 @@ def run_case(case, folder, size):
         "tokens_per_second": tokens_per_second,
         "context": context,
     }
-    if peak := run_guard.known_peak_tflops():
+    if torch.cuda.is_available() and (peak := hardware.peak_tflops(torch.cuda.get_device_name())):
         for convention in ("causal", "palm"):
             flops = flops_per_token(
                 LlamaConfig.from_pretrained(folder / case["shape"]),
@@ -113,7 +112,7 @@ def run_case(case, folder, size):
                 lora=case["stage"] != "pretrain",
             )
             found[f"mfu_{convention}"] = tokens_per_second * flops / (peak * 1e12)
-    found["peak_memory_gb"] = run_guard.peak_memory_bytes() / 1e9
+    found["peak_memory_gb"] = callbacks.peak_memory_bytes() / 1e9
     if torch.cuda.is_available():
         found["peak_reserved_gb"] = torch.cuda.max_memory_reserved() / 1e9
     return found
@@ -121,13 +120,17 @@ def run_case(case, folder, size):
 
 def recipe(case, folder, size):
     keys = {
-        "model_name_or_path": str(folder / case["shape"]), "attn_implementation": case["attention"], "packing": case["packing"],
-        "activation_checkpointing": case["checkpointing"], "per_device_train_batch_size": 1, "num_train_epochs": 1000, "learning_rate": 8e-6,
+        "model_name_or_path": str(folder / case["shape"]), "attn_implementation": case["attention"],
+        "activation_checkpointing": case["checkpointing"], "per_device_train_batch_size": 1, "gradient_accumulation_steps": size["accumulation"], "num_train_epochs": 1000, "learning_rate": 8e-6,
         "weight_decay": 1e-5, "warmup_steps": 0.05, "logging_steps": 10, "save_strategy": "no", "eval_strategy": "no", "report_to": "none",
         "disable_tqdm": True, "use_cpu": size["tiny"], "bf16": not size["tiny"],
     }  # fmt: skip
     if case["stage"] == "pretrain":
-        keys |= {"blocks": str(folder / "blocks"), "tokens_per_step": size["accumulation"] * size["length"]}
+        keys |= {
+            "blocks": str(folder / "blocks"),
+            "global_batch_tokens": size["accumulation"] * size["length"],
+            "document_masking": case["packing"] == "masked",
+        }
         keys |= (
             {"dtype": "float32"}
             if size["tiny"]
@@ -138,7 +141,7 @@ def recipe(case, folder, size):
             }
         )
         return bench.timed(pretrain, keys, bench.Clock(size["steps"]))
-    keys |= {"rows": str(folder / "rows"), "rows_per_step": size["accumulation"], "max_length": size["length"], "dtype": "float32" if size["tiny"] else "bfloat16",
+    keys |= {"rows": str(folder / "rows"), "packing": True, "pad_token": "<pad>", "max_length": size["length"], "dtype": "float32" if size["tiny"] else "bfloat16",
              "chat_template_path": bench.ROWS["chat_template_path"], "assistant_only_loss": True, "use_peft": True, "lora_r": 16, "lora_target_modules": TARGETS,
              "load_in_4bit": case["stage"] == "qlora", "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": True}  # fmt: skip
     return bench.timed(sft, keys, bench.Clock(size["steps"]))
@@ -177,13 +180,13 @@ def stock(case, folder, size):
             "peft_config": lora,
             "quantization_config": quantization,
         }
-        return bench.watched(bench.Clock(size["steps"]), lambda: SFTTrainer(args=args, **trainer).train())
+        return bench.watched(bench.Clock(size["steps"]), SFTTrainer(args=args, **trainer))
 
 
 def bare(case, folder, size):
     device = "cpu" if size["tiny"] else "cuda"
-    _, blocks, _ = pretrain.read_blocks(folder / "blocks")
-    collate = run_guard.Collator(case["packing"] == "isolated", 0)
+    blocks = bench.blocks_of(folder / "blocks")
+    collate = pretrain.Collator(case["packing"] == "masked")
     config = LlamaConfig.from_pretrained(folder / case["shape"])
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(
@@ -209,8 +212,7 @@ def bare(case, folder, size):
                 key: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
                 for key, value in batch.items()
             }
-            _, real, _ = batch.pop("taken")
-            tokens, place = tokens + real, place + 1
+            tokens, place = tokens + batch["input_ids"].numel(), place + 1
             (model(**batch, use_cache=False).loss / size["accumulation"]).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -252,7 +254,7 @@ def flops_per_token(config, context, convention, lora):
 
 def documents(folder, most=2000):
     """The token ids of each document in the first blocks of the training order."""
-    _, blocks, _ = pretrain.read_blocks(folder / "blocks")
+    blocks = bench.blocks_of(folder / "blocks")
     for i in range(min(len(blocks), most)):
         block = blocks[i]
         yield from np.split(
@@ -262,7 +264,7 @@ def documents(folder, most=2000):
 
 def mean_context(case, folder, size):
     """Tokens of the document that a token is in, on average: the s of the formulas."""
-    if case["packing"] == "concat" and case["system"] != "stock":  # stock TRL keeps documents apart
+    if case["packing"] == "whole blocks" and case["system"] != "stock":  # stock TRL keeps documents apart
         return float(size["length"])
     if case["stage"] == "pretrain":
         lengths = np.array([len(document) for document in documents(folder)])
@@ -285,10 +287,7 @@ def prepare(args, folder, size):
         (folder / "blocks").symlink_to(args.blocks.resolve())
     else:
         bench.data_prep(
-            "make_demo_backbone",
-            documents=args.documents,
-            out=folder / "tokenizer",
-            vocab_size=bench.VOCABULARY,
+            "demo.backbone", documents=args.documents, out=folder / "tokenizer", vocab_size=bench.VOCABULARY
         )
         bench.write_blocks(args.documents, folder / "tokenizer", folder / "blocks", size["length"])
     bench.write_rows(
@@ -317,7 +316,8 @@ def outcome(case, folder, size, minutes):
     """The row of a case: what it found, or why it found nothing."""
     command = [
         sys.executable,
-        __file__,
+        "-m",
+        "recipes.tools.bench_gpu",
         "--case",
         json.dumps(case),
         "--folder",
@@ -358,7 +358,7 @@ def results_rows(found):
     speed = {
         (row["shape"], row["checkpointing"], row["system"]): row
         for row in found["cases"]
-        if row.get("packing") == "concat" and "tokens_per_second" in row
+        if row.get("packing") == "whole blocks" and "tokens_per_second" in row
     }
     for shape in dict.fromkeys(row["shape"] for row in found["cases"]):
         checkpointing = (shape, False, "recipe") not in speed

@@ -38,11 +38,12 @@ from pathlib import Path
 import numpy as np
 import yaml
 from matplotlib.figure import Figure
-from run_guard import Refused, replace, start
 from trl import TrlParser
 
+from recipes.checks import Refused, one_sentence_errors
+
 DOMAINS = ("biomedical", "clinical", "general")
-HERE = Path(__file__).resolve().parent
+RECIPES = Path(__file__).resolve().parents[1]
 DRAWS = 1000  # of the bootstrap
 STEP = 0.005  # of the shares that are searched
 FEWEST = 6  # ratios, and 4 shares of general text among them: a law has four parameters
@@ -147,6 +148,13 @@ def main(args):
 
 
 # ---------------------------------------------------------------- plan
+def replace(path, text):
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
 def read_study(args):
     """{"shares": [ratios, 3], "weights": [3] of the target, "base", "ranks"}; Refused where the YAML asks for what cannot be fitted or compared."""
     base = read_yaml("pretrain_config", args.pretrain_config).get("model_name_or_path")
@@ -302,8 +310,8 @@ def train(args, study, name, blocks, seed, more=()):
     if not any(
         Path(args.output_dir, "runs").glob("*/run.json")
     ):  # the first: the others differ in their blocks alone
-        execute(args, "preflight", [*launch, HERE / "preflight.py", *given])
-    execute(args, name, [*launch, HERE / "pretrain.py", *given])
+        execute(args, "preflight", [*launch, "--module", "recipes.tools.preflight", *given])
+    execute(args, name, [*launch, RECIPES / "pretrain.py", *given])
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)  # a complete proxy does not go on, and ten of them fill a disk
     record, validation = (json.loads((folder / file).read_text()) for file in ("run.json", "validation.json"))
@@ -750,4 +758,6 @@ def make_parser():
 
 
 if __name__ == "__main__":
-    start(main, make_parser())
+    parser = make_parser()
+    one_sentence_errors(parser)
+    main(*parser.parse_args_and_config())

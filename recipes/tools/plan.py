@@ -1,12 +1,11 @@
 """Know before you pay: memory, time, network, disk and cost of a run from its YAML, an accelerate file and the name of a GPU. Nothing is loaded or run.
 
     python -m recipes.tools.plan --config recipes/configs/pretrain_70b.yaml --accelerate accelerate_configs/zero3_160gpu.yaml --gpu a100-80
-    python -m recipes.tools.plan --config recipes/configs/pretrain_13b.yaml recipes/configs/pretrain_70b.yaml --gpu a100-80 --sweep outputs/plan
 
 Reads   the YAML of a recipe, the accelerate file with its DeepSpeed JSON, the size of the data where it is built already, and config.json of the model: of
         a folder, of KNOWN below, or of the Hub; for a model that is still to be made, of what the YAML beside it that makes it starts from.
         Any --key value more replaces that key of the YAML or of the accelerate file, as when the recipe is launched.
-Writes  nothing but a table (--json: the same as JSON); with --sweep the folder's sweep.png and sweep.csv. Everything in them is planned, not measured.
+Writes  nothing but a table (--json: the same as JSON). Everything in it is planned, not measured.
 
 Formulas. A model of N weights (M of them in matrix products, A trained ones if the rest is frozen), L layers, width d, queries q, keys k and MLP f wide,
 vocabulary V; a micro-batch of t tokens in rows of s; G GPUs. Bytes unless said otherwise.
@@ -17,7 +16,7 @@ vocabulary V; a micro-batch of t tokens in rows of s; G GPUs. Bytes unless said 
   activations  a layer keeps, a token, 16 d + 4 q + 4 k + 8 f (bf16 weights, transformers' modules, sdpa or flash attention); 26 d in place of 16 d under
                autocast; 18 d + 2 q under LoRA, and 5 d + q + f of dropout masks; with norms on queries and keys 6 (q + k) more. Checkpointed, it keeps
                its input: 2 d, under autocast 4 d. Read off torch's saved tensors; tests/recipes/test_plan.py measures them again with the versions pinned here.
-  loss, layer  the larger of: the loss, 12 V t (none in sft and finetune_task, whose head is fused), with the bf16 copies of the weights under autocast,
+  loss, layer  the larger of: the loss, 12 V t (none in sft, whose head is fused), with the bf16 copies of the weights under autocast,
                2 M; and one checkpointed layer while it is recomputed, what it keeps + 2 f t.
   gathered     ZeRO-3, FSDP: weights of two layers and of the head, gradients of one, in bf16. ZeRO-1 and 2: gradients of a layer and two buckets, 4 d^2.
   FLOPs        a token: 6 M + 12 L q s (convention "PaLM", arXiv:2204.02311, the recipes' own), 6 M + 6 L q s ("causal"), 6 N ("6N"); 4 M + 6 A where
@@ -31,21 +30,18 @@ vocabulary V; a micro-batch of t tokens in rows of s; G GPUs. Bytes unless said 
 
 import argparse
 import contextlib
-import csv
 import itertools
 import json
 import math
-import os
 import sys
 from collections import namedtuple
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 import yaml
-from matplotlib.figure import Figure
-from transformers import AutoConfig, AutoModelForCausalLM
+
+from recipes.hardware import peak_tflops
 
 PLANNED = "planned, not measured"
 ACCURACY = (
@@ -58,14 +54,16 @@ ACCURACY = (
 # network: Gb/s of a node, all its network cards together, unless --network says otherwise. like: whose published runs REACHED is taken from
 Gpu = namedtuple("Gpu", "memory tflops link network like")
 GPUS = {
-    "a100-40": Gpu(39.4 * 2**30, 312, 300, 1600, "a100"),
-    "a100-80": Gpu(79.1 * 2**30, 312, 300, 1600, "a100"),
-    "h100": Gpu(79.1 * 2**30, 989, 450, 3200, "h100"),
-    "h200": Gpu(139.8 * 2**30, 989, 450, 3200, "h100"),
-    "l40s": Gpu(44.4 * 2**30, 362, 31, 200, "a100"),
-    "a6000": Gpu(47.5 * 2**30, 155, 31, 100, "a100"),
-    "rtx4090": Gpu(23.6 * 2**30, 165, 31, 10, "a100"),
-    "rtx3090": Gpu(23.6 * 2**30, 71, 31, 10, "a100"),
+    "a100-40": Gpu(39.4 * 2**30, peak_tflops("A100-SXM4-40GB"), 300, 1600, "a100"),
+    "a100-80": Gpu(79.1 * 2**30, peak_tflops("A100"), 300, 1600, "a100"),
+    "h100": Gpu(79.1 * 2**30, peak_tflops("H100"), 450, 3200, "h100"),
+    "h200": Gpu(139.8 * 2**30, peak_tflops("H200"), 450, 3200, "h100"),
+    "b200": Gpu(178.4 * 2**30, peak_tflops("B200"), 900, 3200, "h100"),
+    "l40s": Gpu(44.4 * 2**30, peak_tflops("L40S"), 31, 200, "a100"),
+    "a6000": Gpu(47.5 * 2**30, peak_tflops("RTX A6000"), 31, 100, "a100"),
+    "rtx5090": Gpu(31.4 * 2**30, peak_tflops("RTX 5090"), 63, 10, "a100"),
+    "rtx4090": Gpu(23.6 * 2**30, peak_tflops("RTX 4090"), 31, 10, "a100"),
+    "rtx3090": Gpu(23.6 * 2**30, peak_tflops("RTX 3090"), 31, 10, "a100"),
 }
 # Share of the peak that published runs reach: (card, recomputing activations)
 REACHED = {("a100", True): 0.704, ("a100", False): 0.614, ("h100", True): 0.536, ("h100", False): 0.411}
@@ -81,7 +79,6 @@ KNOWN = {
 }
 # Where the data is not built yet; the mean length of the article's rows is an estimate
 ARTICLE = {"tokens": 129_000_000_000, "length": 4096, "rows": 214_595, "row_tokens": 299}
-ARTICLE |= {"model": "meta-llama/Llama-2-70b-hf", "gpus": 160, "hours": 700}  # a star in the sweep
 
 
 class Refused(Exception):
@@ -331,14 +328,18 @@ def find_base(config, name, seen=()):
 
 
 def read_shape(name, targets=(), rank=0, saved=()):
-    """The model's symbols: weights counted on the meta device, an adapter's from the matrices it is put on and the modules trained beside it."""
+    """The model's symbols: weights counted on the meta device, an adapter's from the matrices that it is put on and
+    the modules trained beside it."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     try:
         if name in KNOWN:
             config = AutoConfig.for_model(
                 **dict(zip(SIZES, KNOWN[name], strict=True)), tie_word_embeddings=False
             )
         else:
-            config = AutoConfig.from_pretrained(name)
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError) as error:
@@ -457,7 +458,7 @@ def read_blocks(folder, args):
 
 
 NUMBERS = (
-    "per_device_train_batch_size", "gradient_accumulation_steps", "tokens_per_step", "rows_per_step", "max_length", "max_steps", "num_train_epochs",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "global_batch_tokens", "global_batch_size", "max_length", "max_steps", "num_train_epochs",
     "save_steps", "save_total_limit", "lora_r", "lora_dropout",
 )  # fmt: skip
 
@@ -477,7 +478,7 @@ def read_run(path, args, changed):
     pretraining = "blocks" in given
     if not pretraining and "rows" not in given:
         raise Refused(
-            f"{path}: neither blocks nor rows, so nothing is trained. Next: a YAML of pretrain, sft or finetune_task"
+            f"{path}: neither blocks nor rows, so nothing is trained. Next: a YAML of pretrain.py or sft.py"
         )
     if not given.get("bf16", not pretraining):
         raise Refused(f"{path}: bf16 is false; only the speed of bf16 is known. Next: --bf16 true")
@@ -489,32 +490,34 @@ def read_run(path, args, changed):
         given.get("lora_modules_to_save") or (),
     )
     shape = read_shape(base, *(adapter if given.get("use_peft") else ()))
+    if shape["params"] < 1e9 and not args.mfu:
+        raise Refused(
+            f"{path}: {shape['params'] / 1e9:.2g}B weights: there is no measurement of a model below 1B to plan its "
+            "speed from. Next: --mfu 0.1, a guess of your own"
+        )
     assumed = [f"{given['model_name_or_path']} will have the shape of {base}"] * (
         base != given["model_name_or_path"]
     )
 
-    # Rows of a step, as the recipes split them: the largest micro-batch that divides a GPU's share
+    # Rows of a step, as the recipes split them
     limit = given.get("per_device_train_batch_size", 8)
     if pretraining:
         length, tokens, noted = read_blocks(given["blocks"], args)
         assumed += noted
-        key, unit, wanted = "tokens_per_step", length, given["tokens_per_step"]
+        key, unit, wanted = "global_batch_tokens", length, given["global_batch_tokens"]
     else:
-        length, key, unit = given.get("max_length", 1024), "rows_per_step", 1
-        wanted = given.get("rows_per_step") or limit * given.get("gradient_accumulation_steps", 1) * gpus
-    if wanted % (gpus * unit):
-        near = " or ".join(
-            str(times * gpus * unit)
-            for times in (wanted // (gpus * unit), wanted // (gpus * unit) + 1)
-            if times
-        )
+        length, key, unit = given.get("max_length", 1024), "global_batch_size", 1
+        wanted = given.get("global_batch_size") or limit * given.get("gradient_accumulation_steps", 1) * gpus
+    per_pass = gpus * limit * unit
+    if wanted % per_pass:
+        near = " or ".join(str(n * per_pass) for n in (wanted // per_pass, wanted // per_pass + 1) if n)
         raise Refused(
-            f"{path}: {key} {wanted} is no multiple of {gpus} GPUs x {unit}. Next: --{key} {near}, or other GPUs"
+            f"{path}: {key} {wanted} is not a multiple of {per_pass} ({gpus} GPUs x micro-batch {limit} x {unit}). "
+            f"Next: --{key} {near}, or other GPUs"
         )
-    rows, computed = wanted // unit, length
-    micro = max(size for size in range(1, limit + 1) if rows // gpus % size == 0)
+    rows, computed, micro = wanted // unit, length, limit
 
-    # Steps: Trainer's; the article's rule for tasks without num_train_epochs
+    # Steps, as Trainer counts them
     epochs = given.get("num_train_epochs", 3)
     if pretraining:
         per_epoch = tokens // length // rows
@@ -522,9 +525,8 @@ def read_run(path, args, changed):
     else:
         lengths, noted = read_rows(given["rows"], args, given.get("assistant_only_loss"))
         assumed, lengths = [*assumed, noted], np.minimum(lengths, length)
-        epochs = epochs or (5 if len(lengths) < 10_000 else 3)
         count, tokens = len(lengths), lengths.sum() * epochs
-        if given.get("packing") == "isolated":
+        if given.get("packing"):
             count = math.ceil(lengths.sum() / length)
         else:
             batches = np.resize(
@@ -582,7 +584,7 @@ def plan(r, price=None):
         "nearest_change": change, "memory_then": changed and total(changed),
         "other_checkpointing": memory(replace(r, checkpointing=not r.checkpointing))["activations"],
         "sharding": {name: total(replace(r, stage=stage, engine=engine)) for name, (stage, engine) in SHARDING.items()} if r.gpus > 1 else {},
-        "tokens": r.tokens, "steps": r.steps, "rows_per_step": r.rows, "row_tokens": r.length, "micro_batch": r.micro, "accumulation": r.accumulation,
+        "tokens": r.tokens, "steps": r.steps, "global_batch_size": r.rows, "row_tokens": r.length, "micro_batch": r.micro, "accumulation": r.accumulation,
         "flops": r.steps * r.rows * (r.computed or r.length) * flops(r)["PaLM"], **timing(r), "disk": disk(r), "assumed": r.assumed,
         "accuracy": ACCURACY,
     }  # fmt: skip
@@ -671,162 +673,12 @@ def table(r, found):
     return "\n".join([*lines, "", *(f"assumed: {each}" for each in r.assumed), f"accuracy: {ACCURACY}"])
 
 
-# ---------------------------------------------------------------- the sweep
-COUNTS = [2**i for i in range(11)]  # GPUs, eight to a node
-INK = {
-    "not sharded": ("black", ":"),
-    "ZeRO-1": ("#E69F00", "-."),
-    "ZeRO-2": ("#009E73", "--"),
-    "ZeRO-3": ("#0072B2", "-"),
-}  # Okabe, Ito
-
-
-def at(r, gpus, name, network):
-    """The run on `gpus` GPUs sharded as `name`, with the number of rows a step nearest to its own that they can share."""
-    (stage, engine), rows = SHARDING[name], max(1, round(r.rows / gpus)) * gpus
-    micro = max(size for size in range(1, r.micro + 1) if rows // gpus % size == 0)
-    moved = {"gpus": gpus, "nodes": max(1, gpus // 8), "rows": rows, "micro": micro, "network": network}
-    return replace(
-        r,
-        **moved,
-        steps=int(r.tokens // (rows * r.length)),
-        stage=stage,
-        engine=engine if gpus > 1 else "single",
-    )
-
-
-def sweep(runs, folder):
-    """Write FOLDER/sweep.csv and FOLDER/sweep.png: memory of a GPU, and hours with the least sharding that fits, on 1 to 1,024 GPUs."""
-    rows, networks = [], sorted({runs[0].network, 200.0, 100.0}, reverse=True)
-    for r, gpus, network in itertools.product(runs, COUNTS, networks):
-        ways = {name: at(r, gpus, name, network) for name in SHARDING if gpus > 1 or name == "not sharded"}
-        best = next((name for name, way in ways.items() if fits(way)), None)
-        time = timing(ways[best]) if best else {"hours": [None, None], "limit": "memory"}
-        rows.append({
-            "basis": PLANNED, "model": r.model, "gpu": r.gpu, "gpus": gpus, "network_gbit_per_node": network,
-            **{f"memory_gb {name}": round(total(ways.get(name, ways["not sharded"])) / 1e9, 2) for name in SHARDING},
-            "sharding": best or "does not fit", "tokens_per_step": ways["not sharded"].rows * r.length,
-            "limit": time["limit"], **dict(zip(("hours_network_hidden", "hours_network_not_hidden"), time["hours"], strict=True)),
-        })  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".sweep.partial.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    draw(runs, rows, networks).savefig(folder / ".sweep.partial.png", dpi=150)
-    for kind in ("csv", "png"):
-        os.replace(folder / f".sweep.partial.{kind}", folder / f"sweep.{kind}")
-    print(f"{PLANNED}: wrote {folder / 'sweep.png'} and {folder / 'sweep.csv'}")
-
-
-def draw(runs, rows, networks):
-    figure, grey = (
-        Figure(figsize=(2 + 6 * len(runs), 9), layout="constrained"),
-        {"color": "#BBBBBB", "alpha": 0.35, "lw": 0},
-    )
-    grid = figure.subplots(2, len(runs), sharex=True, sharey="row", squeeze=False)
-    figure.suptitle(
-        f"{PLANNED.capitalize()}: {runs[0].tokens / 1e9:.3g}B tokens on {runs[0].gpu}, eight to a node",
-        fontsize=14,
-    )
-    for (above, below), r in zip(grid.T, runs, strict=True):
-        mine, room = [row for row in rows if row["model"] == r.model], GPUS[r.gpu].memory / 1e9
-        above.set_title(r.model)
-        for name, (colour, style) in INK.items():
-            above.plot(
-                COUNTS,
-                [row[f"memory_gb {name}"] for row in mine[:: len(networks)]],
-                style,
-                color=colour,
-                lw=2,
-                label=name,
-            )
-        above.axhspan(room, 1e5, **grey)
-        above.annotate(f"does not fit in the card's {room:.0f} GB", (0.8, 3100), fontsize=9)
-        for network, colour, marker, size in zip(
-            networks, ("#0072B2", "#D55E00", "#CC79A7"), "osD", (11, 8, 5), strict=False
-        ):
-            drawn = [
-                row for row in mine if row["network_gbit_per_node"] == network and row["hours_network_hidden"]
-            ]
-            gpus, least, most = (
-                [row[key] for row in drawn]
-                for key in ("gpus", "hours_network_hidden", "hours_network_not_hidden")
-            )
-            below.fill_between(gpus, least, most, color=colour, alpha=0.18, lw=0)
-            below.plot(
-                gpus, least, color=colour, lw=2, marker=marker, ms=size, label=f"{network:,g} Gb/s a node"
-            )
-            limited = [
-                (row["gpus"], row["hours_network_hidden"]) for row in drawn if row["limit"] == "network"
-            ]
-            below.plot(
-                *(zip(*limited, strict=True) if limited else ([], [])),
-                marker,
-                color=colour,
-                ms=size,
-                mfc="white",
-                mew=1.8,
-            )
-        below.axvspan(
-            0.5,
-            min((row["gpus"] for row in mine if row["hours_network_hidden"]), default=4096) / 2**0.5,
-            **grey,
-        )
-        below.annotate("does not fit", (0.8, 13), fontsize=9, rotation=90)
-        if r.model == ARTICLE["model"] and r.gpu == "a100-80":
-            below.plot(ARTICLE["gpus"], ARTICLE["hours"], "*", color="black", ms=13, zorder=5)
-            said = f"the article: {ARTICLE['gpus']} GPUs,\nabout {ARTICLE['hours']} hours"
-            below.annotate(
-                said, (ARTICLE["gpus"], ARTICLE["hours"]), (26, 60), arrowprops={"arrowstyle": "-"}
-            )
-        for hours in (24, 168, 720, 8760):
-            below.axhline(hours, color="#888888", lw=0.8, ls=":")
-        for axes in (above, below):
-            axes.grid(True, color="#DDDDDD", lw=0.6)
-            axes.set_axisbelow(True)
-    for hours, name in ((24, "a day"), (168, "a week"), (720, "30 days"), (8760, "a year")):
-        grid[1, -1].annotate(
-            name, (1.015, hours), xycoords=("axes fraction", "data"), va="center", fontsize=9
-        )
-    for axes, low, high, ticks, label in (
-        (
-            grid[0, 0],
-            5,
-            5000,
-            [10, 20, 40, 80, 160, 320, 640, 1280, 2560],
-            "memory of one GPU at its fullest, GB",
-        ),
-        (grid[1, 0], 10, 60_000, [10, 30, 100, 300, 1000, 3000, 10_000, 30_000], "hours"),
-    ):
-        axes.set(yscale="log", ylim=(low, high), ylabel=label)
-        axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
-    grid[1, 0].set(xscale="log", xlim=(0.7, 1450))
-    grid[1, 0].set_xticks(COUNTS, [f"{count:,}" for count in COUNTS])
-    for axes in grid.flat:
-        axes.minorticks_off()
-    figure.supxlabel("GPUs")
-    beside = {"loc": "upper left", "bbox_to_anchor": (1.12, 1), "alignment": "left", "frameon": False}
-    grid[0, -1].legend(title="weights, gradients\nand optimizer", **beside)
-    reading = "hollow: the network\nis the limit\nband: up to nothing\nof it hidden behind\nthe computing"
-    grid[1, -1].legend(title=f"sharded as little as fits\n{reading}", **beside)
-    return figure
-
-
 def make_parser():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument(
-        "--config",
-        nargs="+",
-        required=True,
-        metavar="YAML",
-        help="of recipes/configs or yours; several with --sweep",
-    )
-    parser.add_argument(
-        "--accelerate", metavar="YAML", help="of accelerate_configs or yours; not with --sweep"
-    )
+    parser.add_argument("--config", required=True, metavar="YAML", help="of recipes/configs or yours")
+    parser.add_argument("--accelerate", required=True, metavar="YAML", help="of accelerate_configs or yours")
     parser.add_argument("--gpu", required=True, help=", ".join(GPUS))
     parser.add_argument("--network", type=float, help="Gb/s of a node, all its network cards together")
     parser.add_argument("--tokens", type=float, help="of the corpus, where the blocks are not built")
@@ -840,32 +692,24 @@ def make_parser():
     parser.add_argument("--hours", type=float, help="say which MFU a run of so many hours has reached")
     parser.add_argument("--price", type=float, help="of a GPU-hour, in any currency")
     parser.add_argument("--json", action="store_true", help="the same as JSON")
-    parser.add_argument(
-        "--sweep", type=Path, metavar="FOLDER", help="draw memory and hours on 1 to 1,024 GPUs"
-    )
     return parser
 
 
 def main(args, more):
+    if args.gpu == "cpu":
+        raise Refused("a CPU has no plan: there is no published run to take its speed from. Next: make bench")
     if args.gpu not in GPUS:
         raise Refused(f"--gpu {args.gpu} is not known. Next: one of {', '.join(GPUS)}")
     if len(more) % 2 or not all(key.startswith("--") for key in more[::2]):
         raise Refused(f"'{' '.join(more)}' is no --key value. Next: python -m recipes.tools.plan --help")
-    if not args.sweep and (not args.accelerate or len(args.config) > 1):
-        raise Refused(
-            "one --config and one --accelerate are planned at a time. Next: a file of accelerate_configs, or --sweep FOLDER"
-        )
     changed = {key[2:]: yaml.safe_load(value) for key, value in zip(more[::2], more[1::2], strict=True)}
     try:
-        runs = [read_run(path, args, changed) for path in args.config]
+        run = read_run(args.config, args, changed)
     except (KeyError, TypeError) as error:
-        files = f"{', '.join(args.config)}, {args.accelerate}"
+        files = f"{args.config}, {args.accelerate}"
         raise Refused(
             f"{files}: {type(error).__name__} {error}. Next: correct the key; recipes/configs shows the form"
         ) from error
-    if args.sweep:
-        return sweep(runs, args.sweep)
-    run = runs[0]
     if args.hours:
         run = replace(run, mfu=timing(replace(run, mfu=1))["hours"][0] / args.hours)
     found = plan(run, args.price)
