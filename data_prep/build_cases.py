@@ -27,6 +27,7 @@ import re
 import sys
 from pathlib import Path
 
+from data_prep import egress
 from data_prep.benchmarks import pick, prompt_file, read_prompt, texts
 from data_prep.files import check_out, open_text, read_jsonl, sha256, whole_folder, write_jsonl
 from data_prep.manifest import Drops, describe, write_manifest
@@ -268,4 +269,5 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

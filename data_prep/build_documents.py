@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep import egress
 from data_prep.corpus import executors
 from data_prep.corpus.documents import put_in_place
 from data_prep.files import WORK, keep_only, resumable_folder, sha256, write_jsonl
@@ -295,4 +296,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput, readers=SOURCES)
     main()

@@ -25,7 +25,7 @@ import re
 import sys
 from pathlib import Path
 
-from data_prep import benchmarks, instructions
+from data_prep import benchmarks, egress, instructions
 from data_prep.corpus.evaluation_items import item_name
 from data_prep.files import check_out, read_json, read_jsonl, read_yaml, sha256, whole_folder, write_jsonl
 from data_prep.manifest import Drops, describe, write_manifest
@@ -413,4 +413,5 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

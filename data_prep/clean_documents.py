@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep import egress
 from data_prep.corpus import cleaning, decontamination, executors
 from data_prep.corpus import minhash as near_duplicates
 from data_prep.corpus.documents import put_in_place
@@ -396,4 +397,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

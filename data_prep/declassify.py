@@ -14,6 +14,7 @@ import json
 import sys
 from pathlib import Path
 
+from data_prep import egress
 from data_prep.files import read_jsonl, sha256, whole_folder, write_jsonl
 from data_prep.manifest import read_manifest
 from data_prep.schema import ACCESS, BadInput, strictest
@@ -97,4 +98,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

@@ -17,9 +17,11 @@ import json
 import sys
 from pathlib import Path
 
+from data_prep import egress
 from data_prep.files import read_json, read_yaml, sha256, whole_folder
 from data_prep.schema import BadInput, strictest
 from evaluation import generate, score
+from evaluation.models.registry import asks_server
 from evaluation.reporting import tables
 from evaluation.scoring import compare, run_outputs
 
@@ -252,4 +254,5 @@ def in_words(line: dict) -> str:
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput, network=asks_server(sys.argv[1:]))
     main()

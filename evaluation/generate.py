@@ -41,7 +41,7 @@ from pathlib import Path
 from data_prep import egress
 from data_prep.files import check_out, read_json, read_jsonl, sha256, whole_folder, write_jsonl
 from data_prep.schema import BadInput, check_row, strictest
-from evaluation.models.registry import Entry, fingerprint, read_entry
+from evaluation.models.registry import Entry, asks_server, fingerprint, read_entry
 from evaluation.models.response_cache import Responses
 from evaluation.scoring.run_outputs import answers
 
@@ -194,6 +194,7 @@ def generate(args) -> None:
         "name": entry.name,
         "model_access": entry.access,
         "allowed": [*allowed, *(e for e in old.get("allowed", ()) if kept and e not in allowed)],
+        "egress": egress.wall(),
         "revision": entry.revision,
         **origin,
         "server": {"base_url": entry.base_url, "served": entry.served, "listed": listed}
@@ -695,4 +696,5 @@ def output_of(sample: dict, row: dict, likelihood: bool):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput, network=asks_server(sys.argv[1:]))
     main()

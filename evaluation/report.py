@@ -32,6 +32,7 @@ import jinja2
 import markupsafe
 import numpy as np
 
+from data_prep import egress
 from data_prep.files import check_out, read_json, read_yaml, whole_folder
 from data_prep.schema import BadInput, strictest
 from evaluation import score
@@ -646,4 +647,5 @@ def markdown(page: dict) -> str:
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

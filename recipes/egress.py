@@ -301,7 +301,7 @@ FORWARDED = [
 RECORDS = ("manifest.json", "run.json", "complete.json", "access.json", "config.json", "source.yaml")
 
 
-def isolate(arguments, error, network=None):
+def isolate(arguments, error, network=None, readers=None):
     """Raise both walls if a path in `arguments`, a command line or a list of paths, is credentialed. Returns
     `wall()`.
 
@@ -314,7 +314,7 @@ def isolate(arguments, error, network=None):
     arguments count, or all of them where they say "all".
     """
     access, terms = access_of(arguments)
-    words = {word for value in _values(arguments) for word in re.findall(r"\w+", value)} if readers else ()
+    words = {word for value in values_in(arguments) for word in re.findall(r"\w+", value)} if readers else ()
     for name, reader in (readers or {}).items():
         if getattr(reader, "ACCESS", None) == "credentialed" and ("all" in words or name in words):
             access, terms = "credentialed", [*terms, reader.LICENSE]
@@ -371,11 +371,11 @@ def access_of(arguments):
 
 
 def _paths(arguments):
-    found = {Path(part) for value in _values(arguments) for part in (value, value.partition("=")[2]) if part}
+    found = {Path(part) for value in values_in(arguments) for part in (value, value.partition("=")[2]) if part}
     return sorted(path for path in found if len(str(path)) < 4096 and os.path.exists(path))
 
 
-def _values(arguments):
+def values_in(arguments):
     """Each string of a command line, and of the YAML files that it names."""
     for value in map(str, arguments):
         value = value.partition("=")[2] if value.startswith("--") and "=" in value else value

@@ -19,6 +19,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 
+from data_prep import egress
 from data_prep.build_blocks import held_out, mix
 from data_prep.corpus.tokenize import DocumentTokenizer
 from data_prep.files import read_jsonl, sha256
@@ -167,4 +168,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 
+from data_prep import egress
 from data_prep.build_blocks import read_mixture
 from data_prep.corpus.tokenize import DocumentTokenizer
 from data_prep.manifest import Drops
@@ -207,4 +208,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput, readers=SOURCES)
     main()

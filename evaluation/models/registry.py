@@ -144,6 +144,20 @@ def _facts(model: str) -> dict:
     )
 
 
+def asks_server(arguments: list[str]) -> str | None:
+    """Why a command line needs a server, which a network namespace would not reach; None if it does not."""
+    for value in egress.values_in(arguments):
+        if value.startswith(("base_url=", "openai:")):
+            return f"{value} is a server"
+        try:
+            backend = _facts(value).get("backend")
+        except (BadInput, OSError, TypeError, AttributeError):
+            continue  # no model
+        if backend in ("completions", "chat"):
+            return f"{value} is on a server"
+    return None
+
+
 def families(paths: list[Path]) -> dict[str, dict]:
     """{name: facts} of the entries of some family files."""
     known = {}
