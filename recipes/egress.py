@@ -371,7 +371,8 @@ def access_of(arguments):
 
 
 def _paths(arguments):
-    found = {Path(part) for value in values_in(arguments) for part in (value, value.partition("=")[2]) if part}
+    parts = (part for value in values_in(arguments) for part in (value, value.partition("=")[2]))
+    found = {Path(part) for part in parts if part}
     return sorted(path for path in found if len(str(path)) < 4096 and os.path.exists(path))
 
 
