@@ -355,8 +355,10 @@ def wall():
 
 
 def access_of(arguments):
-    """(strictest access class, agreements) stated by the records and first rows behind these arguments."""
+    """(strictest access class, agreements) that these arguments, their records and first rows state."""
     order, access, terms = ("public", "gated", "credentialed"), "public", set()
+    if any(value in ("credentialed", "access=credentialed") for value in map(str, arguments)):
+        access = "credentialed"  # said on the command line
     for path in _paths(arguments):
         for record in _records(path):
             entries = [record, *(entry for entry in record.get("inputs") or () if isinstance(entry, dict))]

@@ -10,32 +10,35 @@ from pathlib import Path
 import pytest
 import yaml
 
+import demo
+
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "recipes/configs").glob("*.yaml"))
-TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(p for d in ("recipes", "data_prep", "evaluation", "accelerate_configs") for p in (ROOT / d).rglob("*")
-         if p.suffix in (".py", ".yaml", ".md"))]  # fmt: skip
+TEXTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *(
+        path
+        for room in ("recipes", "data_prep", "evaluation", "accelerate_configs")
+        for path in (ROOT / room).rglob("*")
+        if path.suffix in (".py", ".yaml", ".md")
+    ),
+]
 
 
 def commands():
-    """(file, command) for each command line in prose, docstrings, YAML headers and the Makefile."""
+    """(file, command) of each command line in prose, docstrings, YAML headers, Makefile and demo."""
+    for stage in demo.STAGES + demo.FULL:
+        yield from (("demo.py", shlex.join(command)) for command in stage.commands())
+    launch = "accelerate launch --config_file accelerate_configs/cpu.yaml"
     for path in [*TEXTS, ROOT / "Makefile"]:
-        text = re.sub(r"\\\n\s*", " ", path.read_text())
-        text = (
-            re.sub(
-                r"\$\((DEMO_)?LAUNCH\)", "accelerate launch --config_file accelerate_configs/cpu.yaml", text
-            )
-            .replace("$(PY)", "python")
-            .replace("$*", "chat")
-        )
+        text = re.sub(r"\\\n\s*", " ", path.read_text(encoding="utf-8"))
+        text = re.sub(r"\$\((LAUNCH|TRAIN)\)", launch, text).replace("$(PY)", "python")
         for line in text.splitlines():
-            if "$(1) --config" in line:
-                continue  # a macro: the rules that call it name the script
             line = line.strip().lstrip("#").strip().strip("`")
-            for found in re.findall(
-                r"(?:^|`|Next: |\s)((?:python -m (?:data_prep|evaluation|recipes)\.|python recipes/|accelerate launch ).*)",
-                line,
-            ):
-                yield path.relative_to(ROOT).as_posix(), re.split(r"`|\"|, |; | \.\.\.$", found)[0]
+            begins = r"python -m (?:data_prep|evaluation|recipes)\.|python recipes/|accelerate launch "
+            for found in re.findall(rf"(?:^|`|Next: |\s|,)((?:{begins}).*)", line):
+                yield path.relative_to(ROOT).as_posix(), re.split(r"`|\"|, |,python|; | \.\.\.$", found)[0]
 
 
 COMMANDS = sorted(set(commands()))
@@ -59,6 +62,8 @@ def flags(script):
 def test_there_are_commands_to_check():
     assert len(COMMANDS) > 20 and {f for f, _ in COMMANDS} >= {
         "README.md",
+        "Makefile",
+        "demo.py",
         "recipes/sft.py",
         "recipes/configs/demo_chat.yaml",
     }

@@ -464,7 +464,7 @@ dist.destroy_process_group()
     assert not list(Path(tempfile.gettempdir()).glob("egress-*"))
 
 
-READS_NO_NOTES = {"bench", "sources", "backbone", "tasks_status", "curves"}
+READS_NO_NOTES = {"bench", "sources", "backbone", "fetch", "tasks_status", "curves", "paper_claims"}
 
 
 def test_every_command_that_reads_records_isolates_itself_first():
@@ -576,6 +576,7 @@ def test_the_class_is_known_from_manifests_yaml_files_and_first_rows_before_anyt
         (["--source", f"plain={tmp_path / 'a'}"], ("credentialed", ["T"])),
         ([f"--rows={tmp_path / 'a'}"], ("credentialed", ["T"])),
         (["8", "x" * 5000, "a\0b"], ("public", [])),
+        (["--access", "credentialed"], ("credentialed", [])),
     ]
     rows = Path(folder("j", manifest_json={"access": "public"}))
     (rows / "train.jsonl").write_text(json.dumps({"id": "1", **closed}) + "\n")

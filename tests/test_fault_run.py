@@ -4,6 +4,7 @@ The training stages are killed in test_resume.py, and the whole demo, stage by s
 
 import hashlib
 import itertools
+import multiprocessing
 import os
 import random
 import shutil
@@ -35,18 +36,24 @@ STAGES = [
 TIMED = {"run.json", ".identity", "report.html", "report.md"}  # seconds or times of change are in them
 
 
-def start(folder, main, arguments):
-    """The stage in a forked process; its id."""
-    if (child := os.fork()) == 0:
-        try:
-            signal.alarm(120)
-            os.chdir(folder)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            main(arguments)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return child
+FORKSERVER = multiprocessing.get_context(
+    "forkserver"
+)  # it imports, and never starts a thread that a fork would lose
+FORKSERVER.set_forkserver_preload([__name__, "torch", "transformers", "lm_eval.models.huggingface"])
+
+
+def run(folder, number, log):
+    os.chdir(folder)
+    with open(log, "a") as file:
+        os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+    STAGES[number][1](STAGES[number][2])
+
+
+def start(folder, number):
+    """A stage in a process of its own."""
+    process = FORKSERVER.Process(target=run, args=(str(folder), number, f"{folder}.log"))
+    process.start()
+    return process
 
 
 def hashes(folder):
@@ -91,16 +98,19 @@ def test_stages_killed_at_random_moments_end_in_the_same_report(begun):
         shutil.copytree(begun / "begin", begun / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(begun / "whole")
-        for stage, main, arguments in STAGES:
+        for number, (_, main, arguments) in enumerate(STAGES):
             began = time.monotonic()
-            main(arguments)  # here, so that what it imports is there for the forks
+            main(arguments)
             seconds = min(time.monotonic() - began, 2)
             for _ in range(2):
-                running = start(begun / "killed", main, arguments)
-                time.sleep(rng.uniform(0, seconds))
-                os.kill(running, signal.SIGKILL)
-                kills += os.waitpid(running, 0)[1] == signal.SIGKILL
-            assert os.waitpid(start(begun / "killed", main, arguments), 0)[1] == 0, stage
+                running = start(begun / "killed", number)
+                running.join(rng.uniform(0, seconds))
+                running.kill()
+                running.join()
+                kills += running.exitcode == -signal.SIGKILL
+            last = start(begun / "killed", number)
+            last.join(120)
+            assert last.exitcode == 0, (begun / "killed.log").read_text()
     assert kills >= 4
     assert not list((begun / "killed").rglob(".*.partial*")), "nothing unfinished is left"
     assert hashes(begun / "killed") == hashes(begun / "whole")

@@ -27,21 +27,37 @@ PROCESSES = {"cpu": (1, 1), "single_gpu": (1, 1), "ddp_8gpu": (1, 8), "zero2_8gp
 def test_a_run_of_your_own_names_its_machine(target):
     """What make would do: a YAML that is not the demo's is not started on this CPU in passing."""
 
-    def first(*given):
+    def planned(*given):
         command = ["make", "-n", "-o", ".venv/.installed", target, "GPU=h100", *given]
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ | {"MAKEFLAGS": ""}
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"MAKEFLAGS": ""}
         )
-        return next(line for line in done.stdout.splitlines() if line.startswith(("echo", "grep")))
 
-    assert first("CONFIG=recipes/configs/sft_13b_qlora.yaml").startswith(
-        "echo 'error: ACCEL is not given. Next: make"
+    for accel in ((), ("ACCEL=accelerate_configs/nothing.yaml",)):
+        refused = planned("CONFIG=recipes/configs/sft_13b_qlora.yaml", *accel)
+        assert refused.returncode and not refused.stdout
+        assert f"ACCEL names no file. Next: make {target} CONFIG=recipes/configs/sft_13b" in refused.stderr
+    assert "accelerate_configs/cpu.yaml" in planned("CONFIG=recipes/configs/demo_chat.yaml").stdout
+    own = planned("CONFIG=my.yaml", "ACCEL=accelerate_configs/zero3_8gpu.yaml").stdout
+    assert "accelerate_configs/zero3_8gpu.yaml" in own and (target == "plan" or "--world_size 8" in own)
+
+
+@pytest.mark.parametrize(
+    ("target", "stage"),
+    [
+        ("pretrain", "foundation"),
+        ("sft", "chat_adapter"),
+        ("finetune", "task"),
+        ("evaluate", "evaluation_chat"),
+    ],
+)
+def test_without_arguments_a_stage_is_the_demos_and_names_the_line_of_your_own(target, stage):
+    command = ["make", "-n", "-o", ".venv/.installed", target]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ | {"MAKEFLAGS": ""}
     )
-    for given in (
-        ("CONFIG=recipes/configs/demo_chat.yaml",),
-        ("CONFIG=my.yaml", "ACCEL=accelerate_configs/zero3_8gpu.yaml"),
-    ):
-        assert first(*given).startswith("grep -qs '^distributed_type:' accelerate_configs/")
+    demo, own = done.stdout.splitlines()
+    assert demo.endswith(f"demo.py {stage}") and f"make {target} " in own
 
 
 @pytest.mark.parametrize("path", MACHINES, ids=lambda p: p.stem)

@@ -1,0 +1,343 @@
+"""The demo: invented raw files to report and release, on a CPU. `make demo` runs it; STAGES is the chain.
+
+    python demo.py                   the whole chain; its last line names the report
+    python demo.py chat_adapter      one stage, and the stages that it needs
+    python demo.py --full            also every source and all twelve benchmarks of the paper
+    python demo.py --list            the stages with their commands; runs nothing
+
+A stage is the commands that you would type, and names the stages whose output it reads. Independent stages
+run side by side, one core and one thread each: the figures do not depend on the number of cores. A stage is
+done as long as outputs/demo/.stages/NAME.json holds its fingerprint: its commands, the files they name, the
+modules they import (comments aside) and the fingerprints of the stages before. An interrupted stage resumes;
+a changed one starts again in an empty folder. What its commands print is in outputs/demo/log/NAME.log.
+"""
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+STAMPS, LOGS = Path("outputs/demo/.stages"), Path("outputs/demo/log")
+
+
+@dataclass
+class Stage:
+    name: str
+    title: str
+    seconds: int  # on one core of a 2-core x86-64 machine; the last run on this machine replaces it
+    makes: str  # the folders that it writes, separated by blanks
+    after: str  # the stages that it reads, separated by blanks
+    run: str  # one command or several, each begins a line with `python`
+
+    def commands(self):
+        return [shlex.split(part) for part in re.split(r"(?m)^\s*(?=python )", self.run) if part.strip()]
+
+
+STAGES = [
+    # ------------------------------------------------------------------ data
+    Stage("raw", "invented raw files, in the publishers' formats", 3, "data/demo/raw", "", """
+        python -m data_prep.demo.sources --out data/demo/raw"""),
+    Stage("documents", "documents from six sources", 8, "data/demo/documents", "raw", """
+        python -m data_prep.build_documents --out data/demo/documents \
+            --source pubmed=data/demo/raw/pubmed --source pmc=data/demo/raw/pmc \
+            --source mimic_iii=data/demo/raw/mimic_iii --source mimic_iv_note=data/demo/raw/mimic_iv_note \
+            --source mimic_cxr=data/demo/raw/mimic_cxr --source redpajama=data/demo/raw/redpajama"""),
+    Stage("tasks", "benchmark rows", 3, "data/demo/tasks", "raw", """
+        python -m data_prep.build_tasks --raw data/demo/raw --out data/demo/tasks \
+            --tasks medqa,emrqa,i2b2,ddi,mtsamples,mimic_cxr,mednli"""),
+    Stage("clean", "documents without evaluation rows and duplicates", 12, "data/demo/clean",
+          "documents tasks", """
+        python -m data_prep.clean_documents --documents data/demo/documents --rows data/demo/tasks \
+            --plan data_prep/cleaning_plans/demo.yaml --out data/demo/clean"""),
+    Stage("tokenizer", "tokenizer and shape of the backbone", 8, "data/demo/backbone_config", "clean", """
+        python -m data_prep.demo.backbone --documents data/demo/clean --out data/demo/backbone_config"""),
+    Stage("general_blocks", "blocks of general text", 8, "data/demo/blocks_general", "tokenizer", """
+        python -m data_prep.build_blocks --documents data/demo/clean --tokenizer data/demo/backbone_config \
+            --mixture data_prep/mixtures/demo_general.yaml --out data/demo/blocks_general"""),
+    Stage("blocks", "blocks in the paper's 15:1:4 mixture", 14, "data/demo/blocks", "tokenizer", """
+        python -m data_prep.build_blocks --documents data/demo/clean --tokenizer data/demo/backbone_config \
+            --mixture data_prep/mixtures/demo.yaml --out data/demo/blocks
+        python -m data_prep.corpus.audit data/demo/blocks"""),
+    Stage("instructions", "instruction rows", 3, "data/demo/instructions", "tasks", """
+        python -m data_prep.build_instructions --raw data/demo/raw --task_rows data/demo/tasks \
+            --sources alpaca,dolly,sharegpt,flashcards \
+            --task_names emrqa,i2b2,ddi,mtsamples,mimic_cxr,mednli \
+            --size mtsamples=60 emrqa=240 i2b2=240 ddi=120 mednli=160 mimic_cxr=140 alpaca=100 dolly=100 \
+            --out data/demo/instructions"""),
+    Stage("cases", "clinical cases", 1, "data/demo/cases", "raw", """
+        python -m data_prep.build_cases --out data/demo/cases \
+            --source agentclinic=data/demo/raw/case_diagnosis/agentclinic_medqa.jsonl \
+            --source cases=data/demo/raw/case_diagnosis/cases.jsonl"""),
+    # ------------------------------------------------------------------ training
+    Stage("backbone", "a tiny LLaMA on general text; it stands for LLaMA-2", 40, "outputs/demo/backbone",
+          "general_blocks", """
+        python recipes/pretrain.py --config recipes/configs/demo_backbone.yaml"""),
+    Stage("foundation", "continual pretraining of the backbone", 60, "outputs/demo/foundation",
+          "backbone blocks", """
+        python recipes/preflight.py --config recipes/configs/demo_foundation.yaml --sample 200
+        python recipes/pretrain.py --config recipes/configs/demo_foundation.yaml"""),
+    Stage("chat_adapter", "LoRA instruction tuning of the foundation model", 50, "outputs/demo/chat_adapter",
+          "foundation instructions", """
+        python recipes/preflight.py --config recipes/configs/demo_chat.yaml --sample 200
+        python recipes/sft.py --config recipes/configs/demo_chat.yaml"""),
+    Stage("backbone_chat_adapter", "the control: the same tuning of the backbone", 45,
+          "outputs/demo/backbone_chat_adapter", "backbone instructions", """
+        python recipes/sft.py --config recipes/configs/demo_backbone_chat.yaml"""),
+    Stage("chat", "the adapter merged into its base", 10, "outputs/demo/chat", "chat_adapter", """
+        python recipes/merge_adapter.py --config recipes/configs/demo_chat_merge.yaml"""),
+    Stage("backbone_chat", "the control's adapter merged", 10, "outputs/demo/backbone_chat",
+          "backbone_chat_adapter", """
+        python recipes/merge_adapter.py --config recipes/configs/demo_backbone_chat_merge.yaml"""),
+    Stage("task", "the foundation model fine-tuned on one benchmark", 30, "outputs/demo/task",
+          "foundation tasks", """
+        python recipes/preflight.py --config recipes/configs/demo_task.yaml --sample 200
+        python recipes/sft.py --config recipes/configs/demo_task.yaml"""),
+    # ------------------------------------------------------------------ evaluation
+    *(Stage(f"evaluation_{model}", f"answers and scores of {model}", 25, f"outputs/demo/evaluation/{model}",
+            f"{model} tasks", f"""
+        python -m evaluation.generate --model outputs/demo/{model} --rows data/demo/tasks --preset {preset} \
+            --tasks medqa_ll,emrqa,i2b2,ddi,mtsamples,mimic_cxr,mednli --max_new_tokens 96 --batch_size 64 \
+            --out outputs/demo/evaluation/{model}
+        python -m evaluation.score outputs/demo/evaluation/{model}""")
+      for model, preset in (("backbone", "paper"), ("foundation", "paper"), ("task", "paper"),
+                            ("backbone_chat", "chat"), ("chat", "chat"))),
+    Stage("diagnosis", "ranked differentials on clinical cases, judged", 15,
+          "outputs/demo/diagnosis outputs/demo/judged", "chat cases", """
+        python -m evaluation.generate --model outputs/demo/chat --rows data/demo/cases --tasks diagnosis \
+            --preset chat --max_new_tokens 96 --batch_size 24 --out outputs/demo/diagnosis/chat
+        python -m evaluation.judge outputs/demo/diagnosis/chat --judge string --out outputs/demo/judged"""),
+    Stage("forgetting", "general questions before and after training", 20, "outputs/demo/forgetting",
+          "backbone foundation backbone_chat chat", """
+        python -m evaluation.forgetting --base outputs/demo/backbone \
+            --tuned outputs/demo/foundation outputs/demo/backbone_chat outputs/demo/chat \
+            --data data/demo/raw/general_questions --tasks mmlu_answers --gate evaluation/gates/demo.yaml \
+            --batch_size 64 --out outputs/demo/forgetting"""),
+    Stage("ablation", "what each stage adds", 8, "outputs/demo/ablation",
+          "evaluation_backbone evaluation_foundation evaluation_backbone_chat evaluation_chat", """
+        python -m evaluation.ablation --plan evaluation/plans/demo.yaml --scored \
+            --out outputs/demo/ablation"""),
+    Stage("report", "one page", 10, "outputs/demo/report",
+          "evaluation_backbone evaluation_foundation evaluation_task evaluation_backbone_chat "
+          "evaluation_chat diagnosis forgetting", """
+        python -m evaluation.report --config evaluation/claims/demo.yaml --runs outputs/demo \
+            --evaluation outputs/demo/evaluation --forgetting outputs/demo/forgetting/forgetting.json \
+            --diagnosis outputs/demo/judged --show_texts --out outputs/demo/report"""),
+    Stage("release", "the chat model as a bundle that stays: it has read credentialed stand-ins", 8,
+          "outputs/demo/release", "chat evaluation_chat forgetting", """
+        python -m recipes.release build outputs/demo/release --name demo-chat --run outputs/demo/chat \
+            --scores outputs/demo/evaluation/chat/scores.json \
+            --forgetting outputs/demo/forgetting/forgetting.json"""),
+]  # fmt: skip
+FULL = [
+    Stage("full_data", "every source and benchmark of the paper", 20, "data/demo/full", "raw", """
+        python -m data_prep.demo.sources --full --out data/demo/full/raw
+        python -m data_prep.build_documents --source pmc=data/demo/full/raw/pmc --out data/demo/full/documents
+        python -m data_prep.build_tasks --raw data/demo/full/raw --tasks all --out data/demo/full/tasks
+        python -m data_prep.tasks_status --raw data/demo/full/raw --rows data/demo/full/tasks
+        python -m data_prep.build_instructions --raw data/demo/full/raw --documents data/demo/full/documents \
+            --plan data_prep/instructions/paper.yaml --task_rows data/demo/full/tasks \
+            --out data/demo/full/instructions"""),
+    Stage("full_evaluation", "the chat model on all twelve benchmarks", 60,
+          "outputs/demo/evaluation_full/chat", "full_data chat", """
+        python -m evaluation.generate --model outputs/demo/chat --rows data/demo/full/tasks --preset chat \
+            --tasks all --max_new_tokens 96 --batch_size 64 --allow_overlong \
+            --out outputs/demo/evaluation_full/chat
+        python -m evaluation.score outputs/demo/evaluation_full/chat"""),
+]  # fmt: skip
+
+
+# ---------------------------------------------------------------------- what a stage depends on
+@cache
+def content(path: Path) -> tuple[str, frozenset[Path]]:
+    """A file's SHA-256 and the Python files that it imports directly. Comments and layout do not count.
+
+    A package whose __init__ loads its modules by name imports all of them.
+    """
+    if path.suffix != ".py":
+        return hashlib.sha256(path.read_bytes()).hexdigest(), frozenset()
+    tree, names, found = ast.parse(path.read_bytes()), set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Attribute) and node.attr == "iter_modules":
+            found |= set(path.parent.glob("*.py"))
+    for parts in (name.split(".") for name in names):
+        for end in range(1, len(parts) + 1):
+            for base in (ROOT.joinpath(*parts[:end]), path.parent.joinpath(*parts[:end])):
+                found |= {file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()}
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), frozenset(found)
+
+
+@cache
+def beside(folder: Path) -> frozenset[Path]:
+    """The prompts, templates and tables in a folder of modules."""
+    found = [path for pattern in ("*", "prompts/**/*") for path in folder.glob(pattern)]
+    return frozenset(path for path in found if path.is_file() and path.suffix not in (".py", ".pyc"))
+
+
+def files_of(command: list[str]) -> set[Path]:
+    """The files of the repository on which a command depends."""
+    named = {ROOT / word for word in command if not word.startswith(("data/", "outputs/"))}
+    if "-m" in command:
+        module = ROOT.joinpath(*command[command.index("-m") + 1].split("."))
+        named.add(module / "__main__.py" if module.is_dir() else module.with_suffix(".py"))
+    found = {path for path in named if path.is_file()}
+    todo = {path for path in found if path.suffix == ".py"}
+    while todo:
+        todo |= content(todo.pop())[1] - found
+        found |= todo
+    return found.union(*(beside(path.parent) for path in found if path.suffix == ".py"))
+
+
+def fingerprints(stages: list[Stage]) -> dict[str, str]:
+    """{name of a stage: SHA-256 of its commands, their files, the pins, and the stages before}"""
+    known = {}
+    for stage in stages:
+        files = {ROOT / "requirements.txt"}.union(*map(files_of, stage.commands()))
+        parts = [shlex.join(command) for command in stage.commands()]
+        parts += [f"{path.relative_to(ROOT)} {content(path)[0]}" for path in sorted(files)]
+        parts += [known[name] for name in stage.after.split()]
+        known[stage.name] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return known
+
+
+# ---------------------------------------------------------------------- running
+class Running:
+    """A stage in progress: its commands one after the other, each in a process of its own."""
+
+    def __init__(self, stage: Stage, fingerprint: str):
+        self.stage, self.commands, self.began = stage, stage.commands(), time.monotonic()
+        begun = STAMPS / f"{stage.name}.begun.json"
+        if read(begun) != {"fingerprint": fingerprint}:  # not this same stage, interrupted
+            for folder in stage.makes.split():
+                shutil.rmtree(folder, ignore_errors=True)
+            write(begun, {"fingerprint": fingerprint})
+        self.log = LOGS / f"{stage.name}.log"
+        self.log.write_text("", encoding="utf-8")
+        self.process = self.next()
+
+    def next(self) -> subprocess.Popen:
+        command = self.commands.pop(0)
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        with self.log.open("a", encoding="utf-8") as log:
+            print("$", shlex.join(command), file=log, flush=True)
+            return subprocess.Popen(
+                [sys.executable, *command[1:]], stdout=log, stderr=subprocess.STDOUT, env=environment
+            )
+
+    def finished(self) -> bool:
+        """Whether the last command has ended; exits with the end of the log if one failed."""
+        if self.process.poll() == 0 and self.commands:
+            self.process = self.next()
+        if self.process.poll():
+            lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+            print(*lines[-15:], sep="\n", file=sys.stderr)
+            sys.exit(
+                f"error: stage {self.stage.name} failed. Next: read {self.log}; the same command resumes"
+            )
+        return self.process.returncode == 0
+
+
+def read(stamp: Path) -> dict:
+    return json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else {}
+
+
+def write(stamp: Path, facts: dict):
+    partial = stamp.with_suffix(".partial")
+    partial.write_text(json.dumps(facts), encoding="utf-8")
+    partial.replace(stamp)
+
+
+def run(stages: list[Stage], jobs: int) -> None:
+    """Run what is not done, `jobs` stages at a time, the start of the longest chain first."""
+    known = fingerprints(stages)
+    stamps = {stage.name: read(STAMPS / f"{stage.name}.json") for stage in stages}
+    usual = {stage.name: stamps[stage.name].get("seconds", stage.seconds) for stage in stages}
+    waiting = [
+        stage
+        for stage in stages
+        if stamps[stage.name].get("fingerprint") != known[stage.name]
+        or not all(Path(folder).is_dir() for folder in stage.makes.split())
+    ]
+    done = {stage.name for stage in stages if stage not in waiting}
+    chain = {}  # seconds from the start of a stage to the end of all, with a core for each
+    for stage in reversed(stages):
+        later = [chain[other.name] for other in stages if stage.name in other.after.split()]
+        chain[stage.name] = usual[stage.name] * (stage in waiting) + max(later, default=0)
+    running, spent, expected = [], 0.0, 0.0
+    try:
+        while waiting or running:
+            ready = [stage for stage in waiting if done >= set(stage.after.split())]
+            for stage in sorted(ready, key=lambda stage: -chain[stage.name])[: jobs - len(running)]:
+                left = max(sum(usual[other.name] for other in waiting) / jobs, chain[stage.name])
+                end = time.localtime(time.time() + left * (spent / expected if expected > 20 else 1))
+                print(
+                    f"[{stages.index(stage) + 1}/{len(stages)}] {stage.name}: {stage.title} "
+                    f"(about {usual[stage.name]:.0f} s; all is done about {time.strftime('%H:%M', end)})",
+                    flush=True,
+                )
+                waiting.remove(stage)
+                running.append(Running(stage, known[stage.name]))
+            time.sleep(0.05)
+            for active in [active for active in running if active.finished()]:
+                name, seconds = active.stage.name, time.monotonic() - active.began
+                write(STAMPS / f"{name}.json", {"fingerprint": known[name], "seconds": round(seconds, 1)})
+                spent, expected = spent + seconds, expected + usual[name]
+                running.remove(active)
+                done.add(name)
+    finally:
+        for active in running:
+            active.process.terminate()
+        for active in running:
+            active.process.wait()
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help="of --list; default: all")
+    parser.add_argument("--full", action="store_true", help="with every source and all twelve benchmarks")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=min(4, os.cpu_count() or 1),
+        help="stages at a time (default: cores, up to 4)",
+    )
+    parser.add_argument("--list", action="store_true", help="print the stages and their commands")
+    args = parser.parse_args(argv)
+    stages = STAGES + FULL * args.full
+    if unknown := set(args.stages) - {stage.name for stage in stages}:
+        parser.error(f"no stage {', '.join(sorted(unknown))}. Next: python demo.py --list")
+    needed = set(args.stages)
+    for stage in reversed(stages):
+        needed |= set(stage.after.split()) if stage.name in needed else set()
+    stages = [stage for stage in stages if stage.name in needed or not args.stages]
+    if args.list:
+        for stage in stages:
+            print(f"# {stage.name}: {stage.title}", *map(shlex.join, stage.commands()), "", sep="\n")
+        return
+    os.chdir(ROOT)
+    STAMPS.mkdir(parents=True, exist_ok=True)
+    LOGS.mkdir(exist_ok=True)
+    began = time.monotonic()
+    run(stages, args.jobs)
+    made = stages[-1].makes if args.stages else "outputs/demo/report/report.html"
+    print(f"Complete after {time.monotonic() - began:.0f} s: {made}")
+
+
+if __name__ == "__main__":
+    main()

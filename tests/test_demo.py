@@ -1,0 +1,148 @@
+"""The demo's driver: what makes a stage stale, what is skipped or resumed, and what a failure says."""
+
+import shutil
+
+import pytest
+
+import demo
+
+STAGES = {stage.name: stage for stage in demo.STAGES + demo.FULL}
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """A copy of the code, to edit; fingerprints() of it."""
+    for room in ("data_prep", "evaluation", "recipes", "accelerate_configs"):
+        shutil.copytree(demo.ROOT / room, tmp_path / room)
+    shutil.copy(demo.ROOT / "requirements.txt", tmp_path)
+    monkeypatch.setattr(demo, "ROOT", tmp_path)
+    forget()
+    yield tmp_path
+    forget()
+
+
+def forget():
+    demo.content.cache_clear()
+    demo.beside.cache_clear()
+
+
+def changed(path, line):
+    """The names of the stages that a line more in a file makes stale."""
+    before = demo.fingerprints(demo.STAGES)
+    text = path.read_text(encoding="utf-8")
+    path.write_text(f"{text}{line}\n", encoding="utf-8")
+    forget()
+    after = demo.fingerprints(demo.STAGES)
+    path.write_text(text, encoding="utf-8")
+    forget()
+    return {name for name in before if before[name] != after[name]}
+
+
+@pytest.mark.guarantee(
+    "Files", "A stage of the demo is redone when what it reads has changed, and only then."
+)
+def test_what_makes_a_stage_stale(copy):
+    assert not changed(copy / "data_prep/benchmarks/medqa.py", "# a comment")
+    stale = changed(copy / "data_prep/benchmarks/medqa.py", "NEW = 1")
+    assert {"tasks", "clean", "backbone", "report"} <= stale and not stale & {"raw", "documents"}
+    stale = changed(copy / "data_prep/clean_documents.py", "NEW = 1")
+    assert {"clean", "blocks", "foundation"} <= stale and not stale & {"documents", "tasks", "instructions"}
+    stale = changed(copy / "evaluation/scoring/compare.py", "NEW = 1")
+    assert {"forgetting", "ablation", "report"} <= stale and not stale & {"foundation", "chat"}
+    stale = changed(copy / "evaluation/reporting/report.html", "<p>")
+    assert "report" in stale and not stale & {"chat", "evaluation_chat"}
+    assert changed(copy / "evaluation/gates/demo.yaml", "#") == {"forgetting", "report", "release"}
+    assert changed(copy / "recipes/configs/demo_task.yaml", "#") == {"task", "evaluation_task", "report"}
+    assert changed(copy / "requirements.txt", "#") == {stage.name for stage in demo.STAGES}
+
+
+def test_every_stage_reads_what_an_earlier_one_makes():
+    made = []
+    for stage in STAGES.values():
+        for name in stage.after.split():
+            assert name in [earlier.name for earlier in made], f"{stage.name} reads {name}"
+        before, todo = set(), set(stage.after.split())
+        while todo:
+            before.add(name := todo.pop())
+            todo |= set(STAGES[name].after.split()) - before
+        own = stage.makes.split()
+        readable = own + [folder for name in before for folder in STAGES[name].makes.split()]
+        for word in (word.split("=")[-1] for command in stage.commands() for word in command):
+            if word.startswith(("data/", "outputs/")):
+                nested = any(f"{word}/".startswith(f"{folder}/") for folder in readable)
+                around = any(f"{folder}/".startswith(f"{word}/") for folder in readable)
+                assert nested or around, f"{stage.name} names {word}, which no stage before it makes"
+        made.append(stage)
+
+
+def stage(name, code, after=""):
+    return demo.Stage(name, f"the {name}", 1, f"outputs/{name}", after, f'python -c "{code}"')
+
+
+def make(name, more="pass"):
+    folder = f"outputs/{name}"
+    return f"import os; os.makedirs('{folder}', exist_ok=True); open('{folder}/log', 'a').write('x'); {more}"
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (demo.STAMPS, demo.LOGS):
+        folder.mkdir(parents=True)
+    return tmp_path
+
+
+def begun(capsys):
+    return [line.split()[1].rstrip(":") for line in capsys.readouterr().out.splitlines()]
+
+
+def test_what_is_done_is_skipped_and_what_is_missing_is_made(elsewhere, capsys):
+    stages = [stage("a", make("a")), stage("b", make("b"), "a"), stage("c", make("c"), "a b")]
+    demo.run(stages, jobs=2)
+    assert begun(capsys) == ["a", "b", "c"]
+    demo.run(stages, jobs=2)
+    assert begun(capsys) == []
+    shutil.rmtree("outputs/b")
+    demo.run(stages, jobs=2)
+    assert begun(capsys) == ["b"]
+    stages[1] = stage("b", make("b", "print(1)"), "a")
+    demo.run(stages, jobs=2)
+    assert begun(capsys) == ["b", "c"]
+    assert (elsewhere / "outputs/b/log").read_text() == "x", "a changed stage begins in an empty folder"
+
+
+def test_independent_stages_run_side_by_side(elsewhere):
+    wait = "import time; [time.sleep(0.01) for _ in range(1000) if not os.path.exists('outputs/{0}')]; "
+    wait += "open('outputs/{0}/log')"
+    demo.run([stage("a", make("a", wait.format("b"))), stage("b", make("b", wait.format("a")))], jobs=2)
+
+
+def test_an_interrupted_stage_resumes(elsewhere, capsys):
+    stages = [stage("a", make("a", "print('to the log'); os.path.exists('ready') or 1 / 0"))]
+    with pytest.raises(SystemExit, match="error: stage a failed. Next: read outputs/demo/log/a.log"):
+        demo.run(stages, jobs=2)
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    (elsewhere / "ready").touch()
+    demo.run(stages, jobs=2)
+    assert (elsewhere / "outputs/a/log").read_text() == "xx", "it found what it had written"
+    assert "to the log" in (elsewhere / "outputs/demo/log/a.log").read_text()
+
+
+def test_a_stage_is_run_with_those_before_it_alone(capsys):
+    demo.main(["foundation", "--list"])
+    named = [
+        line.split(":")[0].lstrip("# ") for line in capsys.readouterr().out.splitlines() if line[:1] == "#"
+    ]
+    assert named == [
+        "raw",
+        "documents",
+        "tasks",
+        "clean",
+        "tokenizer",
+        "general_blocks",
+        "blocks",
+        "backbone",
+        "foundation",
+    ]
+    with pytest.raises(SystemExit):
+        demo.main(["fundation"])
