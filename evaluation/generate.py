@@ -393,7 +393,7 @@ def keep_on_site(allow_list: Path | None, entry: Entry, rows) -> list[dict]:
     terms |= {f"what {entry.name} was trained under"} if entry.access == "credentialed" else set()
     if not terms:
         return []
-    allowed = egress.read_allow_list(allow_list, BadInput)
+    allowed = egress.load_allow_list(allow_list, BadInput)
 
     def refuse(said):
         return BadInput(
@@ -401,9 +401,9 @@ def keep_on_site(allow_list: Path | None, entry: Entry, rows) -> list[dict]:
             "for a model that is on this machine"
         )
 
-    reached = egress.permit(entry.base_url, allowed, terms, BadInput) if entry.on_server else None
-    behind = egress.permit(entry.behind, allowed, terms, refuse) if entry.behind else None
-    egress.keep_inside(
+    reached = egress.require_allowed(entry.base_url, allowed, terms, BadInput) if entry.on_server else None
+    behind = egress.require_allowed(entry.behind, allowed, terms, refuse) if entry.behind else None
+    egress.block_egress(
         terms, BadInput, [reached] if reached else []
     )  # what is behind a relay is not reached by this process
     return [opened for opened in (reached, behind) if opened]

@@ -257,7 +257,7 @@ try:
     before.sendall(b"note"); print("sent")
 except OSError as error:
     print(type(error).__name__)
-egress._inside = None
+egress._blocked = None
 for server in (listener, open_to_all):
     try:
         socket.create_connection(server.getsockname(), timeout=2); print("accepted")
@@ -752,7 +752,7 @@ def test_examples_close_a_process_too(world):
         "mednli", "choice", [(f"{MARK}?", "neutral"), (f"{MARK} too?", "entailment")], "train", **options
     )
     write_rows(world / "rows", "mednli", [row | CLOSED for row in shots], "train")
-    egress._inside = None  # writing them here has closed this process
+    egress._blocked = None  # writing them here has closed this process
     with pytest.raises(SystemExit, match="credentialed text is not sent to api.openai.com"):
         ask(world, "https://api.openai.com/v1/chat/completions", "--num_fewshot", "1")
     with FakeServer() as fake:
@@ -763,7 +763,7 @@ def test_examples_close_a_process_too(world):
 
 
 def test_plain_lm_eval_closes_its_process_when_it_loads_our_rows(world):
-    egress._inside = None
+    egress._blocked = None
     mibe.load("mednli", str(world / "rows"))
     assert egress.agreements() == [LICENSE]
 

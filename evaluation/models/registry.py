@@ -108,9 +108,9 @@ def read_entry(model: str, changes: list[str] = ()) -> Entry:
             f"--model {model}: what was the model at {entry.base_url} trained on? Next: access=public, access=gated or access=credentialed, or "
             "path=DIR, the folder of its weights or at least of their config.json"
         )
-    if entry.on_server and egress.is_here(egress.host_of(entry.base_url)):
+    if entry.on_server and egress.is_loopback(egress.host_of(entry.base_url)):
         away = own.get("base_url", entry.base_url)
-        entry.behind = None if egress.is_here(egress.host_of(away)) else away
+        entry.behind = None if egress.is_loopback(egress.host_of(away)) else away
     if entry.name == "server":
         entry.name = entry.served
     if not entry.on_server:
