@@ -37,11 +37,13 @@ import gzip
 import hashlib
 import itertools
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from data_prep import egress
 from data_prep.corpus import executors
 from data_prep.corpus.dataset_card import write_card
 from data_prep.corpus.documents import link
@@ -475,4 +477,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

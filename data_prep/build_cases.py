@@ -31,8 +31,10 @@ import argparse
 import collections
 import hashlib
 import re
+import sys
 from pathlib import Path
 
+from data_prep import egress
 from data_prep.benchmarks import pick, prompt_file, read_prompt, texts
 from data_prep.files import check_out, one_sentence, open_text, read_jsonl, sha256, whole_folder, write_jsonl
 from data_prep.manifest import Drops, describe, write_manifest
@@ -304,4 +306,5 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

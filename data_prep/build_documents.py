@@ -21,10 +21,12 @@ import itertools
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 
+from data_prep import egress
 from data_prep.corpus import executors
 from data_prep.corpus.documents import put_in_place
 from data_prep.files import (
@@ -364,4 +366,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput, readers=SOURCES)
     main()

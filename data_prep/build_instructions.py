@@ -27,9 +27,10 @@ import hashlib
 import heapq
 import json
 import re
+import sys
 from pathlib import Path
 
-from data_prep import benchmarks, instructions
+from data_prep import benchmarks, egress, instructions
 from data_prep.corpus.evaluation_items import item_name
 from data_prep.files import check_out, one_sentence, read_json, read_jsonl, sha256, whole_folder, write_jsonl
 from data_prep.manifest import Drops, check_listed, describe, write_manifest
@@ -454,4 +455,5 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

@@ -21,10 +21,11 @@ import hashlib
 import heapq
 import json
 import re
+import sys
 import zlib
 from pathlib import Path
 
-from data_prep import benchmarks
+from data_prep import benchmarks, egress
 from data_prep.files import check_out, one_sentence, sha256, whole_folder
 from data_prep.manifest import Drops, describe, write_manifest
 from data_prep.schema import SPLITS, BadInput, check_row
@@ -239,4 +240,6 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
+    readers = {name: benchmarks.load(name) for name in benchmarks.NAMES}
+    egress.isolate(sys.argv[1:], BadInput, readers=readers)
     main()

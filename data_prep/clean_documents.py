@@ -25,10 +25,12 @@ import collections
 import functools
 import itertools
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 
+from data_prep import egress
 from data_prep.benchmarks import PROMPTS
 from data_prep.corpus import executors, minhash
 from data_prep.corpus.cleaning import make_cleaner
@@ -438,4 +440,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

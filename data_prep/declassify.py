@@ -13,8 +13,10 @@ Writes  OUT: the same files with that class in every document or row that was st
 import argparse
 import datetime
 import json
+import sys
 from pathlib import Path
 
+from data_prep import egress
 from data_prep.files import one_sentence, read_jsonl, sha256, whole_folder, write_jsonl
 from data_prep.manifest import read_manifest
 from data_prep.schema import ACCESS, BadInput, strictest
@@ -100,4 +102,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import yaml
 
-from data_prep import files
+from data_prep import egress, files
 from data_prep.schema import BadInput
 from data_prep.sources import tables
 from data_prep.sources.raw_files import walk
@@ -200,4 +200,5 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

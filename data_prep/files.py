@@ -614,7 +614,7 @@ def os_sentence(error: OSError | MemoryError) -> str:
     library may have taken a text for a file name."""
     if isinstance(error, MemoryError):
         return "out of memory. Next: fewer workers, or a larger machine"
-    file = f"{error.filename}: " if error.filename and not egress.held() else ""
+    file = f"{error.filename}: " if error.filename and not egress.agreements() else ""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return (
         f"{file}{error.strerror or type(error).__name__}"

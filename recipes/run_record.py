@@ -35,7 +35,7 @@ import torch
 from accelerate.utils import gather_object
 from callbacks import Throughput, peak_memory_bytes
 from checks import UPLOAD_KEYS, Refused, check_weights, is_hub_name, one_sentence_errors, uploads_of
-from egress import keep_inside, permit, read_allow_list
+from egress import block_egress, load_allow_list, require_allowed
 from huggingface_hub import try_to_load_from_cache
 from transformers import TrainerCallback
 from transformers.hf_argparser import HfArg
@@ -304,7 +304,7 @@ def close_process(terms, arguments):
     opens. Returns the entries that were needed."""
     if terms["access"] != "credentialed":
         return []
-    allowed = read_allow_list(arguments.get("allow_list"), Refused)
+    allowed = load_allow_list(arguments.get("allow_list"), Refused)
     hub, wandb = (
         os.environ.get("HF_ENDPOINT", "huggingface.co"),
         os.environ.get("WANDB_BASE_URL", "api.wandb.ai"),
@@ -314,8 +314,10 @@ def close_process(terms, arguments):
         ["wandb"] if "wandb" in (arguments.get("report_to") or ()) and "wandb" not in uploads else []
     )  # its files wait to be sent
     hosts = {"wandb": wandb, **dict.fromkeys(UPLOAD_KEYS, hub)}
-    needed = [permit(hosts.get(name, name), allowed, terms["agreements"], Refused) for name in uploads]
-    keep_inside(terms["agreements"], Refused, [entry for entry in needed if entry])
+    needed = [
+        require_allowed(hosts.get(name, name), allowed, terms["agreements"], Refused) for name in uploads
+    ]
+    block_egress(terms["agreements"], Refused, [entry for entry in needed if entry])
     one_sentence_errors()
     return [entry for entry in needed if entry]
 

@@ -14,11 +14,13 @@ Exit code 1, and the first disagreement in one sentence, where a claim does not 
 
 import argparse
 import gzip
+import sys
 from pathlib import Path
 
 import datasets
 import numpy as np
 
+from data_prep import egress
 from data_prep.build_blocks import held_out, ids_path, mix, target
 from data_prep.corpus.tokenize import DocumentTokenizer
 from data_prep.files import one_sentence, read_jsonl, sha256
@@ -171,4 +173,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

@@ -14,6 +14,7 @@ Without --source, the targets of the mixture alone.
 import argparse
 import contextlib
 import shutil
+import sys
 import tempfile
 import time
 import zipfile
@@ -23,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 
+from data_prep import egress
 from data_prep.build_blocks import read_mixture, target
 from data_prep.corpus.tokenize import DocumentTokenizer
 from data_prep.files import one_sentence
@@ -245,4 +247,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput, readers=SOURCES)
     main()

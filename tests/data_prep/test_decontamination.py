@@ -525,12 +525,12 @@ def test_credentialed_rows_and_cases_close_the_process_and_are_named_without_the
     (tmp_path / "ours.jsonl").write_text(
         json.dumps({"id": "patient 4712", "text": sentences(random.Random(2), 60), **held, "license": None})
     )
-    assert not egress.held()
+    assert not egress.agreements()
     id_blocklist(rows)
-    assert egress.held() == ["agreement 8"]
-    egress._inside = None
+    assert egress.agreements() == ["agreement 8"]
+    egress._blocked = None
     decontaminator = make_decontaminator({"cases": [str(tmp_path / "ours.jsonl")]}, rows)
-    assert egress.held() == ["agreement 7", "agreement 8", "not stated"]
+    assert egress.agreements() == ["agreement 7", "agreement 8", "not stated"]
     for given in (document(sentences(random.Random(1), 60)), document(sentences(random.Random(2), 60)), document("x", "mimic_cxr", "mimic_cxr:s50000001")):  # fmt: skip
         [record] = decontaminator(given)[1]
         assert re.fullmatch(rf"{record['task']}:sha256:[0-9a-f]{{12}}", record["item"])

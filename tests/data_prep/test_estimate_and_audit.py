@@ -297,7 +297,7 @@ def test_the_plan_holds_what_is_credentialed_and_names_folders_of_several_domain
     collection(tmp_path / "raw" / "b", texts[:20], access="credentialed")
     assert estimate.sample("plain", str(tmp_path / "raw"), tokenizer)[
         "access"
-    ] == "credentialed" and egress.held() == ["agreement 7"]
+    ] == "credentialed" and egress.agreements() == ["agreement 7"]
     collection(tmp_path / "raw" / "c", texts[:20], domain="clinical")
     with pytest.raises(BadInput, match="holds clinical and general text. Next: one --source"):
         estimate.sample("plain", str(tmp_path / "raw"), tokenizer)

@@ -112,7 +112,7 @@ def test_the_class_is_that_of_rows_and_models_also_without_a_run_json(world, tmp
     )
     for _ in range(2):  # the second time no file of the credentialed model is read but its scores
         ablation.main(["--plan", str(plan), "--out", str(tmp_path / "out"), "--scored"])
-        egress._inside = None
+        egress._blocked = None
         os.umask(0o022)
     assert result_of(tmp_path)["access"] == "credentialed" and not (tmp_path / "out").stat().st_mode & 0o077
 

@@ -245,7 +245,7 @@ def test_a_credentialed_model_closes_the_process_and_its_items_say_so(world, cap
     ]
     forgetting.main(asked)
     assert (
-        egress.held() == ["what notes was trained under"]
+        egress.agreements() == ["what notes was trained under"]
         and result_of(world, "closed")["access"] == "credentialed"
     )
     items = {name: read_jsonl(world / "closed" / name / "gsm8k.jsonl") for name in ("base", "notes")}
@@ -266,9 +266,7 @@ def test_a_credentialed_model_closes_the_process_and_its_items_say_so(world, cap
         for a in command(world, "x", data=None, tasks="hellaswag")
     ]
     said = refusal(capsys, arguments)
-    assert (
-        "a credentialed model is asked, so nothing is fetched" in said and "Next: --data DIR" in said
-    )
+    assert "a credentialed model is asked, so nothing is fetched" in said and "Next: --data DIR" in said
 
 
 def test_two_models_of_one_name_are_refused(world, capsys):
