@@ -338,3 +338,18 @@ def test_status_without_any_folder(tmp_path, capsys):
         states.count("needs credential") == credential >= 4
         and states.count("missing") == len(benchmarks.NAMES) - credential >= 8
     )
+
+
+@pytest.mark.guarantee("Files", "A full disk is one sentence and loses nothing.")
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    write_lines(tmp_path / "raw/medqa/US/test.jsonl", [medqa()])
+
+    def full(*given, **more):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(build_tasks, "describe", full)
+    with pytest.raises(
+        SystemExit, match="error: No space left on device. Next: free space, then the same command"
+    ):
+        run(tmp_path / "raw", tmp_path / "tasks")
+    assert not list((tmp_path / "tasks").iterdir())

@@ -93,7 +93,7 @@ def test_slurm_settings_are_checked(tmp_path):
     assert executors.read_cluster(str(ROOT / "data_prep" / "slurm_example.yaml"))["mem_per_cpu_gb"] == 4
 
 
-def fake_slurm(folder: Path, monkeypatch):
+def fake_slurm(folder: Path, monkeypatch, tasks_per_job=4):
     """sbatch, srun, scontrol, squeue and scancel that run the tasks of an array one after the other."""
     queued, log = folder / "queued", folder / "slurm.log"
     programs = {
@@ -121,12 +121,12 @@ echo "Submitted batch job 7"
         path.chmod(path.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(executors, "POLL_SECONDS", 0.2)
-    (folder / "c.yaml").write_text("partition: cpu\ntime: '1:00:00'\ntasks_per_job: 2\nqos: null\n")
+    (folder / "c.yaml").write_text(f"partition: cpu\ntime: '1:00:00'\ntasks_per_job: {tasks_per_job}\n")
     return f"slurm:{folder / 'c.yaml'}"
 
 
 def test_slurm_runs_the_same_units_on_nodes_that_know_nothing(tmp_path, monkeypatch, capsys):
-    slurm = fake_slurm(tmp_path, monkeypatch)
+    slurm = fake_slurm(tmp_path, monkeypatch, tasks_per_job=2)
     monkeypatch.setenv("PYTHONPATH", "/a/module")
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "4096")
     facts = executors.run(RUN, units(tmp_path, 3), tmp_path / "w", slurm)
