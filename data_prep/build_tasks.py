@@ -5,14 +5,14 @@
 Reads   RAW/<task>/..., as the publisher ships it (the docstring of data_prep/benchmarks/<task>.py is the card
         of the set), and data_prep/prompts/<task>.txt; or RAW/<task>/hub/*, rows with prompts of their own
         (data_prep/benchmarks/_hub.py).
-Writes  OUT/<task>/{train,validation,test}.jsonl (rows, contracts.py; a split without rows is no file) and
+Writes  OUT/<task>/{train,validation,test}.jsonl (rows, schema.py; a split without rows has no file) and
         OUT/<task>/manifest.json. Each folder is written whole or not at all, and the folders of other tasks
         are left alone.
 
-Rows of train and validation whose prompt stands in the test as well are dropped and counted, so examples for
+Rows of train and validation whose prompt is also in the test are dropped and counted, so examples for
 few-shot prompts, which are taken from train.jsonl, are never test rows. Texts that merely resemble one of the
-test are counted and kept (`near_duplicates` in the manifest): see `sketch`. Beside the rows of each split the
-article's Table 3 is printed, and why the numbers differ.
+test are counted and kept (`near_duplicates` in the manifest): see `sketch`. The counts of each split are
+printed beside those of the paper's Table 3, with the reason why they differ.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def build(name: str, raw: Path, out: Path) -> dict:
                 check_row(row, where)
                 if row["id"] in ids:
                     raise BadInput(
-                        f"{where}: this id stands twice. Next: look for a file that is there twice"
+                        f"{where}: this id is there twice. Next: look for a file that is there twice"
                     )
                 ids.add(row["id"])
                 if split != "test" and _digest(row["prompt"]) in test_prompts:
@@ -205,7 +205,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--raw", type=Path, required=True, help="folder that holds one folder of raw files for each task"
     )
     parser.add_argument(
-        "--tasks", default="all", help="names parted by commas, or all: those whose raw folder is there"
+        "--tasks", default="all", help="names separated by commas, or all: those whose raw folder is there"
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="folder that takes one folder of rows for each task"

@@ -110,7 +110,7 @@ def test_rebuilding_a_task_leaves_the_others_and_survives_a_failure(tmp_path):
 
 def test_build_refuses_an_id_that_stands_twice(tmp_path):
     write_lines(tmp_path / "raw/mednli/mli_test_v1.jsonl", [mednli("neutral"), mednli("neutral")])
-    with pytest.raises(SystemExit, match="mednli:test:pair-1: this id stands twice"):
+    with pytest.raises(SystemExit, match="mednli:test:pair-1: this id is there twice"):
         run(tmp_path / "raw", tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
