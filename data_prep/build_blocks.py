@@ -55,7 +55,7 @@ from data_prep.schema import DOMAINS, BadInput, Mixture, load
 SHARD_CHARACTERS = (
     250_000_000  # of documents in one training file, the unit of parallel work: about 60 million tokens
 )
-BATCH_CHARACTERS = 4_000_000  # tokenised at once: bounds the memory by text, not by number of documents
+BATCH_CHARACTERS = 4_000_000  # tokenized at once: bounds the memory by text, not by number of documents
 ROWS_PER_WRITE = 512
 
 

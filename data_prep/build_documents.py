@@ -6,8 +6,8 @@ Reads   NAME=PATH for each source: the publisher's files, as downloaded (formats
 Writes  OUT/<source>/<raw file's name>.jsonl.gz, one for each raw file (for pmc and mimic_cxr, whose files
         hold one document each, OUT/<source>/<source>_00000.jsonl.gz for 10,000 files), and OUT/manifest.json
 
-    python -m data_prep.build_documents --source pubmed=data/raw/pubmed --source redpajama=data/raw/redpajama
-    --out data/documents --executor local:8
+    python -m data_prep.build_documents --source pubmed=data/raw/pubmed \\
+        --source redpajama=data/raw/redpajama --out data/documents --executor local:8
 
 A record that should not be there (not JSON, no text, an empty file) is counted with its place; a share of
 them above --max_bad stops the build. Builds are resumable: after a kill, the same command continues with the

@@ -2,8 +2,8 @@
 evaluation rows.
 
     python -m data_prep.build_instructions --raw data/demo/raw --sources alpaca,dolly,sharegpt,flashcards \\
-        --task_rows data/demo/tasks --task_names medqa --size alpaca=8000 flashcards=34000 --out
-        data/demo/instructions
+        --task_rows data/demo/tasks --task_names medqa --size alpaca=8000 flashcards=34000 \\
+        --out data/demo/instructions
     python -m data_prep.build_instructions --raw RAW --documents data/documents --task_rows data/tasks \\
         --plan data_prep/instructions/paper.yaml --out data/instructions
 
@@ -11,7 +11,7 @@ Reads   RAW/<source>/... (the docstring of data_prep/instructions/<source>.py is
         DOCUMENTS/pmc/*.jsonl.gz for the sources made of our own documents, and the plan: sources and the rows
         wanted of each; with --task_rows, TASKS/<task>/: every test.jsonl and validation.jsonl as what to keep
         out, and, of the tasks that --task_names names and of no others, train.jsonl as a further source.
-Writes  OUT/{train,validation}.jsonl (rows, contracts.py) and OUT/manifest.json. The folder is written whole
+Writes  OUT/{train,validation}.jsonl (rows, schema.py) and OUT/manifest.json. The folder is written whole
         or not at all.
 
 --seed and the ids of the rows alone decide which rows are taken, and their order: a larger size takes the same
@@ -174,7 +174,7 @@ def build(
             group = row.pop("group", None)
             check_row(row, where)
             if row["id"] in ids:
-                raise BadInput(f"{where}: this id stands twice. Next: look for a file that is there twice")
+                raise BadInput(f"{where}: this id is there twice. Next: look for a file that is there twice")
             ids.add(row["id"])
             content = _content(row)
             if content in seen:
@@ -280,7 +280,7 @@ def _prompt(row: dict) -> str:
 
 
 def read_source(raw: Path, documents: Path | None, name: str, drops):
-    """(raw files, rows, licence) of a source."""
+    """(raw files, rows, license) of a source."""
     module = instructions.load(name, raw / name)
     if getattr(module, "FROM_DOCUMENTS", False):
         if documents is None:
@@ -385,7 +385,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         help="YAML with sources and sizes, e.g. data_prep/instructions/paper.yaml; flags win over it",
     )
-    parser.add_argument("--sources", help="names parted by commas; else those of the plan")
+    parser.add_argument("--sources", help="names separated by commas; else those of the plan")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
         "--task_rows",
@@ -395,7 +395,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--task_names",
         default="",
-        help="tasks whose train rows are added, parted by commas; needs --task_rows",
+        help="tasks whose train rows are added, separated by commas; needs --task_rows",
     )
     parser.add_argument(
         "--size",

@@ -5,7 +5,7 @@
 Reads   RAW/<task>/..., as the publisher ships it (the docstring of data_prep/benchmarks/<task>.py is the card
         of the set), and data_prep/prompts/<task>.txt; or RAW/<task>/hub/*, rows with prompts of their own
         (data_prep/benchmarks/_hub.py).
-Writes  OUT/<task>/{train,validation,test}.jsonl (rows, contracts.py; a split without rows is no file) and
+Writes  OUT/<task>/{train,validation,test}.jsonl (rows, schema.py; a split without rows has no file) and
         OUT/<task>/manifest.json. Each folder is written whole or not at all, and the folders of other tasks
         are left alone.
 
@@ -70,7 +70,7 @@ def build(name: str, raw: Path, out: Path) -> dict:
                 check_row(row, where)
                 if row["id"] in ids:
                     raise BadInput(
-                        f"{where}: this id stands twice. Next: look for a file that is there twice"
+                        f"{where}: this id is there twice. Next: look for a file that is there twice"
                     )
                 ids.add(row["id"])
                 if split != "test" and _digest(row["prompt"]) in test_prompts:
@@ -215,7 +215,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--raw", type=Path, required=True, help="folder that holds one folder of raw files for each task"
     )
     parser.add_argument(
-        "--tasks", default="all", help="names parted by commas, or all: those whose raw folder is there"
+        "--tasks", default="all", help="names separated by commas, or all: those whose raw folder is there"
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="folder that takes one folder of rows for each task"

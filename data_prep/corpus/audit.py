@@ -17,7 +17,6 @@ import gzip
 import sys
 from pathlib import Path
 
-import datasets
 import numpy as np
 
 from data_prep import egress
@@ -49,7 +48,9 @@ def audit(folder: Path, blocks: int = 64, seed: int = 0) -> list[str]:
 def rows_of(folder: Path, output: dict):
     """The blocks of one file. Each keeps its file open, and a corpus has more files than a process may
     open."""
-    return datasets.Dataset.from_file(str(folder / output["path"]))
+    from datasets import Dataset  # here, as it takes seconds to import
+
+    return Dataset.from_file(str(folder / output["path"]))
 
 
 def check_files(folder: Path, manifest: dict) -> str:

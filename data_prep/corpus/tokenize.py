@@ -21,7 +21,6 @@ import unicodedata
 import numpy as np
 import regex
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
 
 from data_prep.schema import BadInput
 
@@ -48,6 +47,8 @@ class DocumentTokenizer:
     ends."""
 
     def __init__(self, path: str):
+        from transformers import AutoTokenizer  # here, as it takes seconds to import
+
         try:
             self.hf = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
