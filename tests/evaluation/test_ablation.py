@@ -5,13 +5,13 @@ import os
 
 import pytest
 import yaml
-from tiny_model import REPO, make_model, read_jsonl, rows_of, write_rows
 
 import demo
 from data_prep import egress
 from evaluation import ablation, generate
 from evaluation.models import registry
 from evaluation.reporting import config, paper_claims, tables
+from tests.tiny_model import REPO, make_model, read_jsonl, rows_of, write_rows
 
 OPTIONS = {"choices": ["A", "B"], "question": "Which drug?", "options": ["zorimel", "tavoxan forte"]}
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_model import make_model, read_jsonl
 
 from data_prep import build_cases
 from data_prep.demo import sources as make_demo_sources
@@ -16,6 +15,7 @@ from evaluation import generate, judge, rating_page
 from evaluation.diagnosis import section, statistics
 from evaluation.diagnosis.differential import parse_differential
 from evaluation.diagnosis.matching import Matcher, words
+from tests.tiny_model import make_model, read_jsonl
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "differentials.jsonl"
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "case_diagnosis" / "agentclinic_medqa.jsonl"

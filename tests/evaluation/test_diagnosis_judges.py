@@ -4,9 +4,6 @@ import json
 import socket
 
 import pytest
-from fake_openai import FakeServer
-from test_diagnosis import CASES, GOOD, POOR, case_of, run_of
-from tiny_model import make_model, read_jsonl
 
 from data_prep import egress
 from evaluation import judge, rating_page
@@ -14,6 +11,9 @@ from evaluation.diagnosis import judges
 from evaluation.diagnosis.server_judge import read_verdict
 from evaluation.diagnosis.verdicts import Log, prediction_id
 from evaluation.models import server
+from tests.evaluation.test_diagnosis import CASES, GOOD, POOR, case_of, run_of
+from tests.fake_openai import FakeServer
+from tests.tiny_model import make_model, read_jsonl
 
 CASE = {"id": "c0", "completion": "Gout", "synonyms": [], "access": "public", "license": "L"}
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_model import REPO, make_model, read_jsonl
 
 from data_prep import egress
 from data_prep.demo import sources
@@ -22,6 +21,7 @@ from evaluation.models import registry
 from evaluation.reporting import config, curves, forgetting_page, formats
 from evaluation.scoring import gate
 from evaluation.tasks import general
+from tests.tiny_model import REPO, make_model, read_jsonl
 
 REAL = REPO.parent / "shared" / "data"
 QUESTIONS = [[f"What is sold in town {i}?", "salt", "wool", "oats", "rope", "ABCD"[i % 4]] for i in range(7)]

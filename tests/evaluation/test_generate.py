@@ -7,12 +7,12 @@ import shutil
 
 import pytest
 import yaml
-from tiny_model import REPO, make_model, read_jsonl, rows_of, write_rows
 
 from data_prep import egress
 from data_prep.schema import check_row
 from evaluation import bench, generate, score
 from evaluation.scoring import metrics
+from tests.tiny_model import REPO, make_model, read_jsonl, rows_of, write_rows
 
 TASKS = "medqa,medqa_ll,emrqa,i2b2,hoc,mimic_cxr"
 

@@ -5,14 +5,14 @@ import socket
 
 import pytest
 import yaml
-from fake_openai import FakeServer
-from tiny_model import make_tokenizer, read_jsonl, rows_of, write_rows
 
 from data_prep import egress
 from data_prep.schema import BadInput
 from evaluation import generate
 from evaluation.models import server
 from evaluation.models.registry import read_entry
+from tests.fake_openai import FakeServer
+from tests.tiny_model import make_tokenizer, read_jsonl, rows_of, write_rows
 
 N = 30
 

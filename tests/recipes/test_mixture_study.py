@@ -16,7 +16,6 @@ from recipes.tools import mixture_study as study
 from recipes.tools.preflight import load_recipe
 from tests.lab import PRETRAIN, ROOT, build_lab
 
-
 RATIOS = ["1485:99:16", "285:19:16", "135:9:16", "15:1:4", "15:1:16", "95:19:6", "10:2:3", "5:1:6"]
 SHARES = np.array([study.read_ratio("ratios", ratio) for ratio in RATIOS])
 ELSEWHERE = np.array([[0.8, 0.1, 0.1], [0.6, 0.06, 0.34], [0.7, 0.05, 0.25]])

@@ -27,7 +27,7 @@ from data_prep import build_blocks
 from data_prep.demo import backbone
 from data_prep.files import write_jsonl
 from recipes.tools import preflight
-from tests import tokenizers
+from tests import tokenizer_families as tokenizers
 from tests.data_prep.test_blocks import MIXTURE, write_documents
 from tests.lab import PRETRAIN, ROOT, SFT, TASK
 from tests.tiny_model import make_tokenizer
