@@ -76,6 +76,7 @@ RAW = {  # reader -> the files it reads, all with the same content
     "mimic_iv_note": ["discharge.csv", "radiology.csv.gz"], "mimic_cxr": ["files/p10/p1/s12345678.txt", "mimic-cxr-reports.zip"],
     "redpajama": ["a.jsonl", "b.jsonl.gz", "c.jsonl.zst"], "pile_pubmed": ["a.jsonl", "b.jsonl.gz", "c.jsonl.zst"],
     "guidelines": ["a.jsonl"], "plain": ["a.jsonl", "b.parquet"],
+    "notes": ["a.csv", "b.tsv.gz", "c.jsonl", "d.parquet", "e.xlsx", "f.sqlite", "g.duckdb", "h.txt"],
 }  # fmt: skip
 RAW_TASKS = {
     "bionli": ["test.csv"], "ddi": ["test.tsv"], "emrqa": ["data.json"], "hoc": ["test.tsv"], "i2b2": ["train/txt/a.txt", "train/concept/a.con"],
@@ -129,8 +130,8 @@ def test_every_reader_is_here():
 @pytest.mark.parametrize("kind", RUBBISH)
 def test_rubbish_in_a_source_is_counted_or_refused(tmp_path, monkeypatch, source, kind):
     monkeypatch.chdir(tmp_path)
-    if source == "plain":
-        put(tmp_path / "raw/source.yaml", CARD)
+    if source in ("plain", "notes"):
+        put(tmp_path / "raw/source.yaml", CARD + "\nkind: notes" * (source == "notes"))
     module, bare = SOURCES[source], RUBBISH[kind]
     for name in RAW[source]:
         for content in (bare, compressed(name, bare)):
