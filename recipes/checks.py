@@ -16,6 +16,7 @@ from math import prod
 from pathlib import Path
 
 import torch
+from egress import isolate
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -390,8 +391,15 @@ def check_trainer(trainer):
     check_disk(trainer.model, trainer.args, trainer.is_deepspeed_enabled)
 
 
-# ---------------------------------------------------------------- one sentence
+# ---------------------------------------------------------------- the command line
 LIBRARIES = ("trl", "transformers", "peft", "accelerate", "jinja2")
+
+
+def begin(parser):
+    """Before arguments are parsed: a run of credentialed data moves into a network namespace, and errors are one
+    sentence."""
+    isolate(sys.argv[1:], Refused)
+    one_sentence_errors(parser)
 
 
 def one_sentence_errors(parser=None):

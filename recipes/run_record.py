@@ -35,7 +35,7 @@ import torch
 from accelerate.utils import gather_object
 from callbacks import Throughput, peak_memory_bytes
 from checks import UPLOAD_KEYS, Refused, check_weights, is_hub_name, one_sentence_errors, uploads_of
-from egress import block_egress, load_allow_list, require_allowed
+from egress import block_egress, load_allow_list, require_allowed, require_local_files, wall
 from huggingface_hub import try_to_load_from_cache
 from transformers import TrainerCallback
 from transformers.hf_argparser import HfArg
@@ -119,6 +119,7 @@ def _open(script, args, training, models, data):
     if data.suffix == ".jsonl" or data.is_dir():  # rows may be stricter than their manifest
         terms = access_of(data, models, arguments, rows=True)
         allowed = close_process(terms, arguments) or allowed
+    require_local_files(terms["access"], arguments, folder, Refused)
     check_outputs(data, arguments.get("verify"))
 
     parent = next(
@@ -190,7 +191,7 @@ def _open(script, args, training, models, data):
     )
     session = {"machine": machine, "ranks": ranks, "started": time.time()}
     record = {
-        "status": "running", "stage": Path(script).stem, **terms, "allowed": allowed, "parent": str(parent or model),
+        "status": "running", "stage": Path(script).stem, **terms, "allowed": allowed, "egress": wall(), "parent": str(parent or model),
         "base": {"name": model, **base}, "machine": machine, "ranks": session["ranks"], "commit": commit_of(script),
         "versions": {name: importlib.metadata.version(name) for name in packages if importlib.util.find_spec(name)},
         "arguments": arguments, "identity": identity, "inputs": inputs, "code": code,

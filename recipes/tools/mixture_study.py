@@ -40,7 +40,7 @@ import yaml
 from matplotlib.figure import Figure
 from trl import TrlParser
 
-from recipes.checks import Refused, one_sentence_errors
+from data_prep.schema import BadInput as Refused
 
 DOMAINS = ("biomedical", "clinical", "general")
 RECIPES = Path(__file__).resolve().parents[1]
@@ -758,6 +758,7 @@ def make_parser():
 
 
 if __name__ == "__main__":
-    parser = make_parser()
-    one_sentence_errors(parser)
-    main(*parser.parse_args_and_config())
+    try:
+        main(*make_parser().parse_args_and_config())
+    except (Refused, ValueError, OSError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
