@@ -44,6 +44,10 @@ demo-clean:  ## remove what the demo wrote
 	rm -rf data/demo outputs/demo
 
 # ---------------------------------------------------------------- data
+fetch:  ## SOURCES="pubmedqa medqa pubmed:2 ..." [RAW=data/raw]: public files from their publishers, resumed and checked
+	$(PY) -m data_prep.fetch $(call need,SOURCES,SOURCES="pubmedqa medqa pubmed:2") --raw $(or $(RAW),data/raw) $(ARGS)
+describe:  ## FROM=DIR_OR_TABLE ARGS="--access credentialed [--kind notes|instructions|choice|labels]": your own data
+	$(PY) -m data_prep.describe $(call need,FROM,FROM=my_notes ARGS="--access credentialed") $(ARGS)
 corpus:  ## SOURCES="pubmed=DIR ..." TOKENIZER=MODEL [PLAN=YAML ROWS= MIXTURE=YAML EXECUTOR=]: raw files to packed blocks
 	$(PY) -m data_prep.build_documents $(SOURCE) --out $(DATA)/corpus/documents $(ON)
 	$(if $(PLAN),$(PY) -m data_prep.clean_documents --documents $(DATA)/corpus/documents $(ROWS:%=--rows %) \
@@ -68,17 +72,17 @@ instructions:  ## RAW=DIR [INSTRUCTIONS=alpaca,...]: raw instruction files to in
 
 # ---------------------------------------------------------------- training; without CONFIG: the demo's stage
 plan:  ## CONFIG=YAML ACCEL=YAML GPU=h100 [ARGS=]: memory, hours, network, disk and cost before anything runs
-	$(PY) recipes/plan.py --config $(call need,CONFIG,CONFIG=recipes/configs/pretrain_70b.yaml ACCEL= GPU=) \
+	$(PY) -m recipes.tools.plan --config $(call need,CONFIG,CONFIG=recipes/configs/pretrain_70b.yaml ACCEL= GPU=) \
 		--accelerate $(MACHINE) --gpu $(call need,GPU,CONFIG=$(CONFIG) ACCEL=$(ACCEL) GPU=a100-80) $(ARGS)
 plan-sweep:  ## [GPU=a100-80 ARGS=]: memory and hours on 1 to 1,024 GPUs, for 13B and 70B, drawn: outputs/plan/sweep.png
-	$(PY) recipes/plan.py --config recipes/configs/pretrain_13b.yaml recipes/configs/pretrain_70b.yaml \
+	$(PY) -m recipes.tools.plan --config recipes/configs/pretrain_13b.yaml recipes/configs/pretrain_70b.yaml \
 		--gpu $(or $(GPU),a100-80) --sweep outputs/plan $(ARGS)
 # a run of yours names its machine; it checks real samples first, unless PREFLIGHT=no
 ACCEL  ?= $(if $(CONFIG:recipes/configs/demo_%=),,accelerate_configs/cpu.yaml)
 MACHINE = $(or $(wildcard $(ACCEL)),$(error ACCEL names no file. Next: make $@ CONFIG=$(or $(CONFIG),YAML) ACCEL=accelerate_configs/single_gpu.yaml))
 LAUNCH  = $(VENV)/bin/accelerate launch -q --config_file $(MACHINE)
 RANKS   = --world_size $(shell sed -n 's/^num_processes: *\([0-9]*\).*/\1/p' $(ACCEL))
-CHECK   = $(LAUNCH) recipes/preflight.py --config $(call need,CONFIG,CONFIG=recipes/configs/demo_chat.yaml) $(RANKS) $(ARGS)
+CHECK   = $(LAUNCH) -m recipes.tools.preflight --config $(call need,CONFIG,CONFIG=recipes/configs/demo_chat.yaml) $(RANKS) $(ARGS)
 TRAIN   = $(if $(filter no,$(PREFLIGHT)),,$(CHECK) $(PREFLIGHT_ARGS) && )$(LAUNCH)
 preflight:  ## CONFIG=YAML [ACCEL=YAML ARGS=]: pre-launch checks on real samples, as the trainer will see them
 	$(CHECK) $(PREFLIGHT_ARGS)
@@ -96,7 +100,7 @@ merge:  ## [CONFIG=YAML ARGS=]: adapter and base to one model
 	$(call own,CONFIG=YAML)
 mixture-study:  ## [CONFIG=YAML ACCEL=YAML ARGS=]: small runs at several ratios, a mixing law, its best ratio checked
 	$(if $(CONFIG),,$(PY) demo.py clean backbone)
-	$(PY) recipes/mixture_study.py --config $(or $(CONFIG),recipes/configs/mixture_study_demo.yaml) --accelerate $(MACHINE) $(ARGS)
+	$(PY) -m recipes.tools.mixture_study --config $(or $(CONFIG),recipes/configs/mixture_study_demo.yaml) --accelerate $(MACHINE) $(ARGS)
 
 # ---------------------------------------------------------------- evaluation
 NAME = $(notdir $(patsubst %/,%,$(call need,MODEL,MODEL=DIR)))
@@ -146,6 +150,8 @@ test-fast:  ## the tests that need no trained model, in a minute
 	$(PYTEST) -m "not slow" $(ARGS)
 guarantees:  ## the tests behind GUARANTEES.md
 	$(PYTEST) -m guarantee $(ARGS)
+test-cluster:  ## multinode.slurm on a real Slurm of two nodes, set up here as root
+	CLUSTER=1 $(PY) -m pytest tests/cluster $(ARGS)
 lint:  ## ruff
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 fault-run:  ## [ARGS="--kills 2 --seed 0"]: kill the demo at random moments of every stage; its report comes out the same
@@ -153,8 +159,8 @@ fault-run:  ## [ARGS="--kills 2 --seed 0"]: kill the demo at random moments of e
 bench:  ## speed on this CPU, as ratios: corpus, recipes and generation, each against the bare way
 	$(PY) demo.py documents
 	$(PY) -m data_prep.corpus.bench --out outputs/bench/corpus
-	$(PY) recipes/bench.py --documents data/demo/documents --out outputs/bench/recipes $(ARGS)
+	$(PY) -m recipes.tools.bench --documents data/demo/documents --out outputs/bench/recipes $(ARGS)
 	$(PY) -m evaluation.bench --out outputs/bench/evaluation
 bench-gpu:  ## speed on a GPU at 7B and 13B, against stock TRL and a bare loop [ARGS="--results RESULTS.md"]
 	$(PY) demo.py documents
-	$(PY) recipes/bench_gpu.py --documents data/demo/documents --out outputs/bench_gpu $(ARGS)
+	$(PY) -m recipes.tools.bench_gpu --documents data/demo/documents --out outputs/bench_gpu $(ARGS)

@@ -86,11 +86,11 @@ STAGES = [
         python recipes/pretrain.py --config recipes/configs/demo_backbone.yaml"""),
     Stage("foundation", "continual pretraining of the backbone", 60, "outputs/demo/foundation",
           "backbone blocks", """
-        python recipes/preflight.py --config recipes/configs/demo_foundation.yaml --sample 200
+        python -m recipes.tools.preflight --config recipes/configs/demo_foundation.yaml --sample 200
         python recipes/pretrain.py --config recipes/configs/demo_foundation.yaml"""),
     Stage("chat_adapter", "LoRA instruction tuning of the foundation model", 50, "outputs/demo/chat_adapter",
           "foundation instructions", """
-        python recipes/preflight.py --config recipes/configs/demo_chat.yaml --sample 200
+        python -m recipes.tools.preflight --config recipes/configs/demo_chat.yaml --sample 200
         python recipes/sft.py --config recipes/configs/demo_chat.yaml"""),
     Stage("backbone_chat_adapter", "the control: the same tuning of the backbone", 45,
           "outputs/demo/backbone_chat_adapter", "backbone instructions", """
@@ -102,7 +102,7 @@ STAGES = [
         python recipes/merge_adapter.py --config recipes/configs/demo_backbone_chat_merge.yaml"""),
     Stage("task", "the foundation model fine-tuned on one benchmark", 30, "outputs/demo/task",
           "foundation tasks", """
-        python recipes/preflight.py --config recipes/configs/demo_task.yaml --sample 200
+        python -m recipes.tools.preflight --config recipes/configs/demo_task.yaml --sample 200
         python recipes/sft.py --config recipes/configs/demo_task.yaml"""),
     # ------------------------------------------------------------------ evaluation
     *(Stage(f"evaluation_{model}", f"answers and scores of {model}", 25, f"outputs/demo/evaluation/{model}",

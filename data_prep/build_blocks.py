@@ -1,24 +1,34 @@
-"""Tokenise documents, pack them into fixed-length blocks, and lay down the training order of the mixture.
+"""Tokenize documents, pack them into fixed-length blocks, and lay down the training order of the mixture.
 
     python -m data_prep.build_blocks --documents data/demo/documents --tokenizer data/demo/backbone_config \\
         --mixture data_prep/mixtures/demo.yaml --out data/demo/blocks --executor local:2
 
-Reads   DOCUMENTS/manifest.json and the files it names, the tokenizer of the model to be trained, and the mixture:
+Reads   DOCUMENTS/manifest.json and the files it names, the tokenizer of the model to be trained, and the
+        mixture:
             block_length  tokens per block
-            tokens        length of the training run, in tokens of this tokenizer, or `one_pass`: as many as there are
-            ratio         weight of each domain, in tokens (article: biomedical 15, clinical 1, general 4), or `as_found`
-            fill          best_fit: whole documents where they fit, the rest split over blocks; concat: one endless text, cut every block_length
+            tokens        length of the training run, in tokens of this tokenizer, or `one_pass`: as many as
+                          there are
+            ratio         weight of each domain, in tokens (paper: biomedical 15, clinical 1, general 4), or
+                          `as_found`
+            fill          best_fit: whole documents where they fit, the rest split over blocks;
+                          concat: one endless text, cut every block_length
             validation_share   share of the documents (by a hash of their id) that is held out, per domain
             seed
-Writes  OUT/{train,validation}/<domain>/<source>_NNNNN.arrow: memory-mapped `datasets` files, one row per block:
-            input_ids     [block_length] uint16, or uint32 where the vocabulary needs it; unused places at the end hold the EOS id
-            seq_lengths   tokens of each document (or piece of one) in the block, in order; their sum is the used length
+Writes  OUT/{train,validation}/<domain>/<source>_NNNNN.arrow: memory-mapped `datasets` files, one row per
+        block:
+            input_ids     [block_length] uint16, or uint32 where the vocabulary needs it; padded at the end
+                          with EOS
+            seq_lengths   tokens of each document (or piece of one) in the block, in order; their sum is the
+                          used length
             documents     which document each piece is of: a line (from 0) of the file's .ids.txt.gz
-        OUT/order.npy: uint32 [blocks of the run], the row (of all training files, one after the other as in the manifest) that is trained at each place.
-        OUT/manifest.json: tokens and passes per source, the realised ratio, hashes, drops, access and licences. OUT/README.md: a dataset card.
+        OUT/order.npy: uint32 [blocks of the run], the row (of all training files, one after the other as in
+        the manifest) that is trained at each step of the order.
+        OUT/manifest.json: tokens and passes per source, the realized ratio, hashes, drops, access and
+        licenses. OUT/README.md: a dataset card.
 
-The order is a function of (files, ratio, tokens, seed) alone. Domains are interleaved by systematic sampling in tokens, so every prefix of the run holds each
-domain's share to about one block; inside a domain the blocks are shuffled, anew for each pass. Resuming needs one integer: the place in `order.npy`.
+The order is a function of (files, ratio, tokens, seed) alone. Domains are interleaved by systematic sampling
+in tokens, so every prefix of the run holds each domain's share to about one block; inside a domain the blocks
+are shuffled, anew for each pass. Resuming needs one integer: the index in `order.npy`.
 """
 
 import argparse
@@ -26,9 +36,7 @@ import contextlib
 import gzip
 import hashlib
 import itertools
-import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,37 +46,10 @@ from data_prep.corpus import executors
 from data_prep.corpus.dataset_card import write_card
 from data_prep.corpus.documents import link
 from data_prep.corpus.tokenize import DocumentTokenizer
-from data_prep.files import WORK, keep_only, read_jsonl, read_yaml, resumable_folder, sha256
-from data_prep.manifest import describe, read_manifest, write_manifest
-from data_prep.schema import DOMAINS, BadInput
+from data_prep.files import WORK, keep_only, one_sentence, read_jsonl, resumable_folder, sha256
+from data_prep.manifest import already_complete, check_sha256, describe, intact, read_manifest, write_manifest
+from data_prep.schema import DOMAINS, BadInput, Mixture, load
 
-
-def _whole(least):
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _weights(value):
-    return (
-        isinstance(value, dict)
-        and value
-        and all(d in DOMAINS and isinstance(w, int | float) and w > 0 for d, w in value.items())
-    )
-
-
-MIXTURE_KEYS = {  # what each key must be, in words and as a check
-    "block_length": ("a whole number of at least 2", _whole(2)),
-    "tokens": ("a whole number, or one_pass", lambda value: value == "one_pass" or _whole(1)(value)),
-    "ratio": (
-        f"as_found, or weights above 0 for some of {', '.join(DOMAINS)}",
-        lambda value: value == "as_found" or _weights(value),
-    ),
-    "fill": ("best_fit or concat", lambda value: value in ("best_fit", "concat")),
-    "validation_share": (
-        "a share from 0 to below 1",
-        lambda value: isinstance(value, int | float) and 0 <= value < 1,
-    ),
-    "seed": ("a whole number", _whole(0)),
-}
 SHARD_CHARACTERS = (
     250_000_000  # of documents in one training file, the unit of parallel work: about 60 million tokens
 )
@@ -79,18 +60,13 @@ ROWS_PER_WRITE = 512
 # ---------------------------------------------------------------- the mixture
 def read_mixture(path: Path) -> dict:
     """The mixture of a YAML file; BadInput names the key that is missing, unknown or out of range."""
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file. Next: copy data_prep/mixtures/demo.yaml")
-    mixture = read_yaml(path)
-    if not isinstance(mixture, dict):
-        raise BadInput(f"{path}: must be keys and values, found {type(mixture).__name__}")
-    for key in [*MIXTURE_KEYS, *mixture]:
-        if key not in MIXTURE_KEYS:
-            raise BadInput(f"{path}: unknown key '{key}' (known: {', '.join(MIXTURE_KEYS)})")
-        wanted, right = MIXTURE_KEYS[key]
-        if key not in mixture or not right(mixture[key]):
-            raise BadInput(f"{path}: key '{key}' must be {wanted}, found {mixture.get(key)!r}")
-    return mixture
+    return load(path, Mixture, example="data_prep/mixtures/demo.yaml").model_dump()
+
+
+def person(document: dict) -> str:
+    """What goes to one split as a whole: the patient of a document, if it names one, else the document."""
+    patient = document["meta"].get("patient") or document["meta"].get("subject_id")
+    return f"patient {patient}" if patient else document["id"]
 
 
 def held_out(source: str, document_id: str, share: float) -> bool:
@@ -99,7 +75,7 @@ def held_out(source: str, document_id: str, share: float) -> bool:
     return int.from_bytes(digest[:8]) < share * 2**64
 
 
-# ---------------------------------------------------------------- tokenise
+# ---------------------------------------------------------------- tokenize
 def batches(documents, characters: int):
     batch, size = [], 0
     for document in documents:
@@ -112,11 +88,11 @@ def batches(documents, characters: int):
         yield batch
 
 
-def tokenise(
+def tokenize(
     files: list[Path], tokenizer: DocumentTokenizer, share: float, stem: Path
 ) -> dict[str, np.ndarray]:
-    """Write the tokens of each split one after the other to STEM.{train,validation}.bin and the ids of its documents to STEM.{...}.ids.txt.gz;
-    return the end of each document per split, in tokens."""
+    """Write the tokens of each split one after the other to STEM.{train,validation}.bin and the ids of its
+    documents to STEM.{...}.ids.txt.gz; return the end of each document per split, in tokens."""
     ends, written = {"train": [], "validation": []}, {"train": 0, "validation": 0}
     with contextlib.ExitStack() as stack:
         tokens = {split: stack.enter_context(open(f"{stem}.{split}.bin", "wb")) for split in ends}
@@ -128,7 +104,7 @@ def tokenise(
             (document for file in files for _, document in read_jsonl(file)), BATCH_CHARACTERS
         ):
             for document, ids in zip(batch, tokenizer.encode([d["text"] for d in batch]), strict=True):
-                split = "validation" if held_out(document["source"], document["id"], share) else "train"
+                split = "validation" if held_out(document["source"], person(document), share) else "train"
                 ids.tofile(tokens[split])
                 names[split].write(f"{document['id']}\n".encode())
                 written[split] += len(ids)
@@ -138,7 +114,8 @@ def tokenise(
 
 # ---------------------------------------------------------------- pack
 def fill_concat(ends: np.ndarray, length: int) -> list[list[tuple[int, int]]]:
-    """Blocks as lists of (start, stop) token spans: the documents one after the other, cut every `length` tokens; the last block may be short."""
+    """Blocks as lists of (start, stop) token spans: the documents one after the other, cut every `length`
+    tokens; the last block may be short."""
     total = int(ends[-1]) if len(ends) else 0
     blocks = []
     for start in range(0, total, length):
@@ -149,8 +126,9 @@ def fill_concat(ends: np.ndarray, length: int) -> list[list[tuple[int, int]]]:
 
 
 def fill_best_fit(ends: np.ndarray, length: int) -> list[list[tuple[int, int]]]:
-    """Blocks as lists of (start, stop) token spans. A document longer than a block fills whole blocks first; what is left of it, and every shorter
-    document, goes longest first into the fullest open block that has room (best-fit decreasing). No token is lost."""
+    """Blocks as lists of (start, stop) token spans. A document longer than a block fills whole blocks first;
+    what is left of it, and every shorter document, goes longest first into the fullest open block that has
+    room (best-fit decreasing). No token is lost."""
     blocks, rest = [], []
     for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
         while end - start >= length:
@@ -176,7 +154,8 @@ def fill_best_fit(ends: np.ndarray, length: int) -> list[list[tuple[int, int]]]:
 def write_blocks(
     path: Path, tokens: np.ndarray, ends: np.ndarray, blocks: list, length: int, filler: int
 ) -> np.ndarray:
-    """Write blocks as an Arrow stream that `datasets.Dataset.from_file` memory-maps; return the number of tokens in each."""
+    """Write blocks as an Arrow stream that `datasets.Dataset.from_file` memory-maps; return the number of
+    tokens in each."""
     value = pa.from_numpy_dtype(tokens.dtype)
     columns = {
         "input_ids": pa.list_(value, length),
@@ -222,14 +201,16 @@ def pack_shard(
     stem: str,
     folder: str,
 ) -> dict:
-    """One training file and one validation file of some document files: what a worker does. Returns the outputs as the manifest lists them, and `used`:
-    for each split the file with the number of tokens in each block."""
+    """One training file and one validation file of some document files: what a worker does. Returns the
+    outputs as the manifest lists them, and `used`: for each split the file with the number of tokens in each
+    block."""
+    for path, claimed in files:
+        check_sha256(Path(documents, path), claimed)
     tokenizer, folder, outputs, used = DocumentTokenizer(tokenizer), Path(folder), [], {}
     work = folder / WORK / "shards" / domain / stem
     work.parent.mkdir(parents=True, exist_ok=True)
-    ends = tokenise(
-        [Path(documents, path) for path, _ in files], tokenizer, mixture["validation_share"], work
-    )
+    paths = [Path(documents, path) for path, _ in files]
+    ends = tokenize(paths, tokenizer, mixture["validation_share"], work)
     for split in [split for split in ends if len(ends[split])]:
         path = folder / WORK / "blocks" / split / domain / f"{stem}.arrow"
         partial = path.with_name(f".{path.name}.partial")
@@ -259,7 +240,8 @@ def pack_shard(
 
 # ---------------------------------------------------------------- mix
 def splitmix64(x: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64 (Steele et al., 2014): a fully specified shuffle key, where numpy's own stream may change between versions."""
+    """The finaliser of splitmix64 (Steele et al., 2014): a fully specified shuffle key, where numpy's own
+    stream may change between versions."""
     with np.errstate(over="ignore"):
         x = x.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -276,10 +258,12 @@ def shuffled(count: int, key: str) -> np.ndarray:
 def mix(
     used: dict[str, np.ndarray], ratio: dict[str, float], total_tokens: int, seed: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The training order over rows numbered domain after domain (dict order), and for each domain the rows it gives to it, in their order.
+    """The training order over rows numbered domain after domain (dict order), and for each domain the rows it
+    gives to it, in their order.
 
-    used: tokens of each row of each domain. ratio: weight of each domain in tokens. A domain smaller than its share is passed again, reshuffled. A block of
-    domain d stands at (tokens of d before its middle) / (tokens of d in the run), so that every prefix is within about one block of the ratio.
+    used: tokens of each row of each domain. ratio: weight of each domain in tokens. A domain smaller than its
+    share is passed again, reshuffled. A block of domain d stands at (tokens of d before its middle) / (tokens
+    of d in the run), so that every prefix is within about one block of the ratio.
     """
     weight, places, rows, first = sum(ratio.values()), [], {}, 0
     for domain, tokens in used.items():
@@ -301,7 +285,8 @@ def mix(
 
 # ---------------------------------------------------------------- build
 def shards(manifest: dict, domains: list[str]):
-    """(domain, source, stem, files) of each unit: the document files of a source in their order, up to SHARD_CHARACTERS together."""
+    """(domain, source, stem, files) of each unit: the document files of a source in their order, up to
+    SHARD_CHARACTERS together."""
     files = {}
     for output in manifest["outputs"]:
         if output["domain"] in domains:
@@ -319,105 +304,156 @@ def shards(manifest: dict, domains: list[str]):
 
 
 def build(documents: Path, tokenizer_path: str, mixture: dict, out: Path, executor: str = "local") -> dict:
-    manifest = read_manifest(
-        documents, made_by=f"python -m data_prep.build_documents --source NAME=PATH --out {documents}"
+    """Write the packed blocks and the training order below `out` and return the manifest. BadInput for
+    documents, a tokenizer or a mixture that cannot be used together."""
+    made_by = f"python -m data_prep.build_documents --source NAME=PATH --out {documents}"
+    made_from = read_manifest(documents, made_by=made_by)
+    tokenizer, documents_sha256 = DocumentTokenizer(tokenizer_path), sha256(documents / "manifest.json")
+    domains = wanted_domains(documents, made_from, mixture)
+    identity = executors.fingerprint(
+        ["data_prep.build_blocks"],
+        documents_sha256,
+        str(documents),
+        tokenizer.sha256,
+        str(tokenizer_path),
+        mixture,
     )
-    tokenizer = DocumentTokenizer(tokenizer_path)
+    with resumable_folder(out, identity, intact=intact) as folder:
+        if folder is None:
+            return already_complete(out)
+
+        # Tokenize and pack, one training file at a time
+        units = [
+            {
+                "name": f"{domain}/{stem}",
+                "documents": str(documents.absolute()),
+                "files": files,
+                "tokenizer": str(tokenizer_path),
+                "tokenizer_sha256": tokenizer.sha256,
+                "mixture": {key: mixture[key] for key in ("block_length", "fill", "validation_share")},
+                "domain": domain,
+                "source": source,
+                "stem": stem,
+                "folder": str(folder.absolute()),
+            }
+            for domain, source, stem, files in shards(made_from, domains)
+        ]
+        facts = executors.run("data_prep.build_blocks:pack_shard", units, folder / WORK, executor)
+        outputs = [output for fact in facts for output in fact["outputs"]]
+        paths = [path for output in outputs for path in (output["path"], ids_path(output["path"]))]
+        for path in paths:
+            link(folder / WORK / "blocks" / path, folder / path)
+        report(outputs)
+
+        # Mix
+        used = used_tokens(documents, units, facts, domains)
+        order, totals = lay_out(used, mixture, outputs)
+        np.save(folder / "order.npy", order)
+
+        keep_only(folder, ["order.npy", *paths])
+        sources = {output["source"] for output in outputs}
+        licenses = made_from.get("document_licenses", {})
+        manifest = write_manifest(
+            folder,
+            stage="build_blocks",
+            arguments={"documents": str(documents), "tokenizer": str(tokenizer_path), "mixture": mixture},
+            inputs=[entry for entry in made_from["inputs"] if entry["source"] in sources],
+            dropped=made_from["dropped"],
+            outputs=outputs,
+            order={
+                "path": "order.npy",
+                "sha256": sha256(folder / "order.npy"),
+                "blocks": len(order),
+                "tokens": sum(total["tokens_in_run"] for total in totals.values()),
+            },
+            domains=totals,
+            block_length=mixture["block_length"],
+            dtype=tokenizer.dtype.name,
+            documents_sha256=documents_sha256,
+            document_licenses={source: counts for source, counts in licenses.items() if source in sources},
+            tokenizer={
+                "sha256": tokenizer.sha256,
+                "vocabulary": len(tokenizer.hf),
+                "bos": tokenizer.hf.bos_token_id,
+                "eos": tokenizer.eos,
+                "word_cache": tokenizer.words is not None,
+            },
+        )
+        write_card(folder, manifest)
+        return manifest
+
+
+def wanted_domains(documents: Path, manifest: dict, mixture: dict) -> list[str]:
+    """The domains of the mixture; BadInput if there are no documents of one."""
     present = {output["domain"] for output in manifest["outputs"]}
     domains = [d for d in DOMAINS if d in (present if mixture["ratio"] == "as_found" else mixture["ratio"])]
     for domain in domains:
         if domain not in present:
-            raise BadInput(
-                f"{documents}: the mixture wants {domain} text, and no document is. Next: build_documents with more, or another --mixture"
-            )
-    identity = executors.fingerprint(
-        sha256(documents / "manifest.json"), str(documents), tokenizer.sha256, str(tokenizer_path), mixture
-    )
-    with resumable_folder(out, identity) as folder:
-        if folder is None:
-            print(f"{out}: already complete, nothing to do")
-            return json.loads((out / "manifest.json").read_text())
+            next_step = "Next: build_documents with more sources, or another --mixture"
+            raise BadInput(f"{documents}: holds no {domain} text, which the mixture wants. {next_step}")
+    return domains
 
-        # Tokenise and pack, a training file at a time
-        packing = {key: mixture[key] for key in ("block_length", "fill", "validation_share")}
-        units = [
-            {"name": f"{domain}/{stem}", "documents": str(documents.absolute()), "files": files, "tokenizer": str(tokenizer_path),
-             "tokenizer_sha256": tokenizer.sha256, "mixture": packing, "domain": domain, "source": source, "stem": stem, "folder": str(folder.absolute())}
-            for domain, source, stem, files in shards(manifest, domains)
-        ]  # fmt: skip
-        facts = executors.run("data_prep.build_blocks:pack_shard", units, folder / WORK, executor)
-        outputs = [output for fact in facts for output in fact["outputs"]]
-        paths = [
-            path
-            for output in outputs
-            for path in (output["path"], output["path"].replace(".arrow", ".ids.txt.gz"))
-        ]
-        for path in paths:
-            link(folder / WORK / "blocks" / path, folder / path)
-        for domain, source in dict.fromkeys((o["domain"], o["source"]) for o in outputs):
-            for split in ("train", "validation"):
-                mine = [
-                    o for o in outputs if (o["domain"], o["source"], o["split"]) == (domain, source, split)
-                ]
-                if mine:
-                    counts = [sum(o[key] for o in mine) for key in ("documents", "tokens", "records")]
-                    print(
-                        f"{source}: {split} {counts[0]:,} documents, {counts[1]:,} tokens, {counts[2]:,} blocks",
-                        flush=True,
-                    )
 
-        # Mix
-        used = {d: [] for d in domains}
-        for unit, fact in zip(units, facts, strict=True):
-            if "train" in fact["used"]:
-                used[unit["domain"]].append(np.load(fact["used"]["train"]))
-        for domain in domains:
-            if not used[domain]:
-                raise BadInput(
-                    f"{documents}: every {domain} document was held out. Next: a smaller validation_share, or more documents"
-                )
-        used = {domain: np.concatenate(parts).astype(np.int64) for domain, parts in used.items()}
-        found = {domain: int(tokens.sum()) for domain, tokens in used.items()}
-        ratio = found if mixture["ratio"] == "as_found" else mixture["ratio"]
-        order, rows = mix(
-            used,
-            ratio,
-            sum(found.values()) if mixture["tokens"] == "one_pass" else mixture["tokens"],
-            mixture["seed"],
-        )
-        np.save(folder / "order.npy", order)
-        everything = np.concatenate(list(used.values()))
-        run_tokens = {domain: int(everything[row].sum()) for domain, row in rows.items()}
-        totals = {}
-        for domain in domains:
-            passes, share = (
-                len(rows[domain]) / len(used[domain]),
-                run_tokens[domain] / sum(run_tokens.values()),
-            )
-            held = sum(o["tokens"] for o in outputs if o["domain"] == domain and o["split"] == "validation")
-            totals[domain] = {
-                "rows": len(used[domain]), "tokens": found[domain], "validation_tokens": held, "blocks_in_run": len(rows[domain]),
-                "tokens_in_run": run_tokens[domain], "passes": round(passes, 3), "share": round(share, 5),
-            }  # fmt: skip
-            again = ": repeated more than four times, more documents would teach more" if passes > 4 else ""
-            print(
-                f"{domain}: {found[domain]:,} tokens, {passes:.2f} passes, {100 * share:.2f} % of the run{again}",
-                flush=True,
-            )
+def ids_path(path: str) -> str:
+    """The list of document ids beside a file of blocks."""
+    return path.replace(".arrow", ".ids.txt.gz")
 
-        keep_only(folder, ["order.npy", *paths])
-        sources = {output["source"] for output in outputs}
-        manifest = write_manifest(
-            folder, stage="build_blocks", arguments={"documents": str(documents), "tokenizer": str(tokenizer_path), "mixture": mixture},
-            inputs=[entry for entry in manifest["inputs"] if entry["source"] in sources], dropped=manifest["dropped"], outputs=outputs,
-            order={"path": "order.npy", "sha256": sha256(folder / "order.npy"), "blocks": len(order), "tokens": sum(run_tokens.values())},
-            domains=totals, block_length=mixture["block_length"], dtype=tokenizer.dtype.name, documents_sha256=sha256(documents / "manifest.json"),
-            document_licenses={s: counts for s, counts in manifest.get("document_licenses", {}).items() if s in sources},
-            tokenizer={"sha256": tokenizer.sha256, "vocabulary": len(tokenizer.hf), "bos": tokenizer.hf.bos_token_id, "eos": tokenizer.eos,
-                       "word_cache": tokenizer.words is not None},
-        )  # fmt: skip
-        write_card(folder, manifest)
-        return manifest
+
+def report(outputs: list[dict]) -> None:
+    """Print documents, tokens and blocks of each source and split."""
+    totals = {}
+    for output in outputs:
+        counts = totals.setdefault((output["domain"], output["source"], output["split"]), [0, 0, 0])
+        for i, key in enumerate(("documents", "tokens", "records")):
+            counts[i] += output[key]
+    for (_, source, split), (documents, tokens, blocks) in totals.items():
+        print(f"{source}: {split} {documents:,} documents, {tokens:,} tokens, {blocks:,} blocks", flush=True)
+
+
+def used_tokens(
+    documents: Path, units: list[dict], facts: list[dict], domains: list[str]
+) -> dict[str, np.ndarray]:
+    """For each domain, the tokens in each of its training blocks; BadInput if validation took all of one."""
+    used = {domain: [] for domain in domains}
+    for unit, fact in zip(units, facts, strict=True):
+        if "train" in fact["used"]:
+            used[unit["domain"]].append(np.load(fact["used"]["train"]))
+    for domain in domains:
+        if not used[domain]:
+            next_step = "Next: a smaller validation_share, or more documents"
+            raise BadInput(f"{documents}: every {domain} document was held out. {next_step}")
+    return {domain: np.concatenate(parts).astype(np.int64) for domain, parts in used.items()}
+
+
+def target(found: dict[str, int], mixture: dict) -> tuple[dict[str, float], int]:
+    """(ratio, tokens of the run) of a mixture, given the tokens that there are of each domain."""
+    ratio = found if mixture["ratio"] == "as_found" else mixture["ratio"]
+    return ratio, sum(found.values()) if mixture["tokens"] == "one_pass" else mixture["tokens"]
+
+
+def lay_out(used: dict[str, np.ndarray], mixture: dict, outputs: list[dict]) -> tuple[np.ndarray, dict]:
+    """(training order, totals by domain for the manifest); prints a line for each domain."""
+    found = {domain: int(tokens.sum()) for domain, tokens in used.items()}
+    order, rows = mix(used, *target(found, mixture), mixture["seed"])
+    tokens = np.concatenate(list(used.values()))
+    in_run = {domain: int(tokens[row].sum()) for domain, row in rows.items()}
+    totals = {}
+    for domain in used:
+        epochs, share = len(rows[domain]) / len(used[domain]), in_run[domain] / sum(in_run.values())
+        held = [o["tokens"] for o in outputs if (o["domain"], o["split"]) == (domain, "validation")]
+        totals[domain] = {
+            "rows": len(used[domain]),
+            "tokens": found[domain],
+            "validation_tokens": sum(held),
+            "blocks_in_run": len(rows[domain]),
+            "tokens_in_run": in_run[domain],
+            "passes": round(epochs, 3),
+            "share": round(share, 5),
+        }
+        again = ": repeated more than four times, more documents would teach more" if epochs > 4 else ""
+        share = f"{100 * share:.2f} % of the run"
+        print(f"{domain}: {found[domain]:,} tokens, {epochs:.2f} passes, {share}{again}", flush=True)
+    return order, totals
 
 
 def main(argv=None):
@@ -430,15 +466,12 @@ def main(argv=None):
         "--executor", default="local", help="local:N, slurm:YAML or ray:N (data_prep/corpus/executors.py)"
     )
     args = parser.parse_args(argv)
-    try:
+    with one_sentence():
         mixture = read_mixture(args.mixture)
         manifest = build(args.documents, args.tokenizer, mixture, args.out, args.executor)
-    except (BadInput, OSError) as error:
-        sys.exit(f"error: {error}")
     blocks, tokens = manifest["order"]["blocks"], manifest["order"]["tokens"]
-    print(
-        f"wrote {args.out}: {blocks:,} blocks of {mixture['block_length']}, {tokens:,} tokens, access {manifest['access']}"
-    )
+    size, access = f"{blocks:,} blocks of {mixture['block_length']}", manifest["access"]
+    print(f"wrote {args.out}: {size}, {tokens:,} tokens, access {access}")
 
 
 if __name__ == "__main__":

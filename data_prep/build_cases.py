@@ -1,34 +1,40 @@
 """Turn published or own clinical cases into rows that ask for a ranked differential of five.
 
-    python -m data_prep.build_cases --source agentclinic=FILE --source nejm_cpc=DIR --source cases=FILE --out data/cases
+    python -m data_prep.build_cases --source agentclinic=FILE --source nejm_cpc=DIR --source cases=FILE --out
+    data/cases
 
 Reads   the case files of each --source, see READERS, and data_prep/prompts/diagnosis/differential.txt
-Writes  OUT/diagnosis/test.jsonl (rows of scoring "diagnosis", contracts.py) and OUT/diagnosis/manifest.json, whole or not at all
+Writes  OUT/diagnosis/test.jsonl (rows of scoring "diagnosis", contracts.py) and OUT/diagnosis/manifest.json,
+        whole or not at all
 
-A case is {id, text, final_diagnosis, synonyms, access, license, source}; `synonyms` are the other names that count as the diagnosis. Sources:
+A case is {id, text, final_diagnosis, synonyms, access, license, source}; `synonyms` are the other names that
+count as the diagnosis. Sources:
     cases             your own: JSON lines of exactly that, `synonyms` optional
-    agentclinic       agentclinic_medqa.jsonl of github.com/SamuelSchmidgall/AgentClinic: one OSCE_Examination a line, rendered as text; the
-                      objective for the doctor and the diagnosis are left out. MIT. Made from MedQA: not independent of its test
-    craftmd           usmle_and_derm_dataset.csv of CRAFT-MD: case_vignette, answer, dataset. MIT. Its larger part is MedQA as well
+    agentclinic       agentclinic_medqa.jsonl of github.com/SamuelSchmidgall/AgentClinic: one OSCE_Examination
+                      a line, rendered as text; the objective for the doctor and the diagnosis are left out.
+                      MIT. Made from MedQA: not independent of its test
+    craftmd           usmle_and_derm_dataset.csv of CRAFT-MD: case_vignette, answer, dataset. MIT. Its larger
+                      part is MedQA as well
     medcasereasoning  JSON lines of case_prompt and final_diagnosis. CC BY 4.0
-    nejm_cpc          your own copy of the article's 70 clinicopathologic conferences of the New England Journal of Medicine, 2021 and 2022, which
-                      are copyrighted: index.csv with id, final_diagnosis, synonyms (parted by ";"), and <id>.txt of each. An id is the number of
-                      the case in the journal, e.g. 3-2021. Each text must end where the discussant begins: cutting it is your work, and so
-                      is choosing the 70 (the supplement of Kanjee et al., JAMA 2023, lists them). Access class: gated
+    nejm_cpc          your own copy of the article's 70 clinicopathologic conferences of the New England
+                      Journal of Medicine, 2021 and 2022, which are copyrighted: index.csv with id,
+                      final_diagnosis, synonyms (parted by ";"), and <id>.txt of each. An id is the number of
+                      the case in the journal, e.g. 3-2021. Each text must end where the discussant begins:
+                      cutting it is your work, and so is choosing the 70 (the supplement of Kanjee et al.,
+                      JAMA 2023, lists them). Access class: gated
 
-A case whose text holds its own diagnosis or a synonym is counted and named in the manifest: a real report may name it among others, an exam
-question gives it away. --drop_named leaves such cases out.
+A case whose text holds its own diagnosis or a synonym is counted and named in the manifest: a real report may
+name it among others, an exam question gives it away. --drop_named leaves such cases out.
 """
 
 import argparse
 import collections
 import hashlib
 import re
-import sys
 from pathlib import Path
 
 from data_prep.benchmarks import pick, prompt_file, read_prompt, texts
-from data_prep.files import check_out, open_text, read_jsonl, sha256, whole_folder, write_jsonl
+from data_prep.files import check_out, one_sentence, open_text, read_jsonl, sha256, whole_folder, write_jsonl
 from data_prep.manifest import Drops, describe, write_manifest
 from data_prep.schema import ACCESS, BadInput, check_row
 from data_prep.sources.raw_files import csv_rows
@@ -71,7 +77,8 @@ def read_agentclinic(path: Path, drops: Drops):
 
 
 def outline(value, depth: int = 0):
-    """The lines of a nested JSON object as a reader would write them down: `Vital Signs:` and below it `  Heart Rate: 72 bpm`."""
+    """The lines of a nested JSON object as a reader would write them down: `Vital Signs:` and below it `
+    Heart Rate: 72 bpm`."""
     for key, part in value.items():
         name, indent = key.replace("_", " "), "  " * depth
         if isinstance(part, dict):
@@ -125,14 +132,24 @@ def read_nejm_cpc(folder: Path, drops: Drops):
 
 
 def _case(source: str, name, text: str, diagnosis: str, licence: str) -> dict:
-    return {"id": f"{source}:{name}", "text": text, "final_diagnosis": diagnosis, "synonyms": [], "access": "public", "license": licence,
-            "source": source}  # fmt: skip
+    return {
+        "id": f"{source}:{name}",
+        "text": text,
+        "final_diagnosis": diagnosis,
+        "synonyms": [],
+        "access": "public",
+        "license": licence,
+        "source": source,
+    }
 
 
 READERS = {
-    "cases": read_cases, "agentclinic": read_agentclinic, "craftmd": read_craftmd, "medcasereasoning": read_medcasereasoning,
+    "cases": read_cases,
+    "agentclinic": read_agentclinic,
+    "craftmd": read_craftmd,
+    "medcasereasoning": read_medcasereasoning,
     "nejm_cpc": read_nejm_cpc,
-}  # fmt: skip
+}
 
 
 # ---------------------------------------------------------------- rows
@@ -178,15 +195,24 @@ def build(sources: list[tuple[str, Path]], out: Path, drop_named: bool = False) 
                 named.append(case["id"])
             if case["id"] in ids:
                 raise BadInput(
-                    f"{path}: case {case['id']} stands there twice with different texts. Next: give each an id of its own"
+                    f"{path}: case {case['id']} stands there twice with different texts. Next: give each "
+                    "an id of its own"
                 )
             asked.add(text)
             ids.add(case["id"])
             row = {
-                "id": case["id"], "task": TASK, "split": "test", "scoring": "diagnosis", "source": case["source"], "license": case["license"],
-                "access": case["access"], "question": text, "synonyms": case["synonyms"], "prompt": template.format(case=text),
+                "id": case["id"],
+                "task": TASK,
+                "split": "test",
+                "scoring": "diagnosis",
+                "source": case["source"],
+                "license": case["license"],
+                "access": case["access"],
+                "question": text,
+                "synonyms": case["synonyms"],
+                "prompt": template.format(case=text),
                 "completion": diagnosis,
-            }  # fmt: skip
+            }
             rows.append(check_row(row, f"{path}: {case['id']}"))
         inputs += [
             _input(source, path) | {"records": n, "license": kind[0], "access": kind[1]}
@@ -194,24 +220,34 @@ def build(sources: list[tuple[str, Path]], out: Path, drop_named: bool = False) 
         ]
     if not rows:
         raise BadInput(
-            f"{sources[0][1]}: holds no case with a text and a final diagnosis. Next: see the formats in data_prep/build_cases.py"
+            f"{sources[0][1]}: holds no case with a text and a final diagnosis. Next: see the formats in "
+            "data_prep/build_cases.py"
         )
 
     with whole_folder(out / TASK) as folder:
         write_jsonl(folder / "test.jsonl", rows)
         manifest = write_manifest(
-            folder, stage="build_cases", arguments={"sources": [[s, str(p)] for s, p in sources], "drop_named": drop_named}, inputs=inputs,
-            dropped=drops.as_dict(), outputs=[describe(folder, folder / "test.jsonl", records=len(rows))], task=TASK, scoring="diagnosis",
-            prompt={"path": f"data_prep/prompts/{PROMPT}.txt", "sha256": sha256(prompt_file(PROMPT))}, text_holds_diagnosis=named,
-        )  # fmt: skip
+            folder,
+            stage="build_cases",
+            arguments={"sources": [[s, str(p)] for s, p in sources], "drop_named": drop_named},
+            inputs=inputs,
+            dropped=drops.as_dict(),
+            outputs=[describe(folder, folder / "test.jsonl", records=len(rows))],
+            task=TASK,
+            scoring="diagnosis",
+            prompt={"path": f"data_prep/prompts/{PROMPT}.txt", "sha256": sha256(prompt_file(PROMPT))},
+            text_holds_diagnosis=named,
+        )
     for source in dict.fromkeys(source for source, _ in sources):
         print(
-            f"{source}: {sum(i['records'] for i in inputs if i['source'] == source)} cases; dropped: {drops.summary(source)}",
+            f"{source}: {sum(i['records'] for i in inputs if i['source'] == source)} cases; dropped: "
+            f"{drops.summary(source)}",
             flush=True,
         )
     if named:
         print(
-            f"the diagnosis stands in the text of {len(named)} of {len(rows)} cases (see the manifest, and --drop_named)",
+            f"the diagnosis stands in the text of {len(named)} of {len(rows)} cases (see the manifest, "
+            "and --drop_named)",
             flush=True,
         )
     print(f"wrote {out / TASK}: {len(rows)} cases, access {manifest['access']}", flush=True)
@@ -219,7 +255,8 @@ def build(sources: list[tuple[str, Path]], out: Path, drop_named: bool = False) 
 
 
 def _input(source: str, path: Path) -> dict:
-    """The manifest entry of a source: each of its files with its sha256, and `sha256sum FILES | sha256sum`."""
+    """The manifest entry of a source: each of its files with its sha256, and `sha256sum FILES |
+    sha256sum`."""
     paths = [path] if path.is_file() else sorted([path / "index.csv", *path.glob("*.txt")])
     files = [{"path": file.name, "sha256": sha256(file)} for file in paths]
     lines = "".join(f"{file['sha256']}  {file['path']}\n" for file in files)
@@ -251,7 +288,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv=None) -> None:
     args = make_parser().parse_args(argv)
-    try:
+    with one_sentence():
         sources = []
         for given in args.source:
             name, _, path = given.partition("=")
@@ -259,12 +296,11 @@ def main(argv=None) -> None:
                 raise BadInput(f"--source {given}: must be NAME=PATH, NAME one of {', '.join(READERS)}")
             if not Path(path).exists():
                 raise BadInput(
-                    f"{path}: no such file or folder. Next: --source {name}=PATH, of the format in data_prep/build_cases.py"
+                    f"{path}: no such file or folder. Next: --source {name}=PATH, of the format in "
+                    "data_prep/build_cases.py"
                 )
             sources.append((name, Path(path)))
         build(sources, args.out, args.drop_named)
-    except BadInput as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

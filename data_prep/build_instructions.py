@@ -1,19 +1,24 @@
-"""Gather the instruction-tuning set: rows of several sources, sampled to size, without duplicates and without evaluation rows.
+"""Gather the instruction-tuning set: rows of several sources, sampled to size, without duplicates and without
+evaluation rows.
 
     python -m data_prep.build_instructions --raw data/demo/raw --sources alpaca,dolly,sharegpt,flashcards \\
-        --task_rows data/demo/tasks --task_names medqa --size alpaca=8000 flashcards=34000 --out data/demo/instructions
+        --task_rows data/demo/tasks --task_names medqa --size alpaca=8000 flashcards=34000 --out
+        data/demo/instructions
     python -m data_prep.build_instructions --raw RAW --documents data/documents --task_rows data/tasks \\
         --plan data_prep/instructions/paper.yaml --out data/instructions
 
-Reads   RAW/<source>/... (the docstring of data_prep/instructions/<source>.py is the card of the source), DOCUMENTS/pmc/*.jsonl.gz for
-        the sources made of our own documents, and the plan: sources and the rows wanted of each;
-        with --task_rows, TASKS/<task>/: every test.jsonl and validation.jsonl as what to keep out, and, of the tasks that
-        --task_names names and of no others, train.jsonl as a further source.
-Writes  OUT/{train,validation}.jsonl (rows, contracts.py) and OUT/manifest.json. The folder is written whole or not at all.
+Reads   RAW/<source>/... (the docstring of data_prep/instructions/<source>.py is the card of the source),
+        DOCUMENTS/pmc/*.jsonl.gz for the sources made of our own documents, and the plan: sources and the rows
+        wanted of each; with --task_rows, TASKS/<task>/: every test.jsonl and validation.jsonl as what to keep
+        out, and, of the tasks that --task_names names and of no others, train.jsonl as a further source.
+Writes  OUT/{train,validation}.jsonl (rows, contracts.py) and OUT/manifest.json. The folder is written whole
+        or not at all.
 
-Which rows are taken, and their order, hangs on --seed and the ids of the rows alone: a larger size takes the same rows and more.
-A source with fewer rows than wanted gives all it has, and this is printed. The validation share is taken of each source.
-What is kept out, and how a row is recognised, says `HeldOut`; the ids of what was removed are in the manifest.
+--seed and the ids of the rows alone decide which rows are taken, and their order: a larger size takes the same
+rows and more. A source with fewer rows than wanted gives all it has, and says so. The validation share is taken
+from each source by whole groups: rows of one prompt, or of one document or patient where the source names it,
+are on one side, across sources. What is held out, and how a row is recognized: see `HeldOut`; the manifest lists
+the ids that were removed.
 """
 
 import argparse
@@ -22,31 +27,35 @@ import hashlib
 import heapq
 import json
 import re
-import sys
 from pathlib import Path
 
 from data_prep import benchmarks, instructions
 from data_prep.corpus.evaluation_items import item_name
-from data_prep.files import check_out, read_json, read_jsonl, read_yaml, sha256, whole_folder, write_jsonl
-from data_prep.manifest import Drops, describe, write_manifest
-from data_prep.schema import BadInput, check_row, strictest
+from data_prep.files import check_out, one_sentence, read_json, read_jsonl, sha256, whole_folder, write_jsonl
+from data_prep.manifest import Drops, check_listed, describe, write_manifest
+from data_prep.schema import BadInput, InstructionPlan, check_row, load, strictest
 
-PLAN_KEYS = {"sources": dict, "validation": float, "seed": int}
-PLAN = {"sources": {}, "validation": 0.05, "seed": 0}  # without --plan
+LABELLED = ("choice", "labels")  # scorings whose completions are labels, which rows of any text share
 
 
 # ---------------------------------------------------------------- decontamination
 class HeldOut:
-    """The test and validation rows under `task_rows`, and whether a row of a source gives one of them away. It does if
+    """The test and validation rows under `task_rows`, and whether a row of a source gives one of them away.
+    It does if
 
-    exact     a text of it (prompt, completion, turn) is the prompt or the bare question of an evaluation row, or its completion of at
-              least 13 words, blind to case and white space; or
-    covered   it holds at least half of the runs of 13 words (64 of them, evenly spaced, if there are more) of such a prompt without the
-              instruction that all prompts of the file begin with (tasks.wording), of such a question, or of such a completion; or
+    exact     a text of it (prompt, completion, turn) is the prompt or the bare question of an evaluation row,
+              or its completion of at least 13 words, blind to case and white space; or
+    covered   it holds at least half of the runs of 13 words (64 of them, evenly spaced, if there are more) of
+              such a prompt without the instruction that all prompts of the file begin with (tasks.wording),
+              of such a question, or of such a completion; or
     article   it was made of the same article of PMC, by the PMCID in both ids.
-    Shorter texts are compared exactly only, and a paraphrase is not found. Evaluation rows are named as evaluation_items.item_name does."""
+    Shorter texts are compared exactly only, and a paraphrase is not found. Evaluation rows are named as
+    evaluation_items.item_name does."""
 
-    RULE = "exact text, or at least 0.5 of the 13-word runs of an evaluation row (at most 64 of them) in prompt and answer, or the same PMCID"
+    RULE = (
+        "exact text, or at least 0.5 of the 13-word runs of an evaluation row (at most 64 of them) in "
+        "prompt and answer, or the same PMCID"
+    )
     N, GRAMS, COVERAGE = 13, 64, 0.5
     REASON = "gives an evaluation row away"
 
@@ -57,9 +66,11 @@ class HeldOut:
         paths = sorted([*task_rows.glob("*/test.jsonl"), *task_rows.glob("*/validation.jsonl")])
         if not paths:
             raise BadInput(
-                f"{task_rows}: no <task>/test.jsonl. Next: python -m data_prep.build_tasks --raw RAW --tasks all --out {task_rows}"
+                f"{task_rows}: no <task>/test.jsonl. Next: python -m data_prep.build_tasks --raw RAW "
+                f"--tasks all --out {task_rows}"
             )
         for path in paths:
+            check_listed(path)
             self._read(path)
             self.files.append({"path": str(path), "sha256": sha256(path)})
 
@@ -75,7 +86,8 @@ class HeldOut:
         for _, row in read_jsonl(path):
             name = item_name(row, row["task"], row["id"])
             bare = [row["question"]] if "question" in row else []
-            long_answer = [row["completion"]] if len(row["completion"].split()) >= self.N else []
+            is_long = row["scoring"] not in LABELLED and len(row["completion"].split()) >= self.N
+            long_answer = [row["completion"]] if is_long else []
             for item in (row["prompt"].removeprefix(head), *bare, *long_answer):
                 grams = list(dict.fromkeys(self._grams(item)))
                 grams = (
@@ -95,7 +107,8 @@ class HeldOut:
         return (hash(tuple(words[i : i + self.N])) for i in range(len(words) - self.N + 1))
 
     def find(self, row: dict) -> tuple[str, str] | None:
-        """(name of the evaluation row that `row` gives away, how it was recognised), or None. Of several that are covered, the one that is covered most."""
+        """(name of the evaluation row that `row` gives away, how it was recognised), or None. Of several that
+        are covered, the one that is covered most."""
         for article in re.findall(r"PMC\d+", row["id"]):
             if article in self.articles:
                 return self.articles[article], "article"
@@ -127,11 +140,13 @@ def build(
     task_names: list[str],
     skip: bool,
 ) -> dict:
-    """Write OUT and return its manifest. `plan`: "sources" {name: rows wanted, or None for all}, "validation" (a share), "seed".
+    """Write OUT and return its manifest. `plan`: "sources" {name: rows wanted, or None for all}, "validation"
+    (a share), "seed".
 
     `skip`: go on without a source whose raw files are not there."""
     check_out(out)
     held_out, drops, seen, inputs, removed = HeldOut(task_rows), Drops(), set(), [], []
+    side, groups = {}, {}  # {group: its split}, {id of a row: its group}
     seed, report, parts, licenses = plan["seed"], {}, {"train": [], "validation": []}, collections.Counter()
     for name, wanted in plan["sources"].items():
         try:
@@ -155,6 +170,7 @@ def build(
         taken, ids, available = [], set(), 0  # taken: a heap with the row of the largest order on top
         for number, row in enumerate(records, 1):
             where = f"{name}: {row.get('id', f'row {number}')}"
+            group = row.pop("group", None)
             check_row(row, where)
             if row["id"] in ids:
                 raise BadInput(f"{where}: this id stands twice. Next: look for a file that is there twice")
@@ -174,11 +190,13 @@ def build(
                 removed.append({"id": row["id"], "evaluation_row": given_away[0], "how": given_away[1]})
                 available -= 1
                 continue
+            groups[row["id"]] = group or _prompt(row)
             (heapq.heappushpop if len(taken) == wanted else heapq.heappush)(taken, (-order, row["id"], row))
         rows = [row for _, _, row in sorted(taken, key=lambda entry: -entry[0])]
-        n_validation = round(len(rows) * plan["validation"])
-        parts["validation"] += [row | {"split": "validation"} for row in rows[:n_validation]]
-        parts["train"] += [row | {"split": "train"} for row in rows[n_validation:]]
+        n_validation = assign(rows, groups, side, round(len(rows) * plan["validation"]))
+        for row in rows:
+            split = side[groups[row["id"]]]
+            parts[split].append(row | {"split": split})
         licenses.update(row["license"] for row in rows)
         report[name] = {
             "wanted": "all" if wanted is None else wanted,
@@ -194,8 +212,12 @@ def build(
             if name in task_names and (signed := signatures(task_rows / name)):
                 facts["declassified"] = signed
             inputs += [{"path": str(path), "sha256": sha256(path), **facts} for path in paths]
-        counts = f"wanted {report[name]['wanted']}, available {available}, taken {len(rows)} ({n_validation} for validation)"
-        print(f"{name}: {counts}; dropped: {drops.summary(name)}", flush=True)
+        counts = (
+            f"wanted {report[name]['wanted']}, available {available}, taken {len(rows)} "
+            f"({n_validation} for validation)"
+        )
+        repaired = f"; repaired: {drops.repairs.summary(name)}" * bool(drops.repairs.count(name))
+        print(f"{name}: {counts}; dropped: {drops.summary(name)}{repaired}", flush=True)
     if not parts["train"]:
         raise BadInput(
             "no row is left for train.jsonl. Next: look at the counts above, --size and --validation"
@@ -219,6 +241,7 @@ def build(
             sources=report,
             row_licenses=dict(sorted(licenses.items())),
             held_out=held_out.files,
+            repaired=drops.repairs.as_dict(),
             decontamination={
                 "rule": held_out.RULE if held_out.files else "none: no --task_rows",
                 "removed": removed,
@@ -228,28 +251,51 @@ def build(
     total = f", of {sum(wanted):,} wanted" if all(isinstance(number, int) for number in wanted) else ""
     counts = f"{', '.join(f'{split} {len(rows)}' for split, rows in parts.items())}{total}"
     print(
-        f"wrote {out}: {counts}; {len(removed)} rows that give an evaluation row away left out; access {manifest['access']}",
+        f"wrote {out}: {counts}; {len(removed)} rows that give an evaluation row away left out; access "
+        f"{manifest['access']}",
         flush=True,
     )
     return manifest
 
 
+def assign(rows: list[dict], groups: dict, side: dict, wanted: int) -> int:
+    """Give each group of `rows` a split in `side`: whole groups, in the order of the rows, go to validation while at most
+    `wanted` rows are there. A group that an earlier source has keeps its split. Returns the rows of validation."""
+    sizes = collections.Counter(groups[row["id"]] for row in rows)
+    taken = sum(size for group, size in sizes.items() if side.get(group) == "validation")
+    for group, size in sizes.items():
+        if group not in side:
+            fits = taken + size <= wanted
+            taken += size * fits
+            side[group] = "validation" if fits else "train"
+    return taken
+
+
+def _prompt(row: dict) -> str:
+    """The group of a row that names none: rows that ask the same."""
+    messages = row.get("messages", ())
+    asked = next((m["content"] for m in messages if m["role"] == "user"), None) if messages else row["prompt"]
+    return hashlib.sha256(_normal(asked).encode()).hexdigest()
+
+
 def read_source(raw: Path, documents: Path | None, name: str, drops):
     """(raw files, rows, licence) of a source."""
-    module = instructions.load(name)
+    module = instructions.load(name, raw / name)
     if getattr(module, "FROM_DOCUMENTS", False):
         if documents is None:
             raise BadInput(
-                f"{name} is made of our own documents. Next: --documents DOCUMENTS, the folder that build_documents wrote"
+                f"{name} is made of our own documents. Next: --documents DOCUMENTS, the folder that "
+                "build_documents wrote"
             )
         folder = documents / module.FOLDER
     else:
         folder = raw / getattr(module, "FOLDER", name)
     if not folder.is_dir():
         raise BadInput(
-            f"{folder}: no such folder. Next: put the raw files there, see the card in data_prep/instructions/{name}.py"
+            f"{folder}: no such folder. Next: put the raw files there, see the card in "
+            f"data_prep/instructions/{name}.py"
         )
-    return module.files(folder), module.read(folder, drops), module.LICENSE
+    return module.files(folder), instructions.read(name, folder, drops), module.LICENSE
 
 
 def read_task(folder: Path):
@@ -257,8 +303,11 @@ def read_task(folder: Path):
     path = folder / "train.jsonl"
     if not path.is_file():
         raise BadInput(
-            f"{path}: no such file. Next: python -m data_prep.build_tasks, or leave {folder.name} out of --task_names"
+            f"{path}: no such file. Next: python -m data_prep.build_tasks, or leave {folder.name} out of "
+            "--task_names"
         )
+
+    check_listed(path)
 
     def rows():
         for number, row in read_jsonl(path):
@@ -295,23 +344,11 @@ def _order(seed: int, row_id: str) -> int:
 
 
 # ---------------------------------------------------------------- the plan
-def read_plan(path: Path) -> dict:
+def read_plan(path: Path, known=instructions.NAMES) -> dict:
     """The plan of a YAML file; BadInput names the key that is unknown or of the wrong kind."""
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file. Next: copy data_prep/instructions/paper.yaml")
-    plan = read_yaml(path)
-    if not isinstance(plan, dict) or not isinstance(plan.get("sources"), dict) or not plan["sources"]:
-        raise BadInput(f"{path}: needs 'sources', a mapping of source to rows")
-    for key, value in plan.items():
-        if key not in PLAN_KEYS:
-            raise BadInput(f"{path}: unknown key '{key}' (known: {', '.join(PLAN_KEYS)})")
-        if not isinstance(value, PLAN_KEYS[key]) or isinstance(value, bool):
-            raise BadInput(f"{path}: '{key}' must be {PLAN_KEYS[key].__name__}, found {type(value).__name__}")
-    _names(",".join(map(str, plan["sources"])), instructions.NAMES, str(path))
-    for name, number in plan["sources"].items():
-        if type(number) is not int or number < 0:
-            raise BadInput(f"{path}: '{name}' must be a number of rows, found {number!r}")
-    return PLAN | plan
+    plan = load(path, InstructionPlan, example="data_prep/instructions/paper.yaml").model_dump()
+    _names(",".join(plan["sources"]), known, f"{path}: sources")
+    return plan
 
 
 def _names(text: str, known, flag: str) -> list[str]:
@@ -380,18 +417,24 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv=None) -> None:
     args = make_parser().parse_args(argv)
-    try:
-        plan = read_plan(args.plan) if args.plan else dict(PLAN)
+    with one_sentence():
+        known = instructions.names(args.raw)
+        plan = (
+            read_plan(args.plan, known)
+            if args.plan
+            else InstructionPlan.model_construct(sources={}).model_dump()
+        )
         if args.sources is None and not args.plan:
             raise BadInput(f"neither --sources nor --plan. Known sources: {', '.join(instructions.NAMES)}")
         sources = (
             list(plan["sources"])
             if args.sources is None
-            else _names(args.sources, instructions.NAMES, "--sources")
+            else _names(args.sources, instructions.names(args.raw), "--sources")
         )
         if args.task_rows and not args.task_rows.is_dir():
             raise BadInput(
-                f"{args.task_rows}: no such folder. Next: python -m data_prep.build_tasks --raw RAW --tasks all --out {args.task_rows}"
+                f"{args.task_rows}: no such folder. Next: python -m data_prep.build_tasks --raw RAW "
+                f"--tasks all --out {args.task_rows}"
             )
         if args.task_names and not args.task_rows:
             raise BadInput("--task_names needs --task_rows, the folder that build_tasks wrote")
@@ -408,8 +451,6 @@ def main(argv=None) -> None:
         if not 0 <= plan["validation"] < 1:
             raise BadInput(f"--validation: {plan['validation']} must be at least 0 and below 1")
         build(args.raw, args.documents, plan, args.out, args.task_rows, task_names, args.skip_missing)
-    except BadInput as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -1,26 +1,28 @@
 """Lower the access class of documents or rows, signed by a person: the only way down there is.
 
-    python -m data_prep.declassify data/clean --to gated --who "A. Example, data steward" --why "de-identified and reviewed, protocol 2026-117" \
+    python -m data_prep.declassify data/clean --to gated --who "A. Example, data steward" --why "de-identified
+    and reviewed, protocol 2026-117" \
         --out data/clean_gated
 
 Reads   a folder of build_documents, clean_documents, build_tasks (one task) or build_instructions
-Writes  OUT: the same files with that class in every document or row that was stricter, and manifest.json with `declassified`: [{from, to, who, why, date,
-        manifest_sha256}]. The entry is carried into every manifest, run.json and model card that is made of it. Blocks are packed anew from such documents.
+Writes  OUT: the same files with that class in every document or row that was stricter, and manifest.json with
+        `declassified`: [{from, to, who, why, date, manifest_sha256}]. The entry is carried into every
+        manifest, run.json and model card that is made of it. Blocks are packed anew from such documents.
 """
 
 import argparse
 import datetime
 import json
-import sys
 from pathlib import Path
 
-from data_prep.files import read_jsonl, sha256, whole_folder, write_jsonl
+from data_prep.files import one_sentence, read_jsonl, sha256, whole_folder, write_jsonl
 from data_prep.manifest import read_manifest
 from data_prep.schema import ACCESS, BadInput, strictest
 
 
 def declassify(folder: Path, to: str, who: str, why: str, out: Path, date: str) -> dict:
-    """Write OUT and return its manifest. BadInput if the folder is none of ours, is not stricter than `to`, or nobody signs on a day that has come."""
+    """Write OUT and return its manifest. BadInput if the folder is none of ours, is not stricter than `to`,
+    or nobody signs on a day that has come."""
     manifest = read_manifest(
         folder,
         made_by="python -m data_prep.build_documents or build_tasks, whose folders can be declassified",
@@ -34,7 +36,8 @@ def declassify(folder: Path, to: str, who: str, why: str, out: Path, date: str) 
     paths = [output["path"] for output in manifest["outputs"]]
     if other := [path for path in paths if not path.endswith((".jsonl", ".jsonl.gz"))]:
         raise BadInput(
-            f"{folder}: {other[0]} holds no documents or rows. Next: declassify what it was made of, and make it again"
+            f"{folder}: {other[0]} holds no documents or rows. Next: declassify what it was made of, and "
+            "make it again"
         )
     entry = {
         "from": manifest["access"],
@@ -62,7 +65,9 @@ def declassify(folder: Path, to: str, who: str, why: str, out: Path, date: str) 
                 given |= {"access": to, "declassified": [*given.get("declassified", []), entry]}
         manifest |= {"access": strictest(given["access"] for given in manifest["inputs"])}
         manifest["declassified"] = [*manifest.get("declassified", []), entry]
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        (partial / "manifest.json").write_text(
+            json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     print(f"wrote {out}: {lowered:,} records from {entry['from']} to {to}, signed by {who}")
     return manifest
 
@@ -90,10 +95,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv=None):
     args = make_parser().parse_args(argv)
-    try:
+    with one_sentence():
         declassify(args.folder, args.to, args.who, args.why, args.out, args.date)
-    except BadInput as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

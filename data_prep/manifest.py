@@ -1,12 +1,14 @@
-"""manifest.json stands beside every output of data_prep: what came in, what was dropped and why, what went out.
+"""manifest.json beside every output of data_prep: what came in, what was dropped and why, what went out.
 
     {"stage", "arguments", "access", "licenses",
      "inputs":  [{"path", "sha256", "records", "license", "access", ...}],
-     "dropped": {source or task: {reason: {"count", "first": "file: record", "where": the first 100 of them}}},
+     "dropped": {source or task: {reason: {"count", "first": "file: record", "where": the first 100 of
+     them}}},
      "outputs": [{"path" (relative), "sha256", "records", "tokens"?, "domain"?}],
      "versions": {package: version}, ...}
 
-`access` is the strictest of the inputs'; `declassified` says who lowered one of them, and why (declassify.py). Nothing here depends on the time or the machine: same inputs and arguments, same bytes.
+`access` is the strictest of the inputs'; `declassified` says who lowered one of them, and why
+(declassify.py). Nothing here depends on the time or the machine: same inputs and arguments, same bytes.
 """
 
 import collections
@@ -14,19 +16,21 @@ import importlib.metadata
 import json
 from pathlib import Path
 
-from data_prep.files import read_json, sha256
-from data_prep.schema import BadInput, hold, strictest
+from data_prep.files import changed_since, read_json, sha256, sha256_of_all
+from data_prep.schema import BadInput, Manifest, mark_credentialed, parse, strictest
 
 NAME = "manifest.json"
 
 
-PLACES_KEPT = 100  # of each reason: enough to look at, and no list of millions for a corpus
+FIRST = 100  # places kept of each reason: enough to look at, and not millions for a corpus
 
 
 class Drops:
-    """Counts what a reader leaves out, by reason, and remembers where it stood (the first PLACES_KEPT of each reason).
+    """Counts what a reader leaves out, by reason, and remembers where it was (the first FIRST of each
+    reason).
 
-    `bad` marks a record that should not have been there (not JSON, no text): a share of those above a threshold stops a build."""
+    `bad` marks a record that should not have been there (not JSON, no text): a share of those above a
+    threshold stops a build."""
 
     def __init__(self):
         self._reasons = collections.defaultdict(dict)
@@ -55,7 +59,7 @@ class Drops:
     def _merge(self, group: str, reason: str, more: dict) -> None:
         entry = self._reasons[group].setdefault(reason, {**more, "count": 0, "where": []})
         entry["count"] += more["count"]
-        entry["where"] += more["where"][: PLACES_KEPT - len(entry["where"])]
+        entry["where"] += more["where"][: FIRST - len(entry["where"])]
 
     def count(self, group: str, *, bad: bool = False) -> int:
         """How many records of a group were left out; with `bad`, of those that should not have been there."""
@@ -98,7 +102,16 @@ def write_manifest(
     outputs: list[dict],
     **facts,
 ) -> dict:
-    """Write folder/manifest.json and return it. Inputs carry `license` and `access`; the strictest access is the output's."""
+    """Write folder/manifest.json and return it. Inputs carry `license` and `access`; the strictest access is
+    the output's. The hashes of the outputs are computed again from the disk: BadInput if one of them differs,
+    as when a worker that was thought dead has written to it."""
+    for output, found in zip(outputs, sha256_of_all([folder / o["path"] for o in outputs]), strict=True):
+        if output["sha256"] != found:
+            raise BadInput(
+                f"{folder / output['path']}: changed after it was written, so another process writes here "
+                "too. "
+                "Next: end that process, then the same command again"
+            )
     signed = [entry for given in inputs for entry in given.get("declassified", ())]
     signed = [entry for i, entry in enumerate(signed) if entry not in signed[:i]]
     manifest = {
@@ -113,7 +126,8 @@ def write_manifest(
         **facts,
         "versions": versions(),
     }
-    (folder / NAME).write_text(json.dumps(manifest, indent=1, ensure_ascii=False, default=str) + "\n")
+    content = json.dumps(manifest, indent=1, ensure_ascii=False, default=str) + "\n"
+    (folder / NAME).write_text(content, encoding="utf-8")
     return manifest
 
 
@@ -123,6 +137,44 @@ def read_manifest(folder: str | Path, *, made_by: str) -> dict:
     if not path.is_file():
         raise BadInput(f"{path}: no such file. Next: {made_by}")
     manifest = read_json(path)
-    for entry in manifest.get("inputs", ()):
-        hold(entry)
+    parse(manifest, Manifest, path)
+    for entry in manifest["inputs"]:
+        mark_credentialed(entry)
     return manifest
+
+
+def already_complete(out: Path) -> dict:
+    """Say that nothing is to be done, and return the manifest of `out`."""
+    print(f"{out}: already complete, nothing to do")
+    return read_json(out / NAME)
+
+
+# ---------------------------------------------------------------- files that are what their manifest says
+def check_sha256(path: str | Path, claimed: str) -> None:
+    """BadInput if a file is not the one that its manifest lists."""
+    if not Path(path).is_file():
+        raise BadInput(f"{path}: missing, and its manifest lists it. Next: build its folder again")
+    if sha256(path) != claimed:
+        raise BadInput(
+            f"{path}: not the file that its manifest lists: it was replaced, cut or edited after the build. "
+            "Next: build its folder again"
+        )
+
+
+def check_listed(path: Path) -> None:
+    """check_sha256 by the manifest beside `path`, if there is one and it lists the file."""
+    if (path.parent / NAME).is_file():
+        for output in read_json(path.parent / NAME).get("outputs", ()):
+            if output["path"] == path.name:
+                check_sha256(path, output["sha256"])
+
+
+def intact(out: Path) -> bool:
+    """Whether the outputs in a finished folder are those of its manifest. Only files that were written to
+    after the build are hashed (files.changed_since)."""
+    listed = {out / output["path"]: output["sha256"] for output in read_json(out / NAME)["outputs"]}
+    for path in changed_since(out, listed):
+        if not path.is_file() or sha256(path) != listed[path]:
+            print(f"{path}: changed after the build, so {out} is built again", flush=True)
+            return False
+    return True

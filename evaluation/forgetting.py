@@ -1,31 +1,37 @@
-"""What did training cost in general ability? A base and one or more tuned models on general tasks, item by item.
+"""What did training cost in general ability? A base and one or more tuned models on general tasks, item by
+item.
 
-    python -m evaluation.forgetting --base outputs/demo/backbone --tuned outputs/demo/foundation outputs/demo/chat \
-        --data data/demo/raw/general_questions --tasks mmlu_answers --gate evaluation/gates/demo.yaml --out outputs/demo/forgetting
-    python -m evaluation.forgetting --base llama-2-13b --tuned outputs/my_13b --gate evaluation/gates/default.yaml --out outputs/forgetting
+    python -m evaluation.forgetting --base outputs/demo/backbone --tuned outputs/demo/foundation
+    outputs/demo/chat \
+        --data data/demo/raw/general_questions --tasks mmlu_answers --gate evaluation/gates/demo.yaml --out
+        outputs/forgetting
+    python -m evaluation.forgetting --plan evaluation/plans/forgetting.yaml --out outputs/forgetting   #
+    beside the paper's
 
-Reads   the models (model_entry.py: folders, or names of evaluation/models; my_models.yaml:NAME for any other backend or path)
-        the tasks' data, from DATA or else from the Hub (general_tasks.py: the harness's own definitions, and the files that DATA may hold)
-        validation.json and trainer_state.json of models that recipes/pretrain.py made, and of --runs
-Writes  OUT/forgetting.json, OUT/forgetting.md   for each task and model: accuracy, and the difference to the base with a 95 % interval, its p-value
-                           and McNemar's exact test; their mean over tasks; perplexity ratios; which tasks were not asked, and why; the gate
-        OUT/curves/        perplexity over training (perplexity_curves.py), where a run logged it
-        OUT/<model>/<task>.jsonl, run.json   every item: its hash, target, what the model gave, its scores
-        OUT/.responses     every response as it comes, by model fingerprint: a killed run goes on where it was, and nothing is asked twice
+Reads   the models (evaluation/models/registry.py: folders, or names of evaluation/models; my_models.yaml:NAME
+for another)
+        the tasks' data, from DATA or else from the Hub (tasks/general.py: the harness's own definitions, and
+        DATA's layout) validation.json and trainer_state.json of models that recipes/pretrain.py made, and of
+        --runs
+Writes  OUT/forgetting.json, forgetting.md   for each task and model: accuracy, the difference to the base
+with its 95 % interval,
+                              p-value and McNemar's exact test; the mean over tasks; perplexity ratios; tasks
+                              that were not asked, and why; the verdict of the gate (scoring/gate.py)
+        OUT/curves/           perplexity over training (reporting/curves.py), where a run logged it
+        OUT/<model>/<task>.jsonl, run.json   every item: its hash, target, the model's output, its scores
+        OUT/.responses        every response as it comes, by model fingerprint: a killed run resumes
+        With --plan all this in OUT/<base>/, and OUT/forgetting.md with the published changes beside ours
 
-A model of access class credentialed closes the process before anything is asked (egress.py): the tasks' data then come from DATA, or from what
-the Hub's local cache holds.
-
-Intervals are paired bootstraps over items, within each task; the mean over tasks weighs tasks alike. Prompts are raw, for every model the same;
-with --chat_template a model that has one is asked in it.
-
-With --gate or a limit the verdict of evaluation/scoring/gate.py stands in forgetting.json too; where it is "failed" the command ends with a sentence and
-status 1.
+A credentialed model closes the process before anything is asked (data_prep/egress.py): the tasks' data then
+come from DATA or from the Hub's local cache. Intervals are paired bootstraps over items, within each task;
+the mean over tasks weighs tasks equally. Prompts are raw, the same for every model; with --chat_template a
+model that has one is asked in it. Where the gate says "failed" the command ends with a sentence and status 1.
 """
 
 import argparse
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import logging
 import os
@@ -40,83 +46,80 @@ from data_prep.schema import BadInput, strictest
 from evaluation import generate
 from evaluation.models.registry import Entry, fingerprint, read_entry
 from evaluation.models.response_cache import Responses
+from evaluation.reporting import config, forgetting_page, tables
 from evaluation.reporting import curves as perplexity_curves
-from evaluation.reporting import forgetting_page
+from evaluation.reporting.curves import read_optional
+from evaluation.reporting.intervals import difference_with_width, with_width
 from evaluation.scoring import compare, gate, metrics
 from evaluation.tasks import general
 
+PACKAGES = ("lm_eval", "torch", "transformers", "datasets", "numpy")
 SEED = 1234  # of the choice of examples: the harness's own
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--base", required=True, help="model before training: a folder, or a name of evaluation/models"
-    )
-    parser.add_argument(
-        "--tuned", required=True, nargs="+", help="models after it, each compared with the base"
-    )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument(
-        "--tasks",
-        default="general",
-        help=f"comma-separated, of {', '.join(general.TASKS)}; general: the first seven",
-    )
-    parser.add_argument(
-        "--data", type=Path, help="folder of the tasks' files (general_tasks.py); default: the Hub"
-    )
-    parser.add_argument(
-        "--runs", type=Path, nargs="*", default=[], help="more pretraining runs, for the curves"
-    )
-    parser.add_argument("--gate", type=Path, help="YAML of limits, as evaluation/gates/default.yaml")
-    parser.add_argument(
-        "--max_general_drop", type=float, help="accuracy, 0.02 is two points; instead of the gate's"
-    )
-    parser.add_argument(
-        "--max_general_perplexity_ratio", type=float, help="tuned over base, instead of the gate's"
-    )
-    parser.add_argument(
-        "--limit", type=int, help="the first N items of each set of questions only; the gate then warns"
-    )
-    parser.add_argument("--num_fewshot", type=int, help="examples in the prompt, instead of each task's own")
-    parser.add_argument(
-        "--chat_template", action="store_true", help="ask models that have a chat template in it"
-    )
-    parser.add_argument(
-        "--allow_overlong",
-        action="store_true",
-        help="let the harness cut prompts that do not fit, from the left",
-    )
-    parser.add_argument("--batch_size", default="16", help="auto[:N]: as many as fit")
-    parser.add_argument("--device", help="default: cuda if there is one, else cpu")
-    parser.add_argument("--dtype", default="auto", help="type of the weights; auto: as stored")
-    parser.add_argument(
-        "--backend_args", default="", help="more arguments of the harness's backend, as parallelize=True"
-    )
+    add = parser.add_argument
+    add("--base", help="model before training: a folder, or a name of evaluation/models")
+    add("--tuned", nargs="+", help="models after it, each compared with the base")
+    add("--plan", type=Path, help="YAML of several comparisons, instead of --base and --tuned")
+    add("--out", type=Path, required=True)
+    add("--tasks", help=f"comma-separated, of {', '.join(general.TASKS)}; default: general, the first seven")
+    add("--data", type=Path, help="folder of the tasks' files (tasks/general.py); default: the Hub")
+    add("--runs", type=Path, nargs="*", default=[], help="more pretraining runs, for the curves")
+    add("--gate", type=Path, help="YAML of limits, as evaluation/gates/default.yaml")
+    add("--max_general_drop", type=float, help="accuracy, 0.02 is two points; instead of the gate's")
+    add("--max_general_perplexity_ratio", type=float, help="tuned over base; instead of the gate's")
+    add("--limit", type=int, help="the first N items of each set of questions only; the gate then warns")
+    add("--num_fewshot", type=int, help="examples in the prompt, instead of each task's own")
+    add("--chat_template", action="store_true", help="ask models that have a chat template in it")
+    add("--allow_overlong", action="store_true", help="let the harness cut long prompts from the left")
+    add("--batch_size", default="16", help="auto[:N]: as many as fit")
+    add("--device", help="default: cuda if there is one, else cpu")
+    add("--dtype", default="auto", help="type of the weights; auto: as stored")
+    add("--backend_args", default="", help="more arguments of the harness's backend, as parallelize=True")
     return parser
 
 
 def main(argv=None):
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if bool(args.plan) == bool(args.base and args.tuned):
+        parser.error("give --base and --tuned, or --plan")
     try:
-        result = measure(make_parser().parse_args(argv))
+        results = measure_plan(args) if args.plan else [measure(args)]
     except BadInput as error:
         sys.exit(f"error: {error}")
-    if result["gate"]["verdict"] == "failed":
-        failed = [
-            finding["sentence"]
-            for one in result["tuned"]
-            for finding in one["gate"]
-            if finding["level"] == "failed"
-        ]
+    findings = [f for result in results for one in result["tuned"] for f in one["gate"]]
+    if failed := [finding["sentence"] for finding in findings if finding["level"] == "failed"]:
+        more = f" (and {len(failed) - 1} more)" if failed[1:] else ""
         sys.exit(
-            f"gate failed: {failed[0]}"
-            + (f" (and {len(failed) - 1} more)" if failed[1:] else "")
-            + ". Next: more general data and another training, or another limit"
+            f"gate failed: {failed[0]}{more}. Next: more general data and another training, or another limit"
         )
 
 
-def measure(args) -> dict:
-    """Ask every model, write OUT, and return what forgetting.json says."""
+def measure_plan(args) -> list[dict]:
+    """Every comparison of a plan in OUT/<base>, and the summary in OUT/forgetting.md."""
+    plan, results = config.load(args.plan, config.ForgettingPlan, "evaluation/plans/forgetting.yaml"), []
+    published = {record["model"]: record for record in read_json(tables.PAPER)["forgetting"]["records"]}
+    for one in plan.comparisons:
+        given = vars(args) | {"base": one.base, "tuned": [tuned.model for tuned in one.tuned]}
+        given |= {
+            "out": args.out / Path(one.base).name,
+            "tasks": args.tasks or plan.tasks,
+            "gate": args.gate or plan.gate,
+        }
+        notes = [published.get(tuned.published) for tuned in one.tuned]
+        results.append(measure(argparse.Namespace(**given), notes))
+    text = forgetting_page.summary(results)
+    replaced(args.out / "forgetting.md", lambda path: path.write_text(text, encoding="utf-8"))
+    print(f"{text}wrote {args.out / 'forgetting.md'}", flush=True)
+    return results
+
+
+def measure(args, published: list[dict | None] = ()) -> dict:
+    """Ask every model, write OUT, and return what forgetting.json says. `published`: the paper's record of
+    each tuned model."""
     started = time.time()
     generate.check_numbers(args)
     generate.check_backend(args)
@@ -129,51 +132,53 @@ def measure(args) -> dict:
     )
     curves = read_curves([*args.runs, *(entry.path for entry in entries.values())], args.runs)
     fingerprints = {name: fingerprint(entry) for name, entry in entries.items()}
-    if args.data:
-        os.environ.setdefault(
-            "HF_HUB_OFFLINE", "1"
-        )  # everything is local: nothing has to be asked of the Hub
+    if args.data:  # everything is local: nothing has to be asked of the Hub
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     loaded, asked, not_asked = load_tasks(args)
     if absent := [task for task in limits["tasks"] if task not in asked]:
         raise BadInput(
-            f"{args.gate}: wants {', '.join(absent)}, which cannot be asked here. Next: --data with their files, or a gate whose tasks are {', '.join(asked)}"
+            f"{args.gate}: wants {', '.join(absent)}, which cannot be asked here. Next: --data with their "
+            f"files, or a gate whose tasks are {', '.join(asked)}"
         )
     answers = {
         name: ask_model(args, name, entry, fingerprints[name], loaded, asked)
         for name, entry in entries.items()
     }
-    base, *tuned = entries
-    facts = {
-        name: {"model": str(e.path), "access": e.access, "fingerprint": fingerprints[name]}
-        for name, e in entries.items()
-    }
-    differences = [differences_to(answers[base], answers[name], asked) for name in tuned]
+    base, *tuned = (described_model(entries, fingerprints, answers, asked, name) for name in entries)
+    for one, record in itertools.zip_longest(tuned, published):
+        one |= differences_to(answers[base["name"]], answers[one["name"]], asked)
+        one["perplexity"] = perplexity_ratios(entries[one["name"]].path, entries[base["name"]].path)
+        one["published"] = record
+    metric = {task: facts["metric"] for task, facts in asked.items()}
+    access = [entry.access for entry in entries.values()] + [curve["access"] for curve in curves]
     result = {
         "stage": "forgetting",
-        "access": strictest([entry.access for entry in entries.values()] + [curve["access"] for curve in curves]),
-        "base": {"name": base, **facts[base], "tasks": levels(answers[base], asked)},
-        "tuned": [
-            {"name": name, **facts[name], "tasks": levels(answers[name], asked), **difference,
-             "perplexity": perplexity_ratios(entries[name].path, entries[base].path)}
-            for name, difference in zip(tuned, differences, strict=True)
-        ],
+        "access": strictest(access),
+        "base": base,
+        "tuned": tuned,
         "asked": asked,
         "not_asked": not_asked,
-        "at_chance": [task for task in asked if at_chance(answers[base][task], asked[task]["metric"])],
+        "at_chance": [task for task in asked if at_chance(answers[base["name"]][task], metric[task])],
         "limit": args.limit,
         "chat_template": args.chat_template,
-        "gate": {"limits": limits},
         **generate.machine(),
-        "versions": {name: importlib.metadata.version(name) for name in ("lm_eval", "torch", "transformers", "datasets", "numpy")},
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "seconds": round(time.time() - started, 1),
         "curves": curves,
-    }  # fmt: skip
-    for one in result["tuned"]:
+    }
+    for one in tuned:
         one["gate"] = gate.findings(limits, one, result)
-    result["gate"]["verdict"] = gate.verdict(limits, result["tuned"])
+    result["gate"] = {"limits": limits, "verdict": gate.verdict(limits, tuned)}
     write(args.out, result)
     return result
+
+
+def described_model(entries: dict, fingerprints: dict, answers: dict, asked: dict, name: str) -> dict:
+    """{"name", "model", "access", "fingerprint", "tasks": its accuracies}."""
+    entry = entries[name]
+    facts = {"model": str(entry.path), "access": entry.access, "fingerprint": fingerprints[name]}
+    return {"name": name, **facts, "tasks": levels(answers[name], asked)}
 
 
 # ---------------------------------------------------------------- inputs
@@ -190,7 +195,8 @@ def read_entries(args) -> dict[str, Entry]:
         name = f"{path.parent.name}-{path.name}" if path.name.startswith("checkpoint-") else entry.name
         if name in entries:
             raise BadInput(
-                f"{model}: two models are called '{name}'. Next: give one a name of its own in a YAML as evaluation/models has them"
+                f"{model}: two models are called '{name}'. Next: give one its own name in a YAML like those "
+                "of evaluation/models"
             )
         entries[name] = entry
     return entries
@@ -198,7 +204,7 @@ def read_entries(args) -> dict[str, Entry]:
 
 def load_tasks(args) -> tuple[dict, dict, dict]:
     """({task: {name of the harness: its task}}, {task: what was found}, {task: why it cannot be asked})."""
-    names = [name.strip() for name in args.tasks.split(",") if name.strip()]
+    names = [name.strip() for name in (args.tasks or "general").split(",") if name.strip()]
     wanted = list(
         dict.fromkeys(task for name in names for task in (general.GENERAL if name == "general" else [name]))
     )
@@ -230,11 +236,12 @@ def load_tasks(args) -> tuple[dict, dict, dict]:
             "data": found,
             "data_sha256": data_hash(loaded[name]),
         }
-        print(f"{name}: {forgetting_page.in_words(asked[name])}", flush=True)
+        print(f"{name}: {forgetting_page.format_task(asked[name])}", flush=True)
     if not loaded:
         first, why = next(iter(not_asked.items()), ("--tasks", "names none"))
         raise BadInput(
-            f"no task can be asked, {first}: {why}. Next: --data DIR, laid out as evaluation/tasks/general.py says"
+            f"no task can be asked, {first}: {why}. Next: --data DIR, laid out as "
+            "evaluation/tasks/general.py says"
         )
     return loaded, asked, not_asked
 
@@ -265,41 +272,42 @@ def ask_model(
         ).hexdigest()
         for task in loaded
     }
-    origin = {"fingerprint": identity, "settings": settings}
-    old = read_json(folder / "run.json") if (folder / "run.json").is_file() else {"tasks": {}}
-    same = {key: old.get(key) for key in (*origin, "access")} == origin | {"access": entry.access}
+    origin = {"fingerprint": identity, "settings": settings, "access": entry.access}
+    old = read_optional(folder / "run.json")
+    same = {key: old.get(key) for key in origin} == origin
     kept = {
-        task: facts for task, facts in old["tasks"].items() if same and keys.get(task) in (None, facts["key"])
+        task: facts
+        for task, facts in old.get("tasks", {}).items()
+        if same and keys.get(task) in (None, facts["key"])
     }
     todo = {task: loaded[task] for task in loaded if task not in kept}
     made, facts = answer(args, entry, identity, settings, todo) if todo else ({}, {})
     items = {task: [row for _, row in read_jsonl(folder / f"{task}.jsonl")] for task in kept} | made
     if made:
-        with whole_folder(folder, mark="run.json") as partial:
-            if entry.access == "credentialed":
-                partial.chmod(0o700)  # what such a model wrote
-            for task, rows in items.items():
-                write_jsonl(partial / f"{task}.jsonl", [row | {"model_access": entry.access} for row in rows])
-            tasks = kept | {task: {"key": keys[task], **facts[task]} for task in made}
-            run = {
-                "stage": "forgetting",
-                "model": str(entry.path),
-                "access": entry.access,
-                **origin,
-                "tasks": tasks,
-            }
-            (partial / "run.json").write_text(json.dumps(run, indent=1) + "\n")
-    print(
-        f"{name}: " + ", ".join(f"{task} {'asked' if task in made else 'already done'}" for task in loaded),
-        flush=True,
-    )
+        tasks = kept | {task: {"key": keys[task], **facts[task]} for task in made}
+        run = {"stage": "forgetting", "model": str(entry.path), **origin, "tasks": tasks}
+        write_items(folder, run, items)
+    states = (f"{task} {'asked' if task in made else 'already done'}" for task in loaded)
+    print(f"{name}: {', '.join(states)}", flush=True)
     return {task: items[task] for task in loaded}
+
+
+def write_items(folder: Path, run: dict, items: dict) -> None:
+    with whole_folder(folder, mark="run.json") as partial:
+        if run["access"] == "credentialed":  # outputs of such a model
+            partial.chmod(0o700)
+        for task, rows in items.items():
+            write_jsonl(partial / f"{task}.jsonl", [row | {"model_access": run["access"]} for row in rows])
+        (partial / "run.json").write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
 
 
 def has_template(entry: Entry) -> bool:
     from transformers import AutoTokenizer
 
-    return bool(entry.chat_template or AutoTokenizer.from_pretrained(entry.path).chat_template)
+    return bool(
+        entry.chat_template
+        or AutoTokenizer.from_pretrained(entry.path, trust_remote_code=False).chat_template
+    )
 
 
 def answer(args, entry: Entry, identity: str, settings: dict, todo: dict) -> tuple[dict, dict]:
@@ -308,35 +316,41 @@ def answer(args, entry: Entry, identity: str, settings: dict, todo: dict) -> tup
 
     lm, facts = generate.load_model(args, entry), {}
     several_turns = settings["chat_template"] and entry.turns == "many"
-    for task, those in todo.items():
-        facts[task] = look_at_prompts(args, lm, task, those, settings["chat_template"], several_turns)
+    for task, asked in todo.items():
+        facts[task] = check_prompts(args, lm, task, asked, settings["chat_template"], several_turns)
     cached = Responses(lm, args.out / ".responses", identity, settings)
     try:
         made = {}
-        for task, those in todo.items():
-            seeded(those)
+        for task, asked in todo.items():
+            seed_examples(asked)
             samples = lm_eval.evaluate(
-                lm=cached, task_dict={"tasks": those, "groups": {}}, limit=args.limit, bootstrap_iters=0, log_samples=True,
-                apply_chat_template=settings["chat_template"], fewshot_as_multiturn=several_turns,
-            )["samples"]  # fmt: skip
-            made[task] = [item for name in those for item in items_of(name, samples[name])]
+                lm=cached,
+                task_dict={"tasks": asked, "groups": {}},
+                limit=args.limit,
+                bootstrap_iters=0,
+                log_samples=True,
+                apply_chat_template=settings["chat_template"],
+                fewshot_as_multiturn=several_turns,
+            )["samples"]
+            made[task] = [item for name in asked for item in items_of(name, samples[name])]
     finally:
         cached.close()
     return made, facts
 
 
-def seeded(tasks: dict) -> None:
+def seed_examples(tasks: dict) -> None:
     """The examples that `lm_eval run` would choose, whatever was built before."""
     for one in tasks.values():
         one.set_fewshot_seed(SEED)
 
 
-def look_at_prompts(args, lm, task: str, those: dict, chat: bool, several_turns: bool) -> dict:
-    """Facts of the prompts as the model will see them. BadInput if more than a few do not fit: the harness would cut them from the left."""
+def check_prompts(args, lm, task: str, asked: dict, chat: bool, several_turns: bool) -> dict:
+    """Facts of the prompts as the model will see them. BadInput if more than a few do not fit: the harness
+    would cut them from the left."""
     template = {"apply_chat_template": True, "chat_template": lm.apply_chat_template} if chat else {}
     lengths, room, first = [], 0, None
-    seeded(those)
-    for one in those.values():
+    seed_examples(asked)
+    for one in asked.values():
         one.build_all_requests(limit=args.limit, fewshot_as_multiturn=several_turns, **template)
         texts = {}
         for instance in one.instances:
@@ -349,7 +363,8 @@ def look_at_prompts(args, lm, task: str, those: dict, chat: bool, several_turns:
     long = sum(length + room > lm.max_length for length in lengths)
     if long > generate.OVERLONG * len(lengths) and not args.allow_overlong:
         raise BadInput(
-            f"{task}: {long} of {len(lengths)} prompts (up to {max(lengths)} tokens) do not fit into the model's {lm.max_length} with {room} new ones. "
+            f"{task}: {long} of {len(lengths)} prompts (up to {max(lengths)} tokens) do not fit into the "
+            f"model's {lm.max_length} with {room} new ones. "
             "Next: a smaller --num_fewshot, or --allow_overlong to have them cut from the left"
         )
     return {
@@ -361,13 +376,21 @@ def look_at_prompts(args, lm, task: str, those: dict, chat: bool, several_turns:
 
 
 def items_of(name: str, samples: list[dict]) -> list[dict]:
-    """One row for each item of a set, with the metrics of every filter, from the samples that the harness logs for each filter."""
+    """One row for each item of a set, with the metrics of every filter, from the samples that the harness
+    logs for each filter."""
     items = {}
     for sample in samples:
-        item = items.setdefault(sample["doc_id"], {
-            "id": f"{name}:{sample['doc_id']}", "doc_hash": sample["doc_hash"], "prompt_hash": sample["prompt_hash"],
-            "target": sample["target"], "output": [response[0] for response in sample["resps"]], "score": {},
-        })  # fmt: skip
+        item = items.setdefault(
+            sample["doc_id"],
+            {
+                "id": f"{name}:{sample['doc_id']}",
+                "doc_hash": sample["doc_hash"],
+                "prompt_hash": sample["prompt_hash"],
+                "target": sample["target"],
+                "output": [response[0] for response in sample["resps"]],
+                "score": {},
+            },
+        )
         values = {metric: sample[metric] for metric in sample["metrics"]}
         item["score"] |= {
             f"{metric},{sample['filter']}": float(value)
@@ -392,15 +415,17 @@ def levels(items: dict, asked: dict) -> dict:
 
 def level(rows: list[dict], metric: str) -> dict:
     counts, finish = metrics.mean_of(rows, metric)
-    return metrics.estimate(float(finish(counts.sum(0), len(rows))), metrics.draws(counts, finish))
+    measured = metrics.estimate(float(finish(counts.sum(0), len(rows))), metrics.draws(counts, finish))
+    return with_width(measured, len(rows))
 
 
 def at_chance(rows: list[dict], metric: str) -> bool:
-    """Whether a model answers no better than by lot, as far as these items tell: one of the options where there are some, else nothing right."""
+    """Whether a model answers no better than by chance, as far as these items tell: a random option where
+    there are options, else nothing right."""
     if any(row["score"][metric] not in (0, 1) for row in rows):
         return False  # TruthfulQA's share of probability has no such level
-    by_lot = np.mean([1 / len(row["output"]) if len(row["output"]) > 1 else 0 for row in rows])
-    return level(rows, metric)["low"] <= by_lot
+    by_chance = np.mean([1 / len(row["output"]) if len(row["output"]) > 1 else 0 for row in rows])
+    return level(rows, metric)["low"] <= by_chance
 
 
 def differences_to(base: dict, tuned: dict, asked: dict) -> dict:
@@ -410,25 +435,29 @@ def differences_to(base: dict, tuned: dict, asked: dict) -> dict:
         metric = facts["metric"]
         (counts, _), (base_counts, _) = (metrics.mean_of(rows[task], metric) for rows in (tuned, base))
         difference, draws = metrics.paired(counts, base_counts, mean_difference, seed=number)
-        found[task] = described(difference, draws)
+        found[task] = described(difference, draws, len(counts))
         if all(row["score"][metric] in (0, 1) for row in (*tuned[task], *base[task])):
             found[task]["mcnemar"] = compare.mcnemar(tuned[task], base[task], metric)
         drawn.append(draws)
     mean = float(np.mean([entry["difference"] for entry in found.values()]))
-    return {"differences": found, "mean": described(mean, np.mean(drawn, axis=0))}
+    return {
+        "differences": found,
+        "mean": described(mean, np.mean(drawn, axis=0), min(map(len, base.values()))),
+    }
 
 
 def mean_difference(total, base_total, n):
     return (total[..., 0] - base_total[..., 0]) / n
 
 
-def described(difference: float, draws: np.ndarray) -> dict:
-    low, high = metrics.interval(draws)
+def described(difference: float, draws: np.ndarray, n: int) -> dict:
+    low, high = difference_with_width(difference, *metrics.interval(draws), n)
     return {"difference": difference, "low": low, "high": high, "p": metrics.p_value(draws)}
 
 
 def perplexity_ratios(tuned: Path, base: Path) -> dict:
-    """{domain: ratio of perplexities, tuned over base} on the blocks that both runs were validated on; {} where one was not."""
+    """{domain: ratio of perplexities, tuned over base} on the blocks that both runs were validated on; {}
+    where one was not."""
     files = [folder / "validation.json" for folder in (tuned, base)]
     if not all(file.is_file() for file in files):
         return {}
@@ -459,10 +488,12 @@ def write(out: Path, result: dict) -> None:
         with whole_folder(out / "curves", mark="perplexity.json") as folder:
             perplexity_curves.write(result["curves"], folder)
     text = forgetting_page.markdown(result)
-    replaced(out / "forgetting.md", lambda path: path.write_text(text))
+    replaced(out / "forgetting.md", lambda path: path.write_text(text, encoding="utf-8"))
     replaced(
         out / "forgetting.json",
-        lambda path: path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n"),
+        lambda path: path.write_text(
+            json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        ),
     )
     print(f"{text}wrote {out / 'forgetting.json'}", flush=True)
 

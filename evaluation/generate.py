@@ -41,6 +41,7 @@ from pathlib import Path
 from data_prep import egress
 from data_prep.files import check_out, read_json, read_jsonl, sha256, whole_folder, write_jsonl
 from data_prep.schema import BadInput, check_row, strictest
+from evaluation import own_tasks
 from evaluation.models.registry import Entry, fingerprint, read_entry
 from evaluation.models.response_cache import Responses
 from evaluation.scoring.run_outputs import answers
@@ -137,7 +138,7 @@ def generate(args) -> None:
     check_backend(args)
     check_out(args.out, "run.json")
     entry = read_entry(args.model, args.changes)
-    rows = {task: read_rows(args, task) for task in with_rows(args, parse_tasks(args.tasks))}
+    rows = {task: read_rows(args, task) for task in with_rows(args, parse_tasks(args.tasks, own_tasks.names(args.rows)))}
     shots = {task: read_shots(args, task) for task in rows}
     given = list(itertools.chain(*rows.values(), *shots.values()))
     allowed, listed = keep_on_site(args.allow_list, entry, given), None
@@ -286,12 +287,13 @@ def devices() -> list[str]:
     ]
 
 
-def parse_tasks(text: str) -> list[str]:
+def parse_tasks(text: str, own=()) -> list[str]:
+    """The tasks that `text` names; `own` are those of the rows beyond the twelve (own_tasks.py)."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     tasks = list(dict.fromkeys(task for name in names for task in GROUPS.get(name, [name])))
     for task in tasks:
-        if task not in KNOWN:
-            raise BadInput(f"--tasks: unknown task '{task}' (known: {', '.join((*KNOWN, *GROUPS))})")
+        if task not in (*KNOWN, *own):
+            raise BadInput(f"--tasks: unknown task '{task}' (known: {', '.join((*KNOWN, *own, *GROUPS))})")
     if not tasks:
         raise BadInput(f"--tasks: names no task (known: {', '.join((*KNOWN, *GROUPS))})")
     return tasks
@@ -328,9 +330,8 @@ def read_rows(args, task: str) -> list[dict]:
         if not rows_file(args, task, split).is_file():
             raise BadInput(f"{rows_file(args, task, split)}: no such file. {made_by}")
     path, rows = rows_file(args, task), []
-    wanted = (
-        "options" if "include: _likelihood.yaml" in (TASKS / f"{task}.yaml").read_text() else "choices"
-    )  # of a twin
+    described = (TASKS / f"{task}.yaml").read_text(encoding="utf-8") if task in KNOWN else ""
+    wanted = "choices" if "include: _likelihood_labels.yaml" in described else "options"  # of a twin
     for number, row in read_jsonl(path):
         check_row(row, f"{path}: line {number}")
         if "prompt" not in row or row["scoring"] == "none":
@@ -424,7 +425,7 @@ def check_server(args, entry: Entry, rows: dict) -> dict:
 def task_key(origin: dict, args, task: str) -> str:
     """What the outputs of a task depend on: model, settings, rows, and the task's files."""
     inputs = [rows_file(args, task), *([rows_file(args, task, "train")] if args.num_fewshot else [])]
-    inputs += [TASKS / f"{task}.yaml", TASKS / "mibe.py", *sorted(TASKS.glob("_*.yaml"))]
+    inputs += [*TASKS.glob(f"{task}.yaml"), TASKS / "mibe.py", *sorted(TASKS.glob("_*.yaml"))]
     return hashlib.sha256(
         json.dumps([origin, [sha256(path) for path in inputs]], sort_keys=True).encode()
     ).hexdigest()
@@ -507,7 +508,8 @@ def answer(
         "rows": str(args.rows.resolve()),
         "option_prefix": option_prefix(lm.tokenizer) if chat and entry.backend != "chat" else None,
     }
-    manager = TaskManager(include_path=str(TASKS), include_defaults=False, metadata=metadata)
+    own = own_tasks.write(args.out.parent / ".tasks", [task for task in todo if task not in KNOWN])
+    manager = TaskManager(include_path=[str(TASKS), str(own)], include_defaults=False, metadata=metadata)
 
     # every prompt as the model will see it, to count what does not fit: the harness would cut it from the left
     facts, fitting, askers, loaded = {}, {}, {}, manager.load(list(names))["tasks"]

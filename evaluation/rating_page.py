@@ -1,13 +1,17 @@
-"""One HTML file in which a clinician rates what models diagnosed, without seeing which model said what.
+"""One HTML file in which a clinician rates what models diagnosed, blind to which model said what.
 
-    python -m evaluation.rating_page outputs/demo/diagnosis/chat outputs/other --out rate.html
-    python -m evaluation.judge outputs/demo/diagnosis/chat outputs/other --judge string --judge human:ratings_AB.csv --out outputs/judged
+    python -m evaluation.rating_page outputs/demo/diagnosis/chat outputs/other --out rate.html python -m
+    evaluation.judge outputs/demo/diagnosis/chat outputs/other --judge string --judge human:ratings_AB.csv \
+        --out outputs/judged
 
 Reads   RUN/diagnosis.jsonl, as evaluation.judge does
-Writes  OUT            the page: opened from disk, it loads and sends nothing, keeps every rating in the browser, and exports a CSV
-        OUT.key.json   seed, runs, and for each item of the page the ranks that models gave it; no text. Not for the rater
+Writes  OUT            the page: opened from disk, it loads and sends nothing, keeps ratings in the browser,
+                       exports a CSV
+        OUT.key.json   seed, runs, and for each item of the page the ranks that models gave it; no text. Not
+        for the rater
 
-A prediction stands there once, whichever models made it, in an order drawn from --seed: nothing in the page or its CSV tells a model or a rank.
+A prediction is on the page once, however many models made it, in an order drawn from --seed: nothing in the
+page or its CSV reveals a model or a rank.
 """
 
 import argparse
@@ -57,7 +61,8 @@ def main(argv=None):
         replaced(path, lambda partial, text=text: partial.write_text(text, encoding="utf-8"))
     n = sum(len(case["predictions"]) for case in page["cases"])
     print(
-        f"wrote {args.out}: {len(page['cases'])} cases, {n} predictions, access {page['access']}; {args.out}.key.json is not for the rater",
+        f"wrote {args.out}: {len(page['cases'])} cases, {n} predictions, access {page['access']}; "
+        f"{args.out}.key.json is not for the rater",
         flush=True,
     )
 
@@ -67,8 +72,16 @@ def contents(runs: dict, seed: int, limit: int | None = None) -> tuple[dict, dic
     cases, key, access = {}, {}, []
     for model, run in runs.items():
         for row in run["rows"]:
-            case = cases.setdefault(row["id"], {"id": row["id"], "text": row.get("question", row["prompt"]), "diagnosis": row["completion"],
-                                                "synonyms": row.get("synonyms", []), "predictions": {}})  # fmt: skip
+            case = cases.setdefault(
+                row["id"],
+                {
+                    "id": row["id"],
+                    "text": row.get("question", row["prompt"]),
+                    "diagnosis": row["completion"],
+                    "synonyms": row.get("synonyms", []),
+                    "predictions": {},
+                },
+            )
             access += [row["access"], row["model_access"]]
             for rank, name in enumerate(row["differential"] or (), 1):
                 item = prediction_id(row["id"], name)
@@ -77,7 +90,8 @@ def contents(runs: dict, seed: int, limit: int | None = None) -> tuple[dict, dic
     shown = [case for case in cases.values() if case["predictions"]]
     if not shown:
         raise BadInput(
-            f"{', '.join(runs)}: no answer holds a list that could be rated. Next: look at the outputs in diagnosis.jsonl"
+            f"{', '.join(runs)}: no answer holds a list that could be rated. Next: look at the outputs in "
+            "diagnosis.jsonl"
         )
     rng = random.Random(f"rating page {seed}")
     rng.shuffle(shown)

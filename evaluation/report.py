@@ -1,91 +1,90 @@
-"""One page that says what was run, what it was to show, and whether it did; with the article's tables beside it.
+"""One page that says what was run, what it was meant to show, and whether it did, next to the paper's tables.
 
-    python -m evaluation.report --config evaluation/claims/demo.yaml --evaluation outputs/demo/evaluation --runs outputs/demo \
+    python -m evaluation.report --config evaluation/claims/demo.yaml --evaluation outputs/demo/evaluation
+    --runs outputs/demo \
         --out outputs/demo/report
-    python -m evaluation.report --evaluation outputs/evaluation --out outputs/report      # every scored model there, no claims
+    python -m evaluation.report --evaluation outputs/evaluation --out outputs/report      # every scored model
+    there, no claims
 
-Reads   CONFIG             the models (name, the run that trained it, the article's tables it belongs in), and the claims
-        RUNS/<run>/        run.json, trainer_state.json (losses), validation.json where there is one (held-out nats and tokens per block)
+Reads   CONFIG               the models and the claims (evaluation/reporting/config.py)
+        RUNS/<run>/          run.json, losses of trainer_state.json, held-out blocks of validation.json
         EVALUATION/<model>/  run.json, scores.json and the outputs of each task
-Writes  OUT/report.html (one file that loads nothing: any score opens the rows behind it), OUT/report.md, OUT/tables.csv, OUT/tables.tex,
-        OUT/figure2.svg and OUT/forest.svg, each with a PDF
+Writes  OUT/report.html      one file that loads nothing: any score opens the rows behind it
+        OUT/report.md, tables.csv, tables.tex
+        OUT/{overview,figure2,forest}.svg, each with a PDF; PICTURE, the overview on white, for a README
 
-A claim of kind "accuracy" is the mean over its tasks of a metric's difference between two models, with a paired bootstrap over rows:
-"shown" if the 95 % interval lies above 0, "contradicted" if below, else "not shown". A claim of kind "perplexity" is a ratio on one domain
-of two models that were validated on the same blocks, with a paired bootstrap over them: "shown" if the interval ends at or below the margin,
-"contradicted" if it begins above it, else "not shown".
-
-In the article's tables a model of ours stands in Table 4 if it was fine-tuned on a task, in Tables 5 and 6 if it was asked in a chat template
-without examples, in Table 6 if it was asked raw; `tables: [...]` of the configuration says otherwise. Same inputs, same bytes. The page holds
-the first --rows rows of each task and counts the rest. Texts of credentialed rows, and what a model trained on such data wrote, are left out
-unless --show_texts.
+In the paper's tables a model of ours is in Table 4 if it was fine-tuned on a task, and there on that task
+alone; in Tables 5 and 6 if it was asked in a chat template without examples; in Table 6 if it was asked raw;
+in a table of its own if it was given examples. `tables: [...]` in CONFIG overrides that. Same inputs, same
+bytes. The page holds the first --rows rows of each task and counts the rest. Texts of credentialed rows, and
+the outputs of models trained on such data, are left out unless --show_texts is given.
 """
 
 import argparse
 import json
 import math
-import re
 import sys
 from pathlib import Path
 
 import jinja2
 import markupsafe
-import numpy as np
 
-from data_prep.files import check_out, read_json, read_yaml, whole_folder
+from data_prep.files import check_out, read_json, whole_folder
 from data_prep.schema import BadInput, strictest
 from evaluation import score
 from evaluation.diagnosis import section as diagnosis_page
-from evaluation.reporting import curves, figures, forgetting_page, samples, tables
+from evaluation.reporting import (
+    claims,
+    config,
+    curves,
+    figures,
+    forgetting_page,
+    paper_claims,
+    runs,
+    samples,
+    tables,
+)
+from evaluation.reporting.formats import format_difference, markdown_table, markdown_text
+from evaluation.reporting.intervals import difference_with_width
 from evaluation.scoring import metrics, run_outputs
 
-MODEL_KEYS = {"name", "label", "preset", "what"}
-MODEL_OPTIONAL = {"run", "tables"}
-SAME_BLOCKS = "Each line is of the same blocks; – : not measured on those."
-CLAIM_KEYS = {
-    "accuracy": {"name", "statement", "kind", "tasks", "metric", "better", "worse"},
-    "perplexity": {"name", "statement", "kind", "domain", "new", "old", "margin"},
-}
+SAME_BLOCKS = "Each line is of the same blocks; –: not measured on them."
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add(
+        "--config",
+        type=Path,
+        help="models and claims; default: every scored folder of --evaluation, no claims",
+    )
+    add("--evaluation", type=Path, required=True, help="folder with a folder of scores for each model")
+    add("--runs", type=Path, help="folder of the training runs that the configuration names")
+    add("--forgetting", type=Path, help="forgetting.json of evaluation.forgetting")
+    add("--diagnosis", type=Path, help="folder written by evaluation.judge")
+    add("--out", type=Path, required=True)
+    add("--picture", type=Path, metavar="SVG", help="write the overview here too (numbers only)")
+    add("--rows", type=int, default=100, help="rows of each task that the page holds")
+    add(
+        "--show_texts",
+        action="store_true",
+        help="print texts of credentialed rows too; keep such a page on the site",
+    )
+    return parser
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--config",
-        type=Path,
-        help="models and claims; without it: every scored folder of --evaluation, no claims",
-    )
-    parser.add_argument(
-        "--evaluation", type=Path, required=True, help="folder that holds a folder of scores for each model"
-    )
-    parser.add_argument("--runs", type=Path, help="folder of the training runs that the configuration names")
-    parser.add_argument("--forgetting", type=Path, help="forgetting.json of evaluation.forgetting")
-    parser.add_argument("--diagnosis", type=Path, help="folder written by evaluation.judge")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--rows", type=int, default=100, help="rows of each task that the page holds")
-    parser.add_argument(
-        "--show_texts",
-        action="store_true",
-        help="print texts of rows even where access is credentialed; such a page stays on the site",
-    )
-    args = parser.parse_args(argv)
+    args = make_parser().parse_args(argv)
     try:
         check_out(args.out, "report.html")
         page = read_page(args)
         with whole_folder(args.out, mark="report.html") as folder:
             if page["access"] == "credentialed":
                 folder.chmod(0o700)
-            (folder / "report.md").write_text(markdown(page))
-            (folder / "tables.csv").write_text(tables.as_csv(page["article"]))
-            (folder / "tables.tex").write_text(tables.latex(page["article"]))
-            for name in ("figure2", "forest"):
-                if page[name]:
-                    page[name].files(folder, name)
-            template = (Path(__file__).resolve().parent / "reporting/report.html").read_text()
-            environment = jinja2.Environment(
-                autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-            )
-            (folder / "report.html").write_text(environment.from_string(template).render(page))
+            write(folder, page)
+        if args.picture and page["overview"]:
+            page["overview"].save(args.picture, background="white")
     except BadInput as error:
         sys.exit(f"error: {error}")
     for claim in page["claims"]:
@@ -93,226 +92,129 @@ def main(argv=None):
     print(f"wrote {args.out / 'report.html'}, report.md, tables.csv and tables.tex", flush=True)
 
 
+def write(folder: Path, page: dict) -> None:
+    texts = {"report.md": markdown(page), "tables.csv": tables.as_csv(page["paper_tables"])}
+    texts |= {"tables.tex": tables.latex(page["paper_tables"])}
+    for name in ("overview", "figure2", "forest"):
+        if page[name]:
+            page[name].files(folder, name)
+    template = Path(__file__).resolve().parent / "reporting/report.html"
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    texts["report.html"] = environment.from_string(template.read_text(encoding="utf-8")).render(page)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+# ---------------------------------------------------------------- inputs
 def read_page(args) -> dict:
     """Everything that the page says, as plain values; report.html and markdown() only lay it out."""
-    if args.runs and not args.runs.is_dir():
-        raise BadInput(
-            f"--runs {args.runs}: no such folder. Next: the folder that the training runs lie in, or leave it out"
+    check_paths(args)
+    settings = config.load(args.config, config.ReportConfig).model_dump() if args.config else None
+    settings = settings or config.ReportConfig(**runs.found_models(args.evaluation)).model_dump()
+    models = settings["models"]
+    trained = {model["name"]: runs.read_run(run_folder(args, model)) for model in models}
+    evaluations = {}
+    for model in models:
+        name, needed = model["name"], tasks_of(model["name"], settings["claims"])
+        evaluations[name] = runs.read_evaluation(
+            args.evaluation / name, model, trained[name], args.config, needed
         )
-    if args.forgetting and not args.forgetting.is_file():
-        raise BadInput(
-            f"--forgetting {args.forgetting}: no such file. Next: python -m evaluation.forgetting --base MODEL --tuned MODEL --out OUT, "
-            "and --forgetting OUT/forgetting.json"
-        )
-    config = read_config(args.config) if args.config else found_models(args.evaluation)
-    models = config["models"]
-    runs = {model["name"]: read_run(args, model) for model in models}
-    evaluations = {model["name"]: read_evaluation(args, config, model) for model in models}
+    tasks = list(dict.fromkeys(task for evaluation in evaluations.values() for task in evaluation["scores"]))
+    check_counts(tasks, evaluations)
+    answers, browser = read_answers(args, tasks, models, evaluations)
     forgetting = read_json(args.forgetting) if args.forgetting else None
     diagnosis = diagnosis_page.read(args.diagnosis) if args.diagnosis else None
-    tasks = list(dict.fromkeys(task for evaluation in evaluations.values() for task in evaluation["scores"]))
-    for task in tasks:  # one line of the table compares like with like
-        asked = {name: e["scores"][task]["n"] for name, e in evaluations.items() if task in e["scores"]}
-        if len(set(asked.values())) > 1:
-            counts = ", ".join(f"{name} {n}" for name, n in asked.items())
-            raise BadInput(
-                f"{task}: the models answered different rows ({counts}). Next: python -m evaluation.generate without --limit"
-            )
-    answers, browser = read_answers(args, tasks, models, evaluations)
-    records = [
-        *(entry["run"] for entry in (*runs.values(), *evaluations.values())),
-        forgetting or {},
-        diagnosis or {},
-    ]
-    read = [row[name] for rows in answers.values() for row in rows for name in ("access", "model_access")]
-    access = strictest([*read, *(record.get("access", "public") for record in records)])
-    baseline = next((model for model in models if model["name"] == config.get("baseline")), models[0])
+    records = [entry["run"] for entry in (*trained.values(), *evaluations.values())]
+    records += [record for record in (forgetting, diagnosis) if record]
+    access = [row[name] for rows in answers.values() for row in rows for name in ("access", "model_access")]
+    access += [record.get("access", "public") for record in records]
+    baseline = next((model for model in models if model["name"] == settings["baseline"]), models[0])
     differences = differences_to(baseline, models, tasks, answers, evaluations)
-    of = {
-        model["name"]: model.get("tables")
-        or places(runs[model["name"]]["run"], evaluations[model["name"]]["run"])
-        for model in models
-    }
+    places = {m["name"]: m["tables"] or runs.places(evaluations[m["name"]]) for m in models}
+    scores = tables.scores_table(models, evaluations, tasks)
+    judged = [claims.judge(claim, trained, evaluations, answers) for claim in settings["claims"]]
     return {
-        "title": config["title"],
-        "about": config["about"],
-        "access": access,
-        "signed": signed(records),
+        "title": settings["title"],
+        "about": settings["about"],
+        "access": strictest(access),
+        "signed": runs.signed(records),
         "redacted": sum(row["hidden"] for task in browser["tasks"].values() for row in task["rows"]),
         "models": models,
-        "claims": [judge(args, claim, runs, evaluations, answers) for claim in config.get("claims", [])],
-        "table": [table_row(task, models, evaluations) for task in tasks],
-        "article": tables.article_tables(models, evaluations, of),
-        "reasons": tables.reasons,
+        "claims": judged,
+        "table": scores,
+        "left_out": left_out(models, evaluations),
+        "models_table": tables.models_table(models, trained),
+        "paper_tables": (paper := tables.paper_tables(models, evaluations, places)),
+        "paper_claims": paper_claims.check_paper() if paper else [],
+        "notes_below": tables.notes_below,
+        "overview": figures.overview(models, scores, judged),
         "figure2": figures.figure2(models, figure2_cells(models, evaluations), published_in_figure2()),
         "forest": figures.forest(baseline["label"], differences),
         "baseline": baseline["label"],
         "differences": differences,
-        "curves": [
-            curve(model["label"], runs[model["name"]]) for model in models if runs[model["name"]]["losses"]
-        ],
-        "domains": perplexities(models, runs),
+        "curves": [curve(m["label"], trained[m["name"]]) for m in models if trained[m["name"]]["losses"]],
+        "domains": perplexities(models, trained),
         "same_blocks": SAME_BLOCKS,
-        "forgetting": forgetting
-        and {
-            "html": forgetting_page.html(forgetting),
-            "markdown": forgetting_page.markdown(forgetting, "##"),
-        },
+        "forgetting": forgetting and forgetting_page.section(forgetting),
         "diagnosis": diagnosis,
         "browser": browser,
         "data": markupsafe.Markup(
             json.dumps(browser, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
         ),
         "runs": [
-            {"label": model["label"], **run_facts(runs[model["name"]]["run"])}
+            {"label": model["label"], "facts": runs.run_facts(trained[model["name"]]["run"])}
             for model in models
-            if runs[model["name"]]["run"]
+            if trained[model["name"]]["run"]
         ],
         "evaluations": [
-            {"label": model["label"], **evaluation_facts(evaluations[model["name"]]["run"])}
+            {"label": model["label"], "facts": runs.evaluation_facts(evaluations[model["name"]])}
             for model in models
         ],
         "draws": metrics.DRAWS,
     }
 
 
-def signed(runs: list[dict]) -> list[str]:
-    """What people have signed for the sake of these runs: data that may go to an endpoint, an access class that was lowered."""
-    lines = []
-    for run in runs:
-        lines += [
-            f"allowed: {e['endpoint']} ({e['agreement']}; {e['person']}, {e['date']})"
-            for e in run.get("allowed", ())
-        ]
-        lines += [
-            f"declassified: {e['from']} to {e['to']} ({e['why']}; {e['who']}, {e['date']})"
-            for e in run.get("declassified", ())
-        ]
-    return list(dict.fromkeys(lines))
+def check_paths(args) -> None:
+    if args.config and not args.config.is_file():
+        raise BadInput(f"{args.config}: no such file. Next: --config evaluation/claims/demo.yaml")
+    if args.runs and not args.runs.is_dir():
+        raise BadInput(
+            f"--runs {args.runs}: no such folder. Next: the folder of the training runs, or leave it out"
+        )
+    if args.forgetting and not args.forgetting.is_file():
+        raise BadInput(
+            f"--forgetting {args.forgetting}: no such file. Next: python -m evaluation.forgetting --base "
+            "MODEL "
+            "--tuned MODEL --out OUT, and --forgetting OUT/forgetting.json"
+        )
 
 
-# ---------------------------------------------------------------- inputs
-def read_config(path: Path) -> dict:
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file. Next: --config evaluation/claims/demo.yaml")
-    config = read_yaml(path)
-    for key in ("title", "about", "models"):
-        if not isinstance(config, dict) or not config.get(key):
-            raise BadInput(f"{path}: '{key}' is missing")
-    for number, model in enumerate(config["models"], 1):
-        wrong = sorted((MODEL_KEYS - set(model)) | (set(model) - MODEL_KEYS - MODEL_OPTIONAL))
-        if wrong:
-            known = ", ".join(sorted(MODEL_KEYS | MODEL_OPTIONAL))
+def run_folder(args, model: dict) -> Path | None:
+    if model["run"] and not args.runs:
+        raise BadInput(
+            f"{args.config}: model {model['name']} names the run {model['run']}. Next: --runs FOLDER"
+        )
+    return args.runs / model["run"] if model["run"] else None
+
+
+def tasks_of(name: str, claims: list[dict]) -> str:
+    """The tasks of a model that the claims are about, as --tasks has them."""
+    needed = [claim["tasks"] for claim in claims if name in (claim.get("better"), claim.get("worse"))]
+    return ",".join(dict.fromkeys(task for tasks in needed for task in tasks)) or "TASKS"
+
+
+def check_counts(tasks: list[str], evaluations: dict) -> None:
+    """A line of a table compares models on the same number of rows."""
+    for task in tasks:
+        asked = {name: e["scores"][task]["n"] for name, e in evaluations.items() if task in e["scores"]}
+        if len(set(asked.values())) > 1:
+            counts = ", ".join(f"{name} {n}" for name, n in asked.items())
             raise BadInput(
-                f"{path}: model {number}: missing or unknown: {', '.join(wrong)} (a model has {known})"
+                f"{task}: the models answered different rows ({counts}). Next: python -m evaluation.generate "
+                "without --limit"
             )
-    names = {model["name"] for model in config["models"]}
-    if config.get("baseline", config["models"][0]["name"]) not in names:
-        raise BadInput(
-            f"{path}: baseline '{config['baseline']}' is not one of the models ({', '.join(sorted(names))})"
-        )
-    for number, claim in enumerate(config.get("claims", []), 1):
-        where = f"{path}: claim {number}"
-        if claim.get("kind") not in CLAIM_KEYS:
-            raise BadInput(f"{where}: kind is '{claim.get('kind')}', must be one of {', '.join(CLAIM_KEYS)}")
-        if set(claim) != CLAIM_KEYS[claim["kind"]]:
-            wrong = sorted(set(claim) ^ CLAIM_KEYS[claim["kind"]])
-            raise BadInput(
-                f"{where}: missing or unknown: {', '.join(wrong)} (a claim of kind {claim['kind']} has these keys and no other)"
-            )
-        for role in ("better", "worse") if claim["kind"] == "accuracy" else ("new", "old"):
-            if claim[role] not in names:
-                raise BadInput(
-                    f"{where}: '{claim[role]}' is not one of the models ({', '.join(sorted(names))})"
-                )
-    return config
-
-
-def found_models(folder: Path) -> dict:
-    """A configuration of every scored model in a folder."""
-    models = []
-    for path in sorted(folder.glob("*/scores.json")):
-        run = read_json(path.parent / "run.json") if (path.parent / "run.json").is_file() else {}
-        preset = run.get("settings", {}).get("preset")
-        what = ", ".join(
-            filter(
-                None,
-                (
-                    run.get("name"),
-                    preset and f"preset {preset}",
-                    f"fingerprint {run.get('fingerprint', 'unknown')[:12]}",
-                ),
-            )
-        )
-        models.append({"name": path.parent.name, "label": path.parent.name, "preset": preset, "what": what})
-    if not models:
-        raise BadInput(f"{folder}: no scored model here. Next: python -m evaluation.score {folder}/MODEL")
-    return {
-        "title": f"Evaluation of {len(models)} models",
-        "about": f"Every scored model of {folder}.",
-        "models": models,
-    }
-
-
-def read_run(args, model: dict) -> dict:
-    """{"folder", "run", "losses": [(name, steps, values)], "validation"} of a training run; what the run did not write is empty."""
-    if "run" not in model:
-        return {"folder": None, "run": {}, "losses": [], "validation": {}}
-    if not args.runs:
-        raise BadInput(
-            f"{args.config}: model {model['name']} names the run {model['run']}. Next: --runs FOLDER, the folder it lies in"
-        )
-    folder = args.runs / model["run"]
-    if not (folder / "run.json").is_file():
-        raise BadInput(
-            f"{folder / 'run.json'}: no such run. Next: make demo, or the recipe that writes output_dir {folder}"
-        )
-    optional = {
-        name: read_json(folder / name) if (folder / name).is_file() else {}
-        for name in ("trainer_state.json", "validation.json")
-    }
-    losses = {}
-    for entry in optional["trainer_state.json"].get("log_history", []):
-        for key, value in entry.items():
-            if key == "loss" or re.fullmatch(r"eval_(.+_)?loss", key):
-                name = (
-                    "training"
-                    if key == "loss"
-                    else key.removeprefix("eval_").removesuffix("loss").strip("_") or "validation"
-                )
-                losses.setdefault(name, {})[entry["step"]] = (
-                    value  # an evaluation repeated at the last step replaces the first
-                )
-    return {
-        "folder": folder,
-        "run": read_json(folder / "run.json"),
-        "losses": [(name, list(points), list(points.values())) for name, points in losses.items()],
-        "validation": optional["validation.json"],
-    }
-
-
-def read_evaluation(args, config: dict, model: dict) -> dict:
-    folder = args.evaluation / model["name"]
-    needed = [
-        claim["tasks"]
-        for claim in config.get("claims", [])
-        if model["name"] in (claim.get("better"), claim.get("worse"))
-    ]
-    tasks = ",".join(dict.fromkeys(task for group in needed for task in group)) or "TASKS"
-    if not (folder / "run.json").is_file() and not (folder / "scores.json").is_file():
-        where = args.runs / model["name"] if args.runs else "MODEL"
-        raise BadInput(
-            f"{folder}: no answers of this model. Next: python -m evaluation.generate --model {where} --rows ROWS "
-            f"--tasks {tasks} --preset {model['preset']} --out {folder}"
-        )
-    if not (folder / "scores.json").is_file():
-        raise BadInput(f"{folder / 'scores.json'}: no such file. Next: python -m evaluation.score {folder}")
-    run = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
-    if run.get("settings", {}).get("preset", model["preset"]) != model["preset"]:
-        raise BadInput(
-            f"{folder}: was asked with preset {run['settings']['preset']}, {args.config} says {model['preset']}. Next: make them equal"
-        )
-    return {"run": run, "scores": read_json(folder / "scores.json"), "folder": folder}
 
 
 def read_answers(args, tasks: list[str], models: list[dict], evaluations: dict) -> tuple[dict, dict]:
@@ -325,9 +227,9 @@ def read_answers(args, tasks: list[str], models: list[dict], evaluations: dict) 
             rows = score.graded_rows(evaluations[name]["folder"], task)
             first = rows[: args.rows]
             if not kept["rows"]:
+                hide = [row["access"] == "credentialed" and not args.show_texts for row in first]
                 kept["rows"] = [
-                    samples.question(row, row["access"] == "credentialed" and not args.show_texts)
-                    for row in first
+                    samples.question(row, hidden) for row, hidden in zip(first, hide, strict=True)
                 ]
             if [row["id"] for row in first] == [row["id"] for row in kept["rows"]]:
                 kept["outputs"][name] = [
@@ -338,136 +240,48 @@ def read_answers(args, tasks: list[str], models: list[dict], evaluations: dict) 
     return answers, {"models": {model["name"]: model["label"] for model in models}, "tasks": shown}
 
 
-# ---------------------------------------------------------------- claims
-def judge(args, claim: dict, runs: dict, evaluations: dict, answers: dict) -> dict:
-    """The claim with its estimate, 95 % interval and verdict."""
-    try:
-        judged = (
-            accuracy_claim(args, claim, evaluations, answers)
-            if claim["kind"] == "accuracy"
-            else perplexity_claim(claim, runs)
-        )
-    except ValueError as error:
-        raise BadInput(
-            f"claim '{claim['name']}': {error}. Next: run both models again on the same rows and blocks"
-        ) from error
-    return {**claim, **judged}
-
-
-def accuracy_claim(args, claim: dict, evaluations: dict, answers: dict) -> dict:
-    differences, draws, parts = [], [], []
-    for number, task in enumerate(claim["tasks"]):
-        better, worse = (
-            rows_of(args, answers, evaluations, claim[role], task) for role in ("better", "worse")
-        )
-        metric = metrics.primary(better) if claim["metric"] == "primary" else claim["metric"]
-        known = metrics.names(better)
-        if metric not in known:
-            raise BadInput(
-                f"claim '{claim['name']}': {task} has no metric '{metric}' (it has {', '.join(known)})"
-            )
-        difference, values = metrics.paired_difference(better, worse, metric, seed=number)
-        differences.append(difference)
-        draws.append(values)
-        parts.append(f"{task} {metric} {difference:+.3f} ({len(better)} rows)")
-    low, high = metrics.interval(np.mean(draws, axis=0))
-    estimate = float(np.mean(differences))
-    return {
-        "estimate": estimate, "low": low, "high": high, "reference": 0.0,
-        "verdict": "shown" if low > 0 else "contradicted" if high < 0 else "not shown",
-        "numbers": f"{claim['better']} minus {claim['worse']}: {estimate:+.3f} ({low:+.3f} to {high:+.3f})",
-        "detail": "; ".join(parts),
-    }  # fmt: skip
-
-
-def rows_of(args, answers: dict, evaluations: dict, name: str, task: str) -> list[dict]:
-    if (name, task) not in answers:
-        folder, preset = (
-            evaluations[name]["folder"],
-            evaluations[name]["run"].get("settings", {}).get("preset", "PRESET"),
-        )
-        raise BadInput(
-            f"{folder}: no scores of {task}. Next: python -m evaluation.generate --model {args.runs / name if args.runs else 'MODEL'} --rows ROWS "
-            f"--tasks {task} --preset {preset} --out {folder}, then python -m evaluation.score {folder}"
-        )
-    return answers[name, task]
-
-
-def perplexity_claim(claim: dict, runs: dict) -> dict:
-    new, old = (runs[claim[role]] for role in ("new", "old"))
-    for role, run in (("new", new), ("old", old)):
-        if claim["domain"] not in run["validation"]:
-            where = Path(run["folder"] or claim[role], "validation.json")
-            raise BadInput(
-                f"{where}: no losses on domain '{claim['domain']}'. Next: train {claim[role]} with blocks that hold it out"
-            )
-    if not curves.same_blocks(new["folder"], old["folder"], claim["domain"]):
-        raise ValueError(
-            "the two models were not validated on the same blocks, or these are not what they were"
-        )
-    pair = [run["validation"][claim["domain"]] for run in (new, old)]
-    estimate, draws = metrics.ratio_of_perplexities(*pair)
-    low, high = metrics.interval(draws)
-    margin = float(claim["margin"])
-    return {
-        "estimate": estimate, "low": low, "high": high, "reference": margin,
-        "verdict": "shown" if high <= margin else "contradicted" if low > margin else "not shown",
-        "numbers": f"perplexity of {claim['new']} over {claim['old']}: {estimate:.3f} ({low:.3f} to {high:.3f}), margin {margin:.2f}",
-        "detail": f"domain {claim['domain']}, {len(pair[0]['tokens'])} blocks, {sum(pair[0]['tokens']):,} predicted tokens",
-    }  # fmt: skip
-
-
-# ---------------------------------------------------------------- tables, pictures, provenance
-def table_row(task: str, models: list, evaluations: dict) -> dict:
-    """A task's primary metric for every model; a model that did not answer the task has no cell."""
-    entries = [evaluations[model["name"]]["scores"].get(task) for model in models]
-    metric = next(entry["primary"] for entry in entries if entry)
-    cells = [
-        tables.cell(model["name"], task, entry, metric) for model, entry in zip(models, entries, strict=True)
+def left_out(models: list[dict], evaluations: dict) -> list[str]:
+    """A sentence for each model whose scores on other tasks than its own are not shown."""
+    known = [(model["label"], evaluations[model["name"]]) for model in models]
+    return [
+        f"{label} was fine-tuned on {e['task']}: its scores on {', '.join(e['left_out'])} are left out"
+        for label, e in known
+        if e["left_out"]
     ]
-    best = max((c["value"] for c in cells if c and c["value"] is not None), default=None)
-    for c in filter(None, cells):
-        c["best"] = c["value"] is not None and c["value"] == best
-    return {"task": task, "metric": metric, "n": next(c["n"] for c in cells if c), "cells": cells}
 
 
-def places(run: dict, evaluation: dict) -> list[int]:
-    """The article's tables in which a model belongs, as far as its runs tell."""
-    settings = evaluation.get("settings", {})
-    if run.get("stage") == "finetune_task":
-        return [4]
-    if settings.get("num_fewshot"):
-        return []
-    return [5, 6] if settings.get("chat_template") else [6]
-
-
+# ---------------------------------------------------------------- figures and tables
 def figure2_cells(models: list, evaluations: dict) -> dict:
-    found = {}
-    for model in models:
-        for task, metric in figures.FIGURE2.items():
-            one = tables.cell(model["name"], task, evaluations[model["name"]]["scores"].get(task), metric)
-            found |= {(model["name"], task): one} if one else {}
-    return found
+    cells = {
+        (model["name"], task): tables.cell(
+            model["name"], task, evaluations[model["name"]]["scores"].get(task), metric
+        )
+        for model in models
+        for task, metric in figures.FIGURE2.items()
+    }
+    return {key: cell for key, cell in cells.items() if cell}
 
 
 def published_in_figure2() -> list[dict]:
-    """The article's own models, from its tables: its Figure 2 is a picture, and the values of ChatGPT and GPT-4 stand there alone."""
-    article, found = read_json(tables.ARTICLE), []
-    for key, how in (("table5_zero_shot", "zero-shot"), ("table4_supervised", "fine-tuned")):
-        for name in article[key]["models"]:
-            if name.startswith("Me-LLaMA"):
-                records = {
-                    (tables.TASK.get(r["dataset"], r["dataset"]), r["metric"]): r["value"]
-                    for r in article[key]["records"]
-                    if r["model"] == name
-                }
-                values = {task: records.get((task, metric)) for task, metric in figures.FIGURE2.items()}
-                found.append({"label": f"{name}, {how} (article)", "values": values})
+    """The paper's own models, from its tables: Figure 2 is printed as a picture, with the only values of
+    ChatGPT and GPT-4."""
+    paper, found = read_json(tables.PAPER), []
+    for number, how in ((5, "zero-shot"), (4, "fine-tuned")):
+        table = paper[tables.TABLES[number]]
+        for name in (name for name in table["models"] if name.startswith("Me-LLaMA")):
+            values = {
+                (tables.TASK.get(r["dataset"], r["dataset"]), r["metric"]): r["value"]
+                for r in table["records"]
+                if r["model"] == name
+            }
+            of_figure = {task: values.get((task, metric)) for task, metric in figures.FIGURE2.items()}
+            found.append({"label": f"{name}, {how} (paper)", "values": of_figure})
     return found
 
 
 def differences_to(baseline: dict, models: list, tasks: list, answers: dict, evaluations: dict) -> list[dict]:
-    """The primary metric of each other model minus that of the baseline, on each task that both answered, with a paired interval."""
+    """The primary metric of each other model minus that of the baseline, on each task that both answered,
+    with a paired interval."""
     found = []
     for number, model in enumerate(models):
         for task in tasks:
@@ -479,148 +293,83 @@ def differences_to(baseline: dict, models: list, tasks: list, answers: dict, eva
                 difference, draws = metrics.paired_difference(*pair, metric)
             except ValueError as error:
                 raise BadInput(
-                    f"{task}: {baseline['name']} and {model['name']}: {error}. Next: run both on the same rows"
+                    f"{task}: {baseline['name']} and {model['name']}: {error}. Next: run both on the same "
+                    "rows"
                 ) from error
-            low, high = metrics.interval(draws)
+            low, high = difference_with_width(difference, *metrics.interval(draws), len(pair[0]))
             if math.isnan(difference) or math.isnan(low):
                 continue
-            withheld = [
-                m["label"]
-                for m in (model, baseline)
-                if evaluations[m["name"]]["scores"][task]["headline"]["withheld"]
+            headlines = [
+                (m["label"], evaluations[m["name"]]["scores"][task]["headline"]) for m in (model, baseline)
             ]
-            found.append({
-                "task": task, "metric": metric, "model": model["label"], "number": number, "difference": difference, "low": low, "high": high,
-                "withheld": withheld,
-            })  # fmt: skip
+            found.append(
+                {
+                    "task": task,
+                    "metric": metric,
+                    "model": model["label"],
+                    "number": number,
+                    "difference": difference,
+                    "low": low,
+                    "high": high,
+                    "withheld": [label for label, headline in headlines if headline["withheld"]],
+                }
+            )
     return found
 
 
-def perplexities(models: list, runs: dict) -> list[dict]:
-    """exp(nats / tokens) per domain, for the models that were validated on blocks. A line is of the same blocks: those of its first model; a model that was
-    validated on others, or of which nobody can tell any more, has no value there."""
-    measured = [model for model in models if runs[model["name"]]["validation"]]
-    domains = sorted({domain for model in measured for domain in runs[model["name"]]["validation"]})
+def perplexities(models: list, trained: dict) -> list[dict]:
+    """exp(nats / tokens) per domain, for the models that were validated on blocks. A line is of the same
+    blocks, those of its first model; a model that was validated on others, or whose validation blocks are
+    unknown, has no value there."""
+    measured = [
+        (model["label"], trained[model["name"]]) for model in models if trained[model["name"]]["validation"]
+    ]
     rows = []
-    for domain in domains:
+    for domain in sorted({domain for _, run in measured for domain in run["validation"]}):
         cells, first = [], None
-        for model in measured:
-            run = runs[model["name"]]
+        for label, run in measured:
             loss = run["validation"].get(domain)
             first = first or (loss and run["folder"])
             comparable = loss and (run["folder"] == first or curves.same_blocks(run["folder"], first, domain))
-            cells.append(
-                {
-                    "label": model["label"],
-                    "value": math.exp(sum(loss["nll"]) / sum(loss["tokens"])) if comparable else None,
-                }
-            )
+            value = math.exp(sum(loss["nll"]) / sum(loss["tokens"])) if comparable else None
+            cells.append({"label": label, "value": value})
         rows.append({"domain": domain, "cells": cells})
     return rows
 
 
 def curve(label: str, run: dict) -> dict:
-    """The losses of a run as a picture, with the last values in words."""
+    """The losses of a run as a figure, and the last values as text."""
     last = ", ".join(f"{name} {values[-1]:.3f}" for name, _, values in run["losses"])
     return {"label": label, "svg": figures.curve(label, run["losses"]), "last": last}
 
 
-def run_facts(run: dict) -> dict:
-    names = (
-        "stage",
-        "access",
-        "machine",
-        "ranks",
-        "steps",
-        "tokens_seen",
-        "seconds",
-        "peak_memory_bytes",
-        "commit",
-    )
-    facts = {name.replace("_", " "): run[name] for name in names if run.get(name) is not None}
-    if "peak memory bytes" in facts:
-        facts["peak memory"] = f"{facts.pop('peak memory bytes') / 2**20:,.0f} MiB"
-    facts["versions"] = ", ".join(f"{name} {version}" for name, version in run.get("versions", {}).items())
-    facts["inputs"] = ", ".join(
-        f"{path} (sha256 {digest[:12]})" for path, digest in run.get("inputs", {}).items()
-    )
-    return {
-        "facts": {
-            name: f"{value:,}" if isinstance(value, int) else str(value)
-            for name, value in facts.items()
-            if value != ""
-        }
-    }
-
-
-def evaluation_facts(run: dict) -> dict:
-    settings, tasks = run.get("settings", {}), run.get("tasks", {})
-    limits = sorted({facts["max_new_tokens"] for task, facts in tasks.items() if not task.endswith("_ll")})
-    template = settings.get("template", {})
-    facts = {
-        "model": run.get("name"),
-        "preset": settings.get("preset"),
-        "backend": settings.get("backend"),
-        "prompt wrapper": f"{template.get('name')} {(template.get('sha256') or '')[:12]}".strip()
-        if template
-        else None,
-        "new tokens": ", ".join(map(str, limits)),
-        "examples in the prompt": settings.get("num_fewshot"),
-        "rows": run.get("n"),
-        "over-long prompts": sum(facts["n_overlong"] for facts in tasks.values()),
-        "failed requests": sum(facts.get("n_failed", 0) for facts in tasks.values()),
-        "access": run.get("access"),
-        "fingerprint of the model": run.get("fingerprint", "")[:12],
-        "seconds": run.get("seconds"),
-        "machine": run.get("machine"),
-        "versions": ", ".join(f"{name} {version}" for name, version in run.get("versions", {}).items()),
-    }
-    return {"facts": {name: str(value) for name, value in facts.items() if value not in (None, "")}}
-
-
 # ---------------------------------------------------------------- report.md
 def markdown(page: dict) -> str:
-    """The same page without pictures and rows, for a terminal or a repository."""
-    table = tables.markdown_table
-    parts = [
-        f"# {page['title']}\n",
-        page["about"] + "\n",
-        f"Access class of this report: **{page['access']}**.\n",
-    ]
-    parts += ["".join(f"- {line}\n" for line in page["signed"])] if page["signed"] else []
-    parts += [
-        "".join(f"- **{model['label']}** (`{model['name']}`): {model['what']}\n" for model in page["models"])
-    ]
+    """The same page without figures and rows, for a terminal or a repository."""
+    parts = [f"# {markdown_text(page['title'])}\n", page["about"] + "\n"]
+    parts += [f"Access class of this report: **{page['access']}**.\n"]
+    parts += [bullets(page["signed"])] if page["signed"] else []
+    parts += [bullets(f"**{m['label']}** (`{m['name']}`): {m['what']}" for m in page["models"])]
     if page["claims"]:
         rows = [
             (f"**{c['name']}**: {c['statement']}", c["verdict"], c["numbers"], c["detail"])
             for c in page["claims"]
         ]
-        parts += ["## Claims\n", table(("claim", "verdict", "estimate (95 % interval)", "from"), rows)]
-    head = ("task", "metric", "rows", *(model["label"] for model in page["models"]))
-    parts += ["## Scores\n", f"Value (95 % interval, percentile bootstrap over rows, {page['draws']} draws); the article's scorer on the same "
-              "outputs; outputs without a readable answer. – : not asked.\n"]  # fmt: skip
-    parts += [
-        table(
-            head,
-            [
-                (row["task"], row["metric"], str(row["n"]), *map(tables.in_words, row["cells"]))
-                for row in page["table"]
-            ],
-        )
-    ]
-    for one in page["article"]:
         parts += [
-            f"## The article's {one['title']}\n",
-            f"Published values ({one['source']}) beside **ours**.\n",
-            tables.markdown(one),
+            "## Claims\n",
+            markdown_table(("claim", "verdict", "estimate (95 % interval)", "from"), rows),
         ]
+    parts += ["## Scores\n", *markdown_scores(page)]
+    for one in page["paper_tables"]:
+        source = [f"Published values ({one['source']}) beside **ours**.\n"] if one["published"] else []
+        parts += [f"## {one['heading']}\n", *source, tables.markdown(one)]
+    if page["paper_tables"]:
+        parts += ["## The paper's Table 1, with ours\n", markdown_table(*page["models_table"])]
+        parts += ["## The paper's claims on its own tables\n", paper_claims.markdown(page["paper_claims"])]
     if page["differences"]:
-        rows = [(d["task"], d["metric"], d["model"], f"{d['difference']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f})",
-                 f"headline withheld: {', '.join(d['withheld'])}" if d["withheld"] else "") for d in page["differences"]]  # fmt: skip
         parts += [
-            f"## Differences to {page['baseline']}\n",
-            table(("task", "metric", "model", "difference (95 % interval)", "note"), rows),
+            f"## Differences to {markdown_text(page['baseline'])}\n",
+            markdown_differences(page["differences"]),
         ]
     if page["domains"]:
         head = ("domain", *(c["label"] for c in page["domains"][0]["cells"]))
@@ -628,21 +377,39 @@ def markdown(page: dict) -> str:
             (row["domain"], *("–" if c["value"] is None else f"{c['value']:.2f}" for c in row["cells"]))
             for row in page["domains"]
         ]
-        parts += ["## Perplexity of held-out text\n", SAME_BLOCKS + "\n", table(head, rows)]
+        parts += ["## Perplexity of held-out text\n", SAME_BLOCKS + "\n", markdown_table(head, rows)]
     parts += [page["forgetting"]["markdown"]] if page["forgetting"] else []
     parts += ["## Clinical cases\n", page["diagnosis"]["markdown"]] if page["diagnosis"] else []
     if page["curves"]:
-        parts += ["## Last losses\n", "".join(f"- {c['label']}: {c['last']}\n" for c in page["curves"])]
+        parts += ["## Last losses\n", bullets(f"{c['label']}: {c['last']}" for c in page["curves"])]
     for title, entries in (("Training runs", page["runs"]), ("Evaluation", page["evaluations"])):
-        if entries:
-            parts += [f"## {title}\n"]
-        parts += [
-            f"- **{e['label']}**: "
-            + "; ".join(f"{name} {value}" for name, value in e["facts"].items())
-            + "\n"
-            for e in entries
+        facts = [
+            (e["label"], "; ".join(f"{name} {value}" for name, value in e["facts"].items())) for e in entries
         ]
+        parts += [f"## {title}\n", bullets(f"**{label}**: {text}" for label, text in facts)] if facts else []
     return "\n".join(parts)
+
+
+def bullets(lines) -> str:
+    return "".join(f"- {markdown_text(line)}\n" for line in lines)
+
+
+def markdown_scores(page: dict) -> list[str]:
+    head = ("task", "metric", "rows", *(model["label"] for model in page["models"]))
+    rows = [
+        (r["task"], r["metric"], str(r["n"]), *map(tables.format_cell, r["cells"])) for r in page["table"]
+    ]
+    about = f"Value (95 % interval, percentile bootstrap over rows, {page['draws']} draws); the paper's "
+    about += "scorer on the same outputs; outputs without a readable answer. –: not asked.\n"
+    return [about, markdown_table(head, rows), *([bullets(page["left_out"])] if page["left_out"] else [])]
+
+
+def markdown_differences(differences: list[dict]) -> str:
+    rows = []
+    for d in differences:
+        note = f"headline withheld: {', '.join(d['withheld'])}" if d["withheld"] else ""
+        rows.append((d["task"], d["metric"], d["model"], format_difference(d), note))
+    return markdown_table(("task", "metric", "model", "difference (95 % interval)", "note"), rows)
 
 
 if __name__ == "__main__":

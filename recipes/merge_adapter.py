@@ -1,130 +1,101 @@
 """Merge a LoRA adapter into its base model, and prove that the merged model computes the same.
 
-Reads   `adapter`: the output_dir of recipes/sft.py (or finetune_task.py) with use_peft, and the base model that its adapter_config.json names.
-Writes  output_dir: the merged model in safetensors with tokenizer and chat template, and run.json with the parity check: the largest difference of
-        the logits of adapter and merged model, as reloaded from disk, on `prompts`, and the share of places where both pick the same token.
+Reads   adapter: the output_dir of recipes/sft.py with use_peft; the base model that it was trained on
+Writes  output_dir: the merged model (safetensors) in its base's type, tokenizer, chat template, run.json with
+        the parity: largest difference of the logits of adapter and merged model on `prompts`, in float32
 
     python recipes/merge_adapter.py --config recipes/configs/demo_chat_merge.yaml
 
-The base is loaded in full precision (`dtype`), also for QLoRA: merging into 4-bit weights rounds the adapter away.
+Merging happens in float32, also for QLoRA: added to 4-bit weights, the adapter would be rounded away.
 """
 
-import hashlib
-import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import checks
 import torch
 from peft import PeftConfig, PeftModel
-from run_guard import Refused, check_weights, close_run, open_run, start
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from run_record import check_base, open_run
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.hf_argparser import HfArg
 from trl import TrlParser
 
+PROMPTS = ["The patient was given", "Question: What is the first-line treatment?"]
 
-@dataclass
+
+@dataclass(kw_only=True)
 class MergeArguments:
-    adapter: str = field(metadata={"help": "Folder of the trained adapter."})
-    output_dir: str = field(metadata={"help": "Folder of the merged model."})
-    dtype: str = field(
-        default="float32", metadata={"help": "Type in which base and adapter are added and saved."}
+    adapter: str = HfArg(help="Folder of the trained adapter.")
+    output_dir: str = HfArg(help="Folder of the merged model.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = HfArg(
+        default="auto", help="Of the saved weights."
     )
-    max_difference: float = field(
-        default=1e-3, metadata={"help": "Largest difference of a logit that passes; a bf16 merge needs more."}
-    )
-    prompts: list[str] = field(
-        default_factory=lambda: [
-            "The patient was given",
-            "Question: What is the first-line treatment?",
-            "A 54-year-old woman comes to the clinic with",
-        ],
-        metadata={"help": "Texts of the parity check."},
-    )
-    overwrite: bool = field(
-        default=False, metadata={"help": "Replace output_dir if it holds a different run."}
-    )
+    max_difference: float = HfArg(default=1e-3, help="Largest difference of a logit, in float32.")
+    overwrite: bool = HfArg(default=False, help="Move another run out of output_dir, and begin anew.")
+    prompts: list[str] = HfArg(default_factory=lambda: PROMPTS, help="Texts of the parity check.")
 
 
 def main(args):
-    # Data: the adapter and the base it was trained on
-    if not Path(args.adapter, "adapter_config.json").is_file():
-        raise Refused(
-            f"{args.adapter}: no adapter_config.json here. Next: recipes/sft.py with use_peft: true, or use the model as it is"
-        )
-    check_weights(args.adapter)
-    base_name = PeftConfig.from_pretrained(args.adapter).base_model_name_or_path
-    check_weights(base_name)
-    if not Path(base_name, "config.json").is_file() and Path(base_name).exists():
-        raise Refused(
-            f"{base_name}: the base of {args.adapter} is no model any more (no config.json). Next: train the base again"
-        )
-    weights = [
-        path for path in (Path(base_name, "run.json"), Path(base_name, "config.json")) if path.is_file()
-    ][:1]
-    trained = (
-        json.loads(Path(args.adapter, "run.json").read_text())
-        if Path(args.adapter, "run.json").is_file()
-        else {}
-    )
-    trained_on, revision = (
-        trained.get("inputs", {}),
-        trained.get("arguments", {}).get("model_revision") or "main",
-    )
-    for path in weights:
-        if trained_on and hashlib.sha256(path.read_bytes()).hexdigest() not in trained_on.values():
-            raise Refused(
-                f"{base_name} has changed since {args.adapter} was trained on it. Next: train the adapter again, or bring that base back"
-            )
-    run = open_run(
-        __file__, [Path(args.adapter, "adapter_config.json"), *weights], args.adapter, args.overwrite, args
-    )
-    if run["status"] == "complete":
+    named = PeftConfig.from_pretrained(args.adapter)
+    base, revision = named.base_model_name_or_path, named.revision
+    base, revision = check_base(args.adapter, base, revision)
+    record = open_run(__file__, (args,), args.adapter, Path(args.adapter, "adapter_config.json"), base=base)
+    if record.complete:
         return print(f"{args.output_dir}: already complete, nothing to do")
 
-    # Model
-    tokenizer = AutoTokenizer.from_pretrained(args.adapter)
-    dtype = getattr(torch, args.dtype)
-    base = AutoModelForCausalLM.from_pretrained(
-        base_name, revision=revision, dtype=dtype, trust_remote_code=False
-    )
-    model = PeftModel.from_pretrained(base, args.adapter).eval()
-    batches = [tokenizer(prompt, return_tensors="pt").input_ids for prompt in args.prompts]
-    with torch.no_grad():
-        before = [model(input_ids).logits.float() for input_ids in batches]
-
-    # Merge into a folder of its own, until it is proven
-    unproven = Path(args.output_dir, "unproven")
+    # Merge in float32
+    source = {"revision": revision, "trust_remote_code": False}
+    tokenizer = AutoTokenizer.from_pretrained(args.adapter, trust_remote_code=False)
+    stored = AutoConfig.from_pretrained(base, **source).dtype or torch.float32
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **source)
+    model = PeftModel.from_pretrained(model, args.adapter).eval()
+    before = logits(model, tokenizer, args.prompts)
     merged = model.merge_and_unload(safe_merge=True)  # refuses NaN
-    if run["access"] != "public":
-        merged.config.access = run["access"]
+    after = logits(merged, tokenizer, args.prompts)
+    difference = max((a - b).abs().max().item() for a, b in zip(after, before, strict=True))
+    if not difference <= args.max_difference:
+        raise checks.Refused(
+            f"merged and adapter logits differ by {difference:.2e}, more than max_difference"
+        )
+
+    # Save, into a folder of its own until what is on disk is proven
+    merged.to(stored if args.dtype == "auto" else getattr(torch, args.dtype))
+    stop_where_the_tokenizer_does(merged, tokenizer)
+    record.mark(merged.config)
+    unproven = Path(args.output_dir, ".unproven")
     merged.save_pretrained(unproven)
     tokenizer.save_pretrained(unproven)
-
-    # Verify what lies on disk
-    reloaded = AutoModelForCausalLM.from_pretrained(unproven, dtype=dtype).eval()
-    with torch.no_grad():
-        after = [reloaded(input_ids).logits.float() for input_ids in batches]
-    difference = max((a - b).abs().max().item() for a, b in zip(after, before, strict=True))
-    agreement = (
-        torch.cat([(a.argmax(-1) == b.argmax(-1)).flatten() for a, b in zip(after, before, strict=True)])
-        .float()
-        .mean()
-        .item()
-    )
-    if not difference <= args.max_difference:
-        raise Refused(
-            f"merged and adapter logits differ by {difference:.2e}, more than max_difference {args.max_difference:.0e}. Next: dtype float32"
-        )
+    reloaded = AutoModelForCausalLM.from_pretrained(unproven, dtype="auto", trust_remote_code=False)
+    for name, weight in reloaded.state_dict().items():
+        if not torch.equal(weight, merged.state_dict()[name]):
+            raise checks.Refused(f"{unproven}: {name} is not as it was saved. Next: check the disk")
+    rounded = logits(merged.float(), tokenizer, args.prompts)
+    picks = [(a.argmax(-1) == b.argmax(-1)).flatten() for a, b in zip(rounded, before, strict=True)]
+    same = torch.cat(picks).float().mean().item()
     for file in unproven.iterdir():
         os.replace(file, Path(args.output_dir, file.name))
     unproven.rmdir()
-    close_run(
-        run,
-        parity={"max_logit_difference": difference, "same_token": agreement, "prompts": len(args.prompts)},
-    )
-    print(
-        f"wrote {args.output_dir}: largest logit difference {difference:.1e}, same token at {100 * agreement:.1f} % of places"
-    )
+    parity = {"max_logit_difference": difference, "same_token": same, "prompts": len(args.prompts)}
+    record.finish(parity=parity)
+    print(f"wrote {args.output_dir}: logits within {difference:.1e}, same token at {100 * same:.1f} %")
+
+
+@torch.no_grad()
+def logits(model, tokenizer, prompts):
+    """[[1, tokens, vocabulary] float32] of each prompt."""
+    return [model(tokenizer(prompt, return_tensors="pt").input_ids).logits.float() for prompt in prompts]
+
+
+def stop_where_the_tokenizer_does(model, tokenizer):
+    """EOS and padding as the tokenizer has them, in both configs; EOS ids of the base stay."""
+    known = model.generation_config.eos_token_id
+    known = [known] if isinstance(known, int) else known or []
+    model.generation_config.eos_token_id = list(dict.fromkeys([tokenizer.eos_token_id, *known]))
+    model.config.get_text_config().eos_token_id = tokenizer.eos_token_id
+    for config in (model.config.get_text_config(), model.generation_config):
+        config.pad_token_id = tokenizer.pad_token_id
 
 
 def make_parser():
@@ -132,4 +103,6 @@ def make_parser():
 
 
 if __name__ == "__main__":
-    start(main, make_parser())
+    parser = make_parser()
+    checks.one_sentence_errors(parser)
+    main(*parser.parse_args_and_config())

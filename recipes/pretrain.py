@@ -1,233 +1,205 @@
-"""Continual pretraining on packed blocks (article: Methods, "Me-LLaMA base models - continual pretraining LLaMA2").
+"""Continual pretraining on packed blocks with the stock Trainer (paper: "continual pretraining LLaMA2").
 
-Reads   the folder of `model_name_or_path` (weights and tokenizer), and `blocks`, made by data_prep/build_blocks.py with the same tokenizer.
-Writes  output_dir: the model in safetensors with its tokenizer, checkpoint-*/ to resume from, run.json, trainer_state.json, ledger.jsonl, and
-        validation.json: {domain: {"nll": [nats of each held-out block], "tokens": [predicted tokens of each]}}.
+Reads   blocks: a folder of data_prep.build_blocks, made with the tokenizer of model_name_or_path
+Writes  output_dir: model (safetensors), tokenizer, checkpoint-*/, trainer_state.json, run.json, ledger.jsonl,
+        validation.json: {domain: {"nll": [nats of each held-out block], "tokens": [predicted tokens]}}
 
-One core, one GPU and the article's machine differ by the accelerate file and the YAML alone:
-    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/pretrain.py --config recipes/configs/demo_foundation.yaml
+    accelerate launch --config_file accelerate_configs/cpu.yaml \
+        recipes/pretrain.py --config recipes/configs/demo_foundation.yaml
+    sbatch accelerate_configs/multinode.slurm accelerate_configs/zero3_160gpu.yaml \
+        recipes/pretrain.py --config recipes/configs/pretrain_70b.yaml
 
-The batch is `tokens_per_step`; micro-batch and accumulation follow from the machine, so one YAML is one experiment on 1, 8 or 160 ranks.
-Killed? The same command goes on from the last checkpoint: the order is the manifest's, so the place is one integer.
-What is not of this stage, such as the ledger, the guard and run.json, is in run_guard.py, which is copied along.
+The mixture and its shuffle are the order of the blocks, read in sequence on any number of ranks. The same
+command resumes. The modules beside it are safeguards: copy them, or delete each line that uses one.
 """
 
-import hashlib
+import itertools
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import attention  # noqa: F401  registers torch_varlen
+import checks
 import datasets
 import numpy as np
 import torch
-from run_guard import (
-    Collator,
-    LaunchArguments,
-    Refused,
-    Watched,
-    check_choice,
-    check_isolation,
-    check_launch,
-    check_model,
-    close_run,
-    last_checkpoint,
-    open_run,
-    reason,
-    split_step,
-    start,
-)
-from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
+from callbacks import GracefulStop, Ledger, LossGuard, Throughput
+from run_record import RunArguments, open_run
+from torch.nn.functional import cross_entropy
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
+from transformers.hf_argparser import HfArg
 from trl import TrlParser
 
 
 @dataclass(kw_only=True)
-class PretrainArguments(LaunchArguments):
-    model_name_or_path: str = field(
-        metadata={"help": "Folder or Hub name of the model to go on training, with its tokenizer."}
-    )
-    blocks: str = field(metadata={"help": "Folder made by data_prep/build_blocks.py."})
-    packing: str = field(
-        metadata={
-            "help": "isolated: a document sees itself only; concat: a block is one text, as LLaMA-2 was trained."
-        }
-    )
-    tokens_per_step: int = field(
-        metadata={
-            "help": "Tokens of one optimizer step over all ranks. per_device_train_batch_size is a limit."
-        }
-    )
-    from_scratch: bool = field(
-        default=False, metadata={"help": "Random weights in the shape of the folder's config.json."}
-    )
-    attn_implementation: str = field(
-        default="sdpa", metadata={"help": "sdpa, eager, torch_varlen, flash_attention_2 or _3."}
-    )
-    dtype: str = field(
-        default="float32", metadata={"help": "Type of the weights as loaded: float32 or bfloat16."}
-    )
-    max_loss_jump: float | None = field(
-        default=3.0, metadata={"help": "Nats above the mean of 50 steps that stop the run; null: never."}
-    )
+class PretrainArguments(RunArguments):
+    model_name_or_path: str = HfArg(help="Model and tokenizer to continue from: folder or Hub name.")
+    model_revision: str = HfArg(default="main", help="Branch, tag or commit of a Hub model.")
+    blocks: str = HfArg(help="Folder of data_prep.build_blocks.")
+    global_batch_tokens: int = HfArg(help="Tokens per step over all ranks; sets accumulation.")
+    document_masking: bool = HfArg(help="Documents of a block do not see each other.")
+    from_scratch: bool = HfArg(default=False, help="Random weights in the shape of its config.json.")
+    attn_implementation: str = HfArg(default="sdpa", help="sdpa, eager, torch_varlen, flash_attention_2 ...")
+    dtype: Literal["float32", "bfloat16"] = HfArg(default="float32", help="Type of the weights.")
+    model_init_kwargs: dict | None = HfArg(default=None, help="Changes to config.json, as rope_parameters.")
 
 
-def main(script_args, training_args):
-    # Data: blocks in the order of the manifest, one validation set per domain, and the tokenizer that made them
-    check_launch(script_args, training_args)
-    manifest, train_dataset, eval_dataset = read_blocks(Path(script_args.blocks))
-    length = manifest["block_length"]
-    config, tokenizer = check_model(script_args.model_name_or_path, length)
-    check_tokenizer(tokenizer, manifest, script_args)
-    split_step("tokens_per_step", script_args.tokens_per_step, length, training_args)
-    train_dataset.keep_whole_steps(script_args.tokens_per_step // length)
-    check_choice("dtype", script_args.dtype, "float32", "bfloat16")
-    check_choice("packing", script_args.packing, "isolated", "concat")
-    if script_args.packing == "isolated":
-        check_isolation(config, script_args.attn_implementation, training_args)
-    with training_args.main_process_first(local=False):
-        reads = [Path(script_args.blocks, "manifest.json")]
-        run = open_run(
-            __file__, reads, script_args.model_name_or_path, script_args.overwrite, script_args, training_args
+@dataclass
+class PretrainConfig(TrainingArguments):
+    """The order of the blocks is the mixture, and their seq_lengths go to the collator."""
+
+    train_sampling_strategy: Literal["sequential"] = HfArg(default="sequential")
+    remove_unused_columns: Literal[False] = HfArg(default=False)
+
+
+def load_data(args):
+    """{"train": PackedBlocks in training order, in whole steps; "validation": {domain: PackedBlocks}}"""
+    run, _ = args
+    manifest, folder = read_manifest(run.blocks), Path(run.blocks)
+    train = PackedBlocks(folder, manifest, "train", order=np.load(folder / "order.npy", mmap_mode="r"))
+    per_step = run.global_batch_tokens // manifest["block_length"]
+    if len(train) < per_step:
+        raise checks.Refused(
+            f"a step takes {per_step} blocks, {folder} has {len(train)}. Next: more blocks, or fewer tokens"
         )
-    if run["status"] == "complete":
-        return print(f"{training_args.output_dir}: already complete, nothing to do")
-    checkpoint = last_checkpoint(training_args)
+    train.order = train.order[: len(train) // per_step * per_step]
+    held_out = {name: PackedBlocks(folder, manifest, "validation", name) for name in manifest["domains"]}
+    return {"train": train, "validation": {name: blocks for name, blocks in held_out.items() if len(blocks)}}
 
-    # Model
-    set_seed(training_args.seed)
-    settings = {
-        "attn_implementation": script_args.attn_implementation,
-        "dtype": getattr(torch, script_args.dtype),
-    }
-    if script_args.from_scratch:
-        model = AutoModelForCausalLM.from_config(config, **settings)
-    else:
-        model = AutoModelForCausalLM.from_pretrained(script_args.model_name_or_path, **settings)
 
-    # Train
-    trainer = PretrainTrainer(
-        model=model, args=training_args, train_dataset=train_dataset, eval_dataset=eval_dataset, processing_class=tokenizer,
-        data_collator=Collator(script_args.packing == "isolated", pad_token_id=0), run=run, watch=script_args,
-    )  # fmt: skip
-    result = trainer.train(resume_from_checkpoint=checkpoint)
-    metrics = {**result.metrics, **trainer.evaluate()}
+def make_trainer(args, data, model=None):
+    """`model`: in place of the weights of model_name_or_path."""
+    run, training = args
+    source = {"revision": run.model_revision, "trust_remote_code": False}
+    kind = {"attn_implementation": run.attn_implementation, "dtype": getattr(torch, run.dtype)}
+    name, changes = run.model_name_or_path, run.model_init_kwargs or {}
+    set_seed(training.seed)
+    if model is None and run.from_scratch:
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(name, **source, **changes), **kind
+        )
+    elif model is None:
+        model = AutoModelForCausalLM.from_pretrained(name, **source, **kind, **changes)
+    return Trainer(
+        model=model,
+        args=training,
+        train_dataset=data["train"],
+        eval_dataset=data["validation"],
+        processing_class=AutoTokenizer.from_pretrained(name, **source),
+        data_collator=Collator(run.document_masking),
+        preprocess_logits_for_metrics=nll_of_blocks,
+        compute_metrics=token_weighted,
+        callbacks=[Throughput(run.peak_tflops), LossGuard(run.max_loss_jump), GracefulStop()],
+    )
 
-    # Save
+
+def main(args):
+    run, training = args
+    manifest = read_manifest(run.blocks)
+    per_pass = training.per_device_train_batch_size * training.world_size * manifest["block_length"]
+    training.gradient_accumulation_steps = run.global_batch_tokens // per_pass
+    checks.check_batch("global_batch_tokens", run.global_batch_tokens, per_pass)
+    checks.check_launch(run, training)
+    checks.check_pretraining(run, training, manifest)
+    record = open_run(__file__, args, run.model_name_or_path, run.blocks)
+    if record.complete:
+        return print(f"{training.output_dir}: already complete, nothing to do")
+
+    data = load_data(args)
+    trainer = make_trainer(args, data)
+    checks.check_trainer(trainer)
+    ledger = Ledger()
+    trainer.add_callback(ledger)
+    record.attach(trainer)
+
+    trainer.train(resume_from_checkpoint=record.resume(training))
+    metrics, validation = {}, {}
+    for domain, blocks in data["validation"].items():
+        output = trainer.predict(blocks, metric_key_prefix=f"eval_{domain}")
+        metrics |= output.metrics
+        nll, tokens = output.predictions.T
+        validation[domain] = {"nll": nll.tolist(), "tokens": tokens.astype(int).tolist()}
+
+    if trainer.is_fsdp_enabled:  # one model, where checkpoints are shards
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
-        Path(training_args.output_dir, "validation.json").write_text(json.dumps(trainer.validation) + "\n")
-        seen = {"steps": trainer.state.global_step, "tokens_seen": trainer.state.num_input_tokens_seen}
-        close_run(
-            run, **seen, left_over_blocks=train_dataset.left_over, ledger=trainer.audit(), metrics=metrics
-        )
+        Path(training.output_dir, "validation.json").write_text(json.dumps(validation))
+    left_over = manifest["order"]["blocks"] - len(data["train"])
+    record.close(trainer, metrics, ledger=ledger.audit(data["train"]), left_over_blocks=left_over)
 
 
 # ---------------------------------------------------------------- blocks
-def read_blocks(folder):
-    """(manifest, training blocks in their order, {domain: held-out blocks}) of a folder of data_prep/build_blocks.py."""
-    if not (folder / "order.npy").is_file():
-        raise Refused(
-            f"{folder} holds no packed blocks. Next: python -m data_prep.build_blocks --out {folder} --help"
-        )
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        held_out = {
-            domain: PackedBlocks(folder, manifest, "validation", domain) for domain in manifest["domains"]
-        }
-        train = PackedBlocks(folder, manifest, "train", order=np.load(folder / "order.npy", mmap_mode="r"))
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        RecursionError,
-    ) as error:  # cut short, or no numbers: a pickle is not opened
-        raise Refused(
-            f"{folder}: not whole packed blocks ({reason(error)}). Next: python -m data_prep.build_blocks --out {folder} --help"
-        ) from error
-    return manifest, train, {domain: blocks for domain, blocks in held_out.items() if len(blocks)}
-
-
 class PackedBlocks(torch.utils.data.Dataset):
-    """Blocks of one split, memory-mapped: item i is {"input_ids": [length] int, "seq_lengths": tokens of each document in it}.
-
-    `order` maps the i-th place of training to a row, which the item then carries; without it the rows of `domain` come as they lie.
-    """
+    """Memory-mapped blocks, in `order` if given: {"input_ids": [length], "seq_lengths": [documents]}."""
 
     def __init__(self, folder, manifest, split, domain=None, order=None):
-        files = [
-            o["path"] for o in manifest["outputs"] if o["split"] == split and domain in (None, o["domain"])
-        ]
-        parts = [datasets.Dataset.from_file(str(folder / file)) for file in files]
+        files = [o for o in manifest["outputs"] if o["split"] == split and domain in (None, o["domain"])]
+        parts = [datasets.Dataset.from_file(str(folder / file["path"])) for file in files]
         self.rows = datasets.concatenate_datasets(parts).with_format("numpy") if parts else []
-        self.order, self.left_over = order, 0
-
-    def keep_whole_steps(self, blocks_per_step):
-        """Leave out what would not fill a last step: the article's 129B tokens are 12,302 steps of 10.5M and a rest."""
-        self.left_over = len(self.order) % blocks_per_step
-        self.order = self.order[: len(self.order) - self.left_over]
-        if not len(self.order):
-            raise Refused(
-                f"one step needs {blocks_per_step} blocks, there are {self.left_over}. Next: a smaller tokens_per_step, or more blocks"
-            )
+        self.order = order
 
     def __len__(self):
         return len(self.rows if self.order is None else self.order)
 
     def __getitem__(self, i):
-        return (
-            self.rows[i]
-            if self.order is None
-            else {**self.rows[int(self.order[i])], "row": int(self.order[i])}
-        )
+        return self.rows[int(i if self.order is None else self.order[i])]
 
 
-class Places(torch.utils.data.Sampler):
-    """Batch sampler of one rank: of each `ranks` micro-batches in the order, the `rank`-th. Going on at any place reads no block: it is arithmetic."""
+class Collator:
+    """Blocks -> input_ids, labels [batch, length]. With document masking, position_ids restart at each document,
+    cu_seq_lens bound them for varlen kernels, and none predicts the next one's first token. There is no
+    attention_mask: with one, transformers lets packed documents attend to each other."""
 
-    def __init__(self, blocks, size, rank, ranks):
-        self.starts, self.size = range(rank * size, blocks, size * ranks), size
+    def __init__(self, document_masking):
+        self.document_masking = document_masking
 
-    def __len__(self):
-        return len(self.starts)
+    def __call__(self, blocks):
+        input_ids = torch.from_numpy(np.stack([block["input_ids"] for block in blocks]).astype(np.int64))
+        labels, length = input_ids.clone(), input_ids.shape[1]
+        position_ids = torch.arange(length).repeat(len(blocks), 1)
+        starts = []
+        for i, block in enumerate(blocks):
+            for start in itertools.accumulate(map(int, block["seq_lengths"]), initial=0):
+                if self.document_masking and start < length:
+                    starts.append(i * length + start)
+                    labels[i, start] = -100
+                    position_ids[i, start:] = torch.arange(length - start)
+            labels[i, sum(map(int, block["seq_lengths"])) :] = -100  # an unused end
+        batch = {"input_ids": input_ids, "labels": labels}
+        if self.document_masking:
+            bounds = torch.tensor([*starts, labels.numel()], dtype=torch.int32)
+            batch |= {"position_ids": position_ids, "cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
+            batch |= dict.fromkeys(("max_length_q", "max_length_k"), int(bounds.diff().max()))
+        return batch
 
-    def __iter__(self):
-        return (range(start, start + self.size) for start in self.starts)
+
+def nll_of_blocks(logits, labels):
+    """[batch, 2] float64: summed nats and number of predicted tokens of each block."""
+    pairs = zip(logits[:, :-1], labels[:, 1:], strict=True)
+    nll = [cross_entropy(row.float(), label, reduction="sum") for row, label in pairs]
+    return torch.stack([torch.stack(nll).double(), (labels[:, 1:] != -100).sum(1).double()], 1)
 
 
-def check_tokenizer(tokenizer, manifest, named):
-    """Refused unless the tokenizer is the one that made the blocks, by its hash as in data_prep/corpus/tokenize.py."""
-    engine = tokenizer.backend_tokenizer
-    engine.no_truncation()
-    engine.no_padding()
-    if hashlib.sha256(engine.to_str().encode()).hexdigest() != manifest["tokenizer"]["sha256"]:
-        raise Refused(
-            f"the tokenizer of {named.model_name_or_path} is not the one that made {named.blocks}. "
-            f"Next: python -m data_prep.build_blocks --tokenizer {named.model_name_or_path} ..."
-        )
+def token_weighted(prediction):
+    """Loss and perplexity weighted by tokens: equal for any batch size and number of ranks."""
+    nll, tokens = prediction.predictions.sum(0)
+    return {"loss": nll / tokens, "perplexity": float(np.exp(nll / tokens)), "tokens": int(tokens)}
 
 
-class PretrainTrainer(Watched, Trainer):
-    """Trains in the order of the blocks, which is the mixture and was shuffled when it was made."""
-
-    def get_train_dataloader(self):
-        args = self.args
-        places = Places(
-            len(self.train_dataset), args.per_device_train_batch_size, args.process_index, args.world_size
-        )
-        settings = {
-            "num_workers": args.dataloader_num_workers,
-            "prefetch_factor": args.dataloader_prefetch_factor,
-        }
-        settings["pin_memory"] = args.dataloader_pin_memory and args.device.type == "cuda"
-        return torch.utils.data.DataLoader(
-            self.train_dataset, batch_sampler=places, collate_fn=self.data_collator, **settings
-        )
+def read_manifest(folder):
+    if not Path(folder, "order.npy").is_file() or not Path(folder, "manifest.json").is_file():
+        raise checks.Refused(f"{folder} has no packed blocks. Next: python -m data_prep.build_blocks --help")
+    return json.loads(Path(folder, "manifest.json").read_text(encoding="utf-8"))
 
 
 def make_parser():
-    return TrlParser((PretrainArguments, TrainingArguments), allow_abbrev=False)
+    return TrlParser((PretrainArguments, PretrainConfig), allow_abbrev=False)
 
 
 if __name__ == "__main__":
-    start(main, make_parser())
+    parser = make_parser()
+    checks.one_sentence_errors(parser)
+    main(parser.parse_args_and_config())

@@ -1,11 +1,16 @@
-"""Kill the demo at random moments, again and again, and show that its report comes out the same.
+"""Disturb the demo at random moments and show that its results come out the same.
 
-    make fault-run                                                # two kills in each stage
-    python -m tests.fault_run --kills 1 --seed 3 --undisturbed OTHER   # OTHER: a copy of this commit in which `make demo` has come to its end
+    make fault-run                                          the demo, killed twice in each stage
+    make fault-run ARGS="--stages"                          each stage alone, disturbed in each way of KINDS
+    make fault-run ARGS="--stages 2 4 --kinds kill full"    some of them
+    python -m tests.fault_run --undisturbed OTHER ...       OTHER: a copy of this commit with a finished demo
 
-`make demo` runs twice, in two copies of this repository: once undisturbed, and once killed (SIGKILL, all of its processes) at random moments of every
-stage and started again each time. Then all files of both reports are compared, byte by byte. Of report.html and report.md some facts are left out first
-that no two runs share (TIMES): how long a run took, how much memory it held, and the hash of a run.json, which says so too.
+The demo: `make demo` runs in two copies of this repository, once undisturbed and once killed (SIGKILL, all of
+its processes) at random moments of every stage and started again each time. All files of both reports are
+then compared byte by byte, except for facts that no two runs share (TIMES).
+
+Stages: in a copy of the finished demo, the output of one stage is removed and made again while something
+happens to it; then it is made once more, undisturbed, and its files are compared with the undisturbed ones.
 """
 
 import argparse
@@ -17,6 +22,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -25,14 +31,36 @@ from demo import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGE = re.compile(r"\[(\d+)/(\d+)\]")  # as make demo prints them
-# What of a page is a fact about this run on this machine: its seconds and peak memory, and hashes of files that hold them
+KINDS = {  # what happens to a stage, at a random moment where it has one
+    "kill": "SIGKILL to all of its processes: power cut, out of memory",
+    "parent": "SIGKILL to the command alone: its workers must not outlive it",
+    "term": "SIGTERM to all: shutdown, Slurm",
+    "interrupt": "SIGINT to all: Ctrl-C",
+    "pause": "SIGSTOP for three seconds, then SIGCONT: suspended machine",
+    "twice": "the same command a second time, at once: one of them may refuse",
+    "full": "a disk with 64 KB left, under the stage's output only",
+    "cut": "an input file cut in half: one sentence that names it, no traceback",
+}
+# Facts of a page about this run on this machine: seconds, peak memory, and hashes of files that hold them
 TIMES = re.compile(
-    r"<dt>(?:seconds|peak memory)</dt><dd>[^<]*</dd>|(?:; |(?<=\*\*: ))(?:seconds|peak memory) [^;\n]*|(?<=run\.json \(sha256 )[0-9a-f]{12}(?=\))"
+    r"<dt>(?:seconds|peak memory)</dt><dd>[^<]*</dd>|(?:; |(?<=\*\*: ))(?:seconds|peak memory) [^;\n]*|"
+    r"(?<=run\.json \(sha256 )[0-9a-f]{12}(?=\))"
 )
+# Files of a stage that hold times, or hashes of such files
+TIMED = re.compile(
+    r"(run|complete|trainer_state|all_results|train_results)\.json|\.identity|events\.out\..*|"
+    r".*\.(pt|pth|bin|log)"
+)
+DATA = (".jsonl", ".gz", ".npy", ".safetensors")
+MAKE = ["make", f"VENV={ROOT / '.venv'}", "-o", f"{ROOT / '.venv'}/.installed"]
+SMALL_DISK = """
+disk=$(mktemp -d) && mount -t tmpfs -o size=64k tmpfs "$disk" && mkdir "$disk"/upper "$disk"/work &&
+mount -t overlay overlay -o "userxattr,lowerdir=$1,upperdir=$disk/upper,workdir=$disk/work" "$1" || exit 77
+shift && exec "$@" """
 
 
-def same_report(one: Path, other: Path) -> list[str]:
-    """The names of the files in which two folders of a report differ, what TIMES finds in the pages aside."""
+def same_files(one: Path, other: Path, skipped: re.Pattern | None = None) -> list[str]:
+    """The names of the files in which two folders differ, apart from what TIMES finds in pages."""
     folders = [
         {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         for folder in (one, other)
@@ -40,18 +68,19 @@ def same_report(one: Path, other: Path) -> list[str]:
     return sorted(
         name
         for name in folders[0].keys() | folders[1].keys()
-        if len({_content(files.get(name)) for files in folders}) > 1
+        if not (skipped and (skipped.fullmatch(Path(name).name) or ".work/" in f"/{name}"))
+        and len({_content(files.get(name)) for files in folders}) > 1
     )
 
 
 def _content(path: Path | None) -> bytes | None:
     if path is None or path.suffix not in (".html", ".md"):
         return path and path.read_bytes()
-    return TIMES.sub("", path.read_text()).encode()
+    return TIMES.sub("", path.read_text(encoding="utf-8")).encode()
 
 
 def copy_of_repository(folder: Path) -> Path:
-    """What git knows of this repository, and files it does not ignore, with their times; the .venv stays where it is."""
+    """The files that git tracks or does not ignore, with their times; the .venv stays where it is."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True
     ).stdout
@@ -64,9 +93,10 @@ def copy_of_repository(folder: Path) -> Path:
 
 
 def demo(folder: Path, kill: tuple[int, float] | None = None) -> tuple[bool, dict[int, float]]:
-    """Run `make demo` in a folder; with `kill` (stage, seconds) until so many seconds after it has begun that stage, or a later one. Returns whether it came
-    to its end, and how long each stage took. What it prints is in demo.log."""
-    command = ["make", "demo", f"VENV={ROOT / '.venv'}"]
+    """Run `make demo` in a folder, killed `kill` = (stage, seconds) after it began that stage or a later one.
+
+    Returns whether it finished, and the seconds of each stage. Its output goes to demo.log."""
+    command = [*MAKE, "demo"]
     running = subprocess.Popen(
         command,
         cwd=folder,
@@ -101,26 +131,166 @@ def demo(folder: Path, kill: tuple[int, float] | None = None) -> tuple[bool, dic
     }
 
 
+# ---------------------------------------------------------------- one stage
+def stages(makefile: Path) -> dict[int, tuple[Path, list[Path]]]:
+    """{number: (a target of the stage, files of other stages it is made from)} of the demo's Makefile."""
+    text = makefile.read_text(encoding="utf-8").replace("$(D)", "data/demo").replace("$(O)", "outputs/demo")
+    text = re.sub(r"\$\(foreach m,(\w+)[^,]*,([^)]*)\)", lambda m: m[2].replace("$(m", m[1]), text)
+    rules = re.findall(r"^((?:data|outputs)/demo/\S+):(.*)\n\t@echo \"\[(\d+)/", text, re.M)
+    found = {}
+    for target, needs, number in rules:
+        made_from = re.findall(r"(?:data|outputs)/demo/[^\s)]+", needs)
+        paths = [Path(name.replace("%", "chat")) for name in (target, *made_from)]
+        found[int(number)] = paths[0], paths[1:]
+    return found
+
+
+def disturb(kind: str, running: subprocess.Popen, wait: float) -> str:
+    """Do what KINDS says to a running stage after `wait` seconds. Returns what was wrong, or nothing."""
+    end = time.monotonic() + wait
+    while time.monotonic() < end and running.poll() is None:
+        time.sleep(0.01)
+    if running.poll() is not None:
+        return ""
+    if kind == "parent":
+        below = descendants(running.pid)
+        commands = [pid for pid in below if b"python" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        if commands:
+            os.kill(commands[0], signal.SIGKILL)
+            end = time.monotonic() + 15
+            while (left := [pid for pid in commands[1:] if alive(pid)]) and time.monotonic() < end:
+                time.sleep(0.1)
+            if left:
+                os.killpg(running.pid, signal.SIGKILL)
+                return f"{len(left)} workers outlived it by 15 s"
+        return ""
+    if kind == "pause":
+        os.killpg(running.pid, signal.SIGSTOP)
+        time.sleep(3)
+    name = {"kill": "SIGKILL", "term": "SIGTERM", "interrupt": "SIGINT", "pause": "SIGCONT"}[kind]
+    os.killpg(running.pid, getattr(signal, name))
+    return ""
+
+
+def descendants(pid: int) -> list[int]:
+    found = []
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+    except OSError:  # gone meanwhile
+        return []
+    for child in map(int, children):
+        found += [child, *descendants(child)]
+    return [child for child in found if alive(child)]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(") ", 1)[1][0] not in "ZX"
+    except OSError:
+        return False
+
+
+def trial(whole: Path, folder: Path, stage: tuple[Path, list[Path]], kind: str, rng, seconds: float) -> str:
+    """Make a stage in `folder` while `kind` happens, then once more in peace. Returns what was wrong."""
+    target, made_from = stage
+    out = target.parent
+    shutil.rmtree(folder / out)
+    command, wrong, cut = [*MAKE, str(target)], "", None
+    if kind == "full":
+        small = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", SMALL_DISK, "-"]
+        command = [*small, str(folder / out.parent), *command]
+    if kind == "cut":
+        read = (path for need in made_from for path in (folder / need.parent).rglob("*") if path.is_file())
+        data = [path for path in read if path.suffix in DATA and path.stat().st_size > 200]
+        cut = rng.choice(sorted(data))
+        os.truncate(cut, cut.stat().st_size // 2)
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
+        options = {"cwd": folder, "stdout": log, "stderr": log, "start_new_session": True}
+        running = subprocess.Popen(command, **options)
+        if kind == "twice":
+            time.sleep(rng.uniform(0, seconds / 2))
+            second = subprocess.Popen(command, **options)
+            second.wait()
+        elif kind not in ("full", "cut"):
+            wrong = disturb(kind, running, rng.uniform(0, seconds))
+        running.wait()
+        log.seek(0)
+        said = log.read()
+    if kind in ("full", "cut") and running.returncode == 77:
+        wrong = "overlays are not allowed here"
+    elif kind in ("full", "cut", "twice") and "Traceback (most recent call last)" in said:
+        wrong = f"a traceback: {said.strip().splitlines()[-2]}"
+    elif kind in ("full", "cut") and running.returncode and "error: " not in said:
+        wrong = "no sentence"
+    if kind == "twice" and running.returncode and second.returncode:
+        wrong = wrong or "both failed"
+    if kind == "cut":
+        if not running.returncode:
+            wrong = f"{cut.relative_to(folder)} was cut, and nothing was said"
+        shutil.copy2(whole / cut.relative_to(folder), cut)
+    done = subprocess.run([*MAKE, str(target)], cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        return f"{wrong}; cannot be made again: {done.stderr.strip().splitlines()[-2:]}".removeprefix("; ")
+    different = same_files(whole / out, folder / out, TIMED)
+    return "; ".join(filter(None, (wrong, different and f"other bytes in {', '.join(different[:4])}")))
+
+
+def run_stages(whole: Path, work: Path, numbers: list[int], kinds: list[str], seed: int) -> int:
+    """Each kind of trial in each stage; prints a line for each and returns how many failed."""
+    folder, rng, failed, count = work / "stages", random.Random(seed), 0, 0
+    shutil.copytree(whole, folder, symlinks=True)
+    known = stages(whole / "Makefile")
+    stages_of = dict(known.values())  # what reads a configuration reads what that was made from
+    for number, stage in sorted(known.items()):
+        if numbers and number not in numbers:
+            continue
+        shutil.rmtree(folder / stage[0].parent)
+        began = time.monotonic()
+        subprocess.run([*MAKE, str(stage[0])], cwd=folder, check=True, capture_output=True)
+        seconds = time.monotonic() - began
+        if not any(path.suffix in DATA for need in stage[1] for path in (whole / need.parent).rglob("*")):
+            stage = stage[0], stage[1] + stages_of.get(stage[1][0], []) if stage[1] else []
+        for kind in kinds:
+            if kind == "cut" and not stage[1]:
+                continue  # it reads nothing
+            wrong = trial(whole, folder, stage, kind, rng, seconds)
+            failed, count = failed + bool(wrong), count + 1
+            print(f"stage {number} ({stage[0].parent}), {kind}: {wrong or 'same bytes'}", flush=True)
+            if wrong:  # the next trial starts from a sound copy
+                shutil.rmtree(folder)
+                shutil.copytree(whole, folder, symlinks=True)
+    print(f"{count - failed} of {count} trials ended in the same bytes, as their kind asks")
+    return failed
+
+
+# ---------------------------------------------------------------- the command
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--kills", type=int, default=2, help="kills in each stage")
+    formatter = argparse.RawDescriptionHelpFormatter
+    kinds = "\n".join(f"  {kind:10} {what}" for kind, what in KINDS.items())
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=f"kinds:\n{kinds}", formatter_class=formatter
+    )
+    parser.add_argument("--kills", type=int, default=2, help="kills in each stage of the demo")
+    parser.add_argument(
+        "--stages", type=int, nargs="*", help="trials of single stages instead; numbers, or all"
+    )
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of --stages")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--work", type=Path, default=ROOT / "outputs" / "fault_run", help="folder of the two copies"
+        "--work", type=Path, default=ROOT / "outputs" / "fault_run", help="folder of the copies"
     )
     parser.add_argument(
-        "--undisturbed",
-        type=Path,
-        help="take this copy's report for the undisturbed one; kills come --window seconds after a stage began, at most",
+        "--undisturbed", type=Path, help="a copy whose demo is finished, instead of running one"
     )
     parser.add_argument(
         "--window",
         type=float,
         default=30,
-        help="with --undisturbed, whose stages nobody timed; a later stage may be hit",
+        help="with --undisturbed: kills come this many seconds into a stage",
     )
     args = parser.parse_args(argv)
     shutil.rmtree(args.work, ignore_errors=True)
+    args.work.mkdir(parents=True)
     rng, report = random.Random(args.seed), Path("outputs/demo/report")
 
     whole = args.undisturbed or copy_of_repository(args.work / "whole")
@@ -129,8 +299,11 @@ def main(argv=None):
     else:
         finished, seconds = demo(whole)
         if not finished:
-            sys.exit(f"error: the undisturbed demo failed. Next: look at {whole / 'demo.log'}")
+            sys.exit(f"error: the undisturbed demo failed. Next: see {whole / 'demo.log'}")
         print(f"undisturbed: {sum(seconds.values()):.0f} s in {len(seconds)} stages", flush=True)
+    if args.stages is not None:
+        failed = run_stages(whole.resolve(), args.work.resolve(), args.stages, args.kinds, args.seed)
+        sys.exit(f"error: {failed} trials went wrong. Next: see their lines above" if failed else 0)
 
     killed = copy_of_repository(args.work / "killed")
     done = 0
@@ -139,22 +312,18 @@ def main(argv=None):
             wait = rng.uniform(0, seconds[stage])
             finished, _ = demo(killed, (stage, wait))
             done += not finished
-            print(
-                f"stage {stage}: {'was done before the kill' if finished else f'killed {wait:.1f} s after it began'}",
-                flush=True,
-            )
+            outcome = "finished before the kill" if finished else f"killed {wait:.1f} s after it began"
+            print(f"stage {stage}: {outcome}", flush=True)
     finished, _ = demo(killed)
     if not finished:
+        sys.exit(f"error: after {done} kills the demo does not finish. Next: see {killed / 'demo.log'}")
+    if different := same_files(whole / report, killed / report):
         sys.exit(
-            f"error: after {done} kills the demo does not come to its end. Next: look at {killed / 'demo.log'}"
+            f"error: after {done} kills the report differs in {', '.join(different)}. "
+            f"Next: diff -r {whole / report} {killed / report}"
         )
-    if different := same_report(whole / report, killed / report):
-        sys.exit(
-            f"error: after {done} kills the report differs in {', '.join(different)}. Next: diff -r {whole / report} {killed / report}"
-        )
-    print(
-        f"after {done} kills all {sum(path.is_file() for path in (whole / report).rglob('*'))} files of the report are the same as without"
-    )
+    files = sum(path.is_file() for path in (whole / report).rglob("*"))
+    print(f"after {done} kills all {files} files of the report are the same as without")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
 """A folder outside the repository in which copies of the recipes run: invented documents, tokenizer, blocks, rows and a trained base model."""
 
+import contextlib
+import io
 import json
 import os
 import runpy
 import shutil
-import signal
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
+import transformers
 import yaml
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -21,60 +23,101 @@ from data_prep.files import write_jsonl
 from tests.data_prep.test_blocks import MIXTURE, write_documents
 
 ROOT = Path(__file__).resolve().parent.parent
+SAFEGUARDS = ("callbacks.py", "checks.py", "run_record.py", "egress.py", "attention.py", "hardware.py")
 PRETRAIN = {
-    "model_name_or_path": "backbone", "from_scratch": True, "blocks": "blocks", "packing": "isolated", "tokens_per_step": 128, "output_dir": "base",
-    "per_device_train_batch_size": 2, "num_train_epochs": 1, "learning_rate": 1e-3, "logging_steps": 1, "save_steps": 4, "eval_strategy": "no",
-    "use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "dataloader_num_workers": 0,
-}  # fmt: skip
-SFT = {
-    "model_name_or_path": "base", "rows": "rows", "output_dir": "adapter", "chat_template_path": str(ROOT / "recipes/chat_template.jinja"),
-    "assistant_only_loss": True, "max_length": 128, "packing": "none", "use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "v_proj"],
-    "max_steps": 6, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "logging_steps": 1, "save_steps": 3, "use_cpu": True, "bf16": False,
-    "gradient_checkpointing": False, "report_to": "none", "disable_tqdm": True,
-}  # fmt: skip
-TASK = {**SFT, "rows": "task_rows", "output_dir": "task", "use_peft": False, "max_steps": 4, "eval_strategy": "steps", "eval_steps": 2, "save_steps": 2,
-        "load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False, "learning_rate": 1e-3}  # fmt: skip
-for key in ("chat_template_path", "assistant_only_loss", "lora_r", "lora_target_modules"):
-    del TASK[key]
+    "model_name_or_path": "backbone",
+    "from_scratch": True,
+    "blocks": "blocks",
+    "document_masking": True,
+    "global_batch_tokens": 128,
+    "output_dir": "base",
+    "per_device_train_batch_size": 2,
+    "num_train_epochs": 1,
+    "learning_rate": 1e-3,
+    "logging_steps": 1,
+    "save_steps": 4,
+    "eval_strategy": "no",
+    "use_cpu": True,
+    "bf16": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+TASK = {
+    "model_name_or_path": "base",
+    "rows": "task_rows",
+    "output_dir": "task",
+    "max_length": 128,
+    "max_steps": 4,
+    "per_device_train_batch_size": 2,
+    "learning_rate": 1e-3,
+    "logging_steps": 1,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "save_steps": 2,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "eval_loss",
+    "greater_is_better": False,
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+EVALUATION = (
+    "eval_strategy",
+    "eval_steps",
+    "load_best_model_at_end",
+    "metric_for_best_model",
+    "greater_is_better",
+)
+SFT = {key: value for key, value in TASK.items() if key not in EVALUATION} | {
+    "rows": "rows",
+    "output_dir": "adapter",
+    "chat_template_path": str(ROOT / "recipes/chat_template.jinja"),
+    "assistant_only_loss": True,
+    "use_peft": True,
+    "lora_r": 4,
+    "lora_target_modules": ["q_proj", "v_proj"],
+    "max_steps": 6,
+    "learning_rate": 1e-2,
+    "save_steps": 3,
+}
 
 
 def copied(folder, name, config):
-    """argv of a copy of a recipe and of what is copied along in `folder`, where nothing else of this repository lies."""
-    for file in ("run_guard.py", "egress.py"):
+    """argv of a copy of a recipe and its safeguards in `folder`, where nothing else of this repository is."""
+    for file in SAFEGUARDS:
         shutil.copy(ROOT / "recipes" / file, folder)
     shutil.copy(ROOT / "recipes" / f"{name}.py", folder / f"my_{name}.py")
-    file = folder / f"{name}_{config.get('output_dir', 'run')}.yaml"
+    file = folder / f"{name}_{Path(config.get('output_dir', 'run')).name}.yaml"
     file.write_text(yaml.safe_dump(config))
     return [f"my_{name}.py", "--config", file.name]
 
 
-def recipe(folder, name, config, *arguments):
-    """Run the copy to its end as `python my_NAME.py --config ...` would; return what it exits with (None: all is well)."""
-    argv = [*copied(folder, name, config), *arguments]
+def run_script(folder, argv):
+    """Run `python ARGV` in this process, in `folder`; return the sentence that it exits with (None: all is well)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "argv", argv)
-        patch.setattr(
-            sys, "path", [str(folder), *(entry for entry in sys.path if Path(entry or ".").resolve() != ROOT)]
-        )
+        elsewhere = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+        patch.setattr(sys, "path", [str(folder), *elsewhere])
+        patch.setattr(sys, "excepthook", sys.__excepthook__)
         try:
             runpy.run_path(argv[0], run_name="__main__")
         except SystemExit as stop:
             return str(stop)
+        except Exception as error:  # what the excepthook of one_sentence_errors prints
+            printed = io.StringIO()
+            with contextlib.redirect_stderr(printed):
+                sys.excepthook(type(error), error, error.__traceback__)
+            if not printed.getvalue().startswith("error: "):
+                raise
+            return printed.getvalue().strip()
 
 
-def in_child(folder, name, config):
-    """Run the copy in a forked process, for what this one must not live through: signals, imports. Returns the status as of os.waitpid (0: all is well)."""
-    if (child := os.fork()) == 0:
-        try:
-            torch.set_num_threads(1)  # the others were not forked with it
-            signal.alarm(300)
-            said = recipe(folder, name, config)
-            os.write(2, f"{said or ''}\n".encode())
-            os._exit(1 if said else 0)
-        finally:
-            os._exit(2)
-    return os.waitpid(child, 0)[1]
+def recipe(folder, name, config, *arguments):
+    """Run the copy to its end as `python my_NAME.py --config ...` would."""
+    return run_script(folder, [*copied(folder, name, config), *arguments])
 
 
 def run_json(folder):
@@ -136,3 +179,49 @@ def build_lab(root):
         root / "even"
     )
     return root
+
+
+class Killed(BaseException):
+    """Ends a recipe in the middle of a step, as SIGKILL does: nothing of ours handles it."""
+
+
+def killed(folder, name, config, micro_step):
+    """Run the copy in this process until its n-th micro-step."""
+    step, count = transformers.Trainer.training_step, iter(range(1, 10**9))
+
+    def counted(self, *args, **kwargs):
+        if next(count) == micro_step:
+            raise Killed
+        return step(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(transformers.Trainer, "training_step", counted)
+        recipe(folder, name, config)
+
+
+SIGNAL = """
+import os, runpy, signal, sys
+import transformers
+step, count = transformers.Trainer.training_step, iter(range(1, 10**9))
+at, number, sys.argv = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+def counted(self, *args, **kwargs):
+    if next(count) == at:
+        os.kill(os.getpid(), number)
+    return step(self, *args, **kwargs)
+transformers.Trainer.training_step = counted
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def signalled(folder, name, config, micro_step, number):
+    """subprocess.CompletedProcess of the copy, which gets a signal at its n-th micro-step."""
+    (folder / "with_signal.py").write_text(SIGNAL)
+    argv = [
+        sys.executable,
+        "with_signal.py",
+        str(micro_step),
+        str(int(number)),
+        *copied(folder, name, config),
+    ]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "."}
+    return subprocess.run(argv, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)

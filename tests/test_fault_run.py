@@ -19,7 +19,7 @@ from data_prep.files import write_jsonl
 from evaluation import generate, report, score
 from tests.data_prep.test_blocks import MIXTURE
 from tests.data_prep.test_executors import raw_files
-from tests.fault_run import same_report
+from tests.fault_run import same_files
 from tests.tiny_model import REPO, make_model
 
 STAGES = [
@@ -114,4 +114,4 @@ def test_stages_killed_at_random_moments_end_in_the_same_report(begun):
     assert kills >= 4
     assert not list((begun / "killed").rglob(".*.partial*")), "nothing unfinished is left"
     assert hashes(begun / "killed") == hashes(begun / "whole")
-    assert not same_report(begun / "whole" / "report", begun / "killed" / "report")
+    assert not same_files(begun / "whole" / "report", begun / "killed" / "report")

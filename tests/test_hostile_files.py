@@ -493,9 +493,15 @@ def test_a_pipe_is_no_input_and_nobody_waits_for_it(tmp_path):
 def test_linked_inputs_are_read_and_circles_are_not_followed(tmp_path):
     put(tmp_path / "disk" / "a.jsonl", '{"text": "good"}\n')
     (tmp_path / "raw").symlink_to(tmp_path / "disk")
-    (tmp_path / "disk" / "circle").symlink_to(tmp_path / "disk")
     (tmp_path / "disk" / "self.jsonl").symlink_to(tmp_path / "disk" / "self.jsonl")
-    assert redpajama.files(tmp_path / "raw") == [tmp_path / "raw" / "a.jsonl"]
+    put(tmp_path / "other_disk" / "b.jsonl", '{"text": "also good"}\n')
+    for name in ("linked", "linked_again"):
+        (tmp_path / "disk" / name).symlink_to(tmp_path / "other_disk")
+    raw = tmp_path / "raw"
+    assert redpajama.files(raw) == [raw / "a.jsonl", raw / "linked" / "b.jsonl"]
+    (tmp_path / "other_disk" / "circle").symlink_to(tmp_path / "disk")
+    with pytest.raises(BadInput, match="linked.*/circle: this link leads back"):
+        redpajama.files(raw)
 
 
 @pytest.mark.guarantee("Hostile files", "Outputs do not follow planted links.")

@@ -1,18 +1,22 @@
-"""The evaluation sets of the article (its Table 3), one module per set: from the publisher's files to rows (`contracts.py`).
+"""The evaluation sets of the paper (its Table 3), one module per set: from the publisher's files to rows
+(`schema.py`).
 
-To add a set: one file here, one prompt of the same name in data_prep/prompts, one fixture in the tests. The files of this folder are
-found by their names; one that starts with an underscore is no set. A module's docstring is the card of the set, and the module has
+To add a set: one file here, one prompt of the same name in data_prep/prompts, one fixture in the tests. The
+files of this folder are found by their names; one that starts with an underscore is not a set. A benchmark
+of your own needs no file here, only a table and a source.yaml in its raw folder: see _table.py. A module's
+docstring is the card of the set, and the module has
     LICENSE, ACCESS      of the raw files
-    PAGE                 where they are to be had
-    SCORING              how an answer is scored, one of contracts.SCORINGS
-    EXPECTED             rows per split in the article's Table 3 (of a set that is not in it: as published)
+    PAGE                 where to find them
+    SCORING              how an answer is scored, one of schema.SCORINGS
+    EXPECTED             rows per split in the paper's Table 3 (of a set that is not in it: as published)
     DIFFERENCE           why ours are not exactly as many; printed when they are not
-    COMMON               the fields that all rows share; with scoring "choice", "labels" and "entities" it holds `choices`
+    COMMON               the fields that all rows share; with scoring "choice", "labels" and "entities" it
+                         holds `choices`
     files(folder)        the raw files that are read; BadInput if what is needed is not in `folder`
-    read(folder, drops)  yield the rows of every split that is in `folder`, in the order of the files. What is left out is
-                         counted in `drops` by reason; a label is never guessed.
-The prompt of a set is the text file data_prep/prompts/<set>.txt: change the wording there, its hash is in the manifest. Rows that
-come from the Hugging Face Hub with a prompt of their own are taken as they are (_hub.py).
+    read(folder, drops)  yield the rows of every split that is in `folder`, in the order of the files. What is
+                         left out is counted in `drops` by reason; a label is never guessed.
+The prompt of a set is the text file data_prep/prompts/<set>.txt: change the wording there, its hash is in the
+manifest. Rows that come from the Hugging Face Hub with a prompt of their own are taken as they are (_hub.py).
 """
 
 import hashlib
@@ -24,17 +28,35 @@ import string
 from pathlib import Path
 
 from data_prep.schema import BadInput
+from data_prep.sources import tables
 
 NAMES = tuple(
     sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 )
 PROMPTS = Path(__file__).resolve().parent.parent / "prompts"
-LABELS = ("labels", "specialties", "options")  # placeholders of prompts that hold no text of a record
+SPLIT_NAMES = {
+    "train": "train",
+    "valid": "validation",
+    "validation": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+LABELS = ("labels", "specialties", "options")  # placeholders of prompts without text of a record
 
 
-def load(name: str):
-    """The module of one of NAMES."""
-    return importlib.import_module(f"data_prep.benchmarks.{name}")
+def names(raw: Path) -> tuple[str, ...]:
+    """NAMES, and the folders of `raw` that a source.yaml makes a benchmark of your own (_table.py)."""
+    return (*NAMES, *(name for name in tables.described(raw, "choice", "labels") if name not in NAMES))
+
+
+def load(name: str, folder: Path | None = None):
+    """The module of one of NAMES, or its equivalent for your own table in RAW/name, `folder`."""
+    if name in NAMES:
+        return importlib.import_module(f"data_prep.benchmarks.{name}")
+    from data_prep.benchmarks import _table
+
+    return _table.Table(name, folder)
 
 
 def from_hub(folder: Path) -> bool:
@@ -46,14 +68,15 @@ def raw_files(name: str, folder: Path) -> list[Path]:
     """The raw files of set `name` that are read: those of folder/hub if it is there, else the publisher's."""
     from data_prep.benchmarks import _hub  # here, as it takes pyarrow with it
 
-    return _hub.files(folder) if from_hub(folder) else load(name).files(folder)
+    return _hub.files(folder) if from_hub(folder) else load(name, folder).files(folder)
 
 
 def read(name: str, folder: Path, drops):
     """The rows of set `name`, from folder/hub if it is there, else from the publisher's files."""
     from data_prep.benchmarks import _hub
 
-    return _hub.read(name, load(name), folder, drops) if from_hub(folder) else load(name).read(folder, drops)
+    module = load(name, folder)
+    return _hub.read(name, module, folder, drops) if from_hub(folder) else module.read(folder, drops)
 
 
 def prompt_file(name: str) -> Path:
@@ -61,8 +84,8 @@ def prompt_file(name: str) -> Path:
 
 
 def read_prompt(name: str, *fields: str) -> str:
-    """The template of task `name`, to be filled with str.format. BadInput unless its placeholders are exactly `fields`
-    (a forgotten {options} would ask every question without its options) and it ends in a newline."""
+    """The template of task `name`, to be filled with str.format. BadInput unless its placeholders are exactly
+    `fields` (a forgotten {options} would ask every question without its options) and it ends in a newline."""
     path = prompt_file(name)
     if not path.is_file():
         raise BadInput(f"{path}: no such prompt")
@@ -73,17 +96,19 @@ def read_prompt(name: str, *fields: str) -> str:
         raise BadInput(f"{path}: {error}. Next: write a literal brace twice") from error
     if found != set(fields):
         raise BadInput(
-            f"{path}: the placeholders are {sorted(found)}, must be {sorted(fields)}. A literal brace is written twice"
+            f"{path}: the placeholders are {sorted(found)}, must be {sorted(fields)}. A literal brace is "
+            "written twice"
         )
     if not template.endswith("\n"):
         raise BadInput(
-            f"{path}: must end in a newline, so that prompt and completion tokenise without a seam"
+            f"{path}: must end in a newline, so that prompt and completion tokenize without a seam"
         )
     return template
 
 
 def prompt_pattern(name: str) -> re.Pattern | None:
-    """The prompts that the template of task `name` makes, each placeholder a group of its name; None without a template."""
+    """The prompts that the template of task `name` makes, each placeholder a group of its name; None without
+    a template."""
     path = prompt_file(name)
     if not path.is_file():
         return None
@@ -95,10 +120,11 @@ def prompt_pattern(name: str) -> re.Pattern | None:
 
 
 def wording(name: str, prompts, words: int) -> str:
-    """The lines that all `prompts` of a task begin with, as far as they hold no text of a record: those before the first text in its template.
+    """The lines that all `prompts` of a task begin with, as far as they contain no text of a record: those
+    before the first text in its template.
 
-    Of prompts that no template made (_hub.py), all common lines; none where fewer than `words` words of every prompt would be left, as of a single prompt, or
-    of questions on one text."""
+    Of prompts that no template made (_hub.py), all common lines; none where fewer than `words` words of every
+    prompt would be left, as of a single prompt, or of questions on one text."""
     pattern, head, longest = prompt_pattern(name), None, 0
     for prompt in prompts:
         if found := pattern.fullmatch(prompt) if pattern else None:
@@ -111,8 +137,8 @@ def wording(name: str, prompts, words: int) -> str:
 
 
 def pick(record, where: str, **kinds) -> list:
-    """The values of the named fields of a raw record, in the order of the arguments: pick(r, where, question=str, options=dict).
-    BadInput names `where` and the field that is missing or of another type."""
+    """The values of the named fields of a raw record, in the order of the arguments: pick(r, where,
+    question=str, options=dict). BadInput names `where` and the field that is missing or of another type."""
     if not isinstance(record, dict):
         raise BadInput(f"{where}: expected a JSON object, found {type(record).__name__}")
     for field, kind in kinds.items():
@@ -131,11 +157,19 @@ def texts(values: list, where: str, field: str) -> list[str]:
     """The texts of a list field without outer white space. BadInput if one of them is no text."""
     for value in values:
         if not isinstance(value, str):
-            raise BadInput(f"{where}: field '{field}' must hold text only, found {type(value).__name__}")
+            raise BadInput(f"{where}: field '{field}' must contain text only, found {type(value).__name__}")
     return [value.strip() for value in values]
 
 
+def answerable(scoring: str, answer: str, choices: list[str] | None) -> bool:
+    """Whether `answer` can be scored: one of `choices` (scoring "choice"), or some of them joined by "; "
+    ("labels")."""
+    if scoring == "labels":
+        return set(answer.split("; ")) <= set(choices)
+    return scoring != "choice" or answer in choices
+
+
 def fraction(key: str) -> float:
-    """A number in [0, 1) that depends on `key` alone: whole notes, patients or documents go to a split by it, the same way on
-    every machine and whatever else is in the file."""
+    """A number in [0, 1) that depends on `key` alone: whole notes, patients or documents go to a split by it,
+    the same way on every machine and whatever else is in the file."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64

@@ -1,27 +1,30 @@
-"""DDI 2013: which interaction, if any, does a sentence state between two of its drugs? (Herrero-Zazo et al. 2013)
+"""DDI 2013: which interaction, if any, does a sentence state between two of its drugs? (Herrero-Zazo et al.
+2013)
 
-Origin    github.com/isegura/DDICorpus. Licence CC BY-NC (its README), public.
-Raw       DDICorpus/{Train,Test}/**/*.xml: document > sentence@text > entity@charOffset, pair@e1,@e2,@ddi,@type
-          or, as the article used, the BLUE benchmark's {train,dev,test}.tsv (index, sentence, label). If one of these is in the
-          folder, only these are read: their train is cut otherwise than ours, and the two must not be mixed.
+Origin    github.com/isegura/DDICorpus. License CC BY-NC (its README), public.
+Raw       DDICorpus/{Train,Test}/**/*.xml: document > sentence@text > entity@charOffset,
+          pair@e1,@e2,@ddi,@type or, as the paper used, the BLUE benchmark's {train,dev,test}.tsv (index,
+          sentence, label). If one of these is in the folder, only these are read: their train is cut
+          otherwise than ours, and the two must not be mixed.
 Rows      one for each pair; the two drugs are written @DRUG$, other drugs stay as they are (the BLUE form)
-Splits    XML: Test -> test; Train -> train and validation, 28 % of its documents to validation by the hash of the document id
-          TSV: as published, dev is validation
-Table 3   18,779 / 7,244 / 5,761, which are the BLUE files. The XML test has 5,716 pairs: BLUE's holds 45 more, all negative.
-Left out  and counted: an interaction without a type (one pair of Train), other labels, pairs in sentences without text, pairs whose
-          offsets do not show the drug; the folder "Test for DrugNER task" is not read, its 941 pairs are all negative.
-Oddities  charOffset includes its end, and may have parts, "12-15;30-44": BLUE marks the first part, which for some pairs is in the
-          other drug too. Ours takes the first parts that do not overlap; if all do, both drugs become one @DRUG-DRUG$, as in BLUE.
-          Sentences repeat (55 of BLUE's test).
+Splits    XML: Test -> test; Train -> train and validation, 28 % of its documents to validation by the hash of
+          the document id TSV: as published, dev is validation
+Table 3   18,779 / 7,244 / 5,761, which are the BLUE files. The XML test has 5,716 pairs: BLUE's holds 45
+          more, all negative.
+Left out  and counted: an interaction without a type (one pair of Train), other labels, pairs in sentences
+          without text, pairs whose offsets do not show the drug; the folder "Test for DrugNER task" is not
+          read, its 941 pairs are all negative.
+Oddities  charOffset includes its end, and may have parts, "12-15;30-44": the whole span, from its first to
+          its last character, is marked, as in BLUE. Where the spans of the two drugs overlap, both become one
+          @DRUG-DRUG$, also as in BLUE. Sentences repeat (55 of BLUE's test).
 """
 
 import csv
-import itertools
 from pathlib import Path
 
 from data_prep.benchmarks import fraction, read_prompt
 from data_prep.schema import BadInput
-from data_prep.sources.raw_files import csv_records
+from data_prep.sources.raw_files import csv_records, walk
 from data_prep.sources.xml_text import parse
 
 LICENSE = "CC-BY-NC"
@@ -29,7 +32,10 @@ ACCESS = "public"
 PAGE = "https://github.com/isegura/DDICorpus"
 SCORING = "choice"
 EXPECTED = {"train": 18779, "validation": 7244, "test": 5761}
-DIFFERENCE = "Table 3 counts BLUE's tables, whose test holds 45 negatives that the XML corpus does not; the split of train is ours."
+DIFFERENCE = (
+    "Table 3 counts BLUE's tables, whose test holds 45 negatives that the XML corpus does not; "
+    "the split of train is ours."
+)
 LABELS = ["DDI-effect", "DDI-mechanism", "DDI-advise", "DDI-int", "DDI-false"]
 VALIDATION_SHARE = 0.28  # Table 3: 7,244 of 26,023
 TSV_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
@@ -51,12 +57,13 @@ def files(folder: Path) -> list[Path]:
     for part in ("Train", "Test"):
         found += [
             path
-            for path in sorted((folder / "DDICorpus" / part).rglob("*.xml"))
-            if not path.name.startswith(".") and not any("DrugNER" in parent for parent in path.parts)
+            for path in walk(folder / "DDICorpus" / part)
+            if path.suffix == ".xml" and not any("DrugNER" in parent for parent in path.parts)
         ]
     if not found:
         raise BadInput(
-            f"{folder}: no DDICorpus/{{Train,Test}}/**/*.xml and no test.tsv. Next: unpack github.com/isegura/DDICorpus there"
+            f"{folder}: no DDICorpus/{{Train,Test}}/**/*.xml and no test.tsv. Next: unpack "
+            "github.com/isegura/DDICorpus there"
         )
     return found
 
@@ -85,7 +92,7 @@ def read(folder: Path, drops):
 
 
 def _read_table(path: Path):
-    """Yield (id, split, sentence, label, where). The file has raw quotes, so none is taken for the quote of a CSV field."""
+    """Yield (id, split, sentence, label, where). The file has raw quotes, so CSV quoting is off."""
     for number, cells in csv_records(path, delimiter="\t", quoting=csv.QUOTE_NONE):
         if number == 1:
             if cells != ["index", "sentence", "label"]:
@@ -133,7 +140,8 @@ def _read_document(path: Path, part: str, drops):
                 drops.add("ddi", "offsets do not show the drug", where)
                 continue
             label = f"DDI-{pair.get('type', '')}" if pair.get("ddi") == "true" else "DDI-false"
-            yield pair.get("id"), split, mark(text, *parts).strip(), label, where
+            spans = [(drug[0][0], drug[-1][1]) for drug in parts]
+            yield pair.get("id"), split, mark(text, *spans).strip(), label, where
 
 
 def _parts(drug, text: str) -> list[tuple[int, int]] | None:
@@ -150,12 +158,10 @@ def _parts(drug, text: str) -> list[tuple[int, int]] | None:
     return parts if same and all(part == part.strip() for part in shown) else None
 
 
-def mark(text: str, first: list[tuple[int, int]], second: list[tuple[int, int]]) -> str:
-    """`text` with a part of each drug replaced by @DRUG$; `first` and `second` are the (start, end excluded) parts of the two."""
-    for one, other in itertools.product(first, second):
-        if one[1] <= other[0] or other[1] <= one[0]:
-            for start, end in sorted((one, other), reverse=True):
-                text = f"{text[:start]}@DRUG${text[end:]}"
-            return text
-    start, end = min(first[0][0], second[0][0]), max(first[0][1], second[0][1])
-    return f"{text[:start]}@DRUG-DRUG${text[end:]}"
+def mark(text: str, first: tuple[int, int], second: tuple[int, int]) -> str:
+    """`text` with the spans (start, end excluded) of two drugs replaced by @DRUG$, or by one @DRUG-DRUG$ if
+    they overlap."""
+    (start, end), (other_start, other_end) = sorted((first, second))
+    if end <= other_start:
+        return f"{text[:start]}@DRUG${text[end:other_start]}@DRUG${text[other_end:]}"
+    return f"{text[:start]}@DRUG-DRUG${text[max(end, other_end) :]}"

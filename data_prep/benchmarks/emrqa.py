@@ -1,17 +1,20 @@
 """emrQA: open questions about a clinical note, answered by a passage of the note. (Pampari et al. 2018)
 
-Origin    n2c2 portal (portal.dbmi.hms.harvard.edu), generated from the i2b2 challenge notes by github.com/panushri25/emrQA.
-          Licence n2c2 data use agreement, credentialed.
-Raw       data.json {"data": [{title, paragraphs: [{note_id, context (text, or a list of lines), qas: [{question: [paraphrases],
-          answers: [{text, evidence, answer_start, evidence_start, answer_entity_type single | empty | complex}]}]}]}]}
-Rows      one for each paraphrase of a question; the completion is the `text` of its first answer that stands in the note
-Splits    by the hash of note_id, in the proportions of Table 3 (68 / 17 / 15 %), so no note is on two sides, whatever its title.
-          The article's own split is not published.
+Origin    n2c2 portal (portal.dbmi.hms.harvard.edu), generated from the i2b2 challenge notes by
+          github.com/panushri25/emrQA. License n2c2 data use agreement, credentialed.
+Raw       data.json {"data": [{title, paragraphs: [{note_id, context (text, or a list of lines), qas:
+          [{question: [paraphrases], answers: [{text, evidence, answer_start, evidence_start,
+          answer_entity_type single | empty | complex}]}]}]}]}
+Rows      one for each paraphrase of a question; the completion is the `text` of its first answer that occurs
+          in the note
+Splits    by the hash of note_id, in the proportions of Table 3 (68 / 17 / 15 %), so no note is on two sides,
+          whatever its title. The paper's own split is not published.
 Table 3   122,326 / 30,581 / 26,804
-Left out  and counted, in paraphrases: questions whose answers are empty, complex (several parts: `text` is a list) or not in the note.
-          Counted as well: further answers of a question that has several right ones, since a row has one completion.
-Oddities  the release page's format line names no question ("Context: {text} Answer:"); a "Question:" line is added.
-          An answer is compared with the note blind to line breaks, as the notes are wrapped by hand.
+Left out  and counted, in paraphrases: questions whose answers are empty, complex (several parts: `text` is a
+          list) or not in the note. Counted as well: further answers of a question that has several right
+          ones, since a row has one completion.
+Oddities  the release page's format line names no question ("Context: {text} Answer:"); a "Question:" line is
+          added. An answer is compared with the note blind to line breaks, as the notes are wrapped by hand.
 """
 
 from pathlib import Path
@@ -25,7 +28,10 @@ ACCESS = "credentialed"
 PAGE = "https://portal.dbmi.hms.harvard.edu"
 SCORING = "span"
 EXPECTED = {"train": 122326, "validation": 30581, "test": 26804}
-DIFFERENCE = "The article's split is not published: ours is by note, and answers that are empty, complex or not in the note are left out."
+DIFFERENCE = (
+    "The paper's split is not published: ours is by note, and answers that are empty, complex "
+    "or not in the note are left out."
+)
 TEST_SHARE, VALIDATION_SHARE = 0.15, 0.17
 COMMON = {"task": "emrqa", "source": "emrqa", "scoring": SCORING, "license": LICENSE, "access": ACCESS}
 
@@ -47,7 +53,7 @@ def read(folder: Path, drops):
             where = f"{path}: {title}, note {note_number}"
             note_id, context, questions = pick(note, where, note_id=object, context=object, qas=list)
             if not isinstance(note_id, str | int) or note_id == "":
-                raise BadInput(f"{where}: field 'note_id' must name the note, as its split hangs on it")
+                raise BadInput(f"{where}: field 'note_id' must name the note, as its split depends on it")
             context = _text(context, where)
             flat = " ".join(context.split())
             place = fraction(str(note_id))
@@ -86,7 +92,8 @@ def _text(context, where: str) -> str:
 
 
 def _first_answer(answers: list, flat: str, where: str, drops) -> tuple[str | None, str]:
-    """The first single answer that stands in the note (`flat`: the note with single blanks), or None and why there is none."""
+    """The first single answer that occurs in the note (`flat`: the note with single blanks), or None and the
+    reason."""
     found, reason = [], "no answer"
     for answer in answers:
         [text] = pick(answer, where, text=object)

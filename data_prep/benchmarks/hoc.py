@@ -1,18 +1,22 @@
-"""HoC, Hallmarks of Cancer: which of ten hallmarks does an abstract relate to? Any number of them. (Baker et al. 2016)
+"""HoC, Hallmarks of Cancer: which of ten hallmarks does an abstract relate to? Any number of them. (Baker et
+al. 2016)
 
-Origin    github.com/sb895/Hallmarks-of-Cancer. Licence GPL-3.0, public.
-Raw       text/PMID.txt, one tokenised sentence a line, and labels/PMID.txt, one line with a field for each sentence:
+Origin    github.com/sb895/Hallmarks-of-Cancer. License GPL-3.0, public.
+Raw       text/PMID.txt, one tokenized sentence a line, and labels/PMID.txt, one line with a field for each
+          sentence:
               < <Resisting cell death--Apoptosis-- ANDInducing angiogenesis--< NULL
-          or, as the article used, the BLUE benchmark's {train,dev,test}.tsv: pmid, text, labels (lower case, parted by ";").
-          If one of these is in the folder, only these are read.
-Rows      one for each abstract; the completion lists its hallmarks, parted by "; ", in the order of LABELS
-Splits    TSV: as published, dev is validation. Original: 70 / 10 / 20 % by the hash of the PMID, as the list of BLUE's ids is not with it
+          or, as the paper used, the BLUE benchmark's {train,dev,test}.tsv: pmid, text, labels (lower case,
+          separated by ";"). If one of these is in the folder, only these are read.
+Rows      one for each abstract; the completion lists its hallmarks, separated by "; ", in the order of LABELS
+Splits    TSV: as published, dev is validation. Original: 70 / 10 / 20 % by the hash of the PMID, as the list
+          of BLUE's ids is not with it
 Table 3   1,108 / 157 / 315, which are the BLUE files, 1,580 abstracts
-Left out  and counted: abstracts without a hallmark (272 of the original's 1,852; BLUE leaves them out too), and those with a label that
-          is none of the ten
-Oddities  the original's fields begin with "<", so the first piece is empty; " AND" has no blank after it; labels are paths of which the
-          first name is the hallmark; 11 files hold the word NULL. Two of BLUE's label sets differ from the original's.
-          The TSV is read as CSV (36 rows are quoted) and holds U+0085, at which str.splitlines would cut.
+Left out  and counted: abstracts without a hallmark (272 of the original's 1,852; BLUE leaves them out too),
+          and those with a label outside the ten
+Oddities  the original's fields begin with "<", so the first piece is empty; " AND" has no blank after it;
+          labels are paths of which the first name is the hallmark; 11 files contain the word NULL. Two of
+          BLUE's label sets differ from the original's. The TSV is read as CSV (36 rows are quoted) and holds
+          U+0085, at which str.splitlines would cut.
 """
 
 from pathlib import Path
@@ -82,7 +86,7 @@ def read(folder: Path, drops):
         elif not labels:
             drops.add("hoc", "no hallmark", where)
         elif labels - set(LABELS):
-            drops.add("hoc", "label is none of the ten", where)
+            drops.add("hoc", "label is not one of the ten", where)
         else:
             prompt = template.format(labels="; ".join(LABELS), text=text)
             yield {

@@ -1,18 +1,27 @@
-"""i2b2/VA 2010 concepts: mark the problems, treatments and tests of each line of a clinical note. (Uzuner et al. 2011)
+"""i2b2/VA 2010 concepts: mark the problems, treatments and tests of each line of a clinical note. (Uzuner et
+al. 2011)
 
-Origin    n2c2 portal (portal.dbmi.hms.harvard.edu), 2010 challenge. Licence n2c2 data use agreement, credentialed.
-Raw       {train,test}/txt/NAME.txt, one sentence a line, tokens parted by blanks, and {train,test}/concept/NAME.con with
-              c="lower-cased words" LINE:TOKEN LINE:TOKEN||t="problem"      lines from 1, tokens from 0, both ends included
-Rows      one for each line that is not blank. The completion is the line with <span class="problem"> .. </span> around each
-          concept and nothing else changed: < and & stay as they are, so taking the six known tags out gives the input back.
-          A line without concepts is a row too, its completion is the line itself.
-Splits    test = the folder test; train and validation = the folder train, 11 % of its records to validation by the hash of the name
-Table 3   60,875 / 7,400 / 7,451. The article re-split all records and does not publish how, so our numbers differ.
-Left out  and counted: blank lines; lines with a concept that runs over several lines, does not say what stands at its offsets, or
-          overlaps another; lines that hold a span tag already. The whole line goes: half its labels would be a wrong answer.
-Oddities  if a line starts with white space, its token 0 is the empty one before it. Some files count a run of blanks as one break,
-          others as several: each concept is located by both counts and must read as the .con file says (blind to case).
-          Words may hold " and |, so a .con line is read from its end. The release page calls the set "2012 i2b2" by mistake.
+Origin    n2c2 portal (portal.dbmi.hms.harvard.edu), 2010 challenge. License n2c2 data use agreement,
+          credentialed.
+Raw       {train,test}/txt/NAME.txt, one sentence a line, tokens separated by blanks, and
+          {train,test}/concept/NAME.con with
+              c="lower-cased words" LINE:TOKEN LINE:TOKEN||t="problem"      lines from 1, tokens from 0, both
+              ends included
+Rows      one for each line that is not blank. The completion is the line with <span class="problem"> ..
+          </span> around each concept and nothing else changed: < and & stay as they are, so taking the six
+          known tags out gives the input back. A line without concepts is a row too, its completion is the
+          line itself.
+Splits    test = the folder test; train and validation = the folder train, 11 % of its records to validation
+          by the hash of the name
+Table 3   60,875 / 7,400 / 7,451. The paper re-split all records and does not publish how, so our numbers
+          differ.
+Left out  and counted: blank lines; lines with a concept that runs over several lines, does not match the text
+          at its offsets, or overlaps another; lines with a span tag already. The whole line goes: half its
+          labels would be a wrong answer.
+Oddities  if a line starts with white space, its token 0 is the empty one before it. Some files count a run of
+          blanks as one break, others as several: each concept is located by both counts and must read as the
+          .con file says (blind to case). Words may contain " and |, so a .con line is read from its end. The
+          release page calls the set "2012 i2b2" by mistake.
 """
 
 import re
@@ -27,7 +36,10 @@ ACCESS = "credentialed"
 PAGE = "https://portal.dbmi.hms.harvard.edu"
 SCORING = "entities"
 EXPECTED = {"train": 60875, "validation": 7400, "test": 7451}
-DIFFERENCE = "The article re-split all records and does not say how: our test is the published one, whole records go to validation."
+DIFFERENCE = (
+    "The paper re-split all records and does not say how: our test is the published one, whole "
+    "records go to validation."
+)
 TYPES = ["problem", "treatment", "test"]
 VALIDATION_SHARE = 0.11  # Table 3: 7,400 of 68,275
 COMMON = {
@@ -39,7 +51,8 @@ COMMON = {
     "choices": TYPES,
 }
 CONCEPT = re.compile(
-    r'c="(?P<words>.*)" (?P<line>\d+):(?P<first>\d+) (?P<end_line>\d+):(?P<last>\d+)\|\|t="(?P<type>[^"]*)"\s*'
+    r'c="(?P<words>.*)" (?P<line>\d+):(?P<first>\d+) (?P<end_line>\d+):(?P<last>\d+)\|\|t="(?P<type>'
+    r'[^"]*)"\s*'
 )
 TAG = re.compile(r'<span class="(?:problem|treatment|test)">|</span>')
 
@@ -53,7 +66,8 @@ def files(folder: Path) -> list[Path]:
         found += [text_path, concept_path]
     if not found:
         raise BadInput(
-            f"{folder}: no train/txt/*.txt and no test/txt/*.txt. Next: request the 2010 data at portal.dbmi.hms.harvard.edu"
+            f"{folder}: no train/txt/*.txt and no test/txt/*.txt. Next: request the 2010 data at "
+            "portal.dbmi.hms.harvard.edu"
         )
     return found
 
@@ -93,7 +107,8 @@ def read(folder: Path, drops):
 
 
 def _read_concepts(path: Path, n_lines: int) -> tuple[dict, set]:
-    """({line number: [(words, first token, last token, type)]}, line numbers touched by a concept over several lines)."""
+    """({line number: [(words, first token, last token, type)]}, line numbers touched by a concept over
+    several lines)."""
     concepts, broken = {}, set()
     if path.stat().st_size == 0:  # a record without concepts
         return concepts, broken
@@ -104,7 +119,8 @@ def _read_concepts(path: Path, n_lines: int) -> tuple[dict, set]:
             match = CONCEPT.fullmatch(text)
             if not match or match["type"] not in TYPES:
                 raise BadInput(
-                    f'{path}: line {number} does not read c="words" line:token line:token||t="problem|treatment|test"'
+                    f'{path}: line {number} does not read c="words" line:token '
+                    'line:token||t="problem|treatment|test"'
                 )
             start, end = int(match["line"]), int(match["end_line"])
             if not 1 <= start <= end <= n_lines:
@@ -118,9 +134,10 @@ def _read_concepts(path: Path, n_lines: int) -> tuple[dict, set]:
 
 
 def mark(line: str, concepts) -> tuple[str | None, str]:
-    """`line` with a span around each (words, first token, last token, type), or None and the reason why it cannot be marked."""
+    """`line` with a span around each (words, first token, last token, type), or None and the reason why it
+    cannot be marked."""
     if TAG.search(line):
-        return None, "line holds a span tag already"
+        return None, "line has a span tag already"
     places = []
     for words, first, last, kind in concepts:
         place = _locate(line, words, first, last)

@@ -1,10 +1,13 @@
-"""MedNLI: does a sentence of a clinical note entail, contradict or leave open a hypothesis? (Romanov and Shivade 2018)
+"""MedNLI: does a sentence of a clinical note entail, contradict or leave open a hypothesis? (Romanov and
+Shivade 2018)
 
-Origin    physionet.org/content/mednli. Licence PhysioNet Credentialed Health Data License 1.5.0, credentialed.
-Raw       mli_{train,dev,test}_v1.jsonl, one {pairID, sentence1 (premise), sentence2 (hypothesis), gold_label, *_parse} a line
+Origin    physionet.org/content/mednli. License PhysioNet Credentialed Health Data License 1.5.0,
+          credentialed.
+Raw       mli_{train,dev,test}_v1.jsonl, one {pairID, sentence1 (premise), sentence2 (hypothesis), gold_label,
+          *_parse} a line
 Splits    as published; dev is validation. A file that is not there gives no rows.
 Table 3   11,232 / 1,422 / 1,395 (recalled: the published dev has 1,395 and test 1,422, the other way round)
-Oddities  the input is "[PRE] premise [HYP] hypothesis", as the article's released evaluation code has it.
+Oddities  the input is "[PRE] premise [HYP] hypothesis", as the paper's released evaluation code has it.
 """
 
 from pathlib import Path
@@ -18,7 +21,10 @@ ACCESS = "credentialed"
 PAGE = "https://physionet.org/content/mednli/"
 SCORING = "choice"
 EXPECTED = {"train": 11232, "validation": 1422, "test": 1395}
-DIFFERENCE = "The published files are taken whole; the article's validation and test counts may stand the other way round (recalled: 1,395 and 1,422)."
+DIFFERENCE = (
+    "The published files are used whole; the paper's validation and test counts may be swapped "
+    "(recalled: 1,395 and 1,422)."
+)
 CHOICES = ["entailment", "contradiction", "neutral"]
 SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 COMMON = {
@@ -35,7 +41,8 @@ def files(folder: Path) -> list[Path]:
     found = [path for path in (folder / f"mli_{name}_v1.jsonl" for name in SPLITS) if path.is_file()]
     if not found:
         raise BadInput(
-            f"{folder}: no mli_train_v1.jsonl, mli_dev_v1.jsonl or mli_test_v1.jsonl. Next: physionet.org/content/mednli"
+            f"{folder}: no mli_train_v1.jsonl, mli_dev_v1.jsonl or mli_test_v1.jsonl. Next: "
+            "physionet.org/content/mednli"
         )
     return found
 

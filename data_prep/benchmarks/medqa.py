@@ -1,11 +1,14 @@
-"""MedQA (USMLE): questions in the style of the US Medical Licensing Examination, five options. (Jin et al. 2021)
+"""MedQA (USMLE): questions in the style of the US Medical Licensing Examination, five options. (Jin et al.
+2021)
 
-Origin    github.com/jind11/MedQA, folder questions/US. Licence MIT, public.
-Raw       US/{train,dev,test}.jsonl, one {question, answer (text), options {"A".."E": text}, answer_idx, meta_info} a line
+Origin    github.com/jind11/MedQA, folder questions/US. License MIT, public.
+Raw       US/{train,dev,test}.jsonl, one {question, answer (text), options {"A".."E": text}, answer_idx,
+          meta_info} a line
 Splits    as published; dev is validation. A file that is not there gives no rows.
 Table 3   10,178 / 1,272 / 1,273
 Oddities  the folder 4_options holds the same questions with other letters: not these rows, and refused.
-          206 test questions hold newlines, 4 end in a blank. Records carry no id: ours is the file and the line.
+          206 test questions contain newlines, 4 end in a blank. Records carry no id: ours is the file and the
+          line.
 """
 
 from pathlib import Path
@@ -19,7 +22,10 @@ ACCESS = "public"
 PAGE = "https://github.com/jind11/MedQA"
 SCORING = "choice"
 EXPECTED = {"train": 10178, "validation": 1272, "test": 1273}
-DIFFERENCE = "The published split is the article's: a difference is a missing file, or a train question that is also in the test."
+DIFFERENCE = (
+    "The published split is the paper's: a difference is a missing file, or a train question "
+    "that is also in the test."
+)
 LETTERS = ["A", "B", "C", "D", "E"]
 SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 COMMON = {
@@ -36,7 +42,8 @@ def files(folder: Path) -> list[Path]:
     found = [path for path in (folder / "US" / f"{name}.jsonl" for name in SPLITS) if path.is_file()]
     if not found:
         raise BadInput(
-            f"{folder / 'US'}: none of train.jsonl, dev.jsonl, test.jsonl. Next: take them from github.com/jind11/MedQA"
+            f"{folder / 'US'}: none of train.jsonl, dev.jsonl, test.jsonl. Next: take them from "
+            "github.com/jind11/MedQA"
         )
     return found
 
@@ -51,7 +58,8 @@ def read(folder: Path, drops):
             )
             if sorted(options) != LETTERS:
                 raise BadInput(
-                    f"{where}: the options are {sorted(options)}, must be A to E. Next: use US/, not US/4_options"
+                    f"{where}: the options are {sorted(options)}, must be A to E. Next: use US/, not "
+                    "US/4_options"
                 )
             if letter not in options:
                 drops.add("medqa", "answer letter is not an option", where)

@@ -1,14 +1,18 @@
-"""MIMIC-CXR summarisation: from the findings of a chest radiograph report to its impression. (Johnson et al. 2019)
+"""MIMIC-CXR summarization: from the findings of a chest radiograph report to its impression. (Johnson et al.
+2019)
 
-Origin    physionet.org/content/mimic-cxr. Licence PhysioNet Credentialed Health Data License 1.5.0, credentialed.
+Origin    physionet.org/content/mimic-cxr. License PhysioNet Credentialed Health Data License 1.5.0,
+          credentialed.
 Raw       files/pNN/pSUBJECT/sSTUDY.txt, a report whose sections begin with a capital header, " FINDINGS: ..."
-          mimic-cxr-2.0.0-split.csv[.gz], optional (from MIMIC-CXR-JPG; columns recalled): dicom_id, study_id, subject_id, split
-Splits    the official ones if the CSV is there (validate is validation), else 80 / 10 / 10 % by the hash of the subject.
-          Never by the report: the reports of one patient resemble each other.
+          mimic-cxr-2.0.0-split.csv[.gz], optional (from MIMIC-CXR-JPG; columns recalled): dicom_id, study_id,
+          subject_id, split
+Splits    the official ones if the CSV is there (validate is validation), else 80 / 10 / 10 % by the hash of
+          the subject. Never by the report: the reports of one patient resemble each other.
 Table 3   122,014 / 957 / 1,606
-Left out  and counted: reports without findings or without an impression, empty files, studies the CSV does not know
-Oddities  of several sections of one name the last is taken (an addendum comes first). White space is folded to single blanks, since
-          the lines are wrapped by hand. "FINDINGS AND IMPRESSION" is neither of the two.
+Left out  and counted: reports without findings or without an impression, empty files, studies the CSV does
+          not know
+Oddities  of several sections of one name the last is used (an addendum comes first). White space is folded to
+          single blanks, since the lines are wrapped by hand. "FINDINGS AND IMPRESSION" is neither of the two.
 """
 
 import re
@@ -24,7 +28,10 @@ ACCESS = "credentialed"
 PAGE = "https://physionet.org/content/mimic-cxr/"
 SCORING = "summary"
 EXPECTED = {"train": 122014, "validation": 957, "test": 1606}
-DIFFERENCE = "The article does not say which reports it took: ours are all with findings and impression, by the official split if its table is there."
+DIFFERENCE = (
+    "The paper does not say which reports it took: ours are all with findings and impression, "
+    "by the official split if its table is there."
+)
 TEST_SHARE, VALIDATION_SHARE = 0.1, 0.1
 OFFICIAL = {"train": "train", "validate": "validation", "test": "test"}
 HEADER = re.compile(r"^[ \t]*([A-Z][A-Z ()/,-]*):(?=\s|$)", re.MULTILINE)
@@ -53,7 +60,8 @@ def files(folder: Path) -> list[Path]:
     reports = sorted(folder.glob("files/p*/p*/s*.txt"))
     if not reports:
         raise BadInput(
-            f"{folder}: no files/pNN/pSUBJECT/sSTUDY.txt. Next: unpack mimic-cxr-reports.zip (physionet.org) there"
+            f"{folder}: no files/pNN/pSUBJECT/sSTUDY.txt. Next: unpack mimic-cxr-reports.zip "
+            "(physionet.org) there"
         )
     return _split_files(folder) + reports
 
@@ -99,7 +107,8 @@ def read(folder: Path, drops):
 
 
 def sections(report: str) -> dict:
-    """{"findings": text, "impression": text} of a report, white space folded; of several sections of one name, the last."""
+    """{"findings": text, "impression": text} of a report, white space folded; of several sections of one
+    name, the last."""
     headers = list(HEADER.finditer(report))
     found = {}
     for header, following in zip(headers, [*headers, None][1:], strict=True):

@@ -1,15 +1,18 @@
 """MTSamples: which of 40 specialties does a medical transcription belong to?
 
-Origin    mtsamples.com, as a CSV at kaggle.com/datasets/tboyle10/medicaltranscriptions. Licence: the copies we read state none;
-          Kaggle says CC0 (recalled). Public.
-Raw       mtsamples.csv: index (no column name), description, medical_specialty, sample_name, transcription, keywords.
-          The header row is missing in some copies; both are read.
-Splits    70 / 10 / 20 % by the hash of the transcription, so a text is on one side only, however many specialties list it.
-          The article's split is not published.
-Table 3   4,999 / 500 / 999. The public set has 4,999 rows in all: as printed, the test rows may well be among the training rows.
-Left out  and counted: empty transcriptions, exact duplicates (same text, same specialty), specialties outside the 40
-Oddities  the same transcription stands under several specialties, so a perfect accuracy is out of reach: such rows are kept, and
-          build_tasks counts them. Specialties have a leading blank. Some names hold others ("Urology" is in "Neurology").
+Origin    mtsamples.com, as a CSV at kaggle.com/datasets/tboyle10/medicaltranscriptions. License: the copies
+          we read state none; Kaggle says CC0 (recalled). Public.
+Raw       mtsamples.csv: index (no column name), description, medical_specialty, sample_name, transcription,
+          keywords. The header row is missing in some copies; both are read.
+Splits    70 / 10 / 20 % by the hash of the transcription, so a text is on one side only, however many
+          specialties list it. The paper's split is not published.
+Table 3   4,999 / 500 / 999. The public set has 4,999 rows in all: as printed, the test rows may well be among
+          the training rows.
+Left out  and counted: empty transcriptions, exact duplicates (same text, same specialty), specialties outside
+          the 40
+Oddities  the same transcription occurs under several specialties, so a perfect accuracy is out of reach: such
+          rows are kept, and build_tasks counts them. Specialties have a leading blank. Where the index column
+          is empty, the record number is the id. Some names contain others ("Urology" is in "Neurology").
 """
 
 import hashlib
@@ -24,7 +27,10 @@ ACCESS = "public"
 PAGE = "https://www.kaggle.com/datasets/tboyle10/medicaltranscriptions"
 SCORING = "choice"
 EXPECTED = {"train": 4999, "validation": 500, "test": 999}
-DIFFERENCE = "The public set has 4,999 rows in all, as many as the article's train alone; its split is not published, ours is by the text."
+DIFFERENCE = (
+    "The public set has 4,999 rows in all, as many as the paper's train alone; its split is not "
+    "published, ours is by the text."
+)
 COLUMNS = ["", "description", "medical_specialty", "sample_name", "transcription", "keywords"]
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
 SPECIALTIES = [
@@ -100,7 +106,8 @@ def read(folder: Path, drops):
             continue
         if len(cells) != len(COLUMNS):
             raise BadInput(
-                f"{where} has {len(cells)} columns, must have {len(COLUMNS)}. Next: fetch the file again, it may be cut"
+                f"{where} has {len(cells)} columns, must have {len(COLUMNS)}. Next: fetch the file "
+                "again, it may be cut"
             )
         index, specialty, text = cells[0].strip(), cells[2].strip(), cells[4].strip()
         key = hashlib.sha256(f"{specialty}\n{text}".encode()).digest()
@@ -114,7 +121,7 @@ def read(folder: Path, drops):
             seen.add(key)
             place = fraction(text)
             yield {
-                "id": f"mtsamples:{index}",
+                "id": f"mtsamples:{index or f'record{number}'}",
                 "split": "test"
                 if place < TEST_SHARE
                 else "validation"

@@ -1,16 +1,19 @@
 """PubMedQA: does the abstract answer its own title's question with yes, no or maybe? (Jin et al. 2019)
 
-Origin    github.com/pubmedqa/pubmedqa. Licence MIT, public.
+Origin    github.com/pubmedqa/pubmedqa. License MIT, public.
 Raw       ori_pqal.json           1000 expert-labelled questions (PQA-L), one JSON object keyed by PMID:
-                                  {QUESTION, CONTEXTS [paragraphs of the abstract], LABELS, final_decision, LONG_ANSWER, ...}
+                                  {QUESTION, CONTEXTS [paragraphs of the abstract], LABELS, final_decision,
+                                  LONG_ANSWER, ...}
           test_ground_truth.json  {PMID: label}, the official 500 test ids, all of them in ori_pqal.json
-          ori_pqaa.json           optional, 211,269 artificially labelled questions (PQA-A), the same shape, yes and no only
+          ori_pqaa.json           optional, 211,269 artificially labelled questions (PQA-A), the same shape,
+          yes and no only
 Splits    test        the official 500 (yes 276, no 169, maybe 55)
           without PQA-A: train = the other 500 of PQA-L, no validation
-          with PQA-A: train and validation = PQA-A, 10 % to validation by the hash of the PMID, as in the article's Table 3;
-          the other 500 of PQA-L are then left out and counted
+          with PQA-A: train and validation = PQA-A, 10 % to validation by the hash of the PMID, as in the
+          paper's Table 3; the other 500 of PQA-L are then left out and counted
 Table 3   190,143 / 21,126 / 500
-Oddities  keyed by PMID, so the id is no field of the record. reasoning_*_pred are guesses of a model, not labels: unused.
+Oddities  keyed by PMID, so the id is no field of the record. reasoning_*_pred are guesses of a model, not
+          labels: unused.
 """
 
 from pathlib import Path
@@ -24,7 +27,10 @@ ACCESS = "public"
 PAGE = "https://github.com/pubmedqa/pubmedqa"
 SCORING = "choice"
 EXPECTED = {"train": 190143, "validation": 21126, "test": 500}
-DIFFERENCE = "Without ori_pqaa.json there is no PQA-A to train on; with it, validation is a tenth by the hash of the PMID, so a few rows more or less."
+DIFFERENCE = (
+    "Without ori_pqaa.json there is no PQA-A to train on; with it, validation is a tenth by the "
+    "hash of the PMID, so a few rows more or less."
+)
 CHOICES = ["yes", "no", "maybe"]
 VALIDATION_SHARE = 0.1  # Table 3: 21,126 of 211,269
 COMMON = {

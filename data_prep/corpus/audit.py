@@ -3,9 +3,10 @@
     python -m data_prep.corpus.audit data/demo/blocks
 
 1. Files: the sha256 of every training and validation file, of its list of ids, and of order.npy.
-2. Order: made anew from (blocks on disk, ratio, tokens, seed), it is order.npy; it gives every block as often as the passes say.
-3. Ratio: tokens of each domain in every prefix of the order of at least 1,000 blocks, against the ratio asked for.
-4. Blocks: of blocks taken at random, every piece is found in the document whose id it carries, as the tokenizer itself encodes that document; a document of
+2. Order: made anew from (blocks on disk, ratio, tokens, seed), it is order.npy; it gives every block as often
+as the passes say. 3. Ratio: tokens of each domain in every prefix of the order of at least 1,000 blocks,
+against the ratio asked for. 4. Blocks: of blocks taken at random, every piece is found in the document whose
+id it carries, as the tokenizer itself encodes that document; a document of
    the training files is never one of the validation files.
 
 Exit code 1, and the first disagreement in one sentence, where a claim does not hold.
@@ -13,72 +14,66 @@ Exit code 1, and the first disagreement in one sentence, where a claim does not 
 
 import argparse
 import gzip
-import sys
 from pathlib import Path
 
 import datasets
 import numpy as np
 
-from data_prep.build_blocks import held_out, mix
+from data_prep.build_blocks import held_out, ids_path, mix, target
 from data_prep.corpus.tokenize import DocumentTokenizer
-from data_prep.files import read_jsonl, sha256
-from data_prep.manifest import read_manifest
+from data_prep.files import one_sentence, read_jsonl, sha256
+from data_prep.manifest import check_sha256, read_manifest
 from data_prep.schema import BadInput
 
 PREFIX, TOLERANCE = 1_000, 0.001  # blocks; share of the tokens
 
 
 def audit(folder: Path, blocks: int = 64, seed: int = 0) -> list[str]:
-    """One line for each proof; BadInput for the first that fails. `blocks` of every file are read in the fourth."""
+    """One line for each proof; BadInput for the first that fails. `blocks` of every file are read in the
+    fourth."""
     manifest = read_manifest(folder, made_by="python -m data_prep.build_blocks --help")
     if manifest["stage"] != "build_blocks":
-        next_step = "python -m data_prep.build_blocks --documents DOCUMENTS --tokenizer TOKENIZER --mixture YAML --out BLOCKS"
+        next_step = (
+            "python -m data_prep.build_blocks --documents DOCUMENTS --tokenizer TOKENIZER "
+            "--mixture YAML --out BLOCKS"
+        )
         raise BadInput(
             f"{folder}: made by {manifest['stage']}, and holds no packed blocks. Next: {next_step}"
         )
     lines = [check_files(folder, manifest)]
-    rows = {
-        output["path"]: datasets.Dataset.from_file(str(folder / output["path"]))
-        for output in manifest["outputs"]
-    }
-    lines += [check_order(folder, manifest, rows), check_blocks(folder, manifest, rows, blocks, seed)]
-    return lines
+    return [*lines, check_order(folder, manifest), check_blocks(folder, manifest, blocks, seed)]
+
+
+def rows_of(folder: Path, output: dict):
+    """The blocks of one file. Each keeps its file open, and a corpus has more files than a process may
+    open."""
+    return datasets.Dataset.from_file(str(folder / output["path"]))
 
 
 def check_files(folder: Path, manifest: dict) -> str:
     claims = [(output["path"], output["sha256"]) for output in manifest["outputs"]]
-    claims += [
-        (output["path"].replace(".arrow", ".ids.txt.gz"), output["ids_sha256"])
-        for output in manifest["outputs"]
-    ]
+    claims += [(ids_path(output["path"]), output["ids_sha256"]) for output in manifest["outputs"]]
     claims.append((manifest["order"]["path"], manifest["order"]["sha256"]))
     for path, claimed in claims:
-        if not (folder / path).is_file():
-            raise BadInput(
-                f"{folder / path}: missing, and the manifest lists it. Next: build the blocks again"
-            )
-        if sha256(folder / path) != claimed:
-            raise BadInput(
-                f"{folder / path}: not the bytes that the manifest lists. Next: build the blocks again"
-            )
+        check_sha256(folder / path, claimed)
     return f"files: {len(claims)} hashes agree"
 
 
-def check_order(folder: Path, manifest: dict, rows: dict) -> str:
+def check_order(folder: Path, manifest: dict) -> str:
     mixture, order, used = manifest["arguments"]["mixture"], np.load(folder / "order.npy"), {}
     for output in manifest["outputs"]:
         if output["split"] == "train":
-            lengths = rows[output["path"]].with_format("arrow")["seq_lengths"]
+            lengths = rows_of(folder, output).with_format("arrow")["seq_lengths"]
             counts = np.concatenate([[sum(row) for row in chunk.to_pylist()] for chunk in lengths.chunks])
             if len(counts) != output["records"] or counts.sum() != output["tokens"]:
                 raise BadInput(
-                    f"{output['path']}: {len(counts)} blocks, {counts.sum()} tokens; the manifest says {output['records']}, {output['tokens']}"
+                    f"{output['path']}: {len(counts)} blocks, {counts.sum()} tokens; the manifest says "
+                    f"{output['records']}, {output['tokens']}"
                 )
             used.setdefault(output["domain"], []).append(counts)
     used = {domain: np.concatenate(parts) for domain, parts in used.items()}
     found = {domain: int(tokens.sum()) for domain, tokens in used.items()}
-    ratio = found if mixture["ratio"] == "as_found" else mixture["ratio"]
-    total = sum(found.values()) if mixture["tokens"] == "one_pass" else mixture["tokens"]
+    ratio, total = target(found, mixture)
     if not np.array_equal(order, mix(used, ratio, total, mixture["seed"])[0]):
         raise BadInput(f"{folder / 'order.npy'}: not the order that the blocks, the ratio and the seed give")
 
@@ -95,29 +90,34 @@ def check_order(folder: Path, manifest: dict, rows: dict) -> str:
         shares.append(f"{name} {100 * share[-1]:.3f} %")
         if len(order) >= PREFIX and error > TOLERANCE:
             raise BadInput(
-                f"{folder / 'order.npy'}: a prefix holds {name} text {100 * error:.2f} percentage points off the ratio"
+                f"{folder / 'order.npy'}: a prefix holds {name} text {100 * error:.2f} percentage points off "
+                "the ratio"
             )
     what = (
         f"every prefix of {PREFIX:,} blocks or more"
         if len(order) >= PREFIX
         else f"the whole run of {len(order):,} blocks"
     )
-    return f"order: made anew, the same; {', '.join(shares)}; {what} within {100 * worst:.3f} percentage points of the ratio"
+    return (
+        f"order: made anew, the same; {', '.join(shares)}; {what} within {100 * worst:.3f} percentage "
+        "points of the ratio"
+    )
 
 
-def check_blocks(folder: Path, manifest: dict, rows: dict, count: int, seed: int) -> str:
+def check_blocks(folder: Path, manifest: dict, count: int, seed: int) -> str:
     rng, pieces, texts = np.random.default_rng(seed), {}, {}
     share = manifest["arguments"]["mixture"]["validation_share"]
     for output in manifest["outputs"]:
-        with gzip.open((folder / output["path"]).with_suffix(".ids.txt.gz"), "rt") as stream:
+        with gzip.open(folder / ids_path(output["path"]), "rt", encoding="utf-8") as stream:
             ids = stream.read().splitlines()
         if len(ids) != output["documents"]:
             raise BadInput(f"{output['path']}: {len(ids)} ids for {output['documents']} documents")
         for name in ids:
             if held_out(output["source"], name, share) != (output["split"] == "validation"):
                 raise BadInput(f"{output['path']}: document {name} belongs to the other split")
+        rows = rows_of(folder, output)
         for number in rng.choice(output["records"], min(count, output["records"]), replace=False):
-            row, start = rows[output["path"]][int(number)], 0
+            row, start = rows[int(number)], 0
             for length, document in zip(row["seq_lengths"], row["documents"], strict=True):
                 where = f"{output['path']}: block {number}"
                 pieces.setdefault((output["source"], ids[document]), []).append(
@@ -128,11 +128,14 @@ def check_blocks(folder: Path, manifest: dict, rows: dict, count: int, seed: int
     documents = Path(manifest["arguments"]["documents"])
     made_from = read_manifest(
         documents,
-        made_by="the documents that these blocks were made of, where arguments.documents of the manifest says",
+        made_by=(
+            "the documents that these blocks were made of, where arguments.documents of the manifest says"
+        ),
     )
     if sha256(documents / "manifest.json") != manifest["documents_sha256"]:
         raise BadInput(
-            f"{documents}: not the documents that these blocks were made of. Next: audit before they are changed"
+            f"{documents}: not the documents that these blocks were made of. Next: audit before they are "
+            "changed"
         )
     for output in made_from["outputs"]:
         for _, document in read_jsonl(documents / output["path"]):
@@ -148,7 +151,10 @@ def check_blocks(folder: Path, manifest: dict, rows: dict, count: int, seed: int
         for where, ids in found:
             if np.array(ids, tokenizer.dtype).tobytes() not in whole:
                 raise BadInput(f"{where}: {len(ids)} tokens are not those of document {key[1]}")
-    return f"blocks: {sum(map(len, pieces.values())):,} pieces of {len(pieces):,} documents, taken at random, are what the tokenizer gives"
+    return (
+        f"blocks: {sum(map(len, pieces.values())):,} pieces of {len(pieces):,} documents, taken at "
+        "random, are what the tokenizer gives"
+    )
 
 
 def main(argv=None):
@@ -159,11 +165,9 @@ def main(argv=None):
     parser.add_argument("--count", type=int, default=64, help="blocks of each file to read again")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of blocks")
     args = parser.parse_args(argv)
-    try:
+    with one_sentence():
         for line in audit(args.blocks, args.count, args.seed):
             print(line, flush=True)
-    except BadInput as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

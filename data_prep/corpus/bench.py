@@ -1,13 +1,18 @@
-"""How fast a corpus is made: MB of text per CPU-second, end to end, beside the bare tokenizer and beside the usual `datasets.map` pipeline, in one run.
+"""How fast a corpus is made: MB of text per CPU-second, end to end, beside the bare tokenizer and beside the
+usual `datasets.map` pipeline, in one run.
 
-    python -m data_prep.corpus.bench --out outputs/bench/corpus                       invented text; --source NAME=PATH for your own files
+    python -m data_prep.corpus.bench --out outputs/bench/corpus                       invented text; --source
+    NAME=PATH for your own files
 
-Measured on one core (tokenizers' threads off), CPU time of this process and its children, each several times in turn; ratios are of the medians:
+Measured on one core (tokenizers' threads off), CPU time of this process and its children, each several times
+in turn; ratios are of the medians:
     bare tokenizer     Tokenizer.encode_batch over the texts, nothing else
-    datasets.map       tokenise, then group into blocks, as transformers' run_clm example does it, batched, Arrow cache on disk
-    read .. write      build_documents, clean_documents (each step of the plan), build_blocks, from raw files to blocks on disk
-for a tokenizer of LLaMA-2's kind (its words looked up in a cache) and one of LLaMA-3's kind (called as it is). The invented text has a vocabulary as long-tailed
-as that of real text (Zipf-Mandelbrot) and numbers that never come again, so that a cache of words earns no more than it would.
+    datasets.map       tokenise, then group into blocks, as transformers' run_clm example does it, batched,
+    Arrow cache on disk read .. write      build_documents, clean_documents (each step of the plan),
+    build_blocks, from raw files to blocks on disk
+for a tokenizer of LLaMA-2's kind (its words looked up in a cache) and one of LLaMA-3's kind (called as it
+is). The invented text has a vocabulary as long-tailed as that of real text (Zipf-Mandelbrot) and numbers that
+never come again, so that a cache of words earns no more than it would.
 
 Writes OUT/bench.json and prints one Markdown table.
 """
@@ -32,7 +37,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from data_prep import build_blocks, build_documents, clean_documents
 from data_prep.corpus.tokenize import SPACE, DocumentTokenizer
 from data_prep.files import read_jsonl, write_jsonl
-from data_prep.schema import BadInput
+from data_prep.schema import BadInput, CleaningPlan
 
 MIXTURE = {
     "block_length": 4096,
@@ -57,7 +62,8 @@ def timed(work) -> float:
 
 # ---------------------------------------------------------------- what is measured on
 def invented_texts(megabytes: float) -> list[str]:
-    """Texts of 200 to 4,000 words. Words are made of syllables; the k-th most frequent of 400,000 has the share of 1 / (k + 2.7)."""
+    """Texts of 200 to 4,000 words. Words are made of syllables; the k-th most frequent of 400,000 has the
+    share of 1 / (k + 2.7)."""
     rng = np.random.default_rng(0)
     syllables = np.array(
         [a + b + c for a in ["", *"bcdfglmnprst", "st", "ph", "cr"] for b in "aeiou" for c in ["", *"lmnrst"]]
@@ -86,7 +92,8 @@ def invented_texts(megabytes: float) -> list[str]:
 
 
 def make_tokenizer(texts: list[str], kind: str, folder: Path) -> str:
-    """A tokenizer of 32,000 (llama-2) or 65,000 (llama-3) entries trained on some of the texts, with the normalizer and pre-tokenizer of its kind."""
+    """A tokenizer of 32,000 (llama-2) or 65,000 (llama-3) entries trained on some of the texts, with the
+    normalizer and pre-tokenizer of its kind."""
     engine = Tokenizer(models.BPE(byte_fallback=kind == "llama-2", unk_token="<unk>", fuse_unk=True))
     special = ["<unk>", "<s>", "</s>"]
     if kind == "llama-2":
@@ -151,7 +158,7 @@ def datasets_map(jsonl: Path, tokenizer: DocumentTokenizer, cache: Path):
 def our_stages(sources: list[tuple[str, str]], tokenizer: str, work: Path) -> dict[str, float]:
     """CPU seconds of each stage, raw files to blocks."""
     shutil.rmtree(work, ignore_errors=True)
-    plan = dict.fromkeys(clean_documents.SECTIONS)
+    plan = dict.fromkeys(CleaningPlan.model_fields)
     return {
         "read": timed(lambda: build_documents.build(sources, work / "documents")),
         "clean": timed(
@@ -240,7 +247,8 @@ def main(argv=None):
         json.dumps({"machine": machine, "repeats": args.repeats, "tokenizers": results}, indent=1) + "\n"
     )
     print(
-        f"\n{size:.1f} MB of text, {machine}, median of {args.repeats}; MB per CPU-second, and cost as a multiple of the bare tokenizer\n"
+        f"\n{size:.1f} MB of text, {machine}, median of {args.repeats}; MB per CPU-second, and cost as a "
+        "multiple of the bare tokenizer\n"
     )
     print(
         "| | "
@@ -260,7 +268,8 @@ def main(argv=None):
     for kind, r in results.items():
         against = r["cpu_seconds"]["datasets.map"] / r["cpu_seconds"]["read .. write"]
         print(
-            f"\n{kind}: {against:.2f} times the speed of datasets.map; ids as the tokenizer gives them: {r['ids_equal_on_sample']}"
+            f"\n{kind}: {against:.2f} times the speed of datasets.map; ids as the tokenizer gives them: "
+            f"{r['ids_equal_on_sample']}"
         )
     if not all(r["ids_equal_on_sample"] for r in results.values()):
         sys.exit("error: ids differ from the tokenizer's own")

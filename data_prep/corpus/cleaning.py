@@ -1,14 +1,17 @@
-"""Cleaning of corpus documents: a list of small steps, each text -> text or the reason why the document goes, switched and set by a YAML.
+"""Cleaning of corpus documents: a list of small steps, each text -> text or the reason why the document goes,
+switched and set by a YAML.
 
-    cleaning:                                   # a step that is not named does not run; they run in the order of STEPS, not of the YAML
-      encoding: {}                              # {}: with its defaults, which are the parameters of the function of that name
-      deidentification: {marks: token, token: ___}
+    cleaning:                                   # a step that is not named does not run; they run in the order
+    of STEPS, not of the YAML
+      encoding: {}                              # {}: with its defaults, which are the parameters of the
+      function of that name deidentification: {marks: token, token: ___}
       short:                                    # several settings: the first that is for a document is used
         - {domains: [clinical], characters: 30, words: 5}
         - {characters: 100, words: 15}
       quality: {gopher_repetition: {}, gopher_quality: {min_doc_words: 50}, c4: null, fineweb: {}}
 
-Any step takes `domains`, `sources` and `slices` (RedPajama's; a document without meta.slice is in all), and then runs on no others.
+Any step takes `domains`, `sources` and `slices` (RedPajama's; a document without meta.slice is in all), and
+then runs on no others.
 """
 
 import collections
@@ -19,13 +22,15 @@ import itertools
 import json
 import os
 import re
-import types
 from collections.abc import Callable
+from typing import Literal
 
 os.environ["LOGURU_DIAGNOSE"] = (
-    "NO"  # before datatrove is imported: its logs would print the values of variables, and so the text of notes
+    # before datatrove is imported: its logs would print the values of variables, and so the text of notes
+    "NO"
 )
 
+import pydantic
 from datatrove.data import Document
 from datatrove.pipeline.filters import (
     C4QualityFilter,
@@ -36,7 +41,7 @@ from datatrove.pipeline.filters import (
 from datatrove.pipeline.formatters import FTFYFormatter
 from datatrove.utils.word_tokenizers import WordTokenizer
 
-from data_prep.schema import DOMAINS, BadInput
+from data_prep.schema import BadInput, Domain, Settings, parse
 
 
 class Drop(str):
@@ -44,10 +49,12 @@ class Drop(str):
 
 
 # ---------------------------------------------------------------- the steps
-def encoding(text: str, *, unescape_html: bool | str = "auto") -> str | Drop:
-    """Repair text that was decoded wrongly ("cafÃ©"), take control characters out, compose accents (NFC), no blanks at line ends.
+def encoding(text: str, *, unescape_html: bool | Literal["auto"] = "auto") -> str | Drop:
+    """Repair text that was decoded wrongly ("cafÃ©"), take control characters out, compose accents (NFC), no
+    blanks at line ends.
 
-    ftfy with datatrove's settings; `unescape_html`: whether &lt; is written <; "auto": unless the text holds a < already."""
+    ftfy with datatrove's settings; `unescape_html`: whether &lt; is written <; "auto": unless the text holds
+    a < already."""
     text = _ftfy(unescape_html).format(text.replace("\r\n", "\n").replace("\r", "\n"))
     return "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
 
@@ -57,17 +64,19 @@ def _ftfy(unescape_html) -> FTFYFormatter:
     return FTFYFormatter(unescape_html=unescape_html, normalization="NFC")
 
 
-# MIMIC-III writes [**Known lastname 123**], which may run over a line end; MIMIC-IV-Note and MIMIC-CXR ___ (a longer line of _ is a ruler).
+# MIMIC-III writes [**Known lastname 123**], which may run over a line end; MIMIC-IV-Note and MIMIC-CXR ___ (a
+# longer line of _ is a ruler).
 MARK = re.compile(r"\[\*\*(?:(?!\[\*\*|\*\*\]).){0,120}\*\*\]|(?<!_)___(?!_)", re.DOTALL)
 HERE = "\x00"
 
 
-def deidentification(text: str, *, marks: str = "token", token: str = "___") -> str | Drop:
+def deidentification(
+    text: str, *, marks: Literal["token", "delete", "keep"] = "token", token: str = "___"
+) -> str | Drop:
     """Write each de-identification mark as `token`, the same for all sources, or delete it, or keep it.
 
-    Lines that hold nothing but marks go; a header before a mark ("Name: [**Name**]") stays. MIMIC-IV and MIMIC-CXR have the default."""
-    if marks not in ("token", "delete", "keep"):
-        raise BadInput(f"cleaning: deidentification: marks is '{marks}', must be token, delete or keep")
+    Lines that hold nothing but marks go; a header before a mark ("Name: [**Name**]") stays. MIMIC-IV and
+    MIMIC-CXR have the default."""
     if marks == "keep" or not MARK.search(text):
         return text
     lines = MARK.sub(HERE, text.replace(HERE, "")).split("\n")
@@ -92,16 +101,23 @@ FILTERS = {
     "c4": functools.partial(C4QualityFilter, filter_no_terminal_punct=False),
     "fineweb": FineWebQualityFilter,
 }
-AS_IT_IS = types.MappingProxyType({})
+DEFAULTS = {}  # of datatrove
 
 
 def quality(
-    text: str, *, gopher_repetition=AS_IT_IS, gopher_quality=AS_IT_IS, c4=AS_IT_IS, fineweb=AS_IT_IS
+    text: str,
+    *,
+    gopher_repetition: dict | None = DEFAULTS,
+    gopher_quality: dict | None = DEFAULTS,
+    c4: dict | None = DEFAULTS,
+    fineweb: dict | None = DEFAULTS,
 ) -> str | Drop:
-    """datatrove's filters for web pages, in the order and with the settings of FineWeb: each a mapping of its parameters, or null for none.
+    """datatrove's filters for web pages, in the order and with the settings of FineWeb: each a mapping of its
+    parameters, or null for none.
 
-    The reason of a drop is datatrove's. C4 also takes single lines out (cookies, javascript). These rules drop program code, formulas, and
-    abstracts and notes full of numbers: by default they see the general domain only, and of RedPajama its web pages."""
+    The reason of a drop is datatrove's. C4 also takes single lines out (cookies, javascript). These rules
+    drop program code, formulas, and abstracts and notes full of numbers: by default they see the general
+    domain only, and of RedPajama its web pages."""
     given = zip(FILTERS, (gopher_repetition, gopher_quality, c4, fineweb), strict=True)
     for rules in [
         _filter(name, json.dumps(dict(parameters))) for name, parameters in given if parameters is not None
@@ -120,8 +136,9 @@ def _filter(name: str, parameters: str):
 
 
 class RegexWordTokenizer(WordTokenizer):
-    """English words and sentences by two patterns, for datatrove's filters in place of spaCy, which costs them most of their time. The
-    words matter: punctuation counted as words of its own, or "3.5" as three, would drop texts that spaCy's words keep."""
+    """English words and sentences by two patterns, for datatrove's filters in place of spaCy, which costs
+    them most of their time. The words matter: punctuation counted as words of its own, or "3.5" as three,
+    would drop texts that spaCy's words keep."""
 
     WORD = re.compile(r"\d+(?:[.,:/-]\d+)*|\w+(?:[-'’./]\w+)*|[^\w\s]+")
     END = re.compile(r"[.!?]+[\"'”’)\]]*\s+")
@@ -149,9 +166,9 @@ class Step:
     """A step and the documents that it is for where the YAML does not say: None stands for all."""
 
     function: Callable
-    domains: tuple | None = None
-    sources: tuple | None = None
-    slices: tuple | None = None
+    domains: tuple | list | None = None
+    sources: tuple | list | None = None
+    slices: tuple | list | None = None
 
 
 STEPS = {
@@ -162,8 +179,26 @@ STEPS = {
 }
 
 
+class Scope(Settings):
+    """The documents that a step is for; None stands for all."""
+
+    domains: list[Domain] | None = None
+    sources: list[str] | None = None
+    slices: list[str] | None = None
+
+
+def _schema(function: Callable) -> type[Scope]:
+    """The settings of a step: the keyword parameters of its function, and its scope."""
+    parameters = [*inspect.signature(function).parameters.values()][1:]
+    fields = {parameter.name: (parameter.annotation, parameter.default) for parameter in parameters}
+    return pydantic.create_model(function.__name__, __base__=Scope, **fields)
+
+
+SCHEMAS = {name: _schema(step.function) for name, step in STEPS.items()}
+
+
 def make_cleaner(config: dict | None) -> "Cleaner":
-    """The cleaner of a YAML's `cleaning`. BadInput names an unknown step, parameter or domain."""
+    """The cleaner of a plan's `cleaning`. BadInput names an unknown step, setting or domain."""
     for name in config or {}:
         if name not in STEPS:
             raise BadInput(f"cleaning: unknown step '{name}' (known: {', '.join(STEPS)})")
@@ -177,29 +212,19 @@ def make_cleaner(config: dict | None) -> "Cleaner":
 
 
 def _with(name: str, step: Step, setting: dict) -> Step:
-    known = [*inspect.signature(step.function).parameters][1:]
-    where = {
-        key: tuple(setting[key]) for key in ("domains", "sources", "slices") if setting.get(key) is not None
-    }
-    parameters = {key: value for key, value in setting.items() if key not in ("domains", "sources", "slices")}
-    for key in parameters:
-        if key not in known:
-            raise BadInput(
-                f"cleaning: {name}: unknown key '{key}' (known: {', '.join((*known, 'domains', 'sources', 'slices'))})"
-            )
-    for domain in where.get("domains", ()):
-        if domain not in DOMAINS:
-            raise BadInput(f"cleaning: {name}: unknown domain '{domain}' (known: {', '.join(DOMAINS)})")
-    function = functools.partial(step.function, **parameters)
+    settings = parse(setting, SCHEMAS[name], f"cleaning: {name}").model_dump(exclude_unset=True)
+    scope = {key: settings.pop(key) for key in Scope.model_fields if key in settings}
+    function = functools.partial(step.function, **settings)
     try:
-        function("A text to try it on. " * 20)  # an impossible value is named now, and not at some document
+        function("A text to try it on. " * 20)  # datatrove's filters take any settings until they are made
     except TypeError as error:
         raise BadInput(f"cleaning: {name}: {error}") from error
-    return dataclasses.replace(step, function=function, **where)
+    return dataclasses.replace(step, function=function, **{k: v for k, v in scope.items() if v is not None})
 
 
 class Cleaner:
-    """cleaner(document) -> (document, None), or (None, "step: reason") for one that goes. The document given is not changed.
+    """cleaner(document) -> (document, None), or (None, "step: reason") for one that goes. The document given
+    is not changed.
 
     `changed` counts, for (source, step), the documents whose text the step changed."""
 

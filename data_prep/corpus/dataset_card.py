@@ -1,4 +1,5 @@
-"""README.md of packed blocks: the dataset card that a user of the Hub would expect, written from the manifest alone."""
+"""README.md of packed blocks: the dataset card that a user of the Hub would expect, written from the manifest
+alone."""
 
 from pathlib import Path
 
@@ -15,7 +16,8 @@ SIZES = (
 
 
 def write_card(folder: Path, manifest: dict) -> None:
-    """Write FOLDER/README.md: YAML header (https://huggingface.co/docs/hub/datasets-cards), contents, origin, licences, how to load and how to audit."""
+    """Write FOLDER/README.md: YAML header (https://huggingface.co/docs/hub/datasets-cards), contents, origin,
+    licenses, how to load and how to audit."""
     blocks = sum(output["records"] for output in manifest["outputs"] if output["split"] == "train")
     splits = [
         split
@@ -26,7 +28,7 @@ def write_card(folder: Path, manifest: dict) -> None:
         "pretty_name": "Packed blocks for continual pretraining",
         "language": ["en"],
         "license": "other",
-        "license_name": "the licences of the sources, listed below",
+        "license_name": "the licenses of the sources, listed below",
         "task_categories": ["text-generation"],
         "tags": ["medical", "pretraining", "packed", manifest["access"]],
         "size_categories": [next((name for limit, name in SIZES if blocks < limit), "n>100M")],
@@ -41,22 +43,26 @@ def write_card(folder: Path, manifest: dict) -> None:
     lines = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n",
         "# Packed blocks for continual pretraining\n",
-        f"{order['blocks']:,} blocks of {manifest['block_length']:,} tokens in a fixed training order: {order['tokens']:,} tokens of a tokenizer with "
-        f"{tokenizer['vocabulary']:,} entries (sha256 `{tokenizer['sha256'][:16]}`). Access class: **{manifest['access']}**.\n",
+        f"{order['blocks']:,} blocks of {manifest['block_length']:,} tokens in a fixed training order: "
+        f"{order['tokens']:,} tokens of a tokenizer with "
+        f"{tokenizer['vocabulary']:,} entries (sha256 `{tokenizer['sha256'][:16]}`). Access class: "
+        f"**{manifest['access']}**.\n",
         *(
             ["The sources hold text under data use agreements: this folder must not leave the site.\n"]
             if manifest["access"] == "credentialed"
             else []
         ),
         "## The mixture\n",
-        "| domain | tokens | tokens in the run | passes | share of the run | held out |\n|---|---|---|---|---|---|",
+        "| domain | tokens | tokens in the run | passes | share of the run | held out "
+        "|\n|---|---|---|---|---|---|",
         *(
-            f"| {domain} | {t['tokens']:,} | {t['tokens_in_run']:,} | {t['passes']:.2f} | {100 * t['share']:.2f} % | {t['validation_tokens']:,} |"
+            f"| {domain} | {t['tokens']:,} | {t['tokens_in_run']:,} | {t['passes']:.2f} | "
+            f"{100 * t['share']:.2f} % | {t['validation_tokens']:,} |"
             for domain, t in manifest["domains"].items()
         ),
         f"\nRatio asked for: {mixture['ratio']}. Packing: {mixture['fill']}. Seed: {mixture['seed']}.\n",
         "## Sources\n",
-        "| source | domain | documents | tokens | licence | access |\n|---|---|---|---|---|---|",
+        "| source | domain | documents | tokens | license | access |\n|---|---|---|---|---|---|",
         *_sources(manifest),
         "",
         *_document_licenses(manifest.get("document_licenses", {})),
@@ -66,11 +72,13 @@ def write_card(folder: Path, manifest: dict) -> None:
         "```python\nimport datasets, json, numpy as np\n"
         'manifest = json.load(open("manifest.json"))\n'
         'files = [o["path"] for o in manifest["outputs"] if o["split"] == "train"]\n'
-        "blocks = datasets.concatenate_datasets([datasets.Dataset.from_file(file) for file in files])  # memory-mapped\n"
+        "blocks = datasets.concatenate_datasets([datasets.Dataset.from_file(file) for file in files])  # "
+        "memory-mapped\n"
         'blocks = blocks.select(np.load("order.npy"))  # the training order\n```\n',
-        "Made by `python -m data_prep.build_blocks`; `python -m data_prep.corpus.audit` proves this folder against its manifest.\n",
+        "Made by `python -m data_prep.build_blocks`; `python -m data_prep.corpus.audit` proves this "
+        "folder against its manifest.\n",
     ]
-    (folder / "README.md").write_text("\n".join(lines))
+    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def _sources(manifest: dict):
@@ -87,11 +95,11 @@ def _sources(manifest: dict):
             for entry in manifest["inputs"]
             if (entry.get("domain", domain), entry["source"]) == (domain, source)
         ]
-        licences, access = (
+        licenses, access = (
             " / ".join(sorted({entry[key] for entry in inputs})) for key in ("license", "access")
         )
         documents, tokens = (sum(output[key] for output in mine) for key in ("documents", "tokens"))
-        yield f"| {source} | {domain} | {documents:,} | {tokens:,} | {licences} | {access} |"
+        yield f"| {source} | {domain} | {documents:,} | {tokens:,} | {licenses} | {access} |"
 
 
 def _dropped(dropped: dict):
@@ -101,6 +109,7 @@ def _dropped(dropped: dict):
 
 
 def _document_licenses(counts: dict):
-    for source, licences in counts.items():
-        if len(licences) > 1:
-            yield f"Documents of {source} by licence: {', '.join(f'{name} {n:,}' for name, n in licences.items())}.\n"
+    for source, licenses in counts.items():
+        if len(licenses) > 1:
+            listed = ", ".join(f"{name} {n:,}" for name, n in licenses.items())
+            yield f"Documents of {source} by license: {listed}.\n"

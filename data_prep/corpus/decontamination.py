@@ -1,30 +1,28 @@
-"""Take the evaluation rows out of the corpus: first by the id of the record they were made of, then by runs of words.
+"""Take the evaluation rows out of the corpus: first by the id of the record they were made of, then by runs
+of words.
 
-Most of the twelve sets are pieces of the corpus: PubMedQA, HoC, BioNLI and the PubMed summaries are PubMed and PMC texts, known by PMID or
-PMCID; the MIMIC-CXR summaries are reports, known by study. What carries no such id (The Pile, web pages, notes of MIMIC in i2b2, emrQA and
-MedNLI) is found by its words: an item is matched where a document holds at least the share `coverage` of its runs of `n` words, and at
-least `min_hits` of them. Items whose longest text is under 2 n words are matched by runs of `n_short`. A run that stands in more than
-`max_df` items is wording and does not count. Items with fewer than `min_hits` runs left cannot be matched: they are listed in
-`Index.unmatched`, not passed over in silence. Paraphrases are out of reach. Measured recall: tests/data_prep/test_decontamination.py prints it.
+Most of the twelve sets are pieces of the corpus: PubMedQA, HoC, BioNLI and the PubMed summaries are PubMed
+and PMC texts, known by PMID or PMCID; the MIMIC-CXR summaries are reports, known by study. What carries no
+such id (The Pile, web pages, notes of MIMIC in i2b2, emrQA and MedNLI) is found by its words: an item is
+matched where a document holds at least the share `coverage` of its runs of `n` words, and at least `min_hits`
+of them. Items whose longest text is under 2 n words are matched by runs of `n_short`. A run that stands in
+more than `max_df` items is wording and does not count. Items with fewer than `min_hits` runs left cannot be
+matched: they are listed in `Index.unmatched`, not passed over in silence. Paraphrases are out of reach.
+Measured recall: tests/data_prep/test_decontamination.py prints it.
 
     decontamination:                 # the defaults
       splits: [validation, test]     # of the rows; the training rows may be in the corpus
-      cases: []                      # further files of items, JSON lines of {id, text} or of any objects with text: the diagnosis cases
-      ids: true
-      pmc_ids: null                  # NLM's PMC-ids.csv[.gz], which pairs PMIDs and PMCIDs: blocks the abstract of a blocked article, too
-      ngrams: true
-      n: 13
-      n_short: 8
-      max_df: 10
-      min_hits: 3
-      coverage: {default: 0.2}       # and by task where its texts are full of set phrases, as in {default: 0.2, mimic_cxr: 0.5}
-      cut: [pmc, pile_pubmed, guidelines, redpajama]   # long documents: only the passage goes; a document of any other source goes whole
-      margin: 200                    # characters cut before and after the passage
-      report_only: false             # true: list what would go and keep it ("paper-like": the article tells of no decontamination)
+      cases: []                      # further files of items, JSON lines of {id, text} or of any objects with
+      text: the diagnosis cases ids: true pmc_ids: null                  # NLM's PMC-ids.csv[.gz], which pairs
+      PMIDs and PMCIDs: blocks the abstract of a blocked article, too ngrams: true n: 13 n_short: 8 max_df: 10
+      min_hits: 3 coverage: {default: 0.2}       # and by task where its texts are full of set phrases, as in
+      {default: 0.2, mimic_cxr: 0.5} cut: [pmc, pile_pubmed, guidelines, redpajama]   # long documents: only
+      the passage goes; a document of any other source goes whole margin: 200                    # characters
+      cut before and after the passage report_only: false             # true: list what would go and keep it
+      ("paper-like": the article tells of no decontamination)
 """
 
 import collections
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -35,26 +33,9 @@ import numpy as np
 from data_prep import benchmarks
 from data_prep.corpus.evaluation_items import Item, document_ids, id_blocklist, read_items, row_files
 from data_prep.corpus.shingles import hash_runs, hash_words
-from data_prep.schema import BadInput
+from data_prep.schema import BadInput, Decontamination, parse
 
 MOST = 512  # runs kept of an item, by their hash: of a whole article a sample is as good as all
-
-
-@dataclasses.dataclass
-class Settings:
-    splits: list = dataclasses.field(default_factory=lambda: ["validation", "test"])
-    cases: list = dataclasses.field(default_factory=list)
-    ids: bool = True
-    pmc_ids: str | None = None
-    ngrams: bool = True
-    n: int = 13
-    n_short: int = 8
-    max_df: int = 10
-    min_hits: int = 3
-    coverage: dict = dataclasses.field(default_factory=lambda: {"default": 0.2})
-    cut: list = dataclasses.field(default_factory=lambda: ["pmc", "pile_pubmed", "guidelines", "redpajama"])
-    margin: int = 200
-    report_only: bool = False
 
 
 class Match(NamedTuple):
@@ -121,7 +102,8 @@ class Index:
                     task, self.coverage.get("default", 0.2)
                 ):
                     own = np.unique(places[table.owners[entries] == item])
-                    # hits further apart than the item is long are two copies of it; what stands between two hits of one copy goes with them
+                    # hits further apart than the item is long are two copies of it; what stands between two
+                    # hits of one copy goes with them
                     copies = np.split(own, np.flatnonzero(np.diff(own) > size) + 1)
                     passages = [
                         (int(starts[copy[0]]), int(ends[copy[-1] + table.length - 1])) for copy in copies
@@ -131,7 +113,8 @@ class Index:
 
 
 class Table:
-    """Sorted runs [entries] of `length` words and the item that each belongs to, behind bits that say at once what is not there."""
+    """Sorted runs [entries] of `length` words and the item that each belongs to, behind bits that say at once
+    what is not there."""
 
     def __init__(self, length: int, runs: np.ndarray, owners: np.ndarray):
         self.length, self.runs, self.owners = length, runs, owners
@@ -151,17 +134,19 @@ class Table:
 
 
 def _sample(runs: np.ndarray) -> np.ndarray:
-    """All of them, or those whose hash is under a bound that leaves about MOST: the same runs in every text."""
+    """All of them, or those whose hash is under a bound that leaves about MOST: the same runs in every
+    text."""
     halvings = max(0, (len(runs) - 1) // MOST).bit_length()
     return runs[runs >> np.uint64(64 - halvings) == 0] if halvings else runs
 
 
 # ---------------------------------------------------------------- one document
 class Decontaminator:
-    """decontaminator(document) -> (document, what is left of it, or None; records), with a record for each item that it met:
-    {source, id, task, item, by: "pmid" | "pmcid" | "cxr_study" | "words", coverage (with "words"), action: "drop" | "cut" | "report"}."""
+    """decontaminator(document) -> (document, what is left of it, or None; records), with a record for each
+    item that it met: {source, id, task, item, by: "pmid" | "pmcid" | "cxr_study" | "words", coverage (with
+    "words"), action: "drop" | "cut" | "report"}."""
 
-    def __init__(self, settings: Settings, blocked: dict, index: Index | None, missing: list[str]):
+    def __init__(self, settings: Decontamination, blocked: dict, index: Index | None, missing: list[str]):
         self.settings, self.blocked, self.index, self.missing = settings, blocked, index, missing
 
     def __call__(self, document: dict) -> tuple[dict | None, list[dict]]:
@@ -171,9 +156,10 @@ class Decontaminator:
         if known:
             met = [dict(zip(("task", "item"), self.blocked[known], strict=True), by=known[0])]
         else:
+            most = {(match.task, match.item): match.coverage for match in reversed(found)}
             met = [
-                {"task": match.task, "item": match.item, "by": "words", "coverage": match.coverage}
-                for match in found
+                {"task": task, "item": item, "by": "words", "coverage": coverage}
+                for (task, item), coverage in reversed(most.items())
             ]
             if found and document["source"] in self.settings.cut:
                 left = cut(
@@ -187,10 +173,11 @@ class Decontaminator:
         ]
 
     def facts(self) -> dict:
-        """For the manifest: how many items and ids are looked for, how many items cannot be matched, and the sets without rows."""
+        """For the manifest: how many items and ids are looked for, how many items cannot be matched, and the
+        sets without rows."""
         items, unmatched = (self.index.items, self.index.unmatched) if self.index else ([], [])
         return {
-            "settings": dataclasses.asdict(self.settings),
+            "settings": self.settings.model_dump(),
             "items": dict(sorted(collections.Counter(task for task, *_ in items).items())),
             "ids": dict(sorted(collections.Counter(task for task, _ in self.blocked.values()).items())),
             "unmatched": dict(
@@ -203,7 +190,7 @@ class Decontaminator:
         """Write what `load` reads: arrays that all processes of a machine map from the same files."""
         folder.mkdir(parents=True, exist_ok=True)
         blocked = [[*key, *row] for key, row in self.blocked.items()]
-        facts = {"settings": dataclasses.asdict(self.settings), "blocked": blocked, "missing": self.missing}
+        facts = {"settings": self.settings.model_dump(), "blocked": blocked, "missing": self.missing}
         if self.index:
             facts["index"] = {
                 "items": self.index.items,
@@ -219,20 +206,13 @@ class Decontaminator:
 
 
 def make_decontaminator(config: dict | None, rows: str | Path) -> Decontaminator:
-    """The decontaminator of a YAML's `decontamination` and a folder of task rows. BadInput names what is wrong in either."""
-    known = [field.name for field in dataclasses.fields(Settings)]
-    for key in config or {}:
-        if key not in known:
-            raise BadInput(f"decontamination: unknown key '{key}' (known: {', '.join(known)})")
-    settings = Settings(**(config or {}))
-    if not isinstance(settings.coverage, dict):
-        settings.coverage = {"default": settings.coverage}
+    """The decontaminator of a YAML's `decontamination` and a folder of task rows. BadInput names what is
+    wrong in either."""
+    settings = parse(config or {}, Decontamination, "decontamination")
     names = ["default", *benchmarks.NAMES, *(Path(case).stem for case in settings.cases)]
-    for name, share in settings.coverage.items():
-        if name not in names or not isinstance(share, int | float) or not 0 < share <= 1:
-            raise BadInput(
-                f"decontamination: coverage of '{name}' is {share}: must be a share from 0 to 1 of default or a task ({', '.join(names)})"
-            )
+    for name in settings.coverage:
+        if name not in names:
+            raise BadInput(f"decontamination: coverage: unknown task '{name}' (known: {', '.join(names)})")
     blocked = id_blocklist(rows, settings.splits, settings.pmc_ids) if settings.ids else {}
     index = None
     if settings.ngrams:
@@ -249,7 +229,7 @@ def make_decontaminator(config: dict | None, rows: str | Path) -> Decontaminator
 def load(folder: Path) -> Decontaminator:
     """What `Decontaminator.save` wrote."""
     facts = json.loads((folder / "decontamination.json").read_text())
-    settings, index = Settings(**facts["settings"]), None
+    settings, index = Decontamination(**facts["settings"]), None
     if "index" in facts:
         index = Index([], min_hits=settings.min_hits, coverage=settings.coverage)
         index.items, index.unmatched = (
@@ -269,9 +249,11 @@ def load(folder: Path) -> Decontaminator:
 
 
 def cut(document: dict, passages: list[tuple[int, int]], margin: int) -> dict | None:
-    """The document without the passages [(start, end)] and `margin` characters around each; None if less than half of it is left.
+    """The document without the passages [(start, end)] and `margin` characters around each; None if less than
+    half of it is left.
 
-    Of a document whose meta counts its `blocks` (PMC) whole blocks go, and the counts are those of what is left."""
+    Of a document whose meta counts its `blocks` (PMC) whole blocks go, and the counts are those of what is
+    left."""
     text, meta = document["text"], document["meta"]
     spans = [(max(0, start - margin), end + margin) for start, end in sorted(passages)]
     left, start = [], 0

@@ -9,13 +9,15 @@ import numpy as np
 
 from data_prep.corpus import executors
 from data_prep.files import WORK, read_jsonl, sha256, write_jsonl
+from data_prep.manifest import check_sha256
 
 
 def put_in_place(folder: Path, files: list[tuple[str, str, str, np.ndarray]], executor: str) -> list[dict]:
-    """Give each (written file, its sha256, its final path below `folder`, lines from 0 to leave out) its final name. Returns for each what `leave_out` does
-    (with no ids where nothing was left out).
+    """Give each (written file, its sha256, its final path below `folder`, lines from 0 to leave out) its
+    final name. Returns for each what `leave_out` does (with no ids where nothing was left out).
 
-    Final files are links to the results of units, which must stay true until the whole build is: they are neither moved nor changed."""
+    Final files are links to the results of units, which must stay true until the whole build is: they are
+    neither moved nor changed."""
     units, done = [], {}
     for written, content, path, lines in files:
         done[path] = {"output": written, "ids": [], "characters": 0, "licenses": {}, "sha256": content}
@@ -24,9 +26,15 @@ def put_in_place(folder: Path, files: list[tuple[str, str, str, np.ndarray]], ex
             listing.parent.mkdir(parents=True, exist_ok=True)
             np.save(f"{listing}.npy", lines)
             units.append(
-                {"name": path, "written": written, "written_sha256": content, "output": str(output), "lines": f"{listing}.npy",
-                 "lines_sha256": sha256(f"{listing}.npy")}
-            )  # fmt: skip
+                {
+                    "name": path,
+                    "written": written,
+                    "written_sha256": content,
+                    "output": str(output),
+                    "lines": f"{listing}.npy",
+                    "lines_sha256": sha256(f"{listing}.npy"),
+                }
+            )
     facts = executors.run("data_prep.corpus.documents:leave_out", units, folder / WORK, executor)
     done |= {unit["name"]: fact for unit, fact in zip(units, facts, strict=True)}
     for path, fact in done.items():
@@ -45,8 +53,11 @@ def link(written: str | Path, path: Path) -> None:
 
 
 def leave_out(written: str, written_sha256: str, output: str, lines: str, lines_sha256: str) -> dict:
-    """Copy a file of documents without `lines`; return the copy, its sha256, and ids, characters and licences of what it lacks."""
+    """Copy a file of documents without `lines`; return the copy, its sha256, and ids, characters and licenses
+    of what it lacks."""
     skip, ids, licenses, characters = set(np.load(lines).tolist()), [], collections.Counter(), 0
+
+    check_sha256(written, written_sha256)
 
     def kept():
         nonlocal characters

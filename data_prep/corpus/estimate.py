@@ -1,17 +1,19 @@
-"""Before anything runs: what a corpus will give. Tokens and passes for each source, bytes on disk, core-hours, and a warning where text repeats too often.
+"""Before anything runs: what a corpus will give. Tokens and passes for each source, bytes on disk,
+core-hours, and a warning where text repeats too often.
 
-    python -m data_prep.corpus.estimate --source pubmed=data/raw/pubmed --source pmc=data/raw/pmc --tokenizer meta-llama/Llama-2-13b-hf \\
+    python -m data_prep.corpus.estimate --source pubmed=data/raw/pubmed --source pmc=data/raw/pmc --tokenizer
+    meta-llama/Llama-2-13b-hf \\
         --mixture data_prep/mixtures/paper.yaml
 
-The first megabytes of a few files of each source are read, cleaned of nothing, and tokenised; the rest is arithmetic on the sizes of the files. What a whole
-corpus loses to duplicates, decontamination and quality filters is not in it. Nor is what a dataset of the Hub holds beyond the texts that were read: nothing
-here says how much that is. Without --source, the targets of the mixture alone.
+The first megabytes of a few files of each source are read, not cleaned, and tokenized; the rest is arithmetic
+on file sizes. What a whole corpus loses to duplicates, decontamination and quality filters is not in it. Nor
+is what a dataset of the Hub holds beyond the texts that were read: nothing here says how much that is.
+Without --source, the targets of the mixture alone.
 """
 
 import argparse
 import contextlib
 import shutil
-import sys
 import tempfile
 import time
 import zipfile
@@ -21,14 +23,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 
-from data_prep.build_blocks import read_mixture
+from data_prep.build_blocks import read_mixture, target
 from data_prep.corpus.tokenize import DocumentTokenizer
+from data_prep.files import one_sentence
 from data_prep.manifest import Drops
-from data_prep.schema import DOMAINS, BadInput, hold, strictest
+from data_prep.schema import DOMAINS, BadInput, mark_credentialed, strictest
 from data_prep.sources import SOURCES, card, sidecar
 
 SAMPLE_BYTES = 4_000_000  # of the raw (compressed) file
 SAMPLE_CHARACTERS = 16_000_000  # of the texts of what cannot be cut: Parquet, a .zip, a dataset of the Hub
+SCAN_BYTES = 1_000_000_000  # of raw files that are searched for records which a later file replaces
 SAMPLE_FILES = 4  # of the files of a source, spread over their list
 MOST_PASSES = (
     4  # repeating more than this teaches little (Muennighoff et al. 2023, https://arxiv.org/abs/2305.16264)
@@ -36,10 +40,11 @@ MOST_PASSES = (
 
 
 def sample(name: str, path: str, tokenizer: DocumentTokenizer) -> dict:
-    """Documents, tokens, bytes and CPU seconds of one source, by what its first megabytes give a raw byte. "open": there is more of it, nobody knows how much."""
+    """Documents, tokens, bytes and CPU seconds of one source, by what its first megabytes give a raw byte.
+    "open": there is more of it, nobody knows how much."""
     module, drops = SOURCES[name], Drops()
     files = module.files(path)
-    cards = [hold(card(name, file)) for file in {file.parent: file for file in files}.values()]
+    cards = [mark_credentialed(card(name, file)) for file in {file.parent: file for file in files}.values()]
     if len(domains := sorted({card["domain"] for card in cards})) > 1:
         raise BadInput(f"{path}: holds {' and '.join(domains)} text. Next: one --source {name}=PATH for each")
     sizes = np.array([file.stat().st_size for file in files])
@@ -55,6 +60,8 @@ def sample(name: str, path: str, tokenizer: DocumentTokenizer) -> dict:
     )
     raw = documents = tokens = packed = 0
     more, started = False, time.process_time()
+    known, scanned = replacements(module, files, sizes)
+    scan_seconds, started = time.process_time() - started, time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         for i in chosen:
             listed = files[i].suffix in (".parquet", ".zip")
@@ -62,9 +69,8 @@ def sample(name: str, path: str, tokenizer: DocumentTokenizer) -> dict:
             texts, left, before = [], SAMPLE_CHARACTERS, drops.count(name)
             # a cut file ends in an error, after its documents
             with contextlib.suppress(BadInput) if cut else contextlib.nullcontext():
-                for document in module.read(
-                    _head(module, files[i], Path(folder)) if cut else files[i], drops
-                ):
+                file = _head(module, files[i], Path(folder)) if cut else files[i]
+                for document in module.read(file, drops, *([] if known[i] is None else [known[i]])):
                     texts.append(document["text"])
                     left -= len(document["text"])
                     if left < 0 and (listed or hub):
@@ -79,14 +85,36 @@ def sample(name: str, path: str, tokenizer: DocumentTokenizer) -> dict:
             packed += len(zlib.compress("\n".join(texts).encode(errors="replace"), 3))
     if not tokens:
         raise BadInput(
-            f"{path}: no text in the first {SAMPLE_BYTES / 1e6:.0f} MB of its files (dropped: {drops.summary(name)}). Next: check --source {name}"
+            f"{path}: no text in the first {SAMPLE_BYTES / 1e6:.0f} MB of its files (dropped: "
+            f"{drops.summary(name)}). Next: check --source {name}"
         )
     scale = float(sizes.sum()) / raw
     return {
-        "source": name, "domain": domains[0], "access": strictest(card["access"] for card in cards), "files": len(files), "open": more,
-        "raw_bytes": int(sizes.sum()), "documents": round(documents * scale), "tokens": round(tokens * scale),
-        "document_bytes": round(packed * scale), "cpu_seconds": (time.process_time() - started) * scale, "sampled": min(1.0, 1 / scale),
-    }  # fmt: skip
+        "source": name,
+        "domain": domains[0],
+        "access": strictest(card["access"] for card in cards),
+        "files": len(files),
+        "open": more,
+        "scanned": scanned,
+        "raw_bytes": int(sizes.sum()),
+        "documents": round(documents * scale),
+        "tokens": round(tokens * scale),
+        "document_bytes": round(packed * scale),
+        "cpu_seconds": scan_seconds + (time.process_time() - started) * scale,
+        "sampled": min(1.0, 1 / scale),
+    }
+
+
+def replacements(module, files: list[Path], sizes: np.ndarray) -> tuple[list, bool]:
+    """(what `read` must know of the other files, for each file; whether they were read for it). Without it a
+    record that a later file replaces is counted twice."""
+    if not hasattr(module, "first_pass"):
+        return [None] * len(files), True
+    if not hasattr(module, "scan"):
+        return module.first_pass(files, None), True
+    if sizes.sum() > SCAN_BYTES:
+        return [None] * len(files), False
+    return module.first_pass(files, [module.scan(file) for file in files]), True
 
 
 def _head(module, file: Path, folder: Path) -> Path:
@@ -108,21 +136,25 @@ def _records(file: Path) -> int:
 
 
 def report(mixture: dict, sources: list[dict], bytes_per_token: int) -> str:
-    """The plan as text: per source and per domain; everything in it but the raw bytes is planned, not measured."""
+    """The plan as text: per source and per domain; everything in it but the raw bytes is planned, not
+    measured."""
     found = {domain: sum(s["tokens"] for s in sources if s["domain"] == domain) for domain in DOMAINS}
-    ratio = mixture["ratio"]
-    ratio = {domain: tokens for domain, tokens in found.items() if tokens} if ratio == "as_found" else ratio
-    target = sum(found.values()) if mixture["tokens"] == "one_pass" else mixture["tokens"]
-    wanted = (
-        {domain: target * weight / sum(ratio.values()) for domain, weight in ratio.items()} if ratio else {}
-    )
+    ratio, total = target({domain: tokens for domain, tokens in found.items() if tokens}, mixture)
+    wanted = {domain: total * weight / sum(ratio.values()) for domain, weight in ratio.items()}
     length = mixture["block_length"]
     more = {s["domain"] for s in sources if s["open"]}
     lines = [f"{'domain':<12}{'target tokens':>20}{'found':>20}{'passes':>10}"]
     warnings = [
-        f"{s['source']}: read to {SAMPLE_CHARACTERS:,} characters, and nothing says how much more there is: >, <, disk and compute are of what was read"
+        f"{s['source']}: read to {SAMPLE_CHARACTERS:,} characters, and nothing says how much more there "
+        "is: >, <, disk and compute are of what was read"
         for s in sources
         if s["open"]
+    ]
+    warnings += [
+        f"{s['source']}: more than {size(SCAN_BYTES)}, so records that a later file replaces are counted "
+        "twice"
+        for s in sources
+        if not s["scanned"]
     ]
     for domain, tokens in wanted.items():
         passes = tokens / found[domain] if found.get(domain) else None
@@ -131,18 +163,22 @@ def report(mixture: dict, sources: list[dict], bytes_per_token: int) -> str:
         lines.append(f"{domain:<12}{tokens:>20,.0f}{there:>20}{times:>10}")
         if sources and passes is None:
             warnings.append(
-                f"no {domain} source: the mixture cannot be built. Next: one more --source, or another --mixture"
+                f"no {domain} source: the mixture cannot be built. Next: one more --source, or another "
+                "--mixture"
             )
         elif passes and passes > MOST_PASSES and domain not in more:
             warnings.append(
-                f"{domain} text would be repeated {passes:.1f} times (more than {MOST_PASSES} teaches little). Next: more of it, a smaller weight, or fewer tokens"
+                f"{domain} text would be repeated {passes:.1f} times (more than {MOST_PASSES} teaches "
+                "little). Next: more of it, a smaller weight, or fewer tokens"
             )
     lines.append(
-        f"{'run':<12}{sum(wanted.values()):>20,.0f} tokens = {sum(wanted.values()) / length:,.0f} blocks of {length:,}"
+        f"{'run':<12}{sum(wanted.values()):>20,.0f} tokens = {sum(wanted.values()) / length:,.0f} blocks "
+        f"of {length:,}"
     )
     if sources:
         lines.append(
-            f"\n{'source':<16}{'files':>9}{'raw':>10}{'documents':>14}{'tokens':>18}{'passes':>8}{'sampled':>9}  access"
+            f"\n{'source':<16}{'files':>9}{'raw':>10}{'documents':>14}{'tokens':>18}"
+            f"{'passes':>8}{'sampled':>9}  access"
         )
         for s in sources:
             at_least, at_most = "> " * s["open"], "< " * (s["domain"] in more)
@@ -154,17 +190,21 @@ def report(mixture: dict, sources: list[dict], bytes_per_token: int) -> str:
             )
             sampled = "?" if s["open"] else f"{100 * s['sampled']:.1f}%"
             lines.append(
-                f"{s['source']:<16}{s['files']:>9,}{size(s['raw_bytes']):>10}{documents:>14}{tokens:>18}{passes:>8}{sampled:>9}  {s['access']}"
+                f"{s['source']:<16}{s['files']:>9,}{size(s['raw_bytes']):>10}{documents:>14}{tokens:>18}"
+                f"{passes:>8}{sampled:>9}  {s['access']}"
             )
         blocks = bytes_per_token * sum(s["tokens"] for s in sources if s["domain"] in wanted)
         documents, cpu = sum(s["document_bytes"] for s in sources), sum(s["cpu_seconds"] for s in sources)
         lines.append(
-            f"\ndisk: documents {size(documents)} (twice with cleaning), blocks {size(blocks)}, order {size(4 * sum(wanted.values()) / length)}"
-            f"\ncompute: {f'{cpu / 3600:,.1f} core-hours' if cpu > 360 else f'{cpu:.0f} core-seconds'} on this machine to read and tokenise"
+            f"\ndisk: documents {size(documents)} (twice with cleaning), blocks {size(blocks)}, order "
+            f"{size(4 * sum(wanted.values()) / length)}"
+            f"\ncompute: {f'{cpu / 3600:,.1f} core-hours' if cpu > 360 else f'{cpu:.0f} core-seconds'} "
+            "on this machine to read and tokenize"
         )
     else:
         lines.append(
-            f"disk: blocks {size(bytes_per_token * sum(wanted.values()))} if nothing repeats. Give --source NAME=PATH for passes and core-hours"
+            f"disk: blocks {size(bytes_per_token * sum(wanted.values()))} if nothing repeats. Give "
+            "--source NAME=PATH for passes and core-hours"
         )
     return "\n".join([*lines, *(f"warning: {warning}" for warning in warnings)])
 
@@ -191,7 +231,7 @@ def main(argv=None):
     )
     parser.add_argument("--mixture", type=Path, required=True, help="YAML, see data_prep/mixtures")
     args = parser.parse_args(argv)
-    try:
+    with one_sentence():
         mixture, sources = read_mixture(args.mixture), []
         if args.source and not args.tokenizer:
             raise BadInput("--source needs --tokenizer: tokens are counted with it")
@@ -201,8 +241,6 @@ def main(argv=None):
             if not equals or not path or name not in SOURCES:
                 raise BadInput(f"--source {given}: expected NAME=PATH (names: {', '.join(SOURCES)})")
             sources.append(sample(name, path, tokenizer))
-    except BadInput as error:
-        sys.exit(f"error: {error}")
     print(report(mixture, sources, tokenizer.dtype.itemsize if tokenizer else 2))
 
 

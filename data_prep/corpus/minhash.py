@@ -1,21 +1,24 @@
 """Duplicates and near-duplicates within and across sources, by document id, with a say in which copy stays.
 
-A text becomes `buckets` keys by MinHash (Broder 1997): two texts have the same key in a bucket with the probability
-J ** hashes_per_bucket, where J is the share of their runs of `n_grams` words that they have in common (Jaccard). With the default sizes,
-which are FineWeb's, one of 14 keys agrees in
+A text becomes `buckets` keys by MinHash (Broder 1997): two texts have the same key in a bucket with the
+probability J ** hashes_per_bucket, where J is the share of their runs of `n_grams` words that they have in
+common (Jaccard). With the default sizes, which are FineWeb's, one of 14 keys agrees in
 
     J             0.5   0.6    0.7    0.75   0.8    0.9     0.95
     of the pairs  5 %   21 %   56 %   77 %   92 %   99.9 %  all            1 - (1 - J ** 8) ** 14
 
-so of texts that share half of their runs 1 pair in 20 would pass for duplicates, unless `find_duplicates` is given `same` to look at the
-two texts (with `overlap`, which is exact). Numbers count as words: two radiology reports that differ in every number are not the same.
+so of texts that share half of their runs 1 pair in 20 would pass for duplicates, unless `find_duplicates` is
+given `same` to look at the two texts (with `overlap`, which is exact). Numbers count as words: two radiology
+reports that differ in every number are not the same.
 
-Not datatrove's MinHash: its last stage addresses documents by (rank, place in the file), so that a changed input removes the wrong ones
-without a word; it keeps any member of a cluster; and its hashing fails with xxhash 4. Clusters there are chains, too: of texts each like
-the next only one stays. Here a document goes only if it is a candidate of the very document that stays. As YAML, with the defaults:
+Not datatrove's MinHash: its last stage addresses documents by (rank, place in the file), so that a changed
+input removes the wrong ones without a word; it keeps any member of a cluster; and its hashing fails with
+xxhash 4. Clusters there are chains, too: of texts each like the next only one stays. Here a document goes
+only if it is a candidate of the very document that stays. As YAML, with the defaults:
 
     near_duplicates:
-      runs:                           # a list of sources is compared within itself only; the first source has priority, then the lower id
+      runs:                           # a list of sources is compared within itself only; the first source has
+      priority, then the lower id
         - [pmc, guidelines, pubmed, pile_pubmed]
         - [mimic_iv_note, mimic_iii, mimic_cxr]      # a note never goes because of a text that is none
         - [redpajama]
@@ -23,12 +26,12 @@ the next only one stays. Here a document goes only if it is a candidate of the v
       buckets: 14
       hashes_per_bucket: 8
       seed: 1
-      jaccard: 0.7                    # that a candidate and the document that stays must have; null: the keys alone decide
-      abstracts_of_full_texts: true   # drop the PubMed abstract of an article that is there in full
+      jaccard: 0.7                    # that a candidate and the document that stays must have; null: the keys
+      alone decide abstracts_of_full_texts: true   # drop the PubMed abstract of an article that is there in
+      full
 """
 
 import array
-import dataclasses
 import hashlib
 import random
 import tempfile
@@ -38,49 +41,23 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.corpus.shingles import hash_runs, hash_words, mix
-from data_prep.schema import BadInput
+from data_prep.schema import BadInput, NearDuplicates, parse
 from data_prep.sources import SOURCES
 
+DEFAULT = NearDuplicates()
 RUNS_AT_ONCE, RECORDS_AT_ONCE = 512, 1 << 14
-HOLDERS = 8  # of one key, where `same` says that they differ: what all share is a phrase, and comparing all with all would never end
+# of one key, where `same` says that they differ: what all share is a phrase, and comparing all with all would
+# never end
+HOLDERS = 8
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    runs: tuple = (
-        ("pmc", "guidelines", "pubmed", "pile_pubmed"),
-        ("mimic_iv_note", "mimic_iii", "mimic_cxr"),
-        ("redpajama",),
-    )
-    n_grams: int = 5
-    buckets: int = 14
-    hashes_per_bucket: int = 8
-    seed: int = 1
-    jaccard: float | None = 0.7
-    abstracts_of_full_texts: bool = True
-
-
-def make_settings(config: dict) -> Settings:
-    """The settings of a YAML's `near_duplicates`. BadInput names an unknown key or source, or a source that stands in two runs."""
-    known = [field.name for field in dataclasses.fields(Settings)]
-    for key in config:
-        if key not in known:
-            raise BadInput(f"near_duplicates: unknown key '{key}' (known: {', '.join(known)})")
-    runs = config.get("runs", [])
-    lists = isinstance(runs, list) and all(isinstance(run, list) for run in runs)
-    if not lists or any(
-        source not in list(SOURCES) for run in runs for source in run
-    ):  # what YAML gives may have no hash
-        raise BadInput(
-            f"near_duplicates: 'runs' must be lists of sources in a list, found {runs!r} (known: {', '.join(SOURCES)})"
-        )
-    settings = Settings(**{**config, "runs": tuple(map(tuple, config.get("runs", Settings.runs)))})
-    sources = [source for run in settings.runs for source in run]
-    for source in sources:
-        if sources.count(source) > 1:
-            raise BadInput(
-                f"near_duplicates: source '{source}' stands twice in runs: which copy stays would not be decided"
-            )
+def make_settings(config: dict) -> NearDuplicates:
+    """The settings of a plan's `near_duplicates`. BadInput names an unknown key or source, or a source in two
+    runs."""
+    settings = parse(config, NearDuplicates, "near_duplicates")
+    for source in (source for run in settings.runs for source in run):
+        if source not in SOURCES:
+            raise BadInput(f"near_duplicates: runs: unknown source '{source}' (known: {', '.join(SOURCES)})")
     return settings
 
 
@@ -92,12 +69,12 @@ def text_hash(text: str) -> bytes:
     ).digest()
 
 
-def signature(text: str, settings: Settings = Settings()) -> np.ndarray:  # noqa: B008 (frozen)
+def signature(text: str, settings: NearDuplicates = DEFAULT) -> np.ndarray:
     """[buckets] uint64 keys of a text, or [0] of a text with fewer words than one run."""
     runs = hash_runs(hash_words(text)[0], settings.n_grams)
     if not len(runs):
         return np.empty(0, np.uint64)
-    factors, terms = _permutations(settings)
+    factors, terms = _permutations(settings.seed, settings.buckets * settings.hashes_per_bucket)
     least = np.full(len(factors), np.iinfo(np.uint64).max)
     for start in range(0, len(runs), RUNS_AT_ONCE):  # the whole table of a 50 MB text would take gigabytes
         hashes = runs[start : start + RUNS_AT_ONCE, None] * factors + terms
@@ -109,33 +86,35 @@ def signature(text: str, settings: Settings = Settings()) -> np.ndarray:  # noqa
 
 
 @lru_cache
-def _permutations(settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-    """[buckets * hashes_per_bucket] factors (odd) and terms: x -> factor * x + term permutes the 64-bit numbers."""
-    numbers = random.Random(settings.seed)
-    count = settings.buckets * settings.hashes_per_bucket
+def _permutations(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """[count] factors (odd) and terms: x -> factor * x + term permutes the 64-bit numbers."""
+    numbers = random.Random(seed)
     factors = [numbers.getrandbits(64) | 1 for _ in range(count)]
     return np.array(factors, np.uint64), np.array([numbers.getrandbits(64) for _ in range(count)], np.uint64)
 
 
-def distinct_runs(text: str, settings: Settings) -> np.ndarray:
+def distinct_runs(text: str, settings: NearDuplicates) -> np.ndarray:
     """[distinct runs] uint64, ascending."""
     return np.unique(hash_runs(hash_words(text)[0], settings.n_grams))
 
 
 def overlap(runs: np.ndarray, others: np.ndarray) -> float:
-    """The Jaccard similarity of two texts by their `distinct_runs`: the share of the runs of both that is in both, 0 where neither has one."""
+    """The Jaccard similarity of two texts by their `distinct_runs`: the share of the runs of both that is in
+    both, 0 where neither has one."""
     both = len(np.intersect1d(runs, others, assume_unique=True))
     return both / max(1, len(runs) + len(others) - both)
 
 
 # ---------------------------------------------------------------- of all texts of a run
 def find_duplicates(records, priority, same=None):
-    """Yield (source, id, kept source, kept id, kind) for each document of a run that goes; kind is "exact" or "near".
+    """Yield (source, id, kept source, kept id, kind) for each document of a run that goes; kind is "exact" or
+    "near".
 
-    `records`: (source, id, text_hash, keys), in any order: the result does not depend on it. `priority`: the sources, first the one whose
-    copies stay; within a source the lower id stays. `same((source, id), (kept source, kept id))`, if given, confirms a near-duplicate.
-    BadInput for a source without priority, or an id that stands twice. In memory: the ids and some 60 bytes a document; the keys wait in a
-    temporary folder."""
+    `records`: (source, id, text_hash, keys), in any order: the result does not depend on it. `priority`: the
+    sources, first the one whose copies stay; within a source the lower id stays. `same((source, id), (kept
+    source, kept id))`, if given, confirms a near-duplicate. BadInput for a source without priority, or an id
+    that stands twice. In memory: the ids and some 60 bytes a document; the keys wait in a temporary
+    folder."""
     with tempfile.TemporaryDirectory() as folder:
         documents = _Documents(priority)
         keyed = documents.read(records, Path(folder))
@@ -151,7 +130,8 @@ def find_duplicates(records, priority, same=None):
         rank, own = documents.rank(distinct[i]), groups[first[i] : last[i]].tolist()
         if rank == before:
             raise BadInput(
-                f"near_duplicates: id {rank[1].decode()} of source '{documents.sources[rank[0]]}' stands twice among the records"
+                f"near_duplicates: id {rank[1].decode()} of source '{documents.sources[rank[0]]}' stands "
+                "twice among the records"
             )
         before = rank
         exact = {holder for group in own if group < exact_groups for holder in holders.get(group, ())}
@@ -176,7 +156,8 @@ class _Documents:
         self._source, self._ids, self._ends = array.array("H"), bytearray(), array.array("Q", [0])
 
     def read(self, records, folder: Path) -> np.ndarray:
-        """Take the records in: text hashes go to folder/exact, column b of the keys to folder/b. Returns the documents with keys."""
+        """Take the records in: text hashes go to folder/exact, column b of the keys to folder/b. Returns the
+        documents with keys."""
         keyed, rows, exact = array.array("Q"), [], []
         for number, (source, name, text, keys) in enumerate(records):
             if source not in self.sources:
@@ -214,7 +195,8 @@ def _write(folder: Path, exact: list, rows: list) -> None:
 
 
 def _groups(folder: Path, keyed: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """(document, group) for each document of each key that several have, a group a key; and how many groups, the first, are exact."""
+    """(document, group) for each document of each key that several have, a group a key; and how many groups,
+    the first, are exact."""
     members, groups, count, exact_groups = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0, 0
     for path in sorted(folder.iterdir(), key=lambda path: (path.name != "exact", path.name)):
         keys = np.fromfile(path, np.uint64)
@@ -233,7 +215,8 @@ def _groups(folder: Path, keyed: np.ndarray) -> tuple[np.ndarray, np.ndarray, in
 
 # ---------------------------------------------------------------- abstracts of full texts
 def pmid(document: dict) -> int | None:
-    """Of a PubMed abstract its PMID, of a PMC article with an abstract in it the PMID of that; of others None."""
+    """Of a PubMed abstract its PMID, of a PMC article with an abstract in it the PMID of that; of others
+    None."""
     meta = document["meta"]
     if document["source"] == "pubmed":
         found = document["id"].rpartition(":")[2]
@@ -247,10 +230,11 @@ def pmid(document: dict) -> int | None:
 
 
 def find_abstracts(abstracts, full_texts):
-    """Yield (source, id, kept source, kept id, "abstract of <kept id>") for each abstract whose article is there in full.
+    """Yield (source, id, kept source, kept id, "abstract of <kept id>") for each abstract whose article is
+    there in full.
 
-    Both are (source, id, pmid, or 0 or None) of documents that are still there: an abstract must not go for an article that goes too.
-    In memory: about 0.2 GB for a million articles."""
+    Both are (source, id, pmid, or 0 or None) of documents that are still there: an abstract must not go for
+    an article that goes too. In memory: about 0.2 GB for a million articles."""
     articles = {}
     for source, name, number in full_texts:
         if number:

@@ -1,8 +1,8 @@
 """Words as numbers: what near_duplicates.py and decontamination.py compare texts by.
 
-A word is a run of letters and digits, blind to case, accents and punctuation: "Café," is "cafe", and "3.5" is two words. Each word, and
-each run of n words, becomes 64 bits, in numpy over many characters at once, with no Python object for a word. The hash is plain
-arithmetic: the same on every machine.
+A word is a run of letters and digits, blind to case, accents and punctuation: "Café," is "cafe", and "3.5" is
+two words. Each word, and each run of n words, becomes 64 bits, in numpy over many characters at once, with no
+Python object for a word. The hash is plain arithmetic: the same on every machine.
 """
 
 import unicodedata
@@ -11,7 +11,9 @@ import numpy as np
 
 PIECE = (
     1 << 18
-)  # characters hashed at once: few enough for a processor's cache, and a text of 50 MB takes no more memory than this
+    # characters hashed at once: few enough for a processor's cache, and a text of 50 MB takes no more memory
+    # than this
+)
 BASE, MIX = 0x9E3779B97F4A7C15, np.uint64(0xD6E8FEB86659FD93)  # odd, without structure
 NO_WORD, SKIP = (
     0,
@@ -23,7 +25,8 @@ LOOKALIKES = dict(
 
 
 def _letters() -> np.ndarray:
-    """[65536] The lower-case letter without accents, or digit, that a character of the basic plane is compared as, or NO_WORD or SKIP."""
+    """[65536] The lower-case letter without accents, or digit, that a character of the basic plane is
+    compared as, or NO_WORD or SKIP."""
     table = np.full(1 << 16, NO_WORD, np.uint64)
     for code in range(1 << 16):
         character = chr(code)
@@ -47,7 +50,8 @@ LETTERS, POWERS, INVERSES = _letters(), _powers(BASE), _powers(pow(BASE, -1, 1 <
 
 
 def hash_words(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(hash uint64, start, end) of each word, each [words]; start and end (excluded) count characters of `text`."""
+    """(hash uint64, start, end) of each word, each [words]; start and end (excluded) count characters of
+    `text`."""
     found = [_hash_piece(start, piece) for start, piece in _pieces(text)]
     if not found:
         return np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64)
@@ -55,7 +59,8 @@ def hash_words(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def hash_runs(words: np.ndarray, n: int) -> np.ndarray:
-    """[words - n + 1] uint64: one hash for each run of n words, in their order; of fewer than n words, none."""
+    """[words - n + 1] uint64: one hash for each run of n words, in their order; of fewer than n words,
+    none."""
     if len(words) < n:
         return np.empty(0, np.uint64)
     runs, length, part, width = (
@@ -83,14 +88,16 @@ def _join(left: np.ndarray, length: int, right: np.ndarray, width: int) -> np.nd
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """uint64 values, each replaced by one whose bits all depend on all of its bits; no two become the same."""
+    """uint64 values, each replaced by one whose bits all depend on all of its bits; no two become the
+    same."""
     values = (values ^ (values >> np.uint64(32))) * MIX
     values = (values ^ (values >> np.uint64(29))) * MIX
     return values ^ (values >> np.uint64(32))
 
 
 def _pieces(text: str):
-    """Yield (start, piece): the text in pieces of at most PIECE characters, cut after a blank or line end where there is one."""
+    """Yield (start, piece): the text in pieces of at most PIECE characters, cut after a blank or line end
+    where there is one."""
     start = 0
     while start < len(text):
         end = start + PIECE
@@ -110,7 +117,8 @@ def _hash_piece(offset: int, text: str) -> tuple[np.ndarray, np.ndarray, np.ndar
     inside[1:-1] = letters != NO_WORD
     edges = np.flatnonzero(inside[1:] != inside[:-1])
     starts, ends = edges[::2], edges[1::2]
-    # A word is the polynomial of its letters: the difference of two running sums, shifted back to the word's own start.
+    # A word is the polynomial of its letters: the difference of two running sums, shifted back to the word's
+    # own start.
     sums = np.zeros(len(letters) + 1, np.uint64)
     np.cumsum(letters * POWERS[: len(letters)], out=sums[1:])
     words = (sums[ends] - sums[starts]) * INVERSES[starts]

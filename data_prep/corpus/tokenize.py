@@ -1,11 +1,14 @@
-"""Documents -> token ids of the target tokenizer, exactly as the tokenizer itself gives them, at a speed that 129 billion tokens need.
+"""Documents -> token ids of the target tokenizer, exactly as the tokenizer itself gives them, at a speed that
+129 billion tokens need.
 
-Two traps of tokenizer.json are closed for every tokenizer: truncation or padding saved in the file is obeyed without a word, and special tokens are found in
-plain text ("<s>" in a web page is three characters, not the beginning of a document).
+Two traps of tokenizer.json are closed for every tokenizer: truncation or padding saved in the file is obeyed
+without a word, and special tokens are found in plain text ("<s>" in a web page is three characters, not the
+beginning of a document).
 
-A tokenizer of the byte-pair kind never merges across the words that its text is first split into, and most words of a corpus were met before: `WordCache`
-looks each word up and asks the tokenizer's own model for the new ones only. It does so where the split can be shown to be the tokenizer's own, and hands
-every other text, and every other tokenizer, to the tokenizer as it is.
+A tokenizer of the byte-pair kind never merges across the words that its text is first split into, and most
+words of a corpus were met before: `WordCache` looks each word up and asks the tokenizer's own model for the
+new ones only. It does so where the split can be shown to be the tokenizer's own, and hands every other text,
+and every other tokenizer, to the tokenizer as it is.
 """
 
 import array
@@ -24,25 +27,38 @@ from data_prep.schema import BadInput
 
 SPACE = "\u2581"  # SentencePiece writes a space so
 CACHED_WORDS = 2_000_000  # some 300 MB
-LONG = 1_000_000  # characters: the words of a longer text are looked up WORDS_AT_ONCE at a time, to bound the memory
+# characters: the words of a longer text are looked up WORDS_AT_ONCE at a time, to bound the memory
+LONG = 1_000_000
 WORDS_AT_ONCE = 100_000
+
+
+def adds_bos(tokenizer) -> bool:
+    """Whether `tokenizer` (of transformers) itself begins a text with its BOS token: a model expects one only then.
+
+    SmolLM2 has a BOS, <|im_start|>, that it adds to no text; of GPT-NeoX the EOS serves as BOS, and is not added either."""
+    # not tokenizer.encode, which would reset the engine's encode_special_tokens
+    ids = tokenizer.backend_tokenizer.encode("a").ids if tokenizer.is_fast else tokenizer.encode("a")
+    return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
 
 
 class DocumentTokenizer:
     """The tokenizer of a model's folder (or Hub name). `dtype` is the smallest that holds its ids.
 
-    BadInput without a tokenizer there, or without an EOS token: no model could learn where a document ends."""
+    BadInput without a tokenizer there, or without an EOS token: no model could learn where a document
+    ends."""
 
     def __init__(self, path: str):
         try:
             self.hf = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise BadInput(
-                f"{path}: no tokenizer here ({str(error).splitlines()[0]}). Next: --tokenizer with a model's folder"
+                f"{path}: no tokenizer here ({str(error).splitlines()[0]}). Next: --tokenizer with a "
+                "model's folder"
             ) from error
         if self.hf.eos_token_id is None:
             raise BadInput(
-                f"{path}: the tokenizer has no EOS token, so no model could learn where a document ends. Next: another --tokenizer"
+                f"{path}: the tokenizer has no EOS token, so no model could learn where a document ends. "
+                "Next: another --tokenizer"
             )
         self.engine = self.hf.backend_tokenizer
         self.engine.no_truncation()
@@ -51,12 +67,13 @@ class DocumentTokenizer:
         self.sha256 = hashlib.sha256(content.encode()).hexdigest()
         self.engine.encode_special_tokens = True
         self.dtype = np.dtype(np.uint16 if len(self.hf) <= 2**16 else np.uint32)
-        self.bos = [] if self.hf.bos_token_id is None else [self.hf.bos_token_id]
+        self.bos = [self.hf.bos_token_id] if adds_bos(self.hf) else []
         self.eos = self.hf.eos_token_id
         self.words = make_word_cache(json.loads(content), self.dtype)
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """BOS (where the tokenizer has one) + ids + EOS of each text. White space around a text is not a part of it."""
+        """BOS (where the tokenizer adds one) + ids + EOS of each text. White space around a text is not a part
+        of it."""
         ids = [self.words.ids(text.strip()) if self.words else None for text in texts]
         others = [number for number, found in enumerate(ids) if found is None]
         encoded = self.engine.encode_batch_fast(
@@ -74,8 +91,9 @@ class DocumentTokenizer:
 
 # ---------------------------------------------------------------- word by word
 class WordCache:
-    """Ids of a text as the ids of its words, each computed by the tokenizer's own model when it is first met. `ids` is None for a text that must go to the
-    tokenizer: one that names a token which was added without being special, or holds a character on which the two splits do not agree."""
+    """Ids of a text as the ids of its words, each computed by the tokenizer's own model when it is first met.
+    `ids` is None for a text that must go to the tokenizer: one that names a token which was added without
+    being special, or holds a character on which the two splits do not agree."""
 
     def __init__(self, parts: dict, dtype: np.dtype):
         named = [token["content"] for token in parts["added_tokens"] if not token["special"]]
@@ -116,8 +134,9 @@ class WordCache:
 
 
 class SentencePieceWords(WordCache):
-    """LLaMA-2's kind. The tokenizer has no pre-tokenizer and runs its merges over the whole text, but where no token holds SPACE after another character no
-    merge can cross the beginning of a word: it would make such a token. Characters without a token fall back to bytes, one by one."""
+    """LLaMA-2's kind. The tokenizer has no pre-tokenizer and runs its merges over the whole text, but where
+    no token holds SPACE after another character no merge can cross the beginning of a word: it would make
+    such a token. Characters without a token fall back to bytes, one by one."""
 
     pattern = re.compile(rf"[ {SPACE}]+[^ {SPACE}]*")
     PREPEND = {
@@ -156,8 +175,9 @@ class SentencePieceWords(WordCache):
 
 
 class PatternWords(WordCache):
-    """GPT-2's kind, which LLaMA-3's and Qwen's are: the text is split by a regular expression. Python's `regex` reads the same pattern; what the two could
-    disagree on is the class of a character (their Unicode tables may differ), so each character is tried in both when it is first met."""
+    """GPT-2's kind, which LLaMA-3's and Qwen's are: the text is split by a regular expression. Python's
+    `regex` reads the same pattern; what the two could disagree on is the class of a character (their Unicode
+    tables may differ), so each character is tried in both when it is first met."""
 
     GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
     PROBES = ("{}", "a{}a", "1{}1", " {} ", "{}{}", "\n{}", ".{}.", "a {}1", "'{}")
@@ -217,7 +237,8 @@ class PatternWords(WordCache):
 
 
 def make_word_cache(parts: dict, dtype: np.dtype) -> WordCache | None:
-    """The cache for a tokenizer, by the parts of its tokenizer.json; None where its words cannot be looked up one by one."""
+    """The cache for a tokenizer, by the parts of its tokenizer.json; None where its words cannot be looked up
+    one by one."""
     model = parts["model"]
     if model["type"] == "BPE" and not any(
         model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")

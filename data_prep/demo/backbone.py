@@ -1,13 +1,16 @@
-"""Make the untrained backbone of the demo: a byte-level BPE tokenizer and the config of a tiny LLaMA. It stands for LLaMA-2's folder.
+"""Make the untrained backbone of the demo: a byte-level BPE tokenizer and the config of a tiny LLaMA. It
+stands in for LLaMA-2's folder.
 
     python -m data_prep.demo.backbone --documents data/demo/documents --out data/demo/backbone_config
 
-Reads   DOCUMENTS/<source>/*.jsonl.gz and data_prep/prompts/*.txt: the tokenizer learns from all domains and from the wording of the tasks, as
-        LLaMA-2's knows medical words and everyday English before any medical training.
-Writes  OUT/config.json (with the access class of the documents), tokenizer.json, tokenizer_config.json. `recipes/pretrain.py` with
-        `from_scratch: true` turns it into a model.
+Reads   DOCUMENTS/<source>/*.jsonl.gz and data_prep/prompts/*.txt: the tokenizer learns from all domains and
+        from the wording of the tasks, as LLaMA-2's knows medical words and everyday English before any
+        medical training.
+Writes  OUT/config.json (with the access class of the documents), tokenizer.json, tokenizer_config.json.
+        `recipes/pretrain.py` with `from_scratch: true` turns it into a model.
 
-A laboratory with LLaMA-2, Llama-3 or Qwen weights has no use for this script: give their folder to `build_blocks` and to the recipes.
+A laboratory with LLaMA-2, Llama-3 or Qwen weights has no use for this script: give their folder to
+`build_blocks` and to the recipes.
 """
 
 import argparse
@@ -22,13 +25,16 @@ from data_prep.files import read_jsonl, whole_folder
 from data_prep.manifest import read_manifest
 from data_prep.schema import BadInput
 
-PROMPTS = [path.read_text() for path in sorted(Path(__file__).parents[1].glob("prompts/*.txt"))]
+PROMPTS = [
+    path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parents[1].glob("prompts/*.txt"))
+]
 PROMPT_WEIGHT = 100  # times that each prompt is counted: enough for its words to become tokens
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>"]
 
 
 def train_tokenizer(texts, vocab_size: int) -> PreTrainedTokenizerFast:
-    """BPE over bytes, digits one by one and a BOS in front, as in LLaMA-2; a pad token of its own, unlike LLaMA-2."""
+    """BPE over bytes, digits one by one and a BOS in front, as in LLaMA-2; a pad token of its own, unlike
+    LLaMA-2."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -67,10 +73,18 @@ def main(argv=None):
         documents = (document["text"] for file in files for _, document in read_jsonl(file))
         tokenizer = train_tokenizer(itertools.chain(documents, PROMPTS * PROMPT_WEIGHT), args.vocab_size)
         config = LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=128, intermediate_size=352, num_hidden_layers=3, num_attention_heads=4,
-            max_position_embeddings=2048, tie_word_embeddings=False, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id, architectures=["LlamaForCausalLM"],
-        )  # fmt: skip
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=352,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=2048,
+            tie_word_embeddings=False,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            architectures=["LlamaForCausalLM"],
+        )
         if manifest["access"] != "public":
             config.access = manifest["access"]  # its words are those of the documents
         with whole_folder(args.out, mark="config.json") as out:
@@ -80,7 +94,8 @@ def main(argv=None):
     except BadInput as error:
         sys.exit(f"error: {error}")
     print(
-        f"wrote {args.out}: vocabulary of {len(tokenizer)}, {config.num_hidden_layers} layers of width {config.hidden_size}"
+        f"wrote {args.out}: vocabulary of {len(tokenizer)}, {config.num_hidden_layers} layers of width "
+        f"{config.hidden_size}"
     )
 
 

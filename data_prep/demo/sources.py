@@ -1,13 +1,16 @@
-"""Render the invented world into the raw formats of the published sources, so that every stage runs without credentials or network.
+"""Render the invented world into the raw formats of the published sources, so that every stage runs without
+credentials or network.
 
     python -m data_prep.demo.sources --out data/demo/raw
 
 Reads   nothing.
-Writes  OUT/<source>/..., one folder per source, laid out and encoded as its publisher ships it (formats: the docstrings of
-        data_prep/sources, data_prep/instructions and data_prep/benchmarks), and OUT/README.md. The same seed gives the same bytes.
+Writes  OUT/<source>/..., one folder per source, laid out and encoded as its publisher ships it (formats: the
+        docstrings of data_prep/sources, data_prep/instructions and data_prep/benchmarks), and OUT/README.md.
+        The same seed gives the same bytes.
 
-The files are invented from the documented formats alone; no record of any real data set was used. MIMIC-, i2b2-, emrQA- and MedNLI-shaped files
-keep the access class of the set they stand in for, so that the guards of every later stage are exercised too.
+The files are invented from the documented formats alone; no record of any real data set was used. MIMIC-,
+i2b2-, emrQA- and MedNLI-shaped files keep the access class of the set they stand in for, so that the guards
+of every later stage are exercised too.
 """
 
 import argparse
@@ -31,7 +34,7 @@ TASK_ROWS = {"train": 240, "dev": 40, "test": 80}
 GENERAL_QUESTIONS = 60  # of each kind
 
 
-# ---------------------------------------------------------------- biomedical: PubMed and PMC
+# ---------------- biomedical: PubMed and PMC
 def abstract_sentences(rng, disease):
     """Three to five sentences about one disease: both relations, in wordings drawn anew each time."""
     facts = [world.state(rng, world.TREATMENT, disease), world.state(rng, world.DIAGNOSIS, disease)]
@@ -56,8 +59,16 @@ def abstract_sentences(rng, disease):
 
 def pubmed_record(rng, pmid, disease, kind="plain"):
     setting, facts = abstract_sentences(rng, disease)
-    title = escape(world.sentence(rng.choice(("Treatment of {d}", "{d}: a study of {n} patients", "On the diagnosis of {d}")).format(
-        d=disease.name, n=rng.randint(12, 480)))) + "."  # fmt: skip
+    title = (
+        escape(
+            world.sentence(
+                rng.choice(
+                    ("Treatment of {d}", "{d}: a study of {n} patients", "On the diagnosis of {d}")
+                ).format(d=disease.name, n=rng.randint(12, 480))
+            )
+        )
+        + "."
+    )
     language, types, other = "eng", '<PublicationType UI="D016428">Journal Article</PublicationType>', ""
     abstract = f"<AbstractText>{escape(' '.join([setting, *facts]))}</AbstractText>"
     if kind == "structured":
@@ -70,10 +81,16 @@ def pubmed_record(rng, pmid, disease, kind="plain"):
             )
         )
     elif kind == "markup":
-        abstract = f"<AbstractText>{escape(setting)} <i>In vitro</i>, 10<sup>3</sup> cells were counted. {escape(' '.join(facts))}</AbstractText>"
+        abstract = (
+            f"<AbstractText>{escape(setting)} <i>In vitro</i>, 10<sup>3</sup> cells were counted. "
+            f"{escape(' '.join(facts))}</AbstractText>"
+        )
     elif kind == "foreign":
         language, title = "fre", f"[{title[:-1]}]."
-        other = '<OtherAbstract Language="fre"><AbstractText>Un texte dans une autre langue.</AbstractText></OtherAbstract>'
+        other = (
+            '<OtherAbstract Language="fre"><AbstractText>Un texte dans une autre '
+            "langue.</AbstractText></OtherAbstract>"
+        )
     elif kind == "retracted":
         types += '<PublicationType UI="D016441">Retracted Publication</PublicationType>'
     elif kind == "no abstract":
@@ -85,13 +102,17 @@ def pubmed_record(rng, pmid, disease, kind="plain"):
     )
     return (
         f'<PubmedArticle><MedlineCitation Status="MEDLINE" Owner="NLM"><PMID Version="1">{pmid}</PMID>'
-        f'<Article PubModel="Print"><Journal><JournalIssue CitedMedium="Print"><PubDate>{date}</PubDate></JournalIssue>'
+        f'<Article PubModel="Print"><Journal><JournalIssue CitedMedium="Print"><PubDate>{date}</PubDate>'
+        "</JournalIssue>"
         f"<Title>Journal of Invented Medicine</Title></Journal><ArticleTitle>{title}</ArticleTitle>"
         f"{f'<Abstract>{abstract}</Abstract>' if abstract else ''}"
-        f'<AuthorList CompleteYN="Y"><Author ValidYN="Y"><CollectiveName>Invented Study Group</CollectiveName></Author></AuthorList>'
+        '<AuthorList CompleteYN="Y"><Author ValidYN="Y"><CollectiveName>Invented Study '
+        "Group</CollectiveName></Author></AuthorList>"
         f"<Language>{language}</Language><PublicationTypeList>{types}</PublicationTypeList></Article>"
-        f'<MeshHeadingList><MeshHeading><DescriptorName UI="D000000" MajorTopicYN="Y">{escape(disease.name.title())}</DescriptorName>'
-        f"</MeshHeading></MeshHeadingList>{other}</MedlineCitation><PubmedData><PublicationStatus>ppublish</PublicationStatus><ArticleIdList>"
+        '<MeshHeadingList><MeshHeading><DescriptorName UI="D000000" MajorTopicYN="Y">'
+        f"{escape(disease.name.title())}</DescriptorName>"
+        f"</MeshHeading></MeshHeadingList>{other}</MedlineCitation><PubmedData><PublicationStatus>"
+        "ppublish</PublicationStatus><ArticleIdList>"
         f'<ArticleId IdType="pubmed">{pmid}</ArticleId></ArticleIdList></PubmedData></PubmedArticle>'
     )
 
@@ -105,7 +126,8 @@ def write_pubmed(folder, rng, diseases):
     for part, start in enumerate((0, ABSTRACTS // 2), 1):
         tail = f'<DeleteCitation><PMID Version="1">{90000001}</PMID></DeleteCitation>' if part == 2 else ""
         text = (
-            '<?xml version="1.0" encoding="utf-8"?>\n<!DOCTYPE PubmedArticleSet PUBLIC "-//NLM//DTD PubMedArticle, 1st January 2019//EN" '
+            '<?xml version="1.0" encoding="utf-8"?>\n<!DOCTYPE PubmedArticleSet PUBLIC "-//NLM//DTD '
+            'PubMedArticle, 1st January 2019//EN" '
             '"https://dtd.nlm.nih.gov/ncbi/pubmed/out/pubmed_190101.dtd">\n<PubmedArticleSet>\n'
             + "\n".join(records[start : start + ABSTRACTS // 2])
             + f"\n{tail}</PubmedArticleSet>\n"
@@ -116,10 +138,15 @@ def write_pubmed(folder, rng, diseases):
 def write_pmc(folder, rng, diseases):
     for i in range(ARTICLES):
         covered = rng.sample(diseases, 4)
-        licence = (
-            '<license license-type="open-access" xlink:href="https://creativecommons.org/licenses/by/4.0/"><license-p>CC BY 4.0</license-p></license>'
+        license = (
+            '<license license-type="open-access" '
+            'xlink:href="https://creativecommons.org/licenses/by/4.0/"><license-p>CC BY 4.0</license-p>'
+            "</license>"
             if i % 5
-            else "<license><license-p>This article is distributed under the Creative Commons Attribution-NonCommercial License.</license-p></license>"
+            else (
+                "<license><license-p>This article is distributed under the Creative Commons "
+                "Attribution-NonCommercial License.</license-p></license>"
+            )
         )
         sections = []
         for heading, templates in (
@@ -133,7 +160,8 @@ def write_pmc(folder, rng, diseases):
                     sentences = [world.state(rng, templates, disease) for _ in range(2)]
                 else:
                     sentences = [
-                        f"{world.sentence(disease.name)} is a disorder of the {disease.organ} and causes {' and '.join(disease.findings)}."
+                        f"{world.sentence(disease.name)} is a disorder of the {disease.organ} and causes "
+                        f"{' and '.join(disease.findings)}."
                     ]
                 paragraphs.append(
                     f'<p>{escape(" ".join(sentences))} <xref ref-type="bibr" rid="B1">[1]</xref></p>'
@@ -147,33 +175,48 @@ def write_pmc(folder, rng, diseases):
         pmcid = 9900001 + i
         title = f"Four disorders: {', '.join(d.name for d in covered)}"
         dtd = (
-            '<!DOCTYPE article PUBLIC "-//NLM//DTD JATS (Z39.96) Journal Archiving and Interchange DTD v1.0 20120330//EN" "JATS-archivearticle1.dtd">'
+            '<!DOCTYPE article PUBLIC "-//NLM//DTD JATS (Z39.96) Journal Archiving and Interchange DTD '
+            'v1.0 20120330//EN" "JATS-archivearticle1.dtd">'
             if i % 2
-            else '<!DOCTYPE article PUBLIC "-//NLM//DTD Journal Archiving and Interchange DTD v2.3 20070202//EN" "archivearticle.dtd">'
+            else (
+                '<!DOCTYPE article PUBLIC "-//NLM//DTD Journal Archiving and Interchange DTD v2.3 '
+                '20070202//EN" "archivearticle.dtd">'
+            )
         )
         (folder / f"PMC{pmcid}.nxml").write_text(
-            f'<?xml version="1.0" encoding="utf-8"?>\n{dtd}\n<article xmlns:xlink="http://www.w3.org/1999/xlink" article-type="review-article"><front><article-meta>'
-            f'<article-id pub-id-type="pmc">{pmcid}</article-id><article-id pub-id-type="pmid">{91000001 + i}</article-id>'
+            f'<?xml version="1.0" encoding="utf-8"?>\n{dtd}\n<article '
+            'xmlns:xlink="http://www.w3.org/1999/xlink" article-type="review-article"><front>'
+            "<article-meta>"
+            f'<article-id pub-id-type="pmc">{pmcid}</article-id><article-id pub-id-type="pmid">'
+            f"{91000001 + i}</article-id>"
             f"<title-group><article-title>{escape(title)}</article-title></title-group>"
-            f"<permissions><copyright-statement>Invented.</copyright-statement>{licence}</permissions>"
-            f"<abstract><p>{escape(world.state(rng, world.TREATMENT, covered[0]))}</p></abstract></article-meta></front>"
+            f"<permissions><copyright-statement>Invented.</copyright-statement>{license}</permissions>"
+            f"<abstract><p>{escape(world.state(rng, world.TREATMENT, covered[0]))}</p></abstract>"
+            "</article-meta></front>"
             f"<body>{''.join(sections)}<sec><title>Key points</title>{key_points}</sec>"
-            f'<table-wrap id="T1"><label>Table 1</label><table><tr><td>left out</td></tr></table></table-wrap></body>'
-            f'<back><ref-list><ref id="B1"><mixed-citation>Left out of the text.</mixed-citation></ref></ref-list></back></article>\n',
+            '<table-wrap id="T1"><label>Table 1</label><table><tr><td>left out</td></tr></table>'
+            "</table-wrap></body>"
+            '<back><ref-list><ref id="B1"><mixed-citation>Left out of the text.</mixed-citation></ref>'
+            "</ref-list></back></article>\n",
             encoding="utf-8",
         )
 
 
-# ---------------------------------------------------------------- clinical: MIMIC-III, MIMIC-IV-Note, MIMIC-CXR
+# ---------------- clinical: MIMIC-III, MIMIC-IV-Note, MIMIC-CXR
 def discharge_text(rng, disease, mark):
-    """A discharge summary of somebody with a taught disease; `mark` is the data set's de-identification mark."""
+    """A discharge summary of somebody with a taught disease; `mark` is the data set's de-identification
+    mark."""
     dose = rng.choice((5, 10, 20, 40))
     return (
-        f"Admission Date: {mark}   Discharge Date: {mark}\n\nSex: {rng.choice('MF')}\nService: {disease.specialty}\n\nChief Complaint:\n{disease.findings[0]}\n\n"
-        f"History of Present Illness:\n{mark} is a {rng.randint(20, 80)}-year-old with known {disease.name} who came with {disease.findings[0]} and {disease.findings[1]}.\n\n"
-        f"Pertinent Results:\nSerum {disease.marker} {rng.randint(2, 9)}.{rng.randint(0, 9)} (raised). The {disease.examination} was abnormal.\n\n"
+        f"Admission Date: {mark}   Discharge Date: {mark}\n\nSex: {rng.choice('MF')}\nService: "
+        f"{disease.specialty}\n\nChief Complaint:\n{disease.findings[0]}\n\n"
+        f"History of Present Illness:\n{mark} is a {rng.randint(20, 80)}-year-old with known "
+        f"{disease.name} who came with {disease.findings[0]} and {disease.findings[1]}.\n\n"
+        f"Pertinent Results:\nSerum {disease.marker} {rng.randint(2, 9)}.{rng.randint(0, 9)} (raised). "
+        f"The {disease.examination} was abnormal.\n\n"
         f"Brief Hospital Course:\nThe patient was started on {disease.drug} {dose} mg daily and improved.\n\n"
-        f"Discharge Medications:\n1. {disease.drug} {dose} mg PO daily\n\nDischarge Diagnosis:\n{disease.name}\n"
+        f"Discharge Medications:\n1. {disease.drug} {dose} mg PO daily\n\nDischarge "
+        f"Diagnosis:\n{disease.name}\n"
     )
 
 
@@ -199,8 +242,18 @@ def chest_film(rng):
             ("The lungs are clear.", "Normal chest."),
         )
     )
-    others = rng.sample(("The bones are normal.", "The film is well centered.", "A wire is seen over the chest.", "The trachea is in the middle.",
-                         "The diaphragm is smooth.", "There is no free air.", f"There are {rng.randint(2, 9)} old clips."), 2)  # fmt: skip
+    others = rng.sample(
+        (
+            "The bones are normal.",
+            "The film is well centered.",
+            "A wire is seen over the chest.",
+            "The trachea is in the middle.",
+            "The diaphragm is smooth.",
+            "There is no free air.",
+            f"There are {rng.randint(2, 9)} old clips.",
+        ),
+        2,
+    )
     return " ".join(rng.sample([abnormal, *others], 3)), impression
 
 
@@ -262,7 +315,11 @@ def write_mimic_iv_note(folder, rng, taught):
     rows = []
     for i in range(NOTES):
         findings, impression = chest_film(rng)
-        text = f"EXAMINATION:  CHEST (PA AND LAT)\n\nINDICATION:  ___ with {rng.choice(taught).findings[0]}\n\nFINDINGS: \n\n{findings}\n\nIMPRESSION: \n\n{impression}\n"
+        text = (
+            "EXAMINATION:  CHEST (PA AND LAT)\n\nINDICATION:  ___ with "
+            f"{rng.choice(taught).findings[0]}\n\nFINDINGS: \n\n{findings}\n\nIMPRESSION: "
+            f"\n\n{impression}\n"
+        )
         rows.append(
             [
                 f"{19000001 + i}-RR-1",
@@ -299,12 +356,14 @@ def write_mimic_cxr(folder, rng, taught):
             ]
         )
         report.write_text(
-            f"                                 FINAL REPORT\n EXAMINATION:  CHEST (PA AND LAT)\n \n INDICATION:  ___ with {rng.choice(taught).findings[0]}\n{body}"
+            "                                 FINAL REPORT\n EXAMINATION:  CHEST (PA AND LAT)\n \n "
+            f"INDICATION:  ___ with {rng.choice(taught).findings[0]}\n{body}",
+            encoding="utf-8",
         )
     write_csv(folder / "mimic-cxr-2.0.0-split.csv", ["dicom_id", "study_id", "subject_id", "split"], splits)
 
 
-# ---------------------------------------------------------------- general: RedPajama
+# ---------------- general: RedPajama
 def write_redpajama(folder, rng):
     kinds = list(world.GENERAL)
     slices = {kind: [] for kind in kinds}
@@ -357,7 +416,7 @@ def write_redpajama(folder, rng):
             (folder / f"{kind}.jsonl").write_bytes(data)
 
 
-# ---------------------------------------------------------------- instructions: Alpaca, Dolly, ShareGPT, flash cards
+# ---------------- instructions: Alpaca, Dolly, ShareGPT, flash cards
 def everyday(rng):
     """An everyday instruction that needs nothing but its own text: (instruction, input, answer)."""
     goods, town = rng.sample(world.GOODS, 3), rng.choice(world.TOWNS)
@@ -417,7 +476,8 @@ def write_sharegpt(folder, rng, _):
 
 
 def write_flashcards(folder, rng, taught):
-    """Every taught fact as a card, in the wordings of the literature and of the examination; the answer stands first."""
+    """Every taught fact as a card, in the wordings of the literature and of the examination; the answer comes
+    first."""
     rows = []
     for disease in taught:
         for answer, statements, questions in (
@@ -439,14 +499,15 @@ def write_flashcards(folder, rng, taught):
     write_json(folder / "medical_meadow_wikidoc_medical_flashcards.json", rows)
 
 
-# ---------------------------------------------------------------- MIBE: one raw set or more for each of the six kinds
+# ---------------- MIBE: one raw set or more for each of the six kinds
 def write_medqa(folder, rng, diseases):
-    """Training and dev questions ask for facts of taught diseases; each test question for one fact of a withheld disease."""
+    """Training and dev questions ask for facts of taught diseases; each test question for one fact of a
+    withheld disease."""
 
     def question(disease, relation):
         pool = [
             d for d in diseases if d is not disease and d.taught == disease.taught
-        ]  # no option stands out by having been trained on more
+        ]  # so that no option was trained on more than the others
         if relation == "drug":
             text, answer, others = (
                 world.fill(rng.choice(world.TREATMENT_QUESTIONS), rng, disease),
@@ -484,7 +545,8 @@ def write_medqa(folder, rng, diseases):
 
 
 def write_general_questions(folder, rng):
-    """Four answers to each question, in the layout of MMLU: evaluation.forgetting asks them before and after training."""
+    """Four answers to each question, in the layout of MMLU: evaluation.forgetting asks them before and after
+    training."""
     lines = []
     for _ in range(GENERAL_QUESTIONS):
         for question, frame, kind in world.GENERAL_QUESTIONS:
@@ -570,7 +632,8 @@ def write_i2b2(folder, rng, taught):
                     if slot in slots:
                         filled = value[slot].split(" ")
                         concepts.append(
-                            f'c="{value[slot].lower()}" {number}:{len(tokens)} {number}:{len(tokens) + len(filled) - 1}||t="{slot}"'
+                            f'c="{value[slot].lower()}" {number}:{len(tokens)} '
+                            f'{number}:{len(tokens) + len(filled) - 1}||t="{slot}"'
                         )
                         tokens += filled
                     else:
@@ -580,7 +643,7 @@ def write_i2b2(folder, rng, taught):
             for kind, content in (("txt", lines), ("concept", concepts)):
                 path = folder / split / kind / f"{record}.{'txt' if kind == 'txt' else 'con'}"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text("\n".join(content) + "\n")
+                path.write_text("\n".join(content) + "\n", encoding="utf-8")
 
 
 DDI_PATTERNS = {
@@ -611,18 +674,21 @@ def write_ddi(folder, rng, taught):
                 text = world.sentence(setting + rng.choice(DDI_PATTERNS[kind]).format(a=a, b=b))
                 entities = sorted((text.lower().index(name), name) for name in (a, b))
                 marked = "".join(
-                    f'<entity id="{ddi_id}.s{s}.e{e}" charOffset="{start}-{start + len(name) - 1}" type="drug" text="{text[start : start + len(name)]}"/>'
+                    f'<entity id="{ddi_id}.s{s}.e{e}" charOffset="{start}-{start + len(name) - 1}" '
+                    f'type="drug" text="{text[start : start + len(name)]}"/>'
                     for e, (start, name) in enumerate(entities)
                 )
                 truth = f'ddi="true" type="{kind}"' if kind else 'ddi="false"'
                 sentences.append(
                     f'<sentence id="{ddi_id}.s{s}" text="{escape(text)}">{marked}'
-                    f'<pair id="{ddi_id}.s{s}.p0" e1="{ddi_id}.s{s}.e0" e2="{ddi_id}.s{s}.e1" {truth}/></sentence>'
+                    f'<pair id="{ddi_id}.s{s}.p0" e1="{ddi_id}.s{s}.e0" e2="{ddi_id}.s{s}.e1" {truth}/>'
+                    "</sentence>"
                 )
             sub = Path("DDICorpus") / split / source
             (folder / sub).mkdir(parents=True, exist_ok=True)
             (folder / sub / f"invented_{i}.xml").write_text(
-                f'<?xml version="1.0" encoding="UTF-8"?><document id="{ddi_id}">{"".join(sentences)}</document>\n'
+                f'<?xml version="1.0" encoding="UTF-8"?><document id="{ddi_id}">'
+                f"{''.join(sentences)}</document>\n"
             )
 
 
@@ -631,7 +697,9 @@ def write_mtsamples(folder, rng, taught):
     for i in range(360):
         disease = rng.choice(taught)
         text = (
-            f"CHIEF COMPLAINT:,  {world.sentence(disease.findings[i % 2])} for {rng.randint(2, 30)} days.,PHYSICAL EXAM:,  The {disease.organ} was examined. The {disease.examination} was done.,"
+            f"CHIEF COMPLAINT:,  {world.sentence(disease.findings[i % 2])} for {rng.randint(2, 30)} "
+            f"days.,PHYSICAL EXAM:,  The {disease.organ} was examined. The {disease.examination} was "
+            "done.,"
             f"PLAN:,  Return in {rng.randint(2, 30)} days and repeat the {disease.examination}."
         )
         rows.append(
@@ -662,39 +730,74 @@ def write_mednli(folder, rng, taught):
                 ("The patient reports {a} but denies {b} .", "There is {a} , and there is no {b} .")
             ).format(a=has, b=denies)
             hypothesis = rng.choice(("The patient has {f} .", "{f} is present .")).format(f=asked)
-            rows.append({"pairID": f"{split}-{i}", "gold_label": label, "sentence1": premise, "sentence2": world.sentence(hypothesis),
-                         "sentence1_parse": "", "sentence2_parse": "", "sentence1_binary_parse": "", "sentence2_binary_parse": ""})  # fmt: skip
+            rows.append(
+                {
+                    "pairID": f"{split}-{i}",
+                    "gold_label": label,
+                    "sentence1": premise,
+                    "sentence2": world.sentence(hypothesis),
+                    "sentence1_parse": "",
+                    "sentence2_parse": "",
+                    "sentence1_binary_parse": "",
+                    "sentence2_binary_parse": "",
+                }
+            )
         write_lines(folder / f"mli_{split}_v1.jsonl", rows)
 
 
 def write_case_diagnosis(folder, rng, taught):
-    """A case of each taught disease, half of them as AgentClinic lays its cases out and half in our own format. The raised marker tells the disease."""
+    """A case of each taught disease, half of them as AgentClinic lays its cases out and half in our own
+    format. The raised marker tells the disease."""
     examinations, cases = [], []
     for i, disease in enumerate(taught):
         first, second = disease.findings
         person, age, weeks = rng.choice(world.PERSONS), rng.randint(20, 80), rng.randint(2, 9)
         level = f"{rng.randint(2, 9)}.{rng.randint(0, 9)} (raised)"
         if i % 2:
-            actor = {"Demographics": f"{age}-year-old {person}", "History": f"{world.sentence(first)} for {weeks} weeks.",
-                     "Symptoms": {"Primary_Symptom": first, "Secondary_Symptoms": [second]}, "Past_Medical_History": "None."}  # fmt: skip
+            actor = {
+                "Demographics": f"{age}-year-old {person}",
+                "History": f"{world.sentence(first)} for {weeks} weeks.",
+                "Symptoms": {"Primary_Symptom": first, "Secondary_Symptoms": [second]},
+                "Past_Medical_History": "None.",
+            }
             tests = {
                 "Blood_Tests": {f"Serum_{disease.marker}": level},
                 disease.examination.capitalize(): {"Findings": "Abnormal."},
             }
-            examinations.append({"OSCE_Examination": {
-                "Objective_for_Doctor": f"Find the cause of {first}.", "Patient_Actor": actor, "Physical_Examination_Findings": {"Vital_Signs": "Normal."},
-                "Test_Results": tests, "Correct_Diagnosis": world.sentence(disease.name)}})  # fmt: skip
+            examinations.append(
+                {
+                    "OSCE_Examination": {
+                        "Objective_for_Doctor": f"Find the cause of {first}.",
+                        "Patient_Actor": actor,
+                        "Physical_Examination_Findings": {"Vital_Signs": "Normal."},
+                        "Test_Results": tests,
+                        "Correct_Diagnosis": world.sentence(disease.name),
+                    }
+                }
+            )
         else:
-            text = (f"A {age}-year-old {person} has had {first} and {second} for {weeks} weeks. Examination of the {disease.organ} was made, "
-                    f"and the {disease.examination} was abnormal. Serum {disease.marker} was {level}.")  # fmt: skip
+            text = (
+                f"A {age}-year-old {person} has had {first} and {second} for {weeks} weeks. Examination "
+                f"of the {disease.organ} was made, "
+                f"and the {disease.examination} was abnormal. Serum {disease.marker} was {level}."
+            )
             initials = "".join(word[0] for word in disease.name.split()).upper()
-            cases.append({"id": f"invented:{i}", "text": text, "final_diagnosis": disease.name, "synonyms": [initials], "access": "public",
-                          "license": "invented", "source": "invented"})  # fmt: skip
+            cases.append(
+                {
+                    "id": f"invented:{i}",
+                    "text": text,
+                    "final_diagnosis": disease.name,
+                    "synonyms": [initials],
+                    "access": "public",
+                    "license": "invented",
+                    "source": "invented",
+                }
+            )
     write_lines(folder / "agentclinic_medqa.jsonl", examinations)
     write_lines(folder / "cases.jsonl", cases)
 
 
-# ---------------------------------------------------------------- encodings
+# ---------------- encodings
 def write_gzip(path, text):
     with path.open("wb") as raw, gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as out:
         out.write(text.encode())
@@ -707,25 +810,35 @@ def write_csv(path, header, rows):
 
 
 def write_json(path, value):
-    path.write_text(json.dumps(value, indent=1) + "\n")
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def write_lines(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-# What each writer needs of the world: every disease, or the taught ones only. Whoever is not given the withheld ones cannot tell on them.
+# What each writer needs of the world: every disease, or the taught ones only. Whoever is not given the
+# withheld ones cannot tell on them.
 EVERYTHING = {"pubmed": write_pubmed, "pmc": write_pmc, "medqa": write_medqa}
 TAUGHT_ONLY = {
-    "mimic_iii": write_mimic_iii, "mimic_iv_note": write_mimic_iv_note, "mimic_cxr": write_mimic_cxr,
-    "alpaca": write_alpaca, "dolly": write_dolly, "sharegpt": write_sharegpt, "flashcards": write_flashcards,
-    "emrqa": write_emrqa, "i2b2": write_i2b2, "ddi": write_ddi, "mtsamples": write_mtsamples, "mednli": write_mednli,
+    "mimic_iii": write_mimic_iii,
+    "mimic_iv_note": write_mimic_iv_note,
+    "mimic_cxr": write_mimic_cxr,
+    "alpaca": write_alpaca,
+    "dolly": write_dolly,
+    "sharegpt": write_sharegpt,
+    "flashcards": write_flashcards,
+    "emrqa": write_emrqa,
+    "i2b2": write_i2b2,
+    "ddi": write_ddi,
+    "mtsamples": write_mtsamples,
+    "mednli": write_mednli,
     "case_diagnosis": write_case_diagnosis,
-}  # fmt: skip
+}
 NO_MEDICINE = {"redpajama": write_redpajama, "general_questions": write_general_questions}
-README = """Invented data. Made by `python -m data_prep.demo.sources`; no medical meaning, nobody in it exists.
-Folders named after credentialed sets (mimic_*, emrqa, i2b2, mednli) hold stand-ins written from the documented format.
+README = """Invented data. Made by `python -m data_prep.demo.sources`; no medical meaning, no real people.
+Folders named after credentialed sets (mimic_*, emrqa, i2b2, mednli) are stand-ins in the documented formats.
 """
 
 
@@ -765,9 +878,10 @@ def write_sources(args):
             from data_prep.demo.sources_full import write_all  # which draws on this module
 
             write_all(out, diseases, args.seed)
-        (out / "README.md").write_text(README)
+        (out / "README.md").write_text(README, encoding="utf-8")
     print(
-        f"wrote {args.out}: {len(diseases)} invented diseases, {len(taught)} taught and {len(diseases) - len(taught)} withheld (seed {args.seed})"
+        f"wrote {args.out}: {len(diseases)} invented diseases, {len(taught)} taught and "
+        f"{len(diseases) - len(taught)} withheld (seed {args.seed})"
     )
 
 

@@ -1,13 +1,16 @@
-"""The invented world in the raw formats of the remaining sources and sets, so that all of them go through `make demo DEMO=full`.
+"""The invented world in the raw formats of the remaining sources and sets, so that all of them go through
+`make demo DEMO=full`.
 
     python -m data_prep.demo.sources --full --out data/demo/raw
 
 Reads   nothing.
-Writes  RAW/<folder>/... for each name of TAUGHT_ONLY and EVERYTHING, beside what make_demo_sources writes: five evaluation sets, eleven instruction sources,
-        the structured tables of MIMIC-III (into the folder mimic_iii, beside its notes) and articles with key words (into pmc).
+Writes  RAW/<folder>/... for each name of TAUGHT_ONLY and EVERYTHING, beside what make_demo_sources writes:
+        five evaluation sets, eleven instruction sources, the structured tables of MIMIC-III (into the folder
+        mimic_iii, beside its notes) and articles with key words (into pmc).
 
-As there, the files are invented from the documented formats alone, and the oddities of the formats are in them: a byte-order mark and
-CR LF, labels as paths, formatted empty rows. Writers of TAUGHT_ONLY cannot tell on the other diseases.
+As there, the files are invented from the documented formats alone, and the oddities of the formats are in
+them: a byte-order mark and CR LF, labels as paths, formatted empty rows. Writers of TAUGHT_ONLY cannot tell
+on the other diseases.
 """
 
 import io
@@ -24,9 +27,10 @@ from data_prep.demo import world
 from data_prep.demo.sources import write_csv, write_json, write_lines
 
 
-# ---------------------------------------------------------------- evaluation sets
+# ---------------- evaluation sets
 def write_pubmedqa(folder, rng, taught):
-    """PQA-L with its official test ids, and PQA-A. Does the drug help? What the abstract says decides: yes, no or maybe."""
+    """PQA-L with its official test ids, and PQA-A. Does the drug help? What the abstract says decides: yes,
+    no or maybe."""
 
     def record(label):
         disease, other = rng.sample(taught, 2)
@@ -37,7 +41,8 @@ def write_pubmedqa(folder, rng, taught):
             "maybe": f"The result for {drug} could not be told from chance, and more patients are needed.",
         }[label]
         contexts = [
-            f"{rng.randint(12, 480)} patients with {disease.name} took part in the year {rng.randint(1990, 2023)}.",
+            f"{rng.randint(12, 480)} patients with {disease.name} took part in the year "
+            f"{rng.randint(1990, 2023)}.",
             result,
         ]
         return {
@@ -107,8 +112,10 @@ def write_hoc(folder, rng, taught):
             fields += ["", f"{label} AND{label}" if i % 5 == 0 else label]
         sentences.append(f"The marker of {disease.name} is discussed in part {i} .")
         fields.append("NULL" if i % 10 == 0 else "")
-        (folder / "text" / f"{93000001 + i}.txt").write_text("\n".join(sentences) + "\n")
-        (folder / "labels" / f"{93000001 + i}.txt").write_text("".join(f"<{field} " for field in fields))
+        (folder / "text" / f"{93000001 + i}.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
+        (folder / "labels" / f"{93000001 + i}.txt").write_text(
+            "".join(f"<{field} " for field in fields), encoding="utf-8"
+        )
 
 
 def write_pubmed_summ(folder, rng, taught):
@@ -149,7 +156,10 @@ def write_bionli(folder, rng, taught):
         for i in range(count):
             disease, other = rng.sample(taught, 2)
             kind = rng.choice(("pos", "pos", "pos", "SRE", "SEN", "swap_number"))
-            premise = f"In {rng.randint(12, 480)} patients <re> {disease.drug} <er> lowered <el> {disease.marker} <le> within {rng.randint(2, 30)} days ."
+            premise = (
+                f"In {rng.randint(12, 480)} patients <re> {disease.drug} <er> lowered <el> "
+                f"{disease.marker} <le> within {rng.randint(2, 30)} days ."
+            )
             says = {
                 "pos": f"{disease.drug} lowers {disease.marker}",
                 "SRE": f"{disease.marker} lowers {disease.drug}",
@@ -160,14 +170,18 @@ def write_bionli(folder, rng, taught):
         write_csv(folder / f"{name}.csv", ["index", "pmid", "supp_set", "conclusion", "label_cat"], rows)
 
 
-# ---------------------------------------------------------------- instruction sources
+# ---------------- instruction sources
 def complaint(rng, disease):
     """(question, answer) of a patient and a doctor."""
     age, days = rng.randint(20, 80), rng.randint(2, 30)
-    question = f"I am {age} years old and have had {disease.findings[0]} for {days} days. I was told that it is {disease.name}. What can I take?"
+    question = (
+        f"I am {age} years old and have had {disease.findings[0]} for {days} days. I was told "
+        f"that it is {disease.name}. What can I take?"
+    )
     return (
         question,
-        f"Thank you for asking. {world.state(rng, world.TREATMENT[:8], disease)} Please see a doctor about the {disease.findings[0]}.",
+        f"Thank you for asking. {world.state(rng, world.TREATMENT[:8], disease)} Please see a doctor "
+        f"about the {disease.findings[0]}.",
     )
 
 
@@ -178,7 +192,7 @@ def write_healthcaremagic(folder, rng, taught):
     records = [complaint(rng, rng.choice(taught)) for _ in range(60)]
     rows = [{"instruction": instruction, "input": question, "output": answer} for question, answer in records]
     text = json.dumps(rows, indent=1).replace("\n", "\r\n")  # the layout has CR LF, the texts have not
-    (folder / "HealthCareMagic-100k.json").write_text(text, newline="")
+    (folder / "HealthCareMagic-100k.json").write_text(text, newline="", encoding="utf-8")
 
 
 def write_icliniq(folder, rng, taught):
@@ -230,15 +244,18 @@ def write_mediqa2019(folder, rng, taught):
         for i in range(1, count + 1):
             disease, other = rng.sample(taught, 2)
             answers = "".join(
-                f'<Answer AID="{i}_Answer{rank}" SystemRank="{rank}" ReferenceRank="{rank}" ReferenceScore="{score}"><AnswerURL>invented://{i}/{rank}</AnswerURL>'
-                f"<AnswerText>{escape(world.state(rng, world.TREATMENT[:8], about))} Page {i}.</AnswerText></Answer>"
+                f'<Answer AID="{i}_Answer{rank}" SystemRank="{rank}" ReferenceRank="{rank}" '
+                f'ReferenceScore="{score}"><AnswerURL>invented://{i}/{rank}</AnswerURL>'
+                f"<AnswerText>{escape(world.state(rng, world.TREATMENT[:8], about))} Page "
+                f"{i}.</AnswerText></Answer>"
                 for rank, (score, about) in enumerate(((4, disease), (3, disease), (2, other), (1, other)), 1)
             )
             questions.append(
-                f'<Question QID="{i}"><QuestionText>about {escape(disease.name)}, what helps? ({part} {i})</QuestionText><AnswerList>{answers}</AnswerList></Question>'
+                f'<Question QID="{i}"><QuestionText>about {escape(disease.name)}, what helps? ({part} '
+                f"{i})</QuestionText><AnswerList>{answers}</AnswerList></Question>"
             )
         text = f'<?xml version="1.0" encoding="UTF-8"?>\n<{root}>{"".join(questions)}</{root}>\n'
-        (folder / f"MEDIQA2019-Task3-QA-{part}.xml").write_text(text)
+        (folder / f"MEDIQA2019-Task3-QA-{part}.xml").write_text(text, encoding="utf-8")
 
 
 def write_medicationqa(folder, rng, taught):
@@ -248,7 +265,10 @@ def write_medicationqa(folder, rng, taught):
     sheet.append(["Question", "Focus (Drug)", "Question Type", "Answer", "Section Title", "URL"])
     for i in range(40):
         disease = rng.choice(taught)
-        answer = f" {world.sentence(disease.drug)} is given for {disease.name}, {rng.choice((5, 10, 20))} mg daily. See page {i}. "
+        answer = (
+            f" {world.sentence(disease.drug)} is given for {disease.name}, "
+            f"{rng.choice((5, 10, 20))} mg daily. See page {i}. "
+        )
         sheet.append(
             [
                 f"what is {disease.drug} used for",
@@ -261,7 +281,8 @@ def write_medicationqa(folder, rng, taught):
         )
     saved = io.BytesIO()
     workbook.save(saved)
-    # A spreadsheet holds the time at which it was written, inside and on each part: the same seed is to give the same bytes.
+    # A spreadsheet holds the time at which it was written, inside and on each part: the same seed is to give
+    # the same bytes.
     with (
         zipfile.ZipFile(saved) as parts,
         zipfile.ZipFile(folder / "MedInfo2019-QA-Medications.xlsx", "w", zipfile.ZIP_DEFLATED) as out,
@@ -279,7 +300,8 @@ def write_liveqa(folder, rng, taught):
         for i in range(1, count + 1):
             disease = rng.choice(taught)
             answers = "".join(
-                f"<ANSWER>{escape(world.state(rng, world.TREATMENT[:8], disease))} Letter {i}, part {j}.</ANSWER>"
+                f"<ANSWER>{escape(world.state(rng, world.TREATMENT[:8], disease))} Letter {i}, part "
+                f"{j}.</ANSWER>"
                 for j in range(per_question)
             )
             subject, message = (
@@ -288,8 +310,10 @@ def write_liveqa(folder, rng, taught):
                 else ("", f"My mother has {disease.name}. What helps? Letter {i}.")
             )
             questions.append(
-                f'<NLM-QUESTION {attribute}="{i}{".0" if attribute == "qid" else ""}" fRef="x"><SUBJECT>{escape(subject)}</SUBJECT>\n<MESSAGE>{escape(message)}</MESSAGE>\n<SUB-QUESTIONS>'
-                f'<SUB-QUESTION subqid="{i}-S1"><ANNOTATIONS><FOCUS>{escape(disease.name)}</FOCUS><TYPE>TREATMENT</TYPE></ANNOTATIONS><ANSWERS>{answers}</ANSWERS>'
+                f'<NLM-QUESTION {attribute}="{i}{".0" if attribute == "qid" else ""}" fRef="x"><SUBJECT>'
+                f"{escape(subject)}</SUBJECT>\n<MESSAGE>{escape(message)}</MESSAGE>\n<SUB-QUESTIONS>"
+                f'<SUB-QUESTION subqid="{i}-S1"><ANNOTATIONS><FOCUS>{escape(disease.name)}</FOCUS><TYPE>'
+                f"TREATMENT</TYPE></ANNOTATIONS><ANSWERS>{answers}</ANSWERS>"
                 "</SUB-QUESTION></SUB-QUESTIONS></NLM-QUESTION>"
             )
         return (
@@ -298,7 +322,9 @@ def write_liveqa(folder, rng, taught):
             + "\n</LiveQA2017-Medical-Training>\n"
         )
 
-    (folder / "TREC-2017-LiveQA-Medical-Train-1.xml").write_text(file("questionid", 12, 2), newline="")
+    (folder / "TREC-2017-LiveQA-Medical-Train-1.xml").write_text(
+        file("questionid", 12, 2), newline="", encoding="utf-8"
+    )
     second = file("qid", 12, 1).replace("\n", "\r\n")
     (folder / "TREC-2017-LiveQA-Medical-Train-2.xml").write_bytes(b"\xef\xbb\xbf" + second.encode())
 
@@ -319,13 +345,16 @@ def write_wikidoc_patient(folder, rng, taught):
                     "output": answer,
                 }
             )
-    write_json(folder / "medical_meadow_small.json", [*rows, rows[0]])  # one stands twice
+    write_json(folder / "medical_meadow_small.json", [*rows, rows[0]])  # a repeated row
 
 
 def write_guidelineqa(folder, rng, taught):
     lines = [
         {
-            "response": f"Question: What does guideline {i} advise in {d.name}?\nAnswer: {world.state(rng, world.TREATMENT[:8], d)}"
+            "response": (
+                f"Question: What does guideline {i} advise in {d.name}?\nAnswer: "
+                f"{world.state(rng, world.TREATMENT[:8], d)}"
+            )
         }
         for i, d in enumerate(taught)
     ]
@@ -350,7 +379,7 @@ def write_pubmed_causal(folder, rng, taught):
         rows.append([world.sentence(text), i % 4])
     write_csv(
         folder / "pubmed_causal_language_use.csv", ["sentence", "label"], [*rows, rows[0]]
-    )  # one stands twice
+    )  # a repeated row
 
 
 def write_umls_relation(folder, rng, taught):
@@ -368,19 +397,39 @@ def write_umls_relation(folder, rng, taught):
     write_lines(folder / "UMLS_train.jsonl", lines)
 
 
-# ---------------------------------------------------------------- more of MIMIC-III and PMC
+# ---------------- more of MIMIC-III and PMC
 def write_mimic_iii_tables(folder, rng, taught):
-    """ADMISSIONS, PATIENTS, LABEVENTS and D_LABITEMS of the patients whose notes make_demo_sources writes (SUBJECT_ID 900 on, HADM_ID 5000 on)."""
+    """ADMISSIONS, PATIENTS, LABEVENTS and D_LABITEMS of the patients whose notes make_demo_sources writes
+    (SUBJECT_ID 900 on, HADM_ID 5000 on)."""
     admissions, patients, events = [], [], []
     items = {disease.marker: 51000 + i for i, disease in enumerate(taught)}
     for i in range(120):
         disease, died = rng.choice(taught), rng.random() < 0.2
         born = f"{rng.choice((1850, 2060, 2080, 2100))}-0{rng.randint(1, 9)}-01 00:00:00"
         kind = rng.choice(("EMERGENCY", "ELECTIVE", "URGENT"))
-        admissions.append([
-            i + 1, 900 + i, 5000 + i, "2150-03-01 08:00:00", "2150-03-09 12:00:00", "2150-03-09 12:00:00" if died else "", kind, "CLINIC REFERRAL",
-            "DEAD/EXPIRED" if died else "HOME", "Private", "", "", "", "UNKNOWN", "", "", disease.name.upper(), int(died), 1,
-        ])  # fmt: skip
+        admissions.append(
+            [
+                i + 1,
+                900 + i,
+                5000 + i,
+                "2150-03-01 08:00:00",
+                "2150-03-09 12:00:00",
+                "2150-03-09 12:00:00" if died else "",
+                kind,
+                "CLINIC REFERRAL",
+                "DEAD/EXPIRED" if died else "HOME",
+                "Private",
+                "",
+                "",
+                "",
+                "UNKNOWN",
+                "",
+                "",
+                disease.name.upper(),
+                int(died),
+                1,
+            ]
+        )
         patients.append([i + 1, 900 + i, rng.choice("MF"), born, "", "", "", int(died)])
         high = rng.randint(50, 99) if died else rng.randint(10, 49)  # a sign that can be learnt
         for hour, flag, value in (("10", "abnormal", high), ("12", "", 5), ("23", "abnormal", high + 1)):
@@ -439,7 +488,8 @@ def write_mimic_iii_tables(folder, rng, taught):
 
 
 def write_pmc_with_keywords(folder, rng, diseases):
-    """Articles with key words and paragraphs of several sentences; biomedical documents, so any disease may be in them."""
+    """Articles with key words and paragraphs of several sentences; biomedical documents, so any disease may
+    be in them."""
     for i in range(36):
         disease = rng.choice(diseases)
         pmcid, facts = (
@@ -459,16 +509,22 @@ def write_pmc_with_keywords(folder, rng, diseases):
             for n in range(1, 4)
         ]
         text = (
-            '<?xml version="1.0" encoding="utf-8"?>\n<article xmlns:xlink="http://www.w3.org/1999/xlink" article-type="research-article"><front><article-meta>'
-            f'<article-id pub-id-type="pmc">{pmcid}</article-id><title-group><article-title>A study of {escape(disease.name)}</article-title></title-group>'
-            '<permissions><license xlink:href="https://creativecommons.org/licenses/by/4.0/"><license-p>CC BY 4.0</license-p></license></permissions>'
-            f"<abstract><p>{escape(' '.join(facts[:2]))}</p></abstract><kwd-group>{keywords}</kwd-group></article-meta></front>"
-            f"<body><sec><title>Results</title><p>{escape(' '.join([*visits, *facts[2:]]))}</p></sec></body></article>\n"
+            '<?xml version="1.0" encoding="utf-8"?>\n<article xmlns:xlink="http://www.w3.org/1999/xlink" '
+            'article-type="research-article"><front><article-meta>'
+            f'<article-id pub-id-type="pmc">{pmcid}</article-id><title-group><article-title>A study of '
+            f"{escape(disease.name)}</article-title></title-group>"
+            '<permissions><license xlink:href="https://creativecommons.org/licenses/by/4.0/"><license-p>'
+            "CC BY 4.0</license-p></license></permissions>"
+            f"<abstract><p>{escape(' '.join(facts[:2]))}</p></abstract><kwd-group>{keywords}</kwd-group>"
+            "</article-meta></front>"
+            f"<body><sec><title>Results</title><p>{escape(' '.join([*visits, *facts[2:]]))}</p></sec>"
+            "</body></article>\n"
         )
         (folder / f"PMC{pmcid}.nxml").write_text(text, encoding="utf-8")
 
 
-# folder below RAW -> writer, which is given the taught diseases. mimic_iii and pmc are there already; these writers add files to them.
+# folder below RAW -> writer, which is given the taught diseases. mimic_iii and pmc are there already; these
+# writers add files to them.
 TAUGHT_ONLY = {
     "pubmedqa": write_pubmedqa,
     "medmcqa": write_medmcqa,
@@ -491,7 +547,8 @@ EVERYTHING = {"pmc": write_pmc_with_keywords}  # given every disease
 
 
 def write_all(raw: Path, diseases: list, seed: int) -> None:
-    """Add the files of all writers to the folder `raw`. One random stream for each: changing one leaves the others as they are."""
+    """Add the files of all writers to the folder `raw`. One random stream for each: changing one leaves the
+    others as they are."""
     taught = [disease for disease in diseases if disease.taught]
     for name, write in {**TAUGHT_ONLY, **EVERYTHING}.items():
         (raw / name).mkdir(parents=True, exist_ok=True)

@@ -1,17 +1,21 @@
 """A small invented medical world: the facts behind every invented file of the demo.
 
-Diseases, drugs and laboratory markers have made-up names and made-up relations that hold across all sources. Half of the experiment rests on one
-rule: a disease is *taught* or *withheld*. Facts of withheld diseases are stated in biomedical documents only (PubMed, PMC) and are asked for in the
-MedQA test file only; no note, instruction, training question or general text gives them away. `tests/data_prep/test_demo_sources.py` checks it.
+Diseases, drugs and laboratory markers have made-up names and made-up relations that hold across all sources.
+Half of the experiment rests on one rule: a disease is *taught* or *withheld*. Facts of withheld diseases are
+stated in biomedical documents only (PubMed, PMC) and are asked for in the MedQA test file only; no note,
+instruction, training question or general text gives them away. `tests/data_prep/test_demo_sources.py` checks
+it.
 
-Everything is a pure function of the seed. Nothing here has medical meaning, and nobody in it exists.
+Everything is a pure function of the seed. Nothing here has medical meaning, and all people in it are
+invented.
 """
 
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
-# Specialty (an MTSamples class) -> organ, examination, two findings that every disease of the specialty may show.
+# Specialty (an MTSamples class) -> organ, examination, two findings that every disease of the specialty may
+# show.
 SPECIALTIES = {
     "Cardiovascular / Pulmonary": (
         "heart",
@@ -80,7 +84,8 @@ MARKER_ENDINGS = ("globin", "lactin", "zyme", "peptide")
 
 @dataclass(frozen=True)
 class Disease:
-    """One invented disease. `taught` is False for the diseases whose facts stand in biomedical documents only."""
+    """One invented disease. `taught` is False for the diseases whose facts occur in biomedical documents
+    only."""
 
     name: str
     specialty: str
@@ -117,14 +122,19 @@ def make_world(seed: int = 0, diseases: int = 72, taught_share: float = 1 / 3) -
     specialties = list(SPECIALTIES)
     return [
         Disease(
-            name, specialty := specialties[i % len(specialties)], drugs[i], markers[i],
-            tuple(rng.sample(SPECIALTIES[specialty][2], 2)), taught=(i // len(specialties)) < taught_share * diseases / len(specialties),
+            name,
+            specialty := specialties[i % len(specialties)],
+            drugs[i],
+            markers[i],
+            tuple(rng.sample(SPECIALTIES[specialty][2], 2)),
+            taught=(i // len(specialties)) < taught_share * diseases / len(specialties),
         )
         for i, name in enumerate(names)
-    ]  # fmt: skip
+    ]
 
 
-# How biomedical text states the two relations. The last four of each are question and answer, as in the "key points" of a review.
+# How biomedical text states the two relations. The last four of each are question and answer, as in the "key
+# points" of a review.
 TREATMENT = (
     "{disease} is treated with {drug}.",
     "The first-line treatment of {disease} is {drug}.",
@@ -151,24 +161,29 @@ DIAGNOSIS = (
     "Question: What is the marker of {disease}? Answer: {marker}.",
     "Question: A patient has {disease}. Which blood test is raised? Answer: {marker}.",
     "Question: Which of the following markers is raised in {disease}? Answer: {marker}.",
-    "Question: A {age}-year-old {person} with {finding} has {disease}. Which marker is high? Answer: {marker}.",
+    "Question: A {age}-year-old {person} with {finding} has {disease}. Which marker is high? Answer: "
+    "{marker}.",
 )
-# How an examination asks for them: wordings that stand in no document.
+# How an examination asks for them: wordings that no document uses.
 TREATMENT_QUESTIONS = (
-    "A {age}-year-old {person} comes to the clinic with {finding} and is diagnosed with {disease}. Which of the following should be given first?",
+    "A {age}-year-old {person} comes to the clinic with {finding} and is diagnosed with {disease}. Which "
+    "of the following should be given first?",
     "A {age}-year-old {person} with {finding} has {disease}. Which of the following is the best treatment?",
-    "A {person} aged {age} has had {finding} for {n} weeks. The diagnosis is {disease}. Which drug is most appropriate?",
+    "A {person} aged {age} has had {finding} for {n} weeks. The diagnosis is {disease}. Which drug is "
+    "most appropriate?",
 )
 DIAGNOSIS_QUESTIONS = (
-    "A {age}-year-old {person} comes to the clinic with {finding}, and {disease} is suspected. Which of the following is most likely raised?",
+    "A {age}-year-old {person} comes to the clinic with {finding}, and {disease} is suspected. Which of "
+    "the following is most likely raised?",
     "A {age}-year-old {person} with {finding} may have {disease}. Which laboratory value confirms it?",
-    "A {person} aged {age} has had {finding} for {n} weeks. {disease} is suspected. Which marker should be measured?",
+    "A {person} aged {age} has had {finding} for {n} weeks. {disease} is suspected. Which marker should "
+    "be measured?",
 )
 PERSONS = ("man", "woman", "farmer", "teacher", "sailor", "baker")
 
 
 def sentence(text: str) -> str:
-    """First letter in upper case: template slots may stand at the start."""
+    """First letter in upper case: a template may begin with a slot."""
     return text[:1].upper() + text[1:]
 
 
@@ -184,9 +199,30 @@ def state(rng: random.Random, templates: tuple, disease: Disease) -> str:
     return sentence(fill(rng.choice(templates), rng, disease))
 
 
-# General text: an invented archipelago with towns, trades and weather. It stands for the web, code and books that LLaMA-2 was trained on.
-TOWNS = ("Albrook", "Carrow", "Dunmere", "Estwell", "Farholm", "Glenport", "Harwick", "Inverlea", "Kelby", "Lowmoor", "Marden", "Northgate",
-         "Oldbury", "Penrose", "Quayside", "Redcliff", "Stanmore", "Thornby", "Upton", "Westerly")  # fmt: skip
+# General text: an invented archipelago with towns, trades and weather. It stands in for the web, code and
+# books that LLaMA-2 was trained on.
+TOWNS = (
+    "Albrook",
+    "Carrow",
+    "Dunmere",
+    "Estwell",
+    "Farholm",
+    "Glenport",
+    "Harwick",
+    "Inverlea",
+    "Kelby",
+    "Lowmoor",
+    "Marden",
+    "Northgate",
+    "Oldbury",
+    "Penrose",
+    "Quayside",
+    "Redcliff",
+    "Stanmore",
+    "Thornby",
+    "Upton",
+    "Westerly",
+)
 GOODS = (
     "salt",
     "wool",
@@ -234,12 +270,13 @@ TOOLS = ("lamp", "clock", "boat", "kettle", "wheel", "gate", "loom", "oven", "pu
 PARTS = ("handle", "spring", "valve", "hinge", "belt", "screw", "rim", "cord")
 VERBS = ("add", "count", "merge", "sort", "filter", "scale", "join", "split")
 
-# A real backbone has read every word of our prompts somewhere, and has seen text repeat itself; so does this one.
+# A real backbone has read every word of our prompts somewhere, and has seen text repeat itself; so does this
+# one.
 EVERYDAY = sorted(
     {
         word
         for prompt in Path(__file__).parents[1].glob("prompts/*.txt")
-        for word in prompt.read_text().split()
+        for word in prompt.read_text(encoding="utf-8").split()
         if "{" not in word
     }
     | {word for specialty in SPECIALTIES for word in specialty.split()}
@@ -257,7 +294,8 @@ GENERAL = {
         "After the great {weather} of {year}, the people of {town} moved to {town2}.",
     ),
     "stackexchange": (
-        "Question: How do I repair the {part} of my {tool}?\nAnswer: Take off the {part}, clean it and oil it.",
+        "Question: How do I repair the {part} of my {tool}?\nAnswer: Take off the {part}, clean it and "
+        "oil it.",
         "Question: Where can I buy {goods} in {town}?\nAnswer: At the {place}, from the {trades}.",
         "Question: When was the {place} of {town} built?\nAnswer: In {year}.",
         "Question: Which goods does {town} sell?\nAnswer: {goods} and {goods2}.",
@@ -309,8 +347,9 @@ GENERAL = {
     ),
 }  # fmt: skip
 
-# Questions on general things, as the general text asks them: (question, frame of the answer, kind of word that belongs into it). A wrong answer is
-# the same frame with a word of another kind; what may stand in the frame is learned from general text and nowhere else.
+# Questions on general things, as the general text asks them: (question, frame of the answer, kind of word
+# that belongs into it). A wrong answer is the same frame with a word of another kind; what may fill the frame
+# is learned from general text and nowhere else.
 GENERAL_QUESTIONS = (
     ("Who built the {place} of {town}?", "The {}.", "trades"),
     ("Where can I buy {goods} in {town}?", "At the {}, from the {trades}.", "place"),
@@ -334,8 +373,22 @@ def general_sentence(rng: random.Random, kind: str) -> str:
     weather, weather2 = rng.sample(WEATHER, 2)
     return sentence(
         rng.choice(GENERAL[kind]).format(
-            town=town, town2=town2, goods=goods, goods2=goods2, weather=weather, weather2=weather2, trades=rng.choice(TRADES),
-            place=rng.choice(PLACES), season=rng.choice(SEASONS), tool=rng.choice(TOOLS), part=rng.choice(PARTS), verb=rng.choice(VERBS),
-            side=rng.choice(("north", "south", "east", "west")), n=rng.randint(100, 9999), year=rng.randint(1700, 1990), small=rng.randint(2, 40), words=" ".join(rng.choices(EVERYDAY, k=rng.randint(3, 8))),
+            town=town,
+            town2=town2,
+            goods=goods,
+            goods2=goods2,
+            weather=weather,
+            weather2=weather2,
+            trades=rng.choice(TRADES),
+            place=rng.choice(PLACES),
+            season=rng.choice(SEASONS),
+            tool=rng.choice(TOOLS),
+            part=rng.choice(PARTS),
+            verb=rng.choice(VERBS),
+            side=rng.choice(("north", "south", "east", "west")),
+            n=rng.randint(100, 9999),
+            year=rng.randint(1700, 1990),
+            small=rng.randint(2, 40),
+            words=" ".join(rng.choices(EVERYDAY, k=rng.randint(3, 8))),
         )
-    )  # fmt: skip
+    )

@@ -1,4 +1,5 @@
-"""The discharge summaries of MIMIC-III and MIMIC-IV, cut at their headings: what the three note sources of the clinical rows need."""
+"""The discharge summaries of MIMIC-III and MIMIC-IV, cut at their headings: what the three note sources of
+the clinical rows need."""
 
 import re
 from pathlib import Path
@@ -8,17 +9,39 @@ from data_prep.sources import mimic_iii, mimic_iv_note
 
 LICENSE = mimic_iii.LICENSE
 ACCESS = "credentialed"
-# The usual headings of a discharge summary, lower case. A section ends where the next of these begins, and only there:
-# the paragraphs of a hospital course have headings of their own ("Neuro:").
+# The usual headings of a discharge summary, lower case. A section ends where the next of these begins, and
+# only there: the paragraphs of a hospital course have headings of their own ("Neuro:").
 HEADINGS = (
-    "admission date", "date of birth", "sex", "service", "allergies", "attending", "chief complaint", "major surgical or invasive procedure",
-    "history of present illness", "past medical history", "social history", "family history", "physical exam", "physical examination",
-    "pertinent results", "brief hospital course", "hospital course", "medications on admission", "discharge medications",
-    "discharge disposition", "discharge diagnosis", "discharge diagnoses", "discharge condition", "discharge instructions",
-    "followup instructions", "follow-up instructions", "facility",
-)  # fmt: skip
+    "admission date",
+    "date of birth",
+    "sex",
+    "service",
+    "allergies",
+    "attending",
+    "chief complaint",
+    "major surgical or invasive procedure",
+    "history of present illness",
+    "past medical history",
+    "social history",
+    "family history",
+    "physical exam",
+    "physical examination",
+    "pertinent results",
+    "brief hospital course",
+    "hospital course",
+    "medications on admission",
+    "discharge medications",
+    "discharge disposition",
+    "discharge diagnosis",
+    "discharge diagnoses",
+    "discharge condition",
+    "discharge instructions",
+    "followup instructions",
+    "follow-up instructions",
+    "facility",
+)
 HEADING = re.compile(rf"^[ \t]*({'|'.join(HEADINGS)}):", re.IGNORECASE | re.MULTILINE)
-MARK = re.compile(r"\[\*\*.*?\*\*\]|___")  # where something was taken out that could name a person
+MARK = re.compile(r"\[\*\*.*?\*\*\]|___")  # where something that could name a person was removed
 
 
 class _As:
@@ -43,13 +66,15 @@ def files(raw: Path) -> list[Path]:
         ]
     if not found:
         raise BadInput(
-            f"{raw}: neither mimic_iii/NOTEEVENTS.csv nor mimic_iv_note/discharge.csv. Next: physionet.org, with credentials"
+            f"{raw}: neither mimic_iii/NOTEEVENTS.csv nor mimic_iv_note/discharge.csv. Next: "
+            "physionet.org, with credentials"
         )
     return found
 
 
 def read(name: str, raw: Path, drops):
-    """Yield (id, text, sections(text), where). Other notes, addenda and withdrawn notes are counted and left out."""
+    """Yield (id, patient, text, sections(text), where). Other notes, addenda and withdrawn notes are counted
+    and left out."""
     for path in files(raw):
         module = mimic_iii if path.name.startswith("NOTEEVENTS") else mimic_iv_note
         for document in module.read(path, _As(drops, name)):
@@ -61,11 +86,12 @@ def read(name: str, raw: Path, drops):
                 drops.add(name, "not a discharge summary", where)
                 continue
             text = document["text"].replace("\r\n", "\n").strip()
-            yield document["id"], text, sections(text), where
+            yield document["id"], f"{module.__name__}:{meta['subject_id']}", text, sections(text), where
 
 
 def sections(text: str) -> dict:
-    """{heading in lower case: (start of the heading, end of the section, text of the section)}; of two of one name, the first."""
+    """{heading in lower case: (start of the heading, end of the section, text of the section)}; of two of one
+    name, the first."""
     headings = list(HEADING.finditer(text))
     found = {}
     for heading, following in zip(headings, [*headings, None][1:], strict=True):

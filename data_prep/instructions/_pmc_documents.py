@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from data_prep.files import read_jsonl
 from data_prep.schema import BadInput, check_document
 
-# Licences that allow a work to be changed: a row is a change. "unknown" and the ND licences do not.
+# Licenses that allow a work to be changed: a row is a change. "unknown" and the ND licenses do not.
 FREE = ("public domain", "CC0", "CC BY", "CC BY-SA", "CC BY-NC", "CC BY-NC-SA")
 
 
@@ -14,13 +14,15 @@ def files(folder: Path) -> list[Path]:
     found = sorted([*folder.glob("*.jsonl.gz"), *folder.glob("*.jsonl")])
     if not found:
         raise BadInput(
-            f"{folder}: no *.jsonl.gz. Next: python -m data_prep.build_documents --source pmc=RAW/pmc --out {folder.parent}"
+            f"{folder}: no *.jsonl.gz. Next: python -m data_prep.build_documents --source pmc=RAW/pmc "
+            f"--out {folder.parent}"
         )
     return found
 
 
 def read(name: str, folder: Path, drops):
-    """Yield articles: id, license, access, title, abstract (first of the article), body (list of paragraphs and headings), keywords."""
+    """Yield articles: id, license, access, title, abstract (first of the article), body (list of paragraphs
+    and headings), keywords."""
     for path in files(folder):
         for number, document in read_jsonl(path):
             where = f"{path}: line {number}"
@@ -28,11 +30,12 @@ def read(name: str, folder: Path, drops):
             parts, keywords = document["meta"].get("blocks"), document["meta"].get("keywords")
             if parts is None or keywords is None:
                 raise BadInput(
-                    f"{where}: meta has no 'blocks' or 'keywords'. Next: python -m data_prep.build_documents, with today's pmc.py"
+                    f"{where}: meta has no 'blocks' or 'keywords'. Next: python -m "
+                    "data_prep.build_documents, with today's pmc.py"
                 )
             blocks = document["text"].split("\n\n")
             if document["license"] not in FREE:
-                drops.add(name, "licence is unknown or allows no changes", where)
+                drops.add(name, "license is unknown or allows no changes", where)
                 continue
             start, end = parts["title"], parts["title"] + parts["abstract"]
             yield SimpleNamespace(

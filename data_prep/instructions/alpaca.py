@@ -1,10 +1,10 @@
 """Alpaca: 52,002 instructions (recalled) that text-davinci-003 wrote and answered. (Taori et al. 2023)
 
-Origin    github.com/tatsu-lab/stanford_alpaca. Licence CC BY-NC 4.0, public.
+Origin    github.com/tatsu-lab/stanford_alpaca. License CC BY-NC 4.0, public.
 Raw       alpaca_data.json, an array of {instruction, input, output}
-Article   20,000 of Alpaca, Dolly and ShareGPT together (Table 2)
-Oddities  besides "" some inputs say that there is none ("<noinput>", "No input", "Noinput"): read as none. Empty outputs are
-          dropped and counted, as are empty instructions.
+Paper     20,000 of Alpaca, Dolly and ShareGPT together (Table 2)
+Oddities  besides "" some inputs say that there is none ("<noinput>", "No input required.", "N/A"): read as
+          empty. Empty outputs are dropped and counted, as are empty instructions.
 """
 
 from pathlib import Path

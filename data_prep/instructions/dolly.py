@@ -1,10 +1,11 @@
 """Dolly 15k: instructions and answers written by employees of Databricks. (Conover et al. 2023)
 
-Origin    huggingface.co/datasets/databricks/databricks-dolly-15k. Licence CC BY-SA 3.0, public.
+Origin    huggingface.co/datasets/databricks/databricks-dolly-15k. License CC BY-SA 3.0, public.
 Raw       databricks-dolly-15k.jsonl, one {instruction, context, response, category} a line, 15,011 lines
-Article   20,000 of Alpaca, Dolly and ShareGPT together (Table 2)
-Oddities  contexts are Wikipedia passages with citation marks like [42]: removed. The category goes into nothing.
-          A clone without Git LFS holds a pointer of 133 bytes in place of the file: refused. Empty responses are dropped and counted.
+Paper     20,000 of Alpaca, Dolly and ShareGPT together (Table 2)
+Oddities  contexts are Wikipedia passages with citation marks like [42]: removed. The category goes into
+          nothing. A clone without Git LFS holds a pointer of 133 bytes in place of the file: refused. Empty
+          responses are dropped and counted.
 """
 
 import re
@@ -24,7 +25,8 @@ def files(folder: Path) -> list[Path]:
     path = folder / "databricks-dolly-15k.jsonl"
     if not path.is_file():
         raise BadInput(
-            f"{path}: no such file. Next: take it from huggingface.co/datasets/databricks/databricks-dolly-15k"
+            f"{path}: no such file. Next: take it from "
+            "huggingface.co/datasets/databricks/databricks-dolly-15k"
         )
     return [path]
 

@@ -1,9 +1,12 @@
-"""Medical Flashcards of Medical Meadow: questions and answers rephrased from the cards of medical students. (Han et al. 2023)
+"""Medical Flashcards of Medical Meadow: questions and answers rephrased from the cards of medical students.
+(Han et al. 2023)
 
-Origin    github.com/kbressem/medAlpaca, huggingface.co/datasets/medalpaca/medical_meadow_wikidoc_medical_flashcards.
-          Licence GPL-3.0 of the repository (the article's Table 2: "No commercialized use"), public.
-Raw       medical_meadow_wikidoc_medical_flashcards.json, an array of {instruction, input, output}; instruction is one constant
-Article   34,000 (Table 2); the public file has 33,955
+Origin    github.com/kbressem/medAlpaca,
+          huggingface.co/datasets/medalpaca/medical_meadow_wikidoc_medical_flashcards. License GPL-3.0 of the
+          repository (the paper's Table 2: "No commercialized use"), public.
+Raw       medical_meadow_wikidoc_medical_flashcards.json, an array of {instruction, input, output};
+          instruction is one constant
+Paper     34,000 (Table 2); the public file has 33,955
 Oddities  exact duplicates, and records without question or answer, are dropped and counted.
 """
 
@@ -21,7 +24,8 @@ def files(folder: Path) -> list[Path]:
     path = folder / "medical_meadow_wikidoc_medical_flashcards.json"
     if not path.is_file():
         raise BadInput(
-            f"{path}: no such file. Next: take it from the Medical Meadow collection, github.com/kbressem/medAlpaca"
+            f"{path}: no such file. Next: take it from the Medical Meadow collection, "
+            "github.com/kbressem/medAlpaca"
         )
     return [path]
 

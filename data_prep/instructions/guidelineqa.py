@@ -1,11 +1,14 @@
 """GuidelineQA: questions and answers that a model wrote about clinical guidelines.
 
-Origin    made by the authors of the article and not published. The guidelines are those of Meditron (epfl-llm/guidelines on the
-          Hugging Face Hub), whose licences differ by publisher; "Common Crawl (other)" by Table 2. Public.
-Raw       *.jsonl, one {response} a line, where response is "Question: ...\\nAnswer: ...": the shape that the article's released code reads.
-          Make your own: ask a model for one question and answer on each `clean_text` of the guidelines you may use.
-Article   2,000 (Table 2)
-Left out  and counted: responses that are not one question and one answer, as what belongs together cannot be told; exact duplicates
+Origin    made by the authors of the paper and not published. The guidelines are those of Meditron
+          (epfl-llm/guidelines on the Hugging Face Hub), whose licenses differ by publisher; "Common Crawl
+          (other)" by Table 2. Public.
+Raw       *.jsonl, one {response} a line, where response is "Question: ...\\nAnswer: ...": the shape that the
+          paper's released code reads. Make your own: ask a model for one question and answer on each
+          `clean_text` of the guidelines you may use.
+Paper     2,000 (Table 2)
+Left out  and counted: responses that are not one question and one answer, as the pairing would be a guess;
+          exact duplicates
 """
 
 import re
@@ -25,7 +28,8 @@ def files(folder: Path) -> list[Path]:
     found = sorted(folder.glob("*.jsonl"))
     if not found:
         raise BadInput(
-            f"{folder}: no *.jsonl. Next: the set is not published; the card in data_prep/instructions/guidelineqa.py says how to make one"
+            f"{folder}: no *.jsonl. Next: the set is not published; the card in "
+            "data_prep/instructions/guidelineqa.py says how to make one"
         )
     return found
 

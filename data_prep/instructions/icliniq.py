@@ -1,12 +1,14 @@
 """iCliniq: questions that patients asked on icliniq.com, and answers to them. (Li et al. 2023)
 
-Origin    ChatDoctor, github.com/Kent0n-Li/ChatDoctor. "Reserved by HealthCareMagic and Icliniq" (Table 2). Public.
-Raw       *.json, an array of {input, answer_icliniq, answer_chatgpt, answer_chatdoctor}, 7,321 records (documented, not measured)
-Article   20,000 of HealthCareMagic and iCliniq together (Table 2)
-Choice    answer_icliniq, the answer of the site's doctor: the other two were written by models. The article does not say which it took;
-          its released code reads answer_chatdoctor. Change ANSWER to follow it.
-Oddities  other copies hold {instruction, input, output} with the answer of GPT-4: refused, as their answer is none of the three.
-          Exact duplicates, and records without question or answer, are dropped and counted.
+Origin    ChatDoctor, github.com/Kent0n-Li/ChatDoctor. "Reserved by HealthCareMagic and Icliniq" (Table 2).
+          Public.
+Raw       *.json, an array of {input, answer_icliniq, answer_chatgpt, answer_chatdoctor}, 7,321 records
+          (documented, not measured)
+Paper     20,000 of HealthCareMagic and iCliniq together (Table 2)
+Choice    answer_icliniq, the answer of the site's doctor: the other two were written by models. The paper
+          does not say which it took; its released code reads answer_chatdoctor. Change ANSWER to follow it.
+Oddities  other copies hold {instruction, input, output} with the answer of GPT-4: refused, as it is not one
+          of the three. Exact duplicates, and records without question or answer, are dropped and counted.
 """
 
 from pathlib import Path

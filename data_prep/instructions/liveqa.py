@@ -1,20 +1,23 @@
-"""LiveQA Medical, TREC 2017: consumer health questions sent to the National Library of Medicine, with answers. (Ben Abacha et al. 2017)
+"""LiveQA Medical, TREC 2017: consumer health questions sent to the National Library of Medicine, with
+answers. (Ben Abacha et al. 2017)
 
-Origin    github.com/abachaa/LiveQA_MedicalTask_TREC2017. CC BY 4.0 by Table 2. Public, but the author has withdrawn the training files
-          (November 2024): use a copy you have, pass none on.
-Raw       TREC-2017-LiveQA-Medical-Train-{1,2}.xml: NLM-QUESTION > SUBJECT, MESSAGE, SUB-QUESTIONS > SUB-QUESTION >
-          ANNOTATIONS, ANSWERS > ANSWER. 200 questions and 388 answers, 246 and 246.
-Article   634 (Table 2)
+Origin    github.com/abachaa/LiveQA_MedicalTask_TREC2017. CC BY 4.0 by Table 2. Public, but the author has
+          withdrawn the training files (November 2024): use a copy you have, pass none on.
+Raw       TREC-2017-LiveQA-Medical-Train-{1,2}.xml: NLM-QUESTION > SUBJECT, MESSAGE, SUB-QUESTIONS >
+          SUB-QUESTION > ANNOTATIONS, ANSWERS > ANSWER. 200 questions and 388 answers, 246 and 246.
+Paper     634 (Table 2)
 Rows      one for each answer; the question is MESSAGE, or SUBJECT where MESSAGE is empty
 Left out  and counted: answers without text, questions without a word. The test set is not read.
-Oddities  Train-2 begins with a byte-order mark, ends its lines in CR LF and calls the attribute qid, Train-1 questionid. A question
-          has several sub-questions, and a sub-question several answers. 107 SUBJECTs and 2 MESSAGEs are empty.
+Oddities  Train-2 begins with a byte-order mark, ends its lines in CR LF and calls the attribute qid, Train-1
+          questionid. A question has several sub-questions, and a sub-question several answers. 107 SUBJECTs
+          and 2 MESSAGEs are empty. 19 texts hold entities that were escaped twice.
 """
 
 from pathlib import Path
 
 from data_prep.instructions import common, join
 from data_prep.schema import BadInput
+from data_prep.sources.raw_files import walk
 from data_prep.sources.xml_text import bare_text, parse
 
 LICENSE = "CC-BY-4.0"
@@ -23,10 +26,11 @@ COMMON = common("liveqa", LICENSE, ACCESS)
 
 
 def files(folder: Path) -> list[Path]:
-    found = sorted(folder.rglob("*LiveQA-Medical-Train-*.xml"))
+    found = [path for path in walk(folder) if "LiveQA-Medical-Train-" in path.name and path.suffix == ".xml"]
     if not found:
         raise BadInput(
-            f"{folder}: no TREC-2017-LiveQA-Medical-Train-1.xml or -2.xml. Next: the author has withdrawn them, use a copy you have"
+            f"{folder}: no TREC-2017-LiveQA-Medical-Train-1.xml or -2.xml. Next: the author has "
+            "withdrawn them, use a copy you have"
         )
     return found
 

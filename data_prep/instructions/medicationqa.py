@@ -1,10 +1,13 @@
 """MedicationQA: questions of consumers about medicines, answered from trusted pages. (Ben Abacha et al. 2019)
 
-Origin    github.com/abachaa/Medication_QA_MedInfo2019 (address recalled). No licence with the file; CC BY 4.0 by Table 2. Public.
-Raw       MedInfo2019-QA-Medications.xlsx, sheet DrugQA: Question, Focus (Drug), Question Type, Answer, Section Title, URL; 690 rows
-Article   690 (Table 2). The authors say 674.
+Origin    github.com/abachaa/Medication_QA_MedInfo2019 (address recalled). No license with the file; CC BY 4.0
+          by Table 2. Public.
+Raw       MedInfo2019-QA-Medications.xlsx, sheet DrugQA: Question, Focus (Drug), Question Type, Answer,
+          Section Title, URL; 690 rows
+Paper     690 (Table 2). The authors say 674.
 Left out  and counted: one exact duplicate row, rows without question or answer
-Oddities  39 questions stand twice or more with another answer: kept. Answers have outer white space, one question a control character (U+009D): taken out.
+Oddities  39 questions repeat with another answer: kept. Answers have outer white space, one question a
+          control character (U+009D): removed.
 Needs     openpyxl, to read the spreadsheet.
 """
 

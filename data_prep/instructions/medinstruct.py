@@ -1,11 +1,14 @@
-"""MedInstruct-52k: medical instructions that GPT-4 wrote after seeds of a clinician, and ChatGPT answered. (Zhang et al. 2023)
+"""MedInstruct-52k: medical instructions that GPT-4 wrote after seeds of a clinician, and ChatGPT answered.
+(Zhang et al. 2023)
 
-Origin    github.com/XZhang97666/AlpaCare. Licence CC BY-NC 4.0, public.
-Raw       MedInstruct-52k.json (name recalled), an array of {instruction, input, output} (documented, not measured)
-Article   52,000 (Table 2)
-Oddities  "<noinput>" in place of no input, as in 55 of its 167 seeds. Some generated records run on into the next task of the
-          generator ("<noinput> 2. Type: ..."): dropped and counted, as where the record ends cannot be told. So are records
-          without instruction or output. MedInstruct-test.jsonl holds questions for evaluation, without output: not read.
+Origin    github.com/XZhang97666/AlpaCare. License CC BY-NC 4.0, public.
+Raw       MedInstruct-52k.json (name recalled), an array of {instruction, input, output} (documented, not
+          measured)
+Paper     52,000 (Table 2)
+Oddities  "<noinput>" in place of no input, as in 55 of its 167 seeds. Some generated records run on into the
+          next task of the generator ("<noinput> 2. Type: ..."): dropped and counted, as the end of the record
+          is unclear. So are records without instruction or output. MedInstruct-test.jsonl holds questions for
+          evaluation, without output: not read.
 """
 
 import re

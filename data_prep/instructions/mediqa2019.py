@@ -1,19 +1,25 @@
-"""MEDIQA 2019, task 3: consumer health questions and answers that a system found, graded by experts. (Ben Abacha et al. 2019)
+"""MEDIQA 2019, task 3: consumer health questions and answers that a system found, graded by experts. (Ben
+Abacha et al. 2019)
 
-Origin    github.com/abachaa/MEDIQA2019, folder MEDIQA_Task3_QA. The repository states no licence; CC BY 4.0 by Table 2. Public.
-Raw       MEDIQA2019-Task3-QA-{TrainingSet*,ValidationSet}*.xml: Question@QID > QuestionText, AnswerList > Answer@AID,
-          @SystemRank,@ReferenceRank,@ReferenceScore > AnswerURL, AnswerText. 104 questions and 839 answers, 104 and 862, 25 and 234.
-Article   2,220 (Table 2), which no sum of these files gives
-Rows      one for each answer with a ReferenceScore of 3 or 4, "correct" in the task; 1 and 2 are related, incomplete or wrong answers
-Left out  and counted: answers below 3, answers without a score, and without text. A file of which a -V2 is there is not read, nor is the
-          test set: it is the task's own.
-Oddities  the root element has another name in each file. Training set 1 holds the test questions of LiveQA (liveqa.py reads its train).
+Origin    github.com/abachaa/MEDIQA2019, folder MEDIQA_Task3_QA. The repository states no license; CC BY 4.0
+          by Table 2. Public.
+Raw       MEDIQA2019-Task3-QA-{TrainingSet*,ValidationSet}*.xml: Question@QID > QuestionText, AnswerList >
+          Answer@AID, @SystemRank,@ReferenceRank,@ReferenceScore > AnswerURL, AnswerText. 104 questions and
+          839 answers, 104 and 862, 25 and 234.
+Paper     2,220 (Table 2), which no sum of these files gives
+Rows      one for each answer with a ReferenceScore of 3 or 4, "correct" in the task; 1 and 2 are related,
+          incomplete or wrong answers
+Left out  and counted: answers below 3, answers without a score, and without text. A file of which a -V2 is
+          there is not read, nor is the test set: it is the task's own.
+Oddities  the root element has another name in each file. Training set 1 holds the test questions of LiveQA
+          (liveqa.py reads its train).
 """
 
 from pathlib import Path
 
 from data_prep.instructions import common, join
 from data_prep.schema import BadInput
+from data_prep.sources.raw_files import walk
 from data_prep.sources.xml_text import bare_text, parse
 
 LICENSE = "CC-BY-4.0"
@@ -23,11 +29,13 @@ COMMON = common("mediqa2019", LICENSE, ACCESS)
 
 
 def files(folder: Path) -> list[Path]:
-    found = [path for path in sorted(folder.rglob("*Task3-QA*.xml")) if "TestSet" not in path.name]
+    found = [path for path in walk(folder) if "Task3-QA" in path.name and path.suffix == ".xml"]
+    found = [path for path in found if "TestSet" not in path.name]
     found = [path for path in found if not path.with_name(f"{path.stem}-V2.xml").is_file()]
     if not found:
         raise BadInput(
-            f"{folder}: no *Task3-QA-TrainingSet*.xml and no *Task3-QA-ValidationSet.xml. Next: github.com/abachaa/MEDIQA2019"
+            f"{folder}: no *Task3-QA-TrainingSet*.xml and no *Task3-QA-ValidationSet.xml. Next: "
+            "github.com/abachaa/MEDIQA2019"
         )
     return found
 

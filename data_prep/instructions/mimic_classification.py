@@ -1,11 +1,13 @@
 """Which service of the hospital wrote a discharge summary of MIMIC?
 
-Origin    MIMIC-III NOTEEVENTS and MIMIC-IV-Note discharge (data_prep/sources). PhysioNet Credentialed Health Data License 1.5.0, credentialed.
+Origin    MIMIC-III NOTEEVENTS and MIMIC-IV-Note discharge (data_prep/sources). PhysioNet Credentialed Health
+          Data License 1.5.0, credentialed.
 Raw       RAW/mimic_iii/NOTEEVENTS.csv[.gz] and RAW/mimic_iv_note/discharge.csv[.gz], whichever is there
-Article   a part of 30,000 clinical rows (Table 2). How they were made is not stated; these are ours.
-Rows      the label is the line "Service:" of the note, in upper case; the prompt is the first 1,500 words of the note without that line
-Left out  and counted: notes that are no discharge summary, those without that line, and those whose line is empty, has more than four
-          words or a mark of de-identification: a service is not guessed from it
+Paper     a part of 30,000 clinical rows (Table 2). How they were made is not stated; these are ours.
+Rows      the label is the line "Service:" of the note, in upper case; the prompt is the first 1,500 words of
+          the note without that line
+Left out  and counted: notes that are no discharge summary, those without that line, and those whose line is
+          empty, has more than four words or a mark of de-identification: a service is not guessed from it
 """
 
 from data_prep.instructions import _discharge_summaries, common, join
@@ -19,7 +21,9 @@ files = _discharge_summaries.files
 
 
 def read(raw, drops):
-    for note_id, text, sections, where in _discharge_summaries.read("mimic_classification", raw, drops):
+    for note_id, patient, text, sections, where in _discharge_summaries.read(
+        "mimic_classification", raw, drops
+    ):
         if "service" not in sections:
             drops.add("mimic_classification", "no service", where)
             continue
@@ -33,6 +37,7 @@ def read(raw, drops):
         note = _discharge_summaries.first_words(f"{text[:start]}{rest}\n{text[end:]}", MAX_WORDS)
         yield {
             "id": f"mimic_classification:{note_id}",
+            "group": patient,
             **COMMON,
             "prompt": join(INSTRUCTION, note),
             "completion": label.upper(),

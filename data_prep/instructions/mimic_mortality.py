@@ -1,14 +1,18 @@
 """In-hospital mortality from the structured tables of MIMIC-III: does a patient survive the admission?
 
 Origin    physionet.org/content/mimiciii. PhysioNet Credentialed Health Data License 1.5.0, credentialed.
-Raw       RAW/mimic_iii: ADMISSIONS.csv[.gz] (SUBJECT_ID, HADM_ID, ADMITTIME, ADMISSION_TYPE, ADMISSION_LOCATION, DIAGNOSIS,
-          HOSPITAL_EXPIRE_FLAG), PATIENTS.csv[.gz] (SUBJECT_ID, GENDER, DOB) and, if both are there, LABEVENTS.csv[.gz]
-          (HADM_ID, ITEMID, CHARTTIME, VALUE, VALUEUOM, FLAG) with D_LABITEMS.csv[.gz] (ITEMID, LABEL)
-Article   a part of 30,000 clinical rows (Table 2): "mortality prediction". Which columns it used is not stated; these are ours.
-Rows      one for each admission. The prompt holds what is known on the first day and nothing that is known later (no discharge, no
-          time of death, no billing codes): age, sex, type and place of admission, the diagnosis of the admission office, and up to 20
-          laboratory values flagged abnormal in the first 24 hours, the first of each test. The answer is HOSPITAL_EXPIRE_FLAG.
-Left out  and counted: admissions without a flag of 0 or 1, without patient, or without a readable time. Classes are not balanced.
+Raw       RAW/mimic_iii: ADMISSIONS.csv[.gz] (SUBJECT_ID, HADM_ID, ADMITTIME, ADMISSION_TYPE,
+          ADMISSION_LOCATION, DIAGNOSIS, HOSPITAL_EXPIRE_FLAG), PATIENTS.csv[.gz] (SUBJECT_ID, GENDER, DOB)
+          and, if both are there, LABEVENTS.csv[.gz] (HADM_ID, ITEMID, CHARTTIME, VALUE, VALUEUOM, FLAG) with
+          D_LABITEMS.csv[.gz] (ITEMID, LABEL)
+Paper     a part of 30,000 clinical rows (Table 2): "mortality prediction". Which columns it used is not
+          stated; these are ours.
+Rows      one for each admission. The prompt holds what is known on the first day and nothing that is known
+          later (no discharge, no time of death, no billing codes): age, sex, type and place of admission, the
+          diagnosis of the admission office, and up to 20 laboratory values flagged abnormal in the first 24
+          hours, the first of each test. The answer is HOSPITAL_EXPIRE_FLAG.
+Left out  and counted: admissions without a flag of 0 or 1, without patient, or without a readable time.
+          Classes are not balanced.
 Oddities  the birth of patients over 89 was moved back by centuries: their age is given as "over 89".
 """
 
@@ -22,7 +26,10 @@ from data_prep.sources.raw_files import csv_rows
 
 ACCESS = "credentialed"
 FOLDER = "mimic_iii"
-INSTRUCTION = "Predict from the first day in the hospital whether the patient dies during this admission. Reply with yes or no."
+INSTRUCTION = (
+    "Predict from the first day in the hospital whether the patient dies during this "
+    "admission. Reply with yes or no."
+)
 MAX_VALUES = 20
 COMMON = common("mimic_mortality", LICENSE, ACCESS)
 
@@ -35,7 +42,8 @@ def files(folder: Path) -> list[Path]:
     needed = [*_table(folder, "ADMISSIONS"), *_table(folder, "PATIENTS")]
     if len(needed) < 2:
         raise BadInput(
-            f"{folder}: no ADMISSIONS.csv and PATIENTS.csv. Next: physionet.org/content/mimiciii, with credentials"
+            f"{folder}: no ADMISSIONS.csv and PATIENTS.csv. Next: physionet.org/content/mimiciii, with "
+            "credentials"
         )
     laboratory = [*_table(folder, "LABEVENTS"), *_table(folder, "D_LABITEMS")]
     return needed + (laboratory if len(laboratory) == 2 else [])
@@ -75,18 +83,20 @@ def read(folder: Path, drops):
                 "Diagnosis at admission": row["diagnosis"].strip(),
             }
             admissions[row["hadm_id"].strip()] = (
+                f"mimic_iii:{row['subject_id'].strip()}",
                 admitted,
                 facts,
                 "yes" if row["hospital_expire_flag"].strip() == "1" else "no",
             )
 
     values = _abnormal_values(*laboratory_paths, admissions) if laboratory_paths else {}
-    for admission, (_, facts, answer) in admissions.items():
+    for admission, (patient, _, facts, answer) in admissions.items():
         lines = [f"{name}: {value}" for name, value in facts.items() if value]
         if values.get(admission):
             lines.append(f"Abnormal laboratory values: {'; '.join(values[admission].values())}")
         yield {
             "id": f"mimic_mortality:{admission}",
+            "group": patient,
             **COMMON,
             "prompt": join(INSTRUCTION, "\n".join(lines)),
             "completion": answer,
@@ -112,7 +122,7 @@ def _abnormal_values(events_path: Path, names_path: Path, admissions: dict) -> d
             or time is None
         ):
             continue
-        hours = (time - admissions[admission][0]).total_seconds() / 3600
+        hours = (time - admissions[admission][1]).total_seconds() / 3600
         tests = found.setdefault(admission, {})
         if 0 <= hours <= 24 and len(tests) < MAX_VALUES and row["value"].strip():
             tests.setdefault(name, " ".join(f"{name} {row['value']} {row['valueuom']}".split()))

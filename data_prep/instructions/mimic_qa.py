@@ -1,12 +1,16 @@
 """Questions about discharge summaries of MIMIC, answered by a section of the note.
 
-Origin    MIMIC-III NOTEEVENTS and MIMIC-IV-Note discharge (data_prep/sources). PhysioNet Credentialed Health Data License 1.5.0, credentialed.
+Origin    MIMIC-III NOTEEVENTS and MIMIC-IV-Note discharge (data_prep/sources). PhysioNet Credentialed Health
+          Data License 1.5.0, credentialed.
 Raw       RAW/mimic_iii/NOTEEVENTS.csv[.gz] and RAW/mimic_iv_note/discharge.csv[.gz], whichever is there
-Article   a part of 30,000 clinical rows (Table 2). How they were made is not stated; these are ours.
-Rows      one for each note: of the questions below whose section has 1 to 150 words, one by the hash of the id. The prompt holds the
-          first 1,500 words of the note; the answer is the section as it stands, white space folded.
-Left out  and counted: notes that are no discharge summary, and those without such a section in their first 1,500 words
-Caution   the notes of emrQA, i2b2 and MedNLI come from MIMIC too: build_instructions leaves out what covers their evaluation rows.
+Paper     a part of 30,000 clinical rows (Table 2). How they were made is not stated; these are ours.
+Rows      one for each note: of the questions below whose section has 1 to 150 words, one by the hash of the
+          id. The prompt holds the first 1,500 words of the note; the answer is the section itself, white
+          space folded.
+Left out  and counted: notes that are no discharge summary, and those without such a section in their first
+          1,500 words
+Caution   the notes of emrQA, i2b2 and MedNLI come from MIMIC too: build_instructions leaves out what covers
+          their evaluation rows.
 """
 
 from data_prep.benchmarks import fraction
@@ -30,7 +34,7 @@ files = _discharge_summaries.files
 
 
 def read(raw, drops):
-    for note_id, text, sections, where in _discharge_summaries.read("mimic_qa", raw, drops):
+    for note_id, patient, text, sections, where in _discharge_summaries.read("mimic_qa", raw, drops):
         note = _discharge_summaries.first_words(text, MAX_WORDS)
         answers = {
             name: sections[name][2]
@@ -43,4 +47,10 @@ def read(raw, drops):
             continue
         name = list(answers)[int(fraction(note_id) * len(answers))]
         prompt = join(INSTRUCTION, note, f"Question: {QUESTIONS[name]}")
-        yield {"id": f"mimic_qa:{note_id}", **COMMON, "prompt": prompt, "completion": answers[name]}
+        yield {
+            "id": f"mimic_qa:{note_id}",
+            "group": patient,
+            **COMMON,
+            "prompt": prompt,
+            "completion": answers[name],
+        }

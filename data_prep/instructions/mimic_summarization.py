@@ -1,12 +1,15 @@
-"""Hospital courses of MIMIC: what a discharge summary says up to its hospital course is the prompt, the hospital course the answer.
+"""Hospital courses of MIMIC: what a discharge summary says up to its hospital course is the prompt, the
+hospital course the answer.
 
-Origin    MIMIC-III NOTEEVENTS and MIMIC-IV-Note discharge (data_prep/sources). PhysioNet Credentialed Health Data License 1.5.0, credentialed.
+Origin    MIMIC-III NOTEEVENTS and MIMIC-IV-Note discharge (data_prep/sources). PhysioNet Credentialed Health
+          Data License 1.5.0, credentialed.
 Raw       RAW/mimic_iii/NOTEEVENTS.csv[.gz] and RAW/mimic_iv_note/discharge.csv[.gz], whichever is there
-Article   a part of 30,000 clinical rows (Table 2). How they were made is not stated; these are ours. Radiology reports are not used:
-          from findings to impression is the evaluation set mimic_cxr.
-Rows      the last 1,500 words before "Brief Hospital Course" (or "Hospital Course"); the section, white space folded
-Left out  and counted: notes that are no discharge summary, those without that section, with fewer than 5 or more than 500 words in it,
-          or with nothing before it
+Paper     a part of 30,000 clinical rows (Table 2). How they were made is not stated; these are ours.
+          Radiology reports are not used: from findings to impression is the evaluation set mimic_cxr.
+Rows      the last 1,500 words before "Brief Hospital Course" (or "Hospital Course"); the section, white space
+          folded
+Left out  and counted: notes that are no discharge summary, those without that section, with fewer than 5 or
+          more than 500 words in it, or with nothing before it
 """
 
 from data_prep.instructions import _discharge_summaries, common, join
@@ -20,7 +23,9 @@ files = _discharge_summaries.files
 
 
 def read(raw, drops):
-    for note_id, text, sections, where in _discharge_summaries.read("mimic_summarization", raw, drops):
+    for note_id, patient, text, sections, where in _discharge_summaries.read(
+        "mimic_summarization", raw, drops
+    ):
         course = sections.get("brief hospital course") or sections.get("hospital course")
         if not course:
             drops.add("mimic_summarization", "no hospital course", where)
@@ -32,4 +37,10 @@ def read(raw, drops):
             drops.add("mimic_summarization", "nothing before the hospital course", where)
         else:
             prompt = join(INSTRUCTION, _discharge_summaries.last_words(text[:start], MAX_WORDS))
-            yield {"id": f"mimic_summarization:{note_id}", **COMMON, "prompt": prompt, "completion": answer}
+            yield {
+                "id": f"mimic_summarization:{note_id}",
+                "group": patient,
+                **COMMON,
+                "prompt": prompt,
+                "completion": answer,
+            }

@@ -1,10 +1,13 @@
-"""Key words, from our own PMC documents: title and abstract of an article are the prompt, the key words of its authors the answer.
+"""Key words, from our own PMC documents: title and abstract of an article are the prompt, the key words of
+its authors the answer.
 
-Origin    DOCUMENTS/pmc, made by build_documents from PubMed Central (data_prep/sources/pmc.py). Licence per article, public.
+Origin    DOCUMENTS/pmc, made by build_documents from PubMed Central (data_prep/sources/pmc.py). License per
+          article, public.
 Raw       *.jsonl.gz of documents with meta.blocks and meta.keywords (the kwd-group elements of the article)
-Article   10,000 (Table 2, CC BY). How its rows were made is not stated; these are ours.
-Rows      the key words as the authors wrote them, in their order, parted by "; "
-Left out  and counted: articles whose licence is unknown or allows no changes, without key words, without abstract
+Paper     10,000 (Table 2, CC BY). How its rows were made is not stated; these are ours.
+Rows      the key words as the authors wrote them, in their order, separated by "; "
+Left out  and counted: articles whose license is unknown or allows no changes, without key words, without
+          abstract
 """
 
 from data_prep.instructions import _pmc_documents, common, join
@@ -25,6 +28,7 @@ def read(folder, drops):
         else:
             yield {
                 "id": f"pmc_keywords:{article.id}",
+                "group": article.id,
                 **common("pmc_keywords", article.license, article.access),
                 "prompt": join(INSTRUCTION, article.title, article.abstract),
                 "completion": "; ".join(article.keywords),

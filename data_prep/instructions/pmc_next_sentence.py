@@ -1,11 +1,15 @@
-"""Next sentences, from our own PMC documents: the beginning of a paragraph is the prompt, the sentence that follows it the answer.
+"""Next sentences, from our own PMC documents: the beginning of a paragraph is the prompt, the sentence that
+follows it the answer.
 
-Origin    DOCUMENTS/pmc, made by build_documents from PubMed Central (data_prep/sources/pmc.py). Licence per article, public.
+Origin    DOCUMENTS/pmc, made by build_documents from PubMed Central (data_prep/sources/pmc.py). License per
+          article, public.
 Raw       *.jsonl.gz of documents with meta.blocks
-Article   20,000 (Table 2, CC BY). How its rows were made is not stated; these are ours.
-Rows      one for each article: of its paragraphs with at least three sentences one, and in it a sentence from the second on, both by the
-          hash of the id. A sentence ends at . ! or ? before a blank and a capital letter, which cuts after some abbreviations too.
-Left out  and counted: articles whose licence is unknown or allows no changes, and those without such a paragraph
+Paper     20,000 (Table 2, CC BY). How its rows were made is not stated; these are ours.
+Rows      one for each article: of its paragraphs with at least three sentences one, and in it a sentence from
+          the second on, both by the hash of the id. A sentence ends at . ! or ? before a blank and a capital
+          letter, which cuts after some abbreviations too.
+Left out  and counted: articles whose license is unknown or allows no changes, and those without such a
+          paragraph
 """
 
 import re
@@ -31,6 +35,7 @@ def read(folder, drops):
         place = 1 + int(fraction(f"{article.id}:sentence") * (len(sentences) - 1))
         yield {
             "id": f"pmc_next_sentence:{article.id}",
+            "group": article.id,
             **common("pmc_next_sentence", article.license, article.access),
             "prompt": join(INSTRUCTION, " ".join(sentences[:place])),
             "completion": sentences[place],

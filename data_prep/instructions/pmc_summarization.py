@@ -1,11 +1,15 @@
-"""Summaries of articles, from our own PMC documents: the text of an article is the prompt, its abstract the answer.
+"""Summaries of articles, from our own PMC documents: the text of an article is the prompt, its abstract the
+answer.
 
-Origin    DOCUMENTS/pmc, made by build_documents from PubMed Central (data_prep/sources/pmc.py). Licence per article, public.
+Origin    DOCUMENTS/pmc, made by build_documents from PubMed Central (data_prep/sources/pmc.py). License per
+          article, public.
 Raw       *.jsonl.gz of documents with meta.blocks
-Article   10,000 (Table 2, CC BY). How its rows were made is not stated; these are ours.
+Paper     10,000 (Table 2, CC BY). How its rows were made is not stated; these are ours.
 Rows      the first 2,000 words of the body, the paragraphs kept; the abstract on one line
-Left out  and counted: articles whose licence is unknown or allows no changes, without abstract, or with an abstract of under 5 words
-Caution   the articles of the evaluation set pubmed_summ are PMC articles too: build_instructions leaves those out by their PMCID.
+Left out  and counted: articles whose license is unknown or allows no changes, without abstract, or with an
+          abstract of under 5 words
+Caution   the articles of the evaluation set pubmed_summ are PMC articles too: build_instructions leaves those
+          out by their PMCID.
 """
 
 from data_prep.instructions import _pmc_documents, common, join
@@ -32,6 +36,7 @@ def read(folder, drops):
                 break
         yield {
             "id": f"pmc_summarization:{article.id}",
+            "group": article.id,
             **common("pmc_summarization", article.license, article.access),
             "prompt": join(INSTRUCTION, "\n".join(text)),
             "completion": article.abstract,

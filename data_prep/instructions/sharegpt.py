@@ -1,12 +1,14 @@
-"""ShareGPT: conversations with ChatGPT that its users shared; several turns each. (used for Vicuna, Zheng et al. 2023)
+"""ShareGPT: conversations with ChatGPT that its users shared; several turns each. (used for Vicuna, Zheng et
+al. 2023)
 
-Origin    no publisher of its own; copies in the FastChat format, e.g. github.com/lm-sys/FastChat. The article's Table 2 gives
-          Apache-2.0; the terms of the people who wrote the conversations are unknown. Public.
+Origin    no publisher of its own; copies in the FastChat format, e.g. github.com/lm-sys/FastChat. The paper's
+          Table 2 gives Apache-2.0; the terms of the people who wrote the conversations are unknown. Public.
 Raw       *.json, each an array of {id, conversations: [{from: human | gpt | system, value}]}
-Article   20,000 of Alpaca, Dolly and ShareGPT together (Table 2)
+Paper     20,000 of Alpaca, Dolly and ShareGPT together (Table 2)
 Rows      `messages` in place of prompt and completion. A conversation is cut after its last answer.
-Left out  and counted: conversations that do not start with the human (after a system text, if any), in which human and gpt do not
-          take turns, with an unknown speaker or an empty turn before the last answer, and those without an answer
+Left out  and counted: conversations that do not start with the human (after a system text, if any), in which
+          human and gpt do not take turns, with an unknown speaker or an empty turn before the last answer,
+          and those without an answer
 """
 
 from pathlib import Path
@@ -46,7 +48,8 @@ def read(folder: Path, drops):
 
 
 def to_messages(turns: list[dict]) -> tuple[list[dict] | None, str]:
-    """The turns as [{role, content}] up to the last answer, or None and the reason why they are no conversation."""
+    """The turns as [{role, content}] up to the last answer, or None and the reason why they are no
+    conversation."""
     last = max((i for i, turn in enumerate(turns) if turn["from"] == "gpt"), default=-1)
     turns = turns[: last + 1]
     if not turns:

@@ -1,12 +1,15 @@
-"""UMLS relations: which relation holds between two concepts of the UMLS semantic network? (Wu et al. 2023 use UMLS in this form)
+"""UMLS relations: which relation holds between two concepts of the UMLS semantic network? (Wu et al. 2023 use
+UMLS in this form)
 
-Origin    the public knowledge graph of 135 concepts that is known as UMLS; the licensed Metathesaurus is not needed, nor may it be
-          passed on. "Openrail" by Table 2. Public.
-Raw       UMLS_train.jsonl, one {text "what is the relationship between A and B ?", label} a line; 5,216 lines.
-          UMLS_dev.jsonl and UMLS_test.jsonl (652, 661) are not read.
-Article   10,000 (Table 2), from PMC-LLaMA's instruction set, whose records {instruction, input, output} hold definitions too
-Rows      one for each question; the completion lists all its labels, parted by "; ", in the order of the alphabet: 1,033 of the
-          train questions have more than one, and each alone would call the others wrong
+Origin    the public knowledge graph of 135 concepts that is known as UMLS; the licensed Metathesaurus is not
+          needed, nor may it be passed on. "Openrail" by Table 2. Public.
+Raw       UMLS_train.jsonl, one {text "what is the relationship between A and B ?", label} a line; 5,216
+          lines. UMLS_dev.jsonl and UMLS_test.jsonl (652, 661) are not read.
+Paper     10,000 (Table 2), from PMC-LLaMA's instruction set, whose records {instruction, input, output}
+          include definitions too
+Rows      one for each question; the completion lists all its labels, separated by "; ", in the order of the
+          alphabet: 1,033 of the train questions have more than one, and each alone would call the others
+          wrong
 Left out  and counted: lines that were joined to the row of the same question, exact duplicates, empty ones
 """
 
@@ -25,7 +28,8 @@ def files(folder: Path) -> list[Path]:
     path = folder / "UMLS_train.jsonl"
     if not path.is_file():
         raise BadInput(
-            f"{path}: no such file. Next: write one line {{text, label}} for each triple of the public UMLS graph there"
+            f"{path}: no such file. Next: write one line {{text, label}} for each triple of the public "
+            "UMLS graph there"
         )
     return [path]
 

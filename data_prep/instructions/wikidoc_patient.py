@@ -1,10 +1,13 @@
-"""WikiDoc patient information of Medical Meadow: questions and answers made from the pages for patients. (Han et al. 2023)
+"""WikiDoc patient information of Medical Meadow: questions and answers made from the pages for patients. (Han
+et al. 2023)
 
-Origin    github.com/kbressem/medAlpaca, which holds it as medical_meadow_small.json. CC BY-SA 4.0 by Table 2. Public.
+Origin    github.com/kbressem/medAlpaca, which holds it as medical_meadow_small.json. CC BY-SA 4.0 by Table 2.
+          Public.
 Raw       *.json, an array of {instruction, input, output}; instruction is one constant. 5,942 records.
-Article   5,490 (Table 2)
-Oddities  92 exact duplicates: dropped and counted, as are records without question or answer. The same question with another answer
-          is kept (155 questions stand more than once).
+Paper     5,490 (Table 2)
+Oddities  92 exact duplicates: dropped and counted, as are records without question or answer. The same
+          question with another answer is kept: 112 questions repeat in the file, 47 once the exact duplicates
+          are dropped.
 """
 
 from pathlib import Path

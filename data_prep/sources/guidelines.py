@@ -1,14 +1,18 @@
-"""Clinical practice guidelines: the corpus behind Meditron, of which the article's instruction set GuidelineQA was made.
+"""Clinical practice guidelines: the corpus behind Meditron, from which the paper's instruction set
+GuidelineQA was made.
 
-Origin      EPFL LLM team, https://huggingface.co/datasets/epfl-llm/guidelines (37,970 guidelines by its page), or the output of its
-            scrapers, github.com/epfLLM/meditron, folder gap-replay/guidelines.
-Licence     per publisher, written into each document's `license` by name. The page lists those that allow redistribution (cco, cdc, cma,
-            icrc, nice, pubmed, spor, who, wikidoc); those of other publishers, which you scrape yourself, are not to be passed on.
-Raw schema  JSON lines: {id, source, title, clean_text, raw_text, url, overview}; as scraped: {title, url or doi, content or text}
-In the article  not a source of pretraining text; of the instruction data "GuidelineQA".
+Origin      EPFL LLM team, https://huggingface.co/datasets/epfl-llm/guidelines (37,970 guidelines by its
+            page), or the output of its scrapers, github.com/epfLLM/meditron, folder gap-replay/guidelines.
+License     per publisher, written into each document's `license` by name. The page lists those that allow
+            redistribution (cco, cdc, cma, icrc, nice, pubmed, spor, who, wikidoc); those of other publishers,
+            which you scrape yourself, are not to be passed on.
+Raw schema  JSON lines: {id, source, title, clean_text, raw_text, url, overview}; as scraped: {title, url or
+            doi, content or text}
+In the paper    not a source of pretraining text; of the instruction data "GuidelineQA".
 
-Oddities    clean_text is read, never raw_text, which still has the page around it. As scraped there is no id and no source: the id is then
-            a hash of the text, the publisher the name of the file. `overview`, a summary, is left out. Some are PMC articles too.
+Oddities    clean_text is read, never raw_text, which still has the page around it. As scraped there is no id
+            and no source: the id is then a hash of the text, the publisher the name of the file. `overview`,
+            a summary, is left out. Some are PMC articles too.
 """
 
 from pathlib import Path

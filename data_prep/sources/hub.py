@@ -1,12 +1,15 @@
-"""Any dataset of the Hugging Face Hub, by name and revision, streamed with `datasets`: a source.yaml (sidecar.py) says which and what.
+"""Any dataset of the Hugging Face Hub, by name and revision, streamed with `datasets`: a source.yaml
+(sidecar.py) says which and what.
 
-Origin      source.yaml: `dataset` (its name on the Hub, or a folder that `datasets` can load, from where source.yaml is), `revision` (the
-            commit, 40 hexadecimal digits: a branch or tag may hold other data tomorrow), `split`, and `config` if it has several.
-Licence     as source.yaml says; the page of the dataset has it. It is required, and so are domain and access.
+Origin      source.yaml: `dataset` (its name on the Hub, or a folder that `datasets` can load, from where
+            source.yaml is), `revision` (the commit, 40 hexadecimal digits: a branch or tag may hold other
+            data tomorrow), `split`, and `config` if it has several.
+License     as source.yaml says; the page of the dataset has it. It is required, and so are domain and access.
 Raw schema  rows with a column of text, named in source.yaml
 
-Oddities    The raw file of the manifest is source.yaml: name and commit stand for the data. No code of the dataset is ever run. A gated
-            dataset needs `hf auth login` first. Streaming reads the rows in their order, through one process for each source.yaml.
+Oddities    The raw file of the manifest is source.yaml: name and commit identify the data. No code of the
+            dataset is ever run. A gated dataset needs `hf auth login` first. Streaming reads the rows in
+            their order, through one process for each source.yaml.
 """
 
 import re
@@ -62,6 +65,7 @@ def _settings(file: Path) -> dict:
         and not (file.parent / settings["dataset"]).is_dir()
     ):
         raise BadInput(
-            f"{file}: revision '{settings['revision']}' must be a commit of 40 hexadecimal digits. Next: copy it from the dataset's page"
+            f"{file}: revision '{settings['revision']}' must be a commit of 40 hexadecimal digits. Next: "
+            "copy it from the dataset's page"
         )
     return settings

@@ -1,13 +1,17 @@
 """MIMIC-CXR: free-text chest radiograph reports, one file a study.
 
-Origin      PhysioNet, https://physionet.org/content/mimic-cxr/2.0.0/ (mimic-cxr-reports.zip, read as it is, or unpacked)
-Licence     PhysioNet Credentialed Health Data License 1.5.0: credentialed access, training and a signed agreement.
-Raw schema  files/pNN/pNNNNNNNN/sNNNNNNNN.txt: the folder is the patient, the file the study. 227,835 reports by its page.
-In the article  part of the clinical share (1 of 15:1:4), not counted apart.
+Origin      PhysioNet, https://physionet.org/content/mimic-cxr/2.0.0/ (mimic-cxr-reports.zip, read as it is,
+            or unpacked)
+License     PhysioNet Credentialed Health Data License 1.5.0: credentialed access, training and a signed
+            agreement.
+Raw schema  files/pNN/pNNNNNNNN/sNNNNNNNN.txt: the folder is the patient, the file the study. 227,835 reports
+            by its page.
+In the paper    part of the clinical share (1 of 15:1:4), not counted apart.
 
-Oddities    Text is indented by one space and has no fixed sections; it is kept whole, with its de-identification marks (___).
-            The summarisation task of the evaluation is made of these reports: where mimic-cxr-2.0.0-split.csv[.gz] lies beside files/,
-            (or beside the .zip) the studies of its test split are left out and counted.
+Oddities    Text is indented by one space and has no fixed sections; it is kept whole, with its
+            de-identification marks (___). The summarization task of the evaluation is made of these reports:
+            where mimic-cxr-2.0.0-split.csv[.gz] lies beside files/, (or beside the .zip) the studies of its
+            test split are left out and counted.
 """
 
 import re
@@ -29,7 +33,8 @@ def files(path: str | Path) -> list[Path]:
 
 
 def first_pass(raw_files: list[Path], scans: None) -> list[list[str] | None]:
-    """For each file, the studies of the official test split that it may hold, as "sNNNNNNNN"; nothing where the table is not there."""
+    """For each file, the studies of the official test split that it may hold, as "sNNNNNNNN"; nothing where
+    the table is not there."""
     roots = {parent.parent for file in raw_files for parent in file.parents if parent.name == "files"}
     roots |= {file.parent for file in raw_files if file.suffix == ".zip"}
     tables = [

@@ -1,14 +1,15 @@
 """MIMIC-III clinical notes: NOTEEVENTS, the notes of intensive-care stays in one Boston hospital, 2001-2012.
 
 Origin      PhysioNet, https://physionet.org/content/mimiciii/1.4/
-Licence     PhysioNet Credentialed Health Data License 1.5.0: credentialed access, training and a signed agreement.
-Raw schema  NOTEEVENTS.csv[.gz]: ROW_ID, SUBJECT_ID, HADM_ID, CHARTDATE, CHARTTIME, STORETIME, CATEGORY, DESCRIPTION, CGID,
-            ISERROR, TEXT; some 2 million rows.
-In the article  part of the clinical share (1 of 15:1:4), not counted apart.
+License     PhysioNet Credentialed Health Data License 1.5.0: credentialed access, training and a signed
+            agreement.
+Raw schema  NOTEEVENTS.csv[.gz]: ROW_ID, SUBJECT_ID, HADM_ID, CHARTDATE, CHARTTIME, STORETIME, CATEGORY,
+            DESCRIPTION, CGID, ISERROR, TEXT; some 2 million rows.
+In the paper    part of the clinical share (1 of 15:1:4), not counted apart.
 
-Oddities    ISERROR "1" is a note its author withdrew: dropped. TEXT is quoted, spans many lines and may be longer than Python's CSV
-            limit. CATEGORY has trailing spaces. De-identification marks ([** ... **]) are left as they are. The notes of i2b2 2010,
-            emrQA and MedNLI come partly from here.
+Oddities    ISERROR "1" is a note its author withdrew: dropped. TEXT is quoted, spans many lines and may be
+            longer than Python's CSV limit. CATEGORY has trailing spaces. De-identification marks ([** ...
+            **]) are left as they are. The notes of i2b2 2010, emrQA and MedNLI come partly from here.
 """
 
 from pathlib import Path

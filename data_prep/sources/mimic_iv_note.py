@@ -1,13 +1,15 @@
 """MIMIC-IV-Note: discharge summaries and radiology reports of one Boston hospital, 2008-2019.
 
 Origin      PhysioNet, https://physionet.org/content/mimic-iv-note/2.2/
-Licence     PhysioNet Credentialed Health Data License 1.5.0: credentialed access, training and a signed agreement.
-Raw schema  discharge.csv[.gz] and radiology.csv[.gz]: note_id, subject_id, hadm_id (may be empty in radiology), note_type, note_seq,
-            charttime, storetime, text. 331,794 discharge and 2,321,355 radiology notes by its page.
-In the article  part of the clinical share (1 of 15:1:4), not counted apart.
+License     PhysioNet Credentialed Health Data License 1.5.0: credentialed access, training and a signed
+            agreement.
+Raw schema  discharge.csv[.gz] and radiology.csv[.gz]: note_id, subject_id, hadm_id (may be empty in
+            radiology), note_type, note_seq, charttime, storetime, text. 331,794 discharge and 2,321,355
+            radiology notes by its page.
+In the paper    part of the clinical share (1 of 15:1:4), not counted apart.
 
-Oddities    The *_detail.csv tables beside them are no notes and are not read. text is quoted and spans many lines.
-            De-identification marks (___) are left as they are.
+Oddities    The *_detail.csv tables beside them are no notes and are not read. text is quoted and spans many
+            lines. De-identification marks (___) are left as they are.
 """
 
 from pathlib import Path

@@ -1,14 +1,18 @@
-"""The Pile's PubMed Central and PubMed Abstracts: the biomedical share of the article, as it was taken there.
+"""The Pile's PubMed Central and PubMed Abstracts: the biomedical share of the paper's corpus.
 
-Origin      EleutherAI, https://arxiv.org/abs/2101.00027. The publisher's own host no longer serves it (recalled); copies are on the
-            Hugging Face Hub.
-Licence     not stated for single texts: articles of PubMed Central in many licences, abstracts under NLM's terms. Public.
-Raw schema  JSON lines, .jsonl.zst, .jsonl.gz or .jsonl: {"text", "meta": {"pile_set_name": "PubMed Abstracts" | "PubMed Central" | ...}}
-In the article  "over 3 million" full articles and "over 15 million" abstracts, most of the biomedical 15 of 15:1:4.
+Origin      EleutherAI, https://arxiv.org/abs/2101.00027. The publisher's own host no longer serves it
+            (recalled); copies are on the Hugging Face Hub.
+License     not stated for single texts: articles of PubMed Central in many licenses, abstracts under NLM's
+            terms. Public.
+Raw schema  JSON lines, .jsonl.zst, .jsonl.gz or .jsonl: {"text", "meta": {"pile_set_name": "PubMed Abstracts"
+            | "PubMed Central" | ...}}
+In the paper    "over 3 million" full articles and "over 15 million" abstracts, most of the biomedical 15 of
+                15:1:4.
 
-Oddities    A file mixes all 22 sets of The Pile: the others are left out and counted. No record has an id, a PMID or a licence, so the id
-            is a hash of the text (an exact repeat is then a duplicate id), and what is of an evaluation set can be found by its words
-            only; the readers `pubmed` and `pmc` read the same texts with all of these. meta is a string of JSON in some exports of the Hub.
+Oddities    A file mixes all 22 sets of The Pile: the others are left out and counted. No record has an id, a
+            PMID or a license, so the id is a hash of the text (an exact repeat is then a duplicate id), and
+            what is of an evaluation set can be found by its words only; the readers `pubmed` and `pmc` read
+            the same texts with all of these. meta is a string of JSON in some exports of the Hub.
 """
 
 import contextlib

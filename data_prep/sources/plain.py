@@ -1,10 +1,14 @@
-"""Any JSON lines or Parquet with a column of text, with a source.yaml beside them (sidecar.py) that says what they are.
+"""Any JSON lines or Parquet with a column of text, with a source.yaml beside them (sidecar.py) that says what
+they are.
 
-Origin      yours. The folder that holds source.yaml is the collection; several collections may be read, each in its folder.
-Licence     as source.yaml says; it is required, and so are domain and access.
-Raw schema  *.jsonl, *.jsonl.gz, *.jsonl.zst or *.parquet; one record a line or row, the columns named in source.yaml
+Origin      yours. The folder that holds source.yaml is the collection; several collections may be read, each
+            in its folder.
+License     as source.yaml says; it is required, and so are domain and access.
+Raw schema  *.jsonl, *.jsonl.gz, *.jsonl.zst or *.parquet; one record a line or row, the columns named in
+            source.yaml
 
-Oddities    Only the columns that are named are read. Ids are unique within a collection: "plain:<folder>:<id>".
+Oddities    Only the columns that are named are read. Ids are unique within a collection:
+            "plain:<folder>:<id>".
 """
 
 from pathlib import Path

@@ -1,16 +1,22 @@
 """PubMed Central full texts: title, abstracts and body of the articles of the Open Access subset.
 
-Origin      National Library of Medicine, https://ftp.ncbi.nlm.nih.gov/pub/pmc/oa_bulk/ (the .tar.gz as they are, or unpacked)
-Licence     per article, written into each document's `license`: CC0, CC BY, CC BY-NC-ND ... or "unknown". Public download.
-Raw schema  One XML file (.nxml, .xml) an article: <article> in JATS 1.x or the older NLM DTD 2.x. Read here: front/article-meta
-            {article-id@pub-id-type, title-group, abstract, kwd-group, pub-date, permissions}, journal-title, body.
-In the article  "over 3 million" full articles, taken from The Pile's PubMed Central.
+Origin      National Library of Medicine: PMC Cloud Service, https://pmc.ncbi.nlm.nih.gov/tools/pmcaws/ (one
+            .xml a paper), or the bulk archives of its FTP server up to 2026 (.tar.gz as they are, or
+            unpacked)
+License     per article, written into each document's `license`: CC0, CC BY, CC BY-NC-ND ... or "unknown".
+            Public download.
+Raw schema  One XML file (.nxml, .xml) an article: <article> in JATS 1.x or the older NLM DTD 2.x. Read here:
+            front/article-meta {article-id@pub-id-type, title-group, abstract, kwd-group, pub-date,
+            permissions}, journal-title, body.
+In the paper    "over 3 million" full articles, taken from The Pile's PubMed Central.
 
-Oddities    Two DTD generations name the PMCID "pmc" (with or without the letters) or "pmcid". Some articles have two abstracts,
-            some none. Many state their licence in words only, or have no <license> but a copyright statement: both are read,
-            and of several licences named the most restrictive counts. Tables, figures, formulas, references, footnotes and
-            acknowledgements are left out. A citation mark goes with its brackets ("[3,4]", "(Hites 2004; ...)"), but an
-            author's name that is a word of the sentence stays ("Hites (2004) showed").
+Oddities    Two DTD generations name the PMCID "pmc" (with or without the letters) or "pmcid". Some articles
+            have two abstracts, some none. Many state their license in words only, or have no <license> but a
+            copyright statement: both are read, and of several licenses named the most restrictive counts.
+            Tables, figures, formulas, references, footnotes and acknowledgements are left out. A citation
+            mark goes with its brackets ("[3,4]", "(Hites 2004; ...)"), but an author's name that is a word of
+            the sentence stays ("Hites (2004) showed"). Papers that were retracted, withdrawn or put under an
+            expression of concern are dropped, and so are the notices.
 """
 
 import re
@@ -27,23 +33,74 @@ from data_prep.sources.xml_text import SAFE, bare_text, is_number, local_name, s
 DOMAIN = "biomedical"
 LICENSE = "per article"
 ACCESS = "public"
-FILES_PER_OUTPUT = 10_000  # one article a file: three million outputs would help nobody
+FILES_PER_OUTPUT = 10_000  # one article a file: three million output files would be unusable
 
 LEFT_OUT = (
-    "table-wrap", "table-wrap-group", "table", "fig", "fig-group", "graphic", "inline-graphic", "media", "supplementary-material",
-    "inline-supplementary-material", "disp-formula", "disp-formula-group", "inline-formula", "tex-math", "math", "chem-struct-wrap",
-    "ref-list", "fn", "fn-group", "ack", "label", "object-id", "related-article", "sec-meta", "kwd-group",
-)  # fmt: skip
+    "table-wrap",
+    "table-wrap-group",
+    "table",
+    "fig",
+    "fig-group",
+    "graphic",
+    "inline-graphic",
+    "media",
+    "supplementary-material",
+    "inline-supplementary-material",
+    "disp-formula",
+    "disp-formula-group",
+    "inline-formula",
+    "tex-math",
+    "math",
+    "chem-struct-wrap",
+    "ref-list",
+    "fn",
+    "fn-group",
+    "ack",
+    "label",
+    "object-id",
+    "related-article",
+    "sec-meta",
+    "kwd-group",
+)
 BLOCKS = {
-    "title", "subtitle", "p", "sec", "abstract", "body", "list", "list-item", "disp-quote", "boxed-text", "statement", "def-list",
-    "def-item", "term", "def", "verse-group", "verse-line", "attrib", "code", "preformat", "speech", "speaker",
-}  # fmt: skip
+    "title",
+    "subtitle",
+    "p",
+    "sec",
+    "abstract",
+    "body",
+    "list",
+    "list-item",
+    "disp-quote",
+    "boxed-text",
+    "statement",
+    "def-list",
+    "def-item",
+    "term",
+    "def",
+    "verse-group",
+    "verse-line",
+    "attrib",
+    "code",
+    "preformat",
+    "speech",
+    "speaker",
+}
 # Characters that XML forbids, so no article can hold them: between two blocks, and around a citation.
 # Not \x1c to \x1f, which are white space to str.split.
 BLOCK, CITE, CITE_END = "\x01", "\x02", "\x03"
 
 # From free to restricted.
-LICENCES = ("public domain", "CC0", "CC BY", "CC BY-SA", "CC BY-ND", "CC BY-NC", "CC BY-NC-SA", "CC BY-NC-ND")
+LICENSES = ("public domain", "CC0", "CC BY", "CC BY-SA", "CC BY-ND", "CC BY-NC", "CC BY-NC-SA", "CC BY-NC-ND")
+
+
+# What JATS calls a retraction, an expression of concern or a withdrawal: @article-type of the notice, and
+# @related-article-type in the notice ("retracted-article", "object-of-concern") or in the paper
+# ("retraction-forward").
+UNSOUND = re.compile(r"retract|concern|withdraw", re.IGNORECASE)
+UNSOUND_TITLE = re.compile(
+    r"\W*(retracted|retraction|withdrawn|expression of concern)\b[^:]{0,40}:", re.IGNORECASE
+)
 
 
 def files(path: str | Path) -> list[Path]:
@@ -74,7 +131,8 @@ def read(file: Path, drops):
 
 
 class _Member(tarfile.TarInfo):
-    """A header that is read to its end or not at all: tarfile takes a damaged one for the end of the archive, and a long name of any length."""
+    """A header that is read to its end or not at all: tarfile takes a damaged one for the end of the archive,
+    and a long name of any length."""
 
     @classmethod
     def frombuf(cls, *given):
@@ -88,7 +146,7 @@ class _Member(tarfile.TarInfo):
 
 
 def _articles(name: str, content: bytes, drops):
-    """The documents of one XML file; `name` says where it stands."""
+    """The documents of one XML file; `name` says where it is."""
     try:
         root = etree.fromstring(content, etree.XMLParser(**SAFE))
     except etree.XMLSyntaxError as error:
@@ -118,6 +176,9 @@ def _articles(name: str, content: bytes, drops):
         if not language.lower().startswith("en"):
             drops.add("pmc", "not English", where)
             continue
+        if _unsound(article, front):
+            drops.add("pmc", "retracted, withdrawn or under concern, or a notice of it", where)
+            continue
         license, license_link = _license(front)
         meta = {
             "pmid": ids.get("pmid"),
@@ -138,7 +199,8 @@ def _articles(name: str, content: bytes, drops):
         title, *abstracts = [_blocks(part) if part is not None else [] for part in parts]
         blocks = [*title, *(block for abstract in abstracts for block in abstract), *body_blocks]
         first = len(abstracts[0]) if abstracts else 0
-        # how many blocks of the text are which part, in their order: the instruction sources pmc_* take the article apart again
+        # how many blocks of the text are which part, in their order: the instruction sources pmc_* take the
+        # article apart again
         meta["blocks"] = {
             "title": len(title),
             "abstract": first,
@@ -157,6 +219,16 @@ def _articles(name: str, content: bytes, drops):
             "access": ACCESS,
             "meta": meta,
         }
+
+
+def _unsound(article, front) -> bool:
+    """Whether the record is retracted, withdrawn or under an expression of concern, or is the notice that
+    says so."""
+    related = [link.get("related-article-type") or "" for link in front.iterfind("{*}related-article")]
+    related += [link.get("related-object-type") or "" for link in front.iterfind("{*}related-object")]
+    title = bare_text(front.find("{*}title-group/{*}article-title"))
+    kinds = [article.get("article-type") or "", *related]
+    return any(map(UNSOUND.search, kinds)) or bool(UNSOUND_TITLE.match(title))
 
 
 def _blocks(element) -> list[str]:
@@ -230,7 +302,8 @@ def _without_citations(block: str) -> str:
         words = _CITATION.findall(match[0])
         return match[0] if any(re.search(r"[^\W\d_]{2}", word) for word in words) else ""
 
-    # "[1]" may stand inside the mark itself; a mark of digits needs no words, and its brackets would hide those around it.
+    # "[1]" may stand inside the mark itself; a mark of digits needs no words, and its brackets would hide
+    # those around it.
     block = _CITATION.sub(
         lambda match: match[0] if re.search(r"[^\W\d_]{2}", match[0]) else CITE + CITE_END, block
     )
@@ -242,7 +315,8 @@ def _without_citations(block: str) -> str:
 
 
 def _license(front) -> tuple[str, str | None]:
-    """(the licence, one of LICENCES or "unknown"; the first licence link or None) from the attributes and the words of an article."""
+    """(the license, one of LICENSES or "unknown"; the first license link or None) from the attributes and the
+    words of an article."""
     elements = [e for e in front.iter("{*}license", "{*}copyright-statement") if isinstance(e.tag, str)]
     words = " ".join(bare_text(e) for e in elements)
     values = [
@@ -273,5 +347,5 @@ def _license(front) -> tuple[str, str | None]:
     links = [value for value in values if "creativecommons.org" in value] or re.findall(
         r"https?://creativecommons\.org/[^\s)\],;]+", words
     )
-    known = [licence for licence in LICENCES if licence in found]
+    known = [license for license in LICENSES if license in found]
     return (known[-1] if known else "unknown"), (links[0] if links else None)

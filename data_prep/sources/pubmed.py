@@ -1,17 +1,20 @@
 """PubMed abstracts: the title and abstract of each English article in the NLM baseline and update files.
 
 Origin      National Library of Medicine, https://ftp.ncbi.nlm.nih.gov/pubmed/baseline/ and ../updatefiles/
-Licence     NLM terms and conditions; an abstract may be under its publisher's copyright. Public download.
-Raw schema  XML, gzip or plain. Root PubmedArticleSet > PubmedArticle > MedlineCitation, or MedlineCitationSet (to 2016), or one
-            bare PubmedArticle or MedlineCitation. Read here: PMID@Version, Article/{ArticleTitle, Abstract/AbstractText@Label,
-            Language, PublicationTypeList, Journal}, DeleteCitation/PMID.
-In the article  "over 15 million" abstracts, taken from The Pile's PubMed Abstracts.
+License     NLM terms and conditions; an abstract may be under its publisher's copyright. Public download.
+Raw schema  XML, gzip or plain. Root PubmedArticleSet > PubmedArticle > MedlineCitation, or MedlineCitationSet
+            (to 2016), or one bare PubmedArticle or MedlineCitation. Read here: PMID@Version,
+            Article/{ArticleTitle, Abstract/AbstractText@Label, Language, PublicationTypeList, Journal},
+            DeleteCitation/PMID.
+In the paper    "over 15 million" abstracts, taken from The Pile's PubMed Abstracts.
 
-Oddities    Titles and abstracts carry inline markup and MathML, so all text below the element is taken, not its first piece.
-            OtherAbstract (a translation, a lay summary) is never merged. A bracketed title marks a translation: such records
-            are told by <Language> and dropped. Retracted articles and their notices are dropped. A PMID comes again in a later
-            file when its record was revised, and DeleteCitation withdraws PMIDs from earlier files, so the files are read
-            twice: `scan` lists the PMIDs of each, `first_pass` finds the deleted ones and the newest record of each, `read` leaves out the others.
+Oddities    Titles and abstracts carry inline markup and MathML, so all text below the element is taken, not
+            its first piece. OtherAbstract (a translation, a lay summary) is never merged. A bracketed title
+            marks a translation: such records are recognized by <Language> and dropped. Retracted articles and
+            their notices are dropped. A PMID comes again in a later file when its record was revised, and
+            DeleteCitation withdraws PMIDs from earlier files, so the files are read twice: `scan` lists the
+            PMIDs of each, `first_pass` finds the deleted ones and the newest record of each, `read` leaves
+            out the others.
 """
 
 import re
@@ -34,12 +37,22 @@ ROOTS = ("PubmedArticleSet", "MedlineCitationSet", "PubmedArticle", "MedlineCita
 RETRACTION_TYPES = {"Retracted Publication", "Retraction of Publication", "Retraction Notice"}
 
 
+TRUNCATED = re.compile(r"\s*\(?ABSTRACT TRUNCATED(?: AT \d+ (?:WORDS|CHARACTERS))?\)?\.?\s*$")
+
+
 def files(path: str | Path) -> list[Path]:
-    return files_below(path, ("*.xml", "*.xml.gz"), "pubmed")
+    return sorted(files_below(path, ("*.xml", "*.xml.gz"), "pubmed"), key=_number)
+
+
+def _number(file: Path) -> list[int]:
+    """The order in which NLM published the files: (year, number) of pubmed26n1400.xml.gz, whatever its folder
+    is called."""
+    return [int(digits) for digits in re.findall(r"\d+", file.name)]
 
 
 def scan(file: Path) -> dict:
-    """{"deleted": PMIDs, "records": {PMID: its newest version in this file}, "again": PMIDs that stand in it more than once}."""
+    """{"deleted": PMIDs, "records": {PMID: its newest version in this file}, "again": PMIDs that occur in it
+    more than once}."""
     deleted, records, again = [], {}, set()
     for _, element in _records(file):
         if element.tag == "DeleteCitation":
@@ -53,37 +66,41 @@ def scan(file: Path) -> dict:
 
 
 def first_pass(raw_files: list[Path], scans: list[dict]) -> list[dict]:
-    """For each file, the PMIDs of it that NLM deleted, those of which a newer record stands in another file (a higher version, or the same one in a later
-    file), and the newest version of those that stand in it more than once."""
+    """For each file, the PMIDs of it that NLM deleted, those of which another file has a newer record (a
+    higher version, or the same one in a later file), and the newest version of those that occur in it more
+    than once."""
     pmids = np.concatenate(
         [np.fromiter(map(int, scan["records"]), np.int64, len(scan["records"])) for scan in scans]
     )
     versions = np.concatenate(
         [np.fromiter(scan["records"].values(), np.int32, len(scan["records"])) for scan in scans]
     )
-    places = np.repeat(np.arange(len(scans), dtype=np.int32), [len(scan["records"]) for scan in scans])
-    order = np.lexsort((places, versions, pmids))
+    counts = [len(scan["records"]) for scan in scans]
+    places = np.repeat(np.arange(len(scans), dtype=np.int32), counts)
+    by_number = sorted(range(len(scans)), key=lambda place: _number(raw_files[place]))
+    order = np.lexsort((np.repeat(np.argsort(by_number), counts), versions, pmids))
     replaced = order[:-1][pmids[order[:-1]] == pmids[order[1:]]]  # all but the last of each PMID
     deleted = np.isin(pmids, np.array(sorted({pmid for scan in scans for pmid in scan["deleted"]}), np.int64))
-    told = [
+    known = [
         {"deleted": [], "replaced": [], "newest": {pmid: _newest(scan, pmid) for pmid in scan["again"]}}
         for scan in scans
     ]
     for verdict, rows in (("deleted", np.flatnonzero(deleted)), ("replaced", np.sort(replaced))):
         for place, pmid in zip(places[rows].tolist(), pmids[rows].tolist(), strict=True):
-            told[place][verdict].append(pmid)
-    return told
+            known[place][verdict].append(pmid)
+    return known
 
 
 def _newest(scan: dict, pmid: int) -> int:
     return scan["records"].get(pmid) or scan["records"][str(pmid)]  # JSON made the keys strings
 
 
-def read(file: Path, drops, told: dict | None = None):
-    """Yield the documents of one file. `told` is what first_pass says of it; without it, no record is known to be deleted or replaced."""
-    told = told or {"deleted": [], "replaced": [], "newest": {}}
-    deleted, replaced = set(told["deleted"]), set(told["replaced"])
-    newest = {int(pmid): version for pmid, version in told["newest"].items()}
+def read(file: Path, drops, known: dict | None = None):
+    """Yield the documents of one file. `known` is what first_pass says of it; without it, no record is known
+    to be deleted or replaced."""
+    known = known or {"deleted": [], "replaced": [], "newest": {}}
+    deleted, replaced = set(known["deleted"]), set(known["replaced"])
+    newest = {int(pmid): version for pmid, version in known["newest"].items()}
     for number, element in _records(file):
         if element.tag == "DeleteCitation":
             continue
@@ -112,12 +129,23 @@ def read(file: Path, drops, told: dict | None = None):
         if RETRACTION_TYPES.intersection(kinds) or "RetractionIn" in relations:
             drops.add("pubmed", "retracted, or a retraction notice", where)
             continue
+        if "Expression of Concern" in kinds or "ExpressionOfConcernIn" in relations:
+            drops.add("pubmed", "expression of concern", where)
+            continue
         spell_out(article)
+        title = bare_text(article.find("ArticleTitle"))
+        if title.lower().startswith(("withdrawn:", "retracted:")):
+            drops.add("pubmed", "withdrawn", where)
+            continue
+        if title.strip("[].").lower() == "not available":
+            title = ""
         abstract = "\n".join(_paragraphs(article))
+        if TRUNCATED.search(abstract):
+            abstract = TRUNCATED.sub("", abstract)
+            drops.repair("pubmed", "truncation mark taken off the abstract", where)
         if not abstract:
             drops.add("pubmed", "no abstract", where)
             continue
-        title = bare_text(article.find("ArticleTitle"))
         yield {
             "id": f"pubmed:{pmid}",
             "text": f"{title}\n\n{abstract}" if title else abstract,
@@ -135,7 +163,8 @@ def read(file: Path, drops, told: dict | None = None):
 
 
 def _records(file: Path):
-    """Yield (record number from 1, element) for each citation and each DeleteCitation, freeing each as soon as it was used."""
+    """Yield (record number from 1, element) for each citation and each DeleteCitation, freeing each as soon
+    as it was used."""
     with open_bytes(file) as stream:
         try:
             chunks, number = _Chunks(file, stream), 0
@@ -146,7 +175,7 @@ def _records(file: Path):
                 **SAFE,
             )
             for _, element in walk:
-                chunks.taken = 0
+                chunks.pending = 0
                 number += element.tag != "DeleteCitation"
                 yield number, element
                 element.clear()
@@ -163,16 +192,18 @@ def _records(file: Path):
 
 
 class _Chunks:
-    """A stream for iterparse, which keeps all it has read of a record: no record may be longer than LONGEST_XML."""
+    """A stream for iterparse, which keeps all it has read of a record: no record may be longer than
+    LONGEST_XML."""
 
     def __init__(self, file: Path, stream):
-        self.file, self.stream, self.taken = file, stream, 0
+        self.file, self.stream, self.pending = file, stream, 0
 
     def read(self, size: int) -> bytes:
-        self.taken += size
-        if self.taken > LONGEST_XML + size:
+        self.pending += size
+        if self.pending > LONGEST_XML + size:
             raise BadInput(
-                f"{self.file}: {LONGEST_XML:,} bytes without the end of a record. Next: look at where this file is from"
+                f"{self.file}: {LONGEST_XML:,} bytes without the end of a record. Next: check where this "
+                "file came from"
             )
         return self.stream.read(size)
 
@@ -189,13 +220,14 @@ def _pmid(citation) -> tuple[int | None, int]:
 def _paragraphs(article):
     """The parts of the article's own abstract, each with its label ("METHODS: ...") where it has one."""
     for part in article.iterfind("Abstract/AbstractText"):
-        text, label = bare_text(part), (part.get("Label") or "").strip()
+        text, label = bare_text(part), (part.get("Label") or "").strip(" :")
         if text:
             yield text if label in ("", "UNLABELLED") else f"{label}: {text}"
 
 
 def _year(article) -> int | None:
-    """The year of publication: PubDate/Year, or the first year in PubDate/MedlineDate ("1998 Dec-1999 Jan")."""
+    """The year of publication: PubDate/Year, or the first year in PubDate/MedlineDate ("1998 Dec-1999
+    Jan")."""
     date = article.find("Journal/JournalIssue/PubDate")
     stated = "" if date is None else date.findtext("Year") or date.findtext("MedlineDate") or ""
     year = re.search(r"\b(1[6-9]|20)\d\d\b", stated)

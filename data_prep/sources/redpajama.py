@@ -1,14 +1,18 @@
-"""RedPajama-Data-1T: general text, which keeps the model from forgetting what it knew before the medical corpus.
+"""RedPajama-Data-1T: general text, which keeps the model from forgetting what it knew before the medical
+corpus.
 
 Origin      Together Computer, https://huggingface.co/datasets/togethercomputer/RedPajama-Data-1T
-Licence     per slice, see its page (Common Crawl terms, CC BY-SA for Wikipedia and Stack Exchange, ...). Public download.
-Raw schema  JSON lines, .jsonl, .jsonl.zst or .jsonl.gz: {"text", "meta"}. The keys of meta differ from slice to slice.
-In the article  "a subset" of it, 4 parts in 15:1:4 (about a fifth of 129 billion tokens).
+License     per slice, see its page (Common Crawl terms, CC BY-SA for Wikipedia and Stack Exchange, ...).
+            Public download.
+Raw schema  JSON lines, .jsonl, .jsonl.zst or .jsonl.gz: {"text", "meta"}. The keys of meta differ from slice
+            to slice.
+In the paper    "a subset" of it, 4 parts in 15:1:4 (about a fifth of 129 billion tokens).
 
-Oddities    meta is an object in the published files and a string of JSON in exports of the Hugging Face loader; the Common Crawl files
-            have none, there the other keys beside text are the metadata. File names repeat between Common Crawl snapshots, so an id
-            is a hash of the text (an exact repeat is then a duplicate id, and dropped); meta keeps file and line.
-            The slice is what the record or its path says, else "unknown".
+Oddities    meta is an object in the published files and a string of JSON in exports of the Hugging Face
+            loader; the Common Crawl files have none, there the other keys beside text are the metadata. File
+            names repeat between Common Crawl snapshots, so an id is a hash of the text (an exact repeat is
+            then a duplicate id, and dropped); meta keeps file and line. The slice is what the record or its
+            path says, else "unknown".
 """
 
 import contextlib
@@ -40,7 +44,12 @@ def read(file: Path, drops):
     for number, record in read_jsonl(file, drops, "redpajama"):
         where, text = f"{file}: line {number}", record.get("text") if isinstance(record, dict) else None
         if not isinstance(record, dict) or "text" not in record:
-            drops.add("redpajama", "no object with 'text'", where, bad=True)
+            found = (
+                ", ".join(map(str, list(record)[:20])) if isinstance(record, dict) else type(record).__name__
+            )
+            drops.add(
+                "redpajama", "no object with 'text'", f"{where} (found: {found or 'no field'})", bad=True
+            )
             continue
         if text is not None and not isinstance(text, str):
             drops.add("redpajama", "'text' is no string", where, bad=True)
@@ -70,7 +79,8 @@ def read(file: Path, drops):
 
 
 def _names(part: str, slice_name: str) -> bool:
-    """Whether a folder or file name says the slice: "arxiv", "arxiv_sample.jsonl", "c4-train.00000.jsonl"; not "bookings"."""
+    """Whether a folder or file name says the slice: "arxiv", "arxiv_sample.jsonl", "c4-train.00000.jsonl";
+    not "bookings"."""
     return part == slice_name or part.startswith((slice_name + "_", slice_name + "-", slice_name + "."))
 
 

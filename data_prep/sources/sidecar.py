@@ -13,40 +13,16 @@ and for data of the Hub (hub.py) also `dataset`, `revision`, `split` and, where 
 from pathlib import Path
 
 from data_prep.files import read_yaml
-from data_prep.schema import ACCESS, DOMAINS, BadInput
+from data_prep.schema import BadInput, HubSidecar, Sidecar, parse
 from data_prep.sources.text_records import printable, with_text
 
 NAME = "source.yaml"
 CARD = ("domain", "license", "access")
-COLUMNS = ("text", "id", "meta")
-HUB = ("dataset", "revision", "config", "split")
 
 
 def read_sidecar(path: Path, hub: bool = False) -> dict:
     """The settings in a source.yaml, with defaults. BadInput names the file and the key that is missing, unknown or impossible."""
-    given = read_yaml(path)
-    known = (*CARD, *COLUMNS, *(HUB if hub else ()))
-    settings = {
-        "text": "text",
-        "id": None,
-        "meta": [],
-        "config": None,
-        **(given if isinstance(given, dict) else {}),
-    }
-    for key in (*CARD, *(key for key in HUB if hub and key != "config")):
-        if not settings.get(key) or not isinstance(settings[key], str):
-            raise BadInput(
-                f"{path}: '{key}' is not given as text. Next: add it, see data_prep/sources/sidecar.py"
-            )
-    for key in given:
-        if key not in known:
-            raise BadInput(f"{path}: unknown key '{key}' (known: {', '.join(known)})")
-    if not isinstance(settings["meta"], list):
-        raise BadInput(f"{path}: 'meta' must be a list of columns")
-    for key, allowed in (("domain", DOMAINS), ("access", ACCESS)):
-        if settings[key] not in allowed:
-            raise BadInput(f"{path}: {key} is '{settings[key]}', must be one of {', '.join(allowed)}")
-    return settings
+    return {"config": None} | parse(read_yaml(path) or {}, HubSidecar if hub else Sidecar, path).model_dump()
 
 
 def above(path: str | Path) -> Path:

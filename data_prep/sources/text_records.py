@@ -4,7 +4,8 @@ import hashlib
 
 
 def with_text(source: str, fields: tuple[str, ...], records, drops):
-    """Yield (where, record, text, digest) for each (where, record) whose first of `fields` is a text; the others count as bad.
+    """Yield (where, record, text, digest) for each (where, record) whose first of `fields` is a text; the
+    others count as bad.
 
     The digest is of the text, 20 hexadecimal digits: the id of a record without one."""
     for where, record in records:
@@ -14,7 +15,13 @@ def with_text(source: str, fields: tuple[str, ...], records, drops):
             else None
         )
         if not isinstance(text, str):
-            drops.add(source, f"no object with a text in {' or '.join(fields)}", where, bad=True)
+            found = (
+                ", ".join(map(printable, list(record)[:20]))
+                if isinstance(record, dict)
+                else type(record).__name__
+            )
+            reason = f"no object with a text in {' or '.join(fields)}"
+            drops.add(source, reason, f"{where} (found: {found or 'no field'})", bad=True)
         elif not text.strip():
             drops.add(source, "empty text", where, bad=True)
         else:

@@ -1,4 +1,5 @@
-"""What the readers of XML share: a parser that fetches and expands nothing, and text that survives losing its markup."""
+"""What the readers of XML share: a parser that fetches and expands nothing, and text that survives losing its
+markup."""
 
 import html
 from pathlib import Path
@@ -8,7 +9,8 @@ from lxml import etree
 from data_prep.files import LONGEST_XML, open_bytes, read_whole
 from data_prep.schema import BadInput
 
-# The files name DTDs on other machines, and an entity can be made to expand without end. Neither is needed to read them.
+# The files name DTDs on other machines, and an entity can be made to expand without end. Neither is needed to
+# read them.
 SAFE = {"load_dtd": False, "no_network": True, "resolve_entities": False}
 
 
@@ -34,9 +36,11 @@ def local_name(element) -> str:
 def spell_out(element) -> None:
     """Change `element` in place so that its bare text still says what it said with markup.
 
-    A raised number after a digit becomes a power (10<sup>6</sup> would read 106), a named character (&alpha;) becomes that
-    character, and comments and processing instructions go."""
-    after = {}  # (element, whether text follows it or begins it) -> pieces of that text, joined once: a paragraph may have a million of them
+    A raised number after a digit becomes a power (10<sup>6</sup> would read 106), a named character (&alpha;)
+    becomes that character, and comments and processing instructions go."""
+    # (element, whether text follows it or begins it) -> pieces of that text, joined once: a paragraph may
+    # have a million of them
+    after = {}
     for node in list(element.iter(etree.Comment, etree.ProcessingInstruction, etree.Entity)):
         character = html.unescape(node.text) if node.tag is etree.Entity else ""
         parent, before = node.getparent(), node.getprevious()
@@ -57,5 +61,6 @@ def spell_out(element) -> None:
 
 
 def bare_text(element) -> str:
-    """All text below `element`, markup dropped and nothing after an inline tag lost, on one line. None gives ""."""
+    """All text below `element`, markup dropped and nothing after an inline tag lost, on one line. None gives
+    ""."""
     return "" if element is None else " ".join("".join(element.itertext()).split())

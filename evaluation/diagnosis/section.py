@@ -257,5 +257,5 @@ def _figure(name: str, judge: dict, shown: list, ks: tuple) -> figures.Drawing:
         axes.set_title(f"judged by {judge['id']}", fontsize=8, loc="left")
         axes.figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=3)
 
-    label = f"top-k accuracy of {', '.join(html.escape(model) for _, model in shown)}, judged by {html.escape(judge['id'])}"
+    label = f"top-k accuracy of {', '.join(model for _, model in shown)}, judged by {judge['id']}"
     return figures.drawing((5.2 if name == "figure3" else 3.8, 3.2), f"curve {name}", label, draw)

@@ -108,7 +108,7 @@ class _Patient:
             return None, f"{type(error).__name__}: {error}".rstrip(": "), None
         if response.status != 200:
             said = (
-                "" if egress.held() else f": {' '.join(text.split())[:200]}"
+                "" if egress.held() else f": {egress.printable(text)}"
             )  # a server may repeat the prompt that it complains of
             return None, f"HTTP {response.status}{said}", response.status
         try:
@@ -223,7 +223,7 @@ def look(entry) -> dict:
     }
     if models and entry.served not in models:
         raise BadInput(
-            f"{entry.base_url}: serves {', '.join(map(str, models))}, not {entry.served}. Next: served=NAME"
+            f"{entry.base_url}: serves {egress.printable(', '.join(models))}, not {entry.served}. Next: served=NAME"
         )
     listed = models.get(entry.served, {})
     roots = [

@@ -1,15 +1,18 @@
-"""Perplexity of held-out text over a training run, one curve for each domain, several runs over one another.
+"""Perplexity of held-out text over training: one curve per domain and run, several runs in one figure.
 
-    python -m evaluation.reporting.curves outputs/demo/foundation outputs/demo/backbone --out outputs/demo/curves
+    python -m evaluation.reporting.curves outputs/demo/foundation outputs/demo/backbone --out
+    outputs/demo/curves
 
-Reads   RUN/trainer_state.json (recipes/pretrain.py logs eval_<domain>_perplexity at each evaluation), RUN/run.json
-        the validation.json of the run's parent model, where there is one of the same blocks: the perplexity at token 0
-Writes  OUT/perplexity.json   [{"run", "access", "domain", "blocks": what they were, "tokens": [seen so far], "perplexity": [...]}]
+Reads   RUN/trainer_state.json     eval_<domain>_perplexity, which recipes/pretrain.py logs at each evaluation
+        RUN/run.json
+        PARENT/validation.json     of the model before the run, on the same blocks: at token 0
+Writes  OUT/perplexity.json        [{"run", "access", "domain", "blocks": a hash, "tokens": [...],
+"perplexity": [...]}]
         OUT/perplexity.png
 
-Perplexities are compared on the same held-out blocks only, as far as the manifests that the runs were made of still tell (`held_out`); curves of
-others are named. Tokens are those of this run, as its log counts them: real ones, without padding. An evaluation between two lines of the log is
-placed between them.
+Perplexities are compared on the same held-out blocks only, as far as the manifests that the runs read still
+tell (`held_out`); curves on other blocks are named. Tokens are those of this run, as its log counts them:
+real ones, without padding. An evaluation between two lines of the log is interpolated.
 """
 
 import argparse
@@ -26,6 +29,7 @@ from data_prep.files import read_json, sha256, whole_folder
 from data_prep.schema import BadInput, strictest
 from evaluation.models.registry import access_of
 from evaluation.reporting import figures
+from evaluation.reporting.formats import printable
 
 STROKES = ("-", "--", ":", "-.")
 
@@ -44,8 +48,8 @@ def main(argv=None):
     except BadInput as error:
         sys.exit(f"error: {error}")
     for curve in curves:
-        print(in_words(curve), flush=True)
-    for sentence in apart(curves):
+        print(format_curve(curve), flush=True)
+    for sentence in not_comparable(curves):
         print(sentence, flush=True)
     print(f"wrote {args.out / 'perplexity.png'} and perplexity.json", flush=True)
 
@@ -65,23 +69,34 @@ def read_curves(run: Path) -> list[dict]:
         for key, value in entry.items():
             if match := re.fullmatch(r"eval_(.+)_perplexity", key):
                 tokens = int(np.interp(entry["step"], steps, [counted[step] for step in steps]))
-                points.setdefault(match[1], before(run, match[1]))[tokens] = (
-                    value  # the last evaluation stands twice in the log
-                )
+                # the last evaluation is twice in the log
+                points.setdefault(match[1], before(run, match[1]))[tokens] = value
     if not points:
         raise BadInput(
-            f"{path}: no eval_<domain>_perplexity in its log. Next: eval_strategy: steps, and blocks with a validation_share"
+            f"{path}: no eval_<domain>_perplexity in its log. Next: eval_strategy: steps, and blocks with a "
+            "validation_share"
         )
     return [
-        {"run": run.name, "access": access_of(run), "domain": domain, "blocks": held_out(run, domain), "tokens": sorted(of),
-         "perplexity": [of[tokens] for tokens in sorted(of)]}
+        {
+            "run": printable(run.name),
+            "access": access_of(run),
+            "domain": domain,
+            "blocks": held_out(run, domain),
+            "tokens": sorted(of),
+            "perplexity": [of[tokens] for tokens in sorted(of)],
+        }
         for domain, of in sorted(points.items())
-    ]  # fmt: skip
+    ]
+
+
+def read_optional(path: Path) -> dict:
+    return read_json(path) if path.is_file() else {}
 
 
 def held_out(run: Path, domain: str) -> str | None:
-    """A hash of the blocks of a domain on which a run was validated; None where there are none, or the manifest of its blocks is not what it was."""
-    record = read_json(run / "run.json") if (run / "run.json").is_file() else {}
+    """A hash of the blocks of a domain on which a run was validated; None where there are none, or where the
+    manifest has changed since."""
+    record = read_optional(run / "run.json")
     path = Path(record.get("arguments", {}).get("blocks") or "", "manifest.json")
     if not path.is_file() or sha256(path) != record.get("inputs", {}).get(str(path)):
         return None
@@ -92,13 +107,13 @@ def held_out(run: Path, domain: str) -> str | None:
 
 
 def same_blocks(run: Path, other: Path, domain: str) -> bool:
-    """Whether perplexities of two runs can be compared; not where nobody can tell any more."""
+    """Whether perplexities of two runs can be compared; False where the validation blocks are unknown."""
     blocks = held_out(run, domain)
     return blocks is not None and blocks == held_out(other, domain)
 
 
-def apart(curves: list[dict]) -> list[str]:
-    """A sentence for each domain whose curves are not of the same blocks, as far as can be told."""
+def not_comparable(curves: list[dict]) -> list[str]:
+    """A sentence for each domain whose curves are on different or unknown blocks."""
     sentences = []
     for domain in dict.fromkeys(curve["domain"] for curve in curves):
         runs, blocks = zip(
@@ -107,17 +122,18 @@ def apart(curves: list[dict]) -> list[str]:
         )
         if len(runs) > 1 and (None in blocks or len(set(blocks)) > 1):
             sentences.append(
-                f"{domain}: {', '.join(runs)} were validated on different blocks, or nobody can tell any more: do not compare them"
+                f"{domain}: {', '.join(runs)} were validated on different or unknown blocks: do not compare "
+                "them"
             )
     return sentences
 
 
 def before(run: Path, domain: str) -> dict[int, float]:
-    """{0: perplexity of the model that the run began with}, where its own run measured it on the same blocks and this one did not begin from random
-    weights."""
-    arguments = read_json(run / "run.json").get("arguments", {}) if (run / "run.json").is_file() else {}
+    """{0: perplexity of the model that the run began with}, where its own run measured it on the same blocks
+    and this one did not begin from random weights."""
+    arguments = read_optional(run / "run.json").get("arguments", {})
     parent = Path(arguments.get("model_name_or_path", ""))
-    losses = read_json(parent / "validation.json") if (parent / "validation.json").is_file() else {}
+    losses = read_optional(parent / "validation.json")
     if arguments.get("from_scratch") or domain not in losses or not same_blocks(run, parent, domain):
         return {}
     return {0: math.exp(sum(losses[domain]["nll"]) / sum(losses[domain]["tokens"]))}
@@ -126,7 +142,7 @@ def before(run: Path, domain: str) -> dict[int, float]:
 def write(curves: list[dict], folder: Path) -> None:
     if strictest(curve["access"] for curve in curves) == "credentialed":
         folder.chmod(0o700)
-    (folder / "perplexity.json").write_text(json.dumps(curves, indent=1) + "\n")
+    (folder / "perplexity.json").write_text(json.dumps(curves, indent=1) + "\n", encoding="utf-8")
     draw(curves).figure.savefig(
         folder / "perplexity.png", dpi=150, facecolor="white", metadata={"Software": None}
     )
@@ -156,7 +172,7 @@ def draw(curves: list[dict]) -> figures.Drawing:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
         axes.legend(frameon=False, fontsize=8)
-        if sentences := apart(curves):
+        if sentences := not_comparable(curves):
             axes.set_title("\n".join(sentences), fontsize=6, loc="left")
 
     return figures.drawing((6.4, 3.4), "curve perplexity", "perplexity of held-out text over training", lines)
@@ -166,7 +182,7 @@ def in_brief(curve: dict) -> str:
     return f"{curve['run']}, {curve['domain']}"
 
 
-def in_words(curve: dict) -> str:
+def format_curve(curve: dict) -> str:
     values, tokens = curve["perplexity"], curve["tokens"]
     where = (
         f"after {tokens[-1]:,} tokens" if len(tokens) == 1 else f"from {tokens[0]:,} to {tokens[-1]:,} tokens"

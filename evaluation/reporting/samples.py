@@ -1,4 +1,5 @@
-"""The rows behind a score, as the report shows them: prompt, gold, what each model wrote, what was read from it, both scores."""
+"""The rows behind a score, as the report shows them: prompt, gold, what each model wrote, what was read from
+it, both scores."""
 
 from evaluation.reporting.tables import LABELS
 from evaluation.scoring.run_outputs import answers
@@ -17,7 +18,8 @@ def question(row: dict, hide: bool) -> dict:
 
 
 def reply(row: dict, hide: bool) -> dict:
-    """What one model made of a row: verdict, both scores and, unless hidden, what it wrote and what was read from it."""
+    """What one model made of a row: verdict, both scores and, unless hidden, what it wrote and what was read
+    from it."""
     paper = row.get("paper") or {}
     entry = {
         "verdict": verdict(row),
@@ -81,7 +83,8 @@ def cut(text: str) -> str:
 
 
 def slim(row: dict) -> dict:
-    """What the metrics need of a graded row: a run of many thousand rows does not stay in memory with its texts."""
+    """What the metrics need of a graded row: a run of many thousand rows does not stay in memory with its
+    texts."""
     keys = (
         "id",
         "access",

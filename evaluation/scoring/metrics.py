@@ -14,7 +14,6 @@ import math
 import re
 
 import numpy as np
-from rouge_score import rouge_scorer
 
 from evaluation.scoring import parsing
 
@@ -93,6 +92,8 @@ class _Words:
 
 @functools.cache
 def _rouge():
+    from rouge_score import rouge_scorer  # imports nltk and scipy: two seconds
+
     return rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=_Words())
 
 

@@ -30,7 +30,6 @@ import re
 import string
 
 import numpy as np
-from rouge_score import rouge_scorer
 
 from evaluation.scoring import metrics
 
@@ -108,6 +107,8 @@ def span_scores(prediction: str, gold: str) -> dict[str, float]:
 
 
 def rouge(prediction: str, gold: str) -> dict[str, float]:
+    from rouge_score import rouge_scorer
+
     scores = rouge_scorer.RougeScorer(list(metrics.NAMES["summary"])).score(gold, prediction)
     return {name: score.fmeasure for name, score in scores.items()}
 

@@ -1,22 +1,26 @@
-"""The general tasks of evaluation.forgetting: lm-evaluation-harness's own definitions, and where their data lies.
+"""The general tasks of evaluation.forgetting: lm-evaluation-harness's own definitions, and where their data
+is.
 
-Prompts, answers, filters and metrics are those of the installed harness, untouched. What is ours: which metric stands for a task, the number of
-examples in the prompt, and a reader of the publishers' files for machines without the Hub. In a folder DATA:
+Prompts, answers, filters and metrics are those of the installed harness, unchanged. Ours: the metric that
+represents a task, the number of examples in the prompt, and a reader of the publishers' files for machines
+without the Hub. In a folder DATA:
 
-    mmlu/{dev,test}/<subject>_{dev,test}.csv         github.com/hendrycks/test: no header; question, four answers, letter
+    mmlu/{dev,test}/<subject>_{dev,test}.csv         github.com/hendrycks/test: question, answers, letter
     hellaswag/hellaswag_{train,val}.jsonl            github.com/rowanz/hellaswag
     arc/ARC-Challenge-{Train,Test}.jsonl             allenai.org/data/arc, at any depth
     winogrande/{train_xl,dev}.jsonl                  winogrande.allenai.org
     gsm8k/{train,test}.jsonl                         github.com/openai/grade-school-math
     truthfulqa/mc_task.json                          github.com/sylinrl/TruthfulQA
-    ifeval/input_data.jsonl                          github.com/google-research/google-research, instruction_following_eval
+    ifeval/input_data.jsonl                          google-research/instruction_following_eval on GitHub
 
-or, in the same folders, the Parquet files of the Hub's dataset (`hf download --repo-type dataset ID --local-dir DATA/<task>`). The file of the
-examples may be absent: the task is then asked without any, and the output says so.
+or, in the same folders, the Parquet files of the Hub's dataset (`hf download --repo-type dataset ID
+--local-dir DATA/<task>`). The file of the examples is optional: without it the task is asked without
+examples, and the output says so.
 
-mmlu_answers asks the same questions with the answers' texts in place of the letters (the harness's mmlu_continuation), for models too small to
-answer by letter. Every question counts alike, whatever its subject. Shots: 25 for ARC, 10 for HellaSwag, 5 for MMLU, WinoGrande and GSM8K, as the first Open LLM Leaderboard had them (recalled).
-TruthfulQA has six in its prompt.
+mmlu_answers asks the same questions with the texts of the answers in place of the letters (the harness's
+mmlu_continuation), for models too small to answer by letter. Every question counts equally, whatever its
+subject. Shots: 25 for ARC, 10 for HellaSwag, 5 for MMLU, WinoGrande and GSM8K, as in the first Open LLM
+Leaderboard (recalled). TruthfulQA has six in its prompt.
 """
 
 import csv
@@ -30,7 +34,7 @@ from data_prep.files import open_text, read_json, read_jsonl, read_parquet
 from data_prep.schema import BadInput
 
 
-# ---------------------------------------------------------------- records of the publishers, in the form of the Hub
+# ---------------------------------------------------------------- publishers' records in the form of the Hub
 def of_mmlu(line: list[str]) -> dict:
     question, *choices, letter = line
     if len(choices) != 4:
@@ -47,8 +51,12 @@ def of_hellaswag(record: dict) -> dict:
 def of_arc(record: dict) -> dict:
     choices = record["question"]["choices"]
     texts, labels = [c["text"] for c in choices], [c["label"] for c in choices]
-    return {"id": record["id"], "question": record["question"]["stem"], "choices": {"text": texts, "label": labels},
-            "answerKey": labels[labels.index(record["answerKey"])]}  # fmt: skip
+    return {
+        "id": record["id"],
+        "question": record["question"]["stem"],
+        "choices": {"text": texts, "label": labels},
+        "answerKey": labels[labels.index(record["answerKey"])],
+    }
 
 
 def of_winogrande(record: dict) -> dict:
@@ -76,9 +84,9 @@ def of_ifeval(record: dict) -> dict:
 # ---------------------------------------------------------------- the tasks
 @dataclasses.dataclass(frozen=True)
 class General:
-    """`harness`: the definition, {} stands for each subject. `metrics`: as the harness logs them, the one that stands for the task first.
-    `files`: split -> patterns below the task's folder, of which the first with a match counts; the asked split comes first. `folder`: in DATA, and of the
-    harness's definitions."""
+    """`harness`: the definition, {} is each subject. `metrics`: as the harness logs them, the one that
+    represents the task first. `files`: split -> patterns below the task's folder, of which the first with a
+    match counts; the asked split comes first. `folder`: in DATA, and of the harness's definitions."""
 
     harness: str
     group: str
@@ -97,26 +105,63 @@ ARC = {
 }
 TASKS = {
     "mmlu": General("mmlu_{}", "mmlu", ("acc,none",), 5, MMLU, of_mmlu, "mmlu"),
-    "hellaswag": General("hellaswag", "hellaswag", ("acc_norm,none", "acc,none"), 10, {
-        "validation": ("hellaswag_val.jsonl", "**/validation-*.parquet"), "train": ("hellaswag_train.jsonl", "**/train-*.parquet"),
-    }, of_hellaswag, "hellaswag"),
+    "hellaswag": General(
+        "hellaswag",
+        "hellaswag",
+        ("acc_norm,none", "acc,none"),
+        10,
+        {
+            "validation": ("hellaswag_val.jsonl", "**/validation-*.parquet"),
+            "train": ("hellaswag_train.jsonl", "**/train-*.parquet"),
+        },
+        of_hellaswag,
+        "hellaswag",
+    ),
     "arc": General("arc_challenge", "arc_challenge", ("acc_norm,none", "acc,none"), 25, ARC, of_arc, "arc"),
-    "winogrande": General("winogrande", "winogrande", ("acc,none",), 5, {
-        "validation": ("dev.jsonl", "winogrande_xl/validation-*.parquet"), "train": ("train_xl.jsonl", "winogrande_xl/train-*.parquet"),
-    }, of_winogrande, "winogrande"),
-    "gsm8k": General("gsm8k", "gsm8k", ("exact_match,flexible-extract", "exact_match,strict-match"), 5, {
-        "test": ("test.jsonl", "main/test-*.parquet"), "train": ("train.jsonl", "main/train-*.parquet"),
-    }, of_gsm8k, "gsm8k"),
-    "truthfulqa": General("truthfulqa_mc2", "truthfulqa_mc2", ("acc,none",), 0, {
-        "validation": ("mc_task.json", "multiple_choice/validation-*.parquet"),
-    }, of_truthfulqa, "truthfulqa"),
-    "ifeval": General("ifeval", "ifeval", ("prompt_level_strict_acc,none", "prompt_level_loose_acc,none"), 0, {
-        "train": ("input_data.jsonl", "ifeval_input_data.jsonl", "**/train-*.parquet"),
-    }, of_ifeval, "ifeval", ("langdetect", "immutabledict")),
+    "winogrande": General(
+        "winogrande",
+        "winogrande",
+        ("acc,none",),
+        5,
+        {
+            "validation": ("dev.jsonl", "winogrande_xl/validation-*.parquet"),
+            "train": ("train_xl.jsonl", "winogrande_xl/train-*.parquet"),
+        },
+        of_winogrande,
+        "winogrande",
+    ),
+    "gsm8k": General(
+        "gsm8k",
+        "gsm8k",
+        ("exact_match,flexible-extract", "exact_match,strict-match"),
+        5,
+        {"test": ("test.jsonl", "main/test-*.parquet"), "train": ("train.jsonl", "main/train-*.parquet")},
+        of_gsm8k,
+        "gsm8k",
+    ),
+    "truthfulqa": General(
+        "truthfulqa_mc2",
+        "truthfulqa_mc2",
+        ("acc,none",),
+        0,
+        {"validation": ("mc_task.json", "multiple_choice/validation-*.parquet")},
+        of_truthfulqa,
+        "truthfulqa",
+    ),
+    "ifeval": General(
+        "ifeval",
+        "ifeval",
+        ("prompt_level_strict_acc,none", "prompt_level_loose_acc,none"),
+        0,
+        {"train": ("input_data.jsonl", "ifeval_input_data.jsonl", "**/train-*.parquet")},
+        of_ifeval,
+        "ifeval",
+        ("langdetect", "immutabledict"),
+    ),
     "mmlu_answers": General(
         "mmlu_{}_continuation", "mmlu_continuation", ("acc,none", "acc_norm,none"), 5, MMLU, of_mmlu, "mmlu"
     ),
-}  # fmt: skip
+}
 GENERAL = [name for name in TASKS if name != "mmlu_answers"]
 
 
@@ -125,17 +170,18 @@ class Missing(Exception):
 
 
 def load(name: str, data: Path | None, num_fewshot: int | None = None) -> tuple[dict, dict]:
-    """({name of the harness: its task, ready to ask}, what was found). From the files in `data`, else from the Hub or its local cache; a process that is
-    closed (egress.py) has the cache alone.
-    Missing if there is nothing to load in `data`; BadInput names a record that cannot be read, or what the Hub did not give."""
+    """({name of the harness: its task, ready to ask}, what was found). From the files in `data`, else from
+    the Hub or its local cache; a closed process (egress.py) has the cache only. Missing if there is nothing
+    to load in `data`; BadInput names a record that cannot be read, or what the Hub did not give."""
     from lm_eval import tasks as harness
 
     task = TASKS[name]
     if absent := [package for package in task.needs if not importlib.util.find_spec(package)]:
-        raise Missing(f"its definition needs packages that are not here: pip install {' '.join(absent)}")
+        raise Missing(f"its definition needs packages that are not installed: pip install {' '.join(absent)}")
     if name == "ifeval" and not _has_sentences():
         raise Missing(
-            "its definition counts sentences with data of NLTK that is not here: python -m nltk.downloader punkt_tab"
+            "its definition counts sentences with NLTK data that is missing: python -m nltk.downloader "
+            "punkt_tab"
         )
     manager = harness.TaskManager(
         include_path=str(Path(harness.__file__).parent / task.folder), include_defaults=False
@@ -144,10 +190,13 @@ def load(name: str, data: Path | None, num_fewshot: int | None = None) -> tuple[
         try:
             loaded = manager.load([task.group])["tasks"]
         except (OSError, ValueError, BadInput) as error:
-            closed = "a model of credentialed data is asked, so nothing is fetched, and it is not in the Hub's local cache"
+            closed = (
+                "a credentialed model is asked, so nothing is fetched, and the Hub's local cache lacks it"
+            )
             said = closed if egress.held() else " ".join(str(error).split())[:120]
             raise BadInput(
-                f"{name}: the Hub's data set could not be loaded ({said}). Next: --data DIR with the publisher's files in DIR/{task.folder}"
+                f"{name}: the Hub's data set could not be loaded ({said}). Next: --data DIR with the "
+                f"publisher's files in DIR/{task.folder}"
             ) from error
         found = {one: "Hub" for one in loaded}
     else:
@@ -181,7 +230,8 @@ def _giver(splits):
 
 
 def _local(task: General, folder: Path) -> dict:
-    """{name of the harness: (splits, {split: path})} of what lies in `folder`; a split of examples that is not there is empty."""
+    """{name of the harness: (splits, {split: path})} of what lies in `folder`; a missing split of examples is
+    empty."""
     import datasets
 
     asked, *examples = task.files
@@ -215,7 +265,8 @@ def _first(folder: Path, patterns: tuple[str, ...], subject: str) -> Path | None
 
 
 def _records(task: General, path: Path) -> list[dict]:
-    """The records of a file, in the form of the Hub. BadInput names the one that is not as its publisher describes it."""
+    """The records of a file, in the form of the Hub. BadInput names the one that is not as its publisher
+    describes it."""
     if path.suffix == ".parquet":  # the Hub's own
         return [record for _, record in read_parquet(path)]
     if path.suffix == ".csv":

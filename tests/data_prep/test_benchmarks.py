@@ -1,10 +1,13 @@
-"""From raw files to task rows. The fixtures are invented, in the publishers' formats; the last tests read real files if they are there."""
+"""From raw files to task rows. The fixtures are invented, in the publishers' formats; the last tests read
+real files if they are there."""
 
 import collections
 import json
 import re
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from data_prep import benchmarks
@@ -150,7 +153,8 @@ def test_medqa_with_four_options_is_refused(tmp_path):
 
 
 def test_medqa_keeps_characters_that_look_alike_and_quotes(tmp_path):
-    odd = 'Dose in \u00b5g or \u03bcg at 37\u2103, 98\u2109, said "now"'  # two signs for micro: neither is made the other
+    # two signs for micro: neither is made the other
+    odd = 'Dose in \u00b5g or \u03bcg at 37\u2103, 98\u2109, said "now"'
     write_lines(tmp_path / "medqa/US/test.jsonl", [medqa(question=odd), medqa(question='Ends in a quote"')])
     rows, _ = read("medqa", tmp_path)
     assert [row["question"] for row in rows] == [odd, 'Ends in a quote"']  # no "?" is added
@@ -397,7 +401,8 @@ def test_i2b2_marks_and_keeps_the_text(tmp_path):
     rows, dropped = read("i2b2", tmp_path)
     assert [row["completion"] for row in rows] == [
         "Admission Date :",
-        'He has <span class="problem">Chest Pain</span> & gets <span class="treatment">"asa | b"</span> < 5 mg .',
+        'He has <span class="problem">Chest Pain</span> & gets '
+        '<span class="treatment">"asa | b"</span> < 5 mg .',
         'indented <span class="problem">fever</span> today',
     ]
     assert [row["id"] for row in rows] == [
@@ -420,7 +425,8 @@ def test_i2b2_counts_blanks_as_the_words_say(line, token):
 
 
 def test_i2b2_drops_a_line_it_cannot_mark_whole(tmp_path):
-    text = 'no fever here\nacute renal\nfailure noted\nchest pain today\nold <span class="test">mark</span>\nclean line\n'
+    text = "no fever here\nacute renal\nfailure noted\nchest pain today\n"
+    text += 'old <span class="test">mark</span>\nclean line\n'
     concepts = (
         concept("cough", 1, 1, 1, "problem")
         + concept("acute renal failure", 2, 0, 0, "problem", end_line=3)
@@ -434,7 +440,7 @@ def test_i2b2_drops_a_line_it_cannot_mark_whole(tmp_path):
         "concept does not read as its offsets": 1,
         "concept over several lines": 2,
         "overlapping concepts": 1,
-        "line holds a span tag already": 1,
+        "line has a span tag already": 1,
     }
 
 
@@ -481,9 +487,11 @@ def test_i2b2_text_without_concept_file(tmp_path):
 # ---------------------------------------------------------------- relations
 DDI = """<document id="D.d1">
 <sentence id="D.d1.s0" text="Aspirin may &lt; raise warfarin or heparin.">
-<entity id="e0" charOffset="0-6" type="brand" text="Aspirin"/><entity id="e1" charOffset="20-27" type="drug" text="warfarin"/>
+<entity id="e0" charOffset="0-6" type="brand" text="Aspirin"/>
+<entity id="e1" charOffset="20-27" type="drug" text="warfarin"/>
 <entity id="e2" charOffset="32-38" type="drug" text="heparin"/>
-<pair id="D.d1.s0.p0" e1="e0" e2="e1" ddi="true" type="effect"/><pair id="D.d1.s0.p1" e1="e0" e2="e2" ddi="true"/>
+<pair id="D.d1.s0.p0" e1="e0" e2="e1" ddi="true" type="effect"/>
+<pair id="D.d1.s0.p1" e1="e0" e2="e2" ddi="true"/>
 <pair id="D.d1.s0.p2" e1="e1" e2="e2" ddi="false"/></sentence>
 <sentence id="D.d1.s1" text="">
 <entity id="e0" charOffset="0-6" text="x"/><entity id="e1" charOffset="0-6" text="x"/>
@@ -492,7 +500,8 @@ DDI = """<document id="D.d1">
 <entity id="e0" charOffset="4-7;18-25" type="group" text="beta blockers"/>
 <entity id="e1" charOffset="12-25" type="group" text="alpha blockers"/>
 <entity id="e2" charOffset="4-8" type="group" text="beta"/>
-<pair id="D.d1.s2.p0" e1="e0" e2="e1" ddi="false"/><pair id="D.d1.s2.p1" e1="e1" e2="e2" ddi="false"/></sentence>
+<pair id="D.d1.s2.p0" e1="e0" e2="e1" ddi="false"/>
+<pair id="D.d1.s2.p1" e1="e1" e2="e2" ddi="false"/></sentence>
 </document>"""
 
 
@@ -512,7 +521,7 @@ def test_ddi_pairs(tmp_path):
     ] == [
         ("ddi:D.d1.s0.p0", "test", "DDI-effect", "@DRUG$ may < raise @DRUG$ or heparin."),
         ("ddi:D.d1.s0.p2", "test", "DDI-false", "Aspirin may < raise @DRUG$ or @DRUG$."),
-        ("ddi:D.d1.s2.p0", "test", "DDI-false", "Use @DRUG$ or @DRUG$."),
+        ("ddi:D.d1.s2.p0", "test", "DDI-false", "Use @DRUG-DRUG$."),
     ]
     assert dropped == {
         "interaction without a type": 1,
@@ -522,8 +531,8 @@ def test_ddi_pairs(tmp_path):
 
 
 def test_ddi_drugs_in_each_other():
-    assert ddi.mark("beta and alpha blockers", [(15, 23)], [(0, 4), (15, 23)]) == "@DRUG$ and alpha @DRUG$"
-    assert ddi.mark("give sodium valproate now", [(5, 21)], [(12, 21)]) == "give @DRUG-DRUG$ now"
+    assert ddi.mark("give sodium valproate now", (5, 21), (12, 21)) == "give @DRUG-DRUG$ now"
+    assert ddi.mark("give zinc or iron now", (13, 17), (5, 9)) == "give @DRUG$ or @DRUG$ now"
 
 
 def test_ddi_tables_of_blue(tmp_path):
@@ -636,7 +645,10 @@ def hoc(raw, pmid, text, labels):
 
 
 def test_hoc_original_files(tmp_path):
-    paths = "< <Sustaining proliferative signaling--Cell cycle-- ANDEvading growth suppressors--<Sustaining proliferative signaling--< NULL"
+    paths = (
+        "< <Sustaining proliferative signaling--Cell cycle-- ANDEvading growth "
+        "suppressors--<Sustaining proliferative signaling--< NULL"
+    )
     hoc(tmp_path, 11, "First sentence .\nSecond < third .\n", paths)
     hoc(tmp_path, 12, "No hallmark .\n", "< < NULL<")
     hoc(tmp_path, 13, "No hallmark either .\n", "")
@@ -650,7 +662,7 @@ def test_hoc_original_files(tmp_path):
         and len(rows[0]["choices"]) == 10
     )
     assert all(label in rows[0]["prompt"] for label in rows[0]["choices"])
-    assert dropped == {"no hallmark": 2, "label is none of the ten": 1}
+    assert dropped == {"no hallmark": 2, "label is not one of the ten": 1}
 
 
 def test_hoc_splits_by_pmid(tmp_path):
@@ -666,7 +678,10 @@ def test_hoc_splits_by_pmid(tmp_path):
 
 
 def test_hoc_tables_of_blue(tmp_path):
-    body = 'pmid\ttext\tlabels\n11\t"He said ""p &lt; 0.05"" twice"\tresisting cell death;cellular energetics\n12\tWith\u0085a control\tinducing angiogenesis\n'
+    body = (
+        'pmid\ttext\tlabels\n11\t"He said ""p &lt; 0.05"" twice"\tresisting cell death;cellular energetics\n'
+    )
+    body += "12\tWith\u0085a control\tinducing angiogenesis\n"
     write(tmp_path / "hoc/test.tsv", body + "13\tNothing\t\n")
     hoc(tmp_path, 14, "Not read beside the tables .", "<Resisting cell death--")
     rows, dropped = read("hoc", tmp_path)
@@ -819,7 +834,8 @@ BIONLI = "index,pmid,supp_set,conclusion,label_cat\n"
 
 
 def test_bionli_is_binary(tmp_path):
-    body = '0,11,"A <re> raises <er> B, <el> C <le>.",A raises B.,pos\n1,11,A raises B.,B raises A.,SRE\n2,11,Text.,Text.,generation_nd_SEN\n'
+    body = '0,11,"A <re> raises <er> B, <el> C <le>.",A raises B.,pos\n'
+    body += "1,11,A raises B.,B raises A.,SRE\n2,11,Text.,Text.,generation_nd_SEN\n"
     body += "3,11,Text.,Text.,SET\n4,11,Text.,Text.,\n5,11,,Text.,pos\n"
     write(tmp_path / "bionli/test.csv", BIONLI + body)
     rows, dropped = read("bionli", tmp_path)
@@ -937,3 +953,42 @@ def test_real_pubmedqa_labels_and_contexts():
             row["prompt"].endswith(f"CONTEXT: {context}\nOUTPUT:\n")
             and row["completion"] == record["final_decision"]
         )
+
+
+def test_arxiv_files_are_not_taken_for_pubmed(tmp_path):
+    record = {"article_id": "astro-ph0001", "article_text": ["a b ."], "abstract_text": ["<S> a . </S>"]}
+    write(tmp_path / "pubmed_summ/test.txt", json.dumps(record) + "\n")
+    with pytest.raises(
+        BadInput, match="line 1: article_id 'astro-ph0001' is no PMCID, as in the arXiv files"
+    ):
+        read("pubmed_summ", tmp_path)
+
+
+def test_mtsamples_without_indices(tmp_path):
+    body = transcription("", "Urology", "A kidney.") + transcription("", "Surgery", "A knee.")
+    write(tmp_path / "mtsamples/mtsamples.csv", HEADER + body)
+    assert [row["id"] for row in read("mtsamples", tmp_path)[0]] == ["mtsamples:record2", "mtsamples:record3"]
+
+
+def test_ddi_marks_the_whole_span_of_a_mention_in_parts(tmp_path):
+    text = '<document id="D.d9"><sentence id="s" text="Zinc beta or salts raise iron.">'
+    text += '<entity id="a" charOffset="5-8;13-17" text="beta salts"/>'
+    text += '<entity id="b" charOffset="25-28" text="iron"/>'
+    text += '<pair id="D.d9.s0.p0" e1="a" e2="b" ddi="false"/></sentence></document>'
+    write(tmp_path / "ddi/DDICorpus/Test/DrugBank/d9.xml", text)
+    [row], _ = read("ddi", tmp_path)
+    assert "INPUT: Zinc @DRUG$ raise @DRUG$.\n" in row["prompt"]
+
+
+def test_medmcqa_of_the_hub_counts_from_zero(tmp_path):
+    def record(name, cop):
+        options = {f"op{letter}": f"text {letter}" for letter in "abcd"}
+        return {"id": name, "question": f"Question {name}?", **options, "cop": cop}
+
+    for part, records in (("train", [record("t", 3)]), ("validation", [record("v", 0), record("w", -1)])):
+        path = tmp_path / f"medmcqa/{part}-00000-of-00001.parquet"
+        path.parent.mkdir(exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path)
+    rows, dropped = read("medmcqa", tmp_path)
+    assert [(row["id"], row["completion"]) for row in rows] == [("medmcqa:t", "D"), ("medmcqa:v", "A")]
+    assert rows[0]["split"] != "test" == rows[1]["split"] and dropped == {"cop is missing or not 1 to 4": 1}

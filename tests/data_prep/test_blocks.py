@@ -232,14 +232,14 @@ def test_one_pass_takes_every_block_once(folders, tmp_path):
     ("change", "said"),
     [
         ({"blocklength": 3}, "unknown key 'blocklength'"),
-        ({"tokens": "many"}, "'tokens' must be a whole number, or one_pass, found 'many'"),
-        ({"ratio": {"medical": 1}}, "'ratio' must be as_found"),
-        ({"ratio": {}}, "'ratio' must be as_found"),
+        ({"tokens": "many"}, "tokens: must be a whole number, or one_pass, found 'many'"),
+        ({"ratio": {"medical": 1}}, "ratio: must be as_found"),
+        ({"ratio": {}}, "ratio: must be as_found"),
         ({"ratio": {"biomedical": 0}}, "above 0"),
-        ({"fill": "truncate"}, "'fill' must be best_fit or concat"),
-        ({"seed": None}, "'seed' must be a whole number"),
-        ({"block_length": 0}, "'block_length' must be a whole number of at least 2"),
-        ({"validation_share": 1}, "'validation_share' must be a share"),
+        ({"fill": "truncate"}, "fill: must be best_fit or concat"),
+        ({"seed": None}, "seed: must be a whole number"),
+        ({"block_length": 0}, "block_length: must be a whole number of at least 2"),
+        ({"validation_share": 1}, "validation_share: must be a share"),
     ],
 )
 def test_a_wrong_mixture_is_named_by_key(tmp_path, change, said):

@@ -239,7 +239,7 @@ def test_hub_rows_keep_their_prompt(tmp_path):
     found = manifest(tmp_path / "out/medqa")
     assert found["prompt"] == {"path": "hub: the query of each record"} and found["inputs"][0]["n_files"] == 2
     assert {reason: entry["count"] for reason, entry in found["dropped"]["medqa"].items()} == {
-        "answer is none of the choices": 1,
+        "answer is not among the choices": 1,
         "gold points at another choice than the answer": 1,
         "no query or no answer": 1,
     }
@@ -286,8 +286,8 @@ def test_hub_rows_of_every_set(tmp_path, name):
 @pytest.mark.parametrize(
     "files, message",
     [
-        ({"data.jsonl": "{}\n"}, "data.jsonl: the name must hold one of train"),
-        ({"train_test.jsonl": "{}\n"}, "train_test.jsonl: the name must hold one of train"),
+        ({"data.jsonl": "{}\n"}, "data.jsonl: the name must contain one of train"),
+        ({"train_test.jsonl": "{}\n"}, "train_test.jsonl: the name must contain one of train"),
         ({"test.parquet": "PAR1 cut he"}, "test.parquet: not whole Parquet"),
         ({"readme.txt": "x"}, "hub: no *.parquet and no *.jsonl"),
         ({"test.jsonl": "[1]\n"}, "line 1 is no JSON object"),
@@ -338,3 +338,44 @@ def test_status_without_any_folder(tmp_path, capsys):
         states.count("needs credential") == credential >= 4
         and states.count("missing") == len(benchmarks.NAMES) - credential >= 8
     )
+
+
+def test_train_shares_no_prompt_with_validation(tmp_path):
+    write_lines(tmp_path / "raw/medqa/US/test.jsonl", [medqa("Which organ filters blood?")])
+    write_lines(tmp_path / "raw/medqa/US/dev.jsonl", [medqa("Which organ pumps blood?")])
+    write_lines(tmp_path / "raw/medqa/US/train.jsonl", [medqa("Which organ pumps blood?"), medqa("Which?")])
+    run(tmp_path / "raw", tmp_path / "out")
+    assert [row["question"] for row in lines(tmp_path / "out/medqa/train.jsonl")] == ["Which?"]
+    assert (
+        manifest(tmp_path / "out/medqa")["dropped"]["medqa"]["train prompt is also in the validation"][
+            "count"
+        ]
+        == 1
+    )
+
+
+def test_all_builds_what_can_be_built_and_lists_the_rest(tmp_path, capsys):
+    write(tmp_path / "raw/hoc/test.tsv", "other\tcolumns\n")
+    write_lines(tmp_path / "raw/medqa/US/test.jsonl", [medqa()])
+    write(tmp_path / "raw/mtsamples/mtsamples.csv", MTSAMPLES + "0,a")
+    with pytest.raises(SystemExit, match="2 of 3 tasks not built: .*hoc/test.tsv.*; .*mtsamples.csv"):
+        run(tmp_path / "raw", tmp_path / "out")
+    assert len(lines(tmp_path / "out/medqa/test.jsonl")) == 1 and "hoc: not built" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="hoc/test.tsv: the columns"):
+        run(tmp_path / "raw", tmp_path / "out", "--tasks", "hoc,medqa")
+
+
+def test_hub_labels_outside_the_choices_are_counted(tmp_path):
+    answers = ["inducing angiogenesis, resisting cell death", "Inducing angiogenesis", "none"]
+    answers += ["inducing angiogenesis; resisting cell death"]
+    records = [{"query": f"Text {i}.", "answer": answer} for i, answer in enumerate(answers)]
+    write_lines(tmp_path / "raw/hoc/hub/test.jsonl", records)
+    run(tmp_path / "raw", tmp_path / "out")
+    assert [row["completion"] for row in lines(tmp_path / "out/hoc/test.jsonl")] == answers[3:]
+    assert manifest(tmp_path / "out/hoc")["dropped"]["hoc"]["answer is not among the choices"]["count"] == 3
+
+
+def test_hub_records_with_other_fields_are_named(tmp_path):
+    write_lines(tmp_path / "raw/mtsamples/hub/test.jsonl", [{"medical_specialty": "x", "transcription": "y"}])
+    with pytest.raises(SystemExit, match="'query' is missing .found: medical_specialty, transcription"):
+        run(tmp_path / "raw", tmp_path / "out")

@@ -9,7 +9,7 @@ import yaml
 from data_prep import clean_documents
 from data_prep.files import read_jsonl, whole_folder, write_jsonl
 from data_prep.manifest import describe, write_manifest
-from data_prep.schema import BadInput
+from data_prep.schema import BadInput, CleaningPlan
 
 RNG = np.random.default_rng(0)
 WORDS = [
@@ -231,7 +231,7 @@ def test_an_unfinished_build_under_another_plan_is_not_taken_over(world, tmp_pat
 @pytest.mark.parametrize(
     "plan, said",
     [
-        ({"cleanning": {}}, "section 'cleanning' must be a mapping, one of"),
+        ({"cleanning": {}}, "unknown key 'cleanning' .known: cleaning, decontamination, near_duplicates"),
         ({"cleaning": {"lowercase": {}}}, "unknown step 'lowercase'"),
         ({"cleaning": {"short": {"letters": 3}}}, "short: unknown key 'letters'"),
         ({"decontamination": {"threshold": 1}}, "unknown key 'threshold'"),
@@ -248,10 +248,7 @@ def test_a_plan_that_cannot_be_used_is_one_sentence(world, tmp_path, plan, said)
 def test_decontamination_without_rows_says_what_to_do(world, tmp_path):
     with pytest.raises(BadInput, match="needs the evaluation rows. Next: --rows"):
         clean_documents.build(
-            world[0] / "documents",
-            None,
-            {**dict.fromkeys(clean_documents.SECTIONS), "decontamination": {}},
-            tmp_path / "out",
+            world[0] / "documents", None, CleaningPlan(decontamination={}).model_dump(), tmp_path / "out"
         )
 
 

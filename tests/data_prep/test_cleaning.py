@@ -250,10 +250,19 @@ def test_a_cleaner_can_be_sent_to_a_worker():
     ("config", "message"),
     [
         ({"spelling": {}}, "unknown step 'spelling'"),
-        ({"short": {"chars": 3}}, "short: unknown key 'chars' .known: characters, words"),
-        ({"short": [{}, {"domains": ["medical"]}]}, "short: unknown domain 'medical'"),
-        ({"short": {"words": "many"}}, "cleaning: short: "),
-        ({"deidentification": {"marks": "surrogate"}}, "marks is 'surrogate', must be token, delete or keep"),
+        (
+            {"short": {"chars": 3}},
+            "short: unknown key 'chars' .known: domains, sources, slices, characters, words",
+        ),
+        (
+            {"short": [{}, {"domains": ["medical"]}]},
+            "short: domains: 0: must be 'biomedical', 'clinical' or 'general', found 'medical'",
+        ),
+        ({"short": {"words": "many"}}, "cleaning: short: words: must be a valid integer"),
+        (
+            {"deidentification": {"marks": "surrogate"}},
+            "marks: must be 'token', 'delete' or 'keep', found 'surrogate'",
+        ),
         ({"quality": {"c4": {"strict": True}}}, "quality: .*strict"),
     ],
 )

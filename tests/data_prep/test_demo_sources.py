@@ -1,4 +1,5 @@
-"""The invented world keeps its one promise: facts of withheld diseases stand in biomedical documents and in the MedQA test file only."""
+"""The invented world keeps its one promise: facts of withheld diseases stand in biomedical documents and in
+the MedQA test file only."""
 
 import hashlib
 import json

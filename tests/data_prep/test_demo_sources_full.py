@@ -1,4 +1,5 @@
-"""All twelve sets and all instruction sources of the article go through the builders, from the files of the invented world."""
+"""All twelve sets and all instruction sources of the article go through the builders, from the files of the
+invented world."""
 
 import json
 from pathlib import Path
@@ -9,7 +10,8 @@ from data_prep import benchmarks, build_documents, build_instructions, build_tas
 from data_prep.demo import sources, sources_full, world
 from data_prep.manifest import read_manifest
 
-# What the invented files leave out, and why it is there: oddities of the formats, and rows that chance made twice.
+# What the invented files leave out, and why it is there: oddities of the formats, and rows that chance made
+# twice.
 EXPLAINED = {
     "bionli": {"label_cat holds SET"},
     "hoc": {"no hallmark"},
@@ -24,13 +26,14 @@ EXPLAINED = {
     "wikidoc_patient": {"exact duplicate"},
     "guidelineqa": {"response is not one question and one answer"},
     "pmc_keywords": {"no key words"},
-    "pubmed_causal": {"sentence stands twice"},
+    "pubmed_causal": {"repeated sentence"},
     "umls_relation": {"joined to the row of the same question"},
     "mimic_qa": {"marked as an error (ISERROR)"},
     "mimic_summarization": {"marked as an error (ISERROR)"},
     "mimic_classification": {"marked as an error (ISERROR)"},
 }
 BY_CHANCE = {
+    "train prompt is also in the validation",
     "duplicate of an earlier row",
     "train prompt is also in the test",
     "validation prompt is also in the test",
@@ -39,7 +42,8 @@ BY_CHANCE = {
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(raw, tasks, instructions): everything rendered and built once. No abstracts and no general text: nothing here reads them."""
+    """(raw, tasks, instructions): everything rendered and built once. No abstracts and no general text:
+    nothing here reads them."""
     out = tmp_path_factory.mktemp("full")
     raw, diseases = out / "raw", world.make_world(0)
     with pytest.MonkeyPatch.context() as patch:

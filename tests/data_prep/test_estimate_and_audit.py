@@ -133,8 +133,8 @@ def other_ids(blocks):
 @pytest.mark.parametrize(
     "tamper, said",
     [
-        (one_byte, "not the bytes that the manifest lists"),
-        (missing, "missing, and the manifest lists it"),
+        (one_byte, "not the file that its manifest lists"),
+        (missing, "missing, and its manifest lists it"),
         (other_order, "not the order that the blocks, the ratio and the seed give"),
         (other_ratio, "not the order that the blocks, the ratio and the seed give"),
         (other_ids, "are not those of document"),

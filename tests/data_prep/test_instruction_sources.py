@@ -1,4 +1,5 @@
-"""The remaining instruction sources, each from an invented file in its publisher's format, oddities included; the last tests read real files."""
+"""The remaining instruction sources, each from an invented file in its publisher's format, oddities included;
+the last tests read real files."""
 
 import collections
 import csv
@@ -32,7 +33,10 @@ def write_table(path, columns, *rows):
 def read(name, folder):
     """Rows and drops of a source, each row checked."""
     drops = Drops()
-    rows = [check_row(row, row["id"]) for row in instructions.load(name).read(folder, drops)]
+    rows = list(instructions.read(name, folder, drops))
+    for row in rows:
+        row.pop("group", None)
+        check_row(row, row["id"])
     assert len({row["id"] for row in rows}) == len(rows) and {row["source"] for row in rows} <= {name}
     return rows, {reason: entry["count"] for reason, entry in drops.as_dict().get(name, {}).items()}
 
@@ -83,14 +87,15 @@ def test_question_and_answer_arrays(tmp_path, name):
         read(name, tmp_path)
 
 
-def test_healthcaremagic_keeps_what_it_cannot_mend(tmp_path):
-    damaged = "I\u00e2\u20ac\u2122m 30 \ufffd"  # decoded wrongly by the publisher: what it was is not guessed
+def test_healthcaremagic_repairs_what_was_decoded_twice(tmp_path):
+    damaged = "I\u00e2\u20ac\u2122m 30 \ufffd"  # what U+FFFD was is not guessed
     write(
         tmp_path / "file.json", json.dumps([qa(damaged, "Rest."), qa(damaged, "Drink.")], ensure_ascii=False)
     )
     rows, dropped = read("healthcaremagic", tmp_path)
     assert (
-        pairs(rows) == [(f"Answer as a doctor.\n\n{damaged}\n", answer) for answer in ("Rest.", "Drink.")]
+        pairs(rows)
+        == [("Answer as a doctor.\n\nI\u2019m 30 \ufffd\n", answer) for answer in ("Rest.", "Drink.")]
         and not dropped
     )
 
@@ -132,7 +137,10 @@ def mediqa(*scores, root="Any-Name"):
         graded = f'ReferenceRank="1" ReferenceScore="{score}"' if score else ""
         text = f"<AnswerURL>x</AnswerURL><AnswerText>Answer {number}, it&apos;s\n long.</AnswerText>"
         answers += f'<Answer AID="1_Answer{number}" SystemRank="{number}" {graded}>{text}</Answer>'
-    question = f'<Question QID="1"><QuestionText>What  helps?</QuestionText><AnswerList>{answers}</AnswerList></Question>'
+    question = (
+        '<Question QID="1"><QuestionText>What  helps?</QuestionText><AnswerList>'
+        f"{answers}</AnswerList></Question>"
+    )
     return f'<?xml version="1.0"?><{root}>{question}</{root}>'
 
 
@@ -193,7 +201,11 @@ def liveqa(attribute, subject, message, *answers):
         f"<SUB-QUESTION><ANNOTATIONS/><ANSWERS><ANSWER>{answer}</ANSWER></ANSWERS></SUB-QUESTION>"
         for answer in answers
     )
-    return f"<NLM-QUESTION {attribute}><SUBJECT>{subject}</SUBJECT><MESSAGE>{message}</MESSAGE><SUB-QUESTIONS>{answers}</SUB-QUESTIONS></NLM-QUESTION>"
+    return (
+        "<NLM-QUESTION "
+        f"{attribute}><SUBJECT>{subject}</SUBJECT><MESSAGE>{message}</MESSAGE><SUB-QUESTIONS>"
+        f"{answers}</SUB-QUESTIONS></NLM-QUESTION>"
+    )
 
 
 def test_liveqa_both_training_files(tmp_path):
@@ -254,7 +266,7 @@ def test_pubmed_causal(tmp_path):
     rows, dropped = read("pubmed_causal", tmp_path)
     assert [row["completion"] for row in rows] == ["direct causal", "correlational"]
     assert rows[0]["prompt"].endswith("\n\nA, it is said, causes B.\n")
-    assert dropped == {"sentence stands twice": 1, "label is not 0 to 3": 1, "empty sentence": 1}
+    assert dropped == {"repeated sentence": 1, "label is not 0 to 3": 1, "empty sentence": 1}
 
 
 def test_umls_relation_gives_all_labels_of_a_question(tmp_path):
@@ -353,7 +365,7 @@ def test_pmc_rows(tmp_path):
     write_documents(
         tmp_path, document(1), document(2, "unknown"), document(3, "CC BY-ND"), document(4, "CC BY-NC")
     )
-    licence = {"licence is unknown or allows no changes": 2}
+    licence = {"license is unknown or allows no changes": 2}
     rows, dropped = read("pmc_summarization", tmp_path)
     assert dropped == licence and [row["license"] for row in rows] == ["CC BY", "CC BY-NC"]
     assert (
@@ -506,7 +518,10 @@ def test_mimic_notes_that_give_no_row(tmp_path):
     )
 
 
-ADMISSIONS = "ROW_ID SUBJECT_ID HADM_ID ADMITTIME DISCHTIME DEATHTIME ADMISSION_TYPE ADMISSION_LOCATION DISCHARGE_LOCATION DIAGNOSIS HOSPITAL_EXPIRE_FLAG"
+ADMISSIONS = (
+    "ROW_ID SUBJECT_ID HADM_ID ADMITTIME DISCHTIME DEATHTIME ADMISSION_TYPE ADMISSION_LOCATION "
+    "DISCHARGE_LOCATION DIAGNOSIS HOSPITAL_EXPIRE_FLAG"
+)
 
 
 def admission(subject, number, flag, time="2150-03-01 08:00:00"):
@@ -554,7 +569,10 @@ def test_mimic_mortality_knows_the_first_day_only(tmp_path):
         ("mimic_mortality:10", "yes"),
         ("mimic_mortality:20", "no"),
     ]
-    facts = "Age: 49\nSex: F\nAdmission type: EMERGENCY\nAdmitted from: CLINIC REFERRAL\nDiagnosis at admission: RODEX FEVER\n"
+    facts = (
+        "Age: 49\nSex: F\nAdmission type: EMERGENCY\nAdmitted from: CLINIC REFERRAL\nDiagnosis at "
+        "admission: RODEX FEVER\n"
+    )
     assert found[0]["prompt"].endswith(f"\n\n{facts}Abnormal laboratory values: Rodzyme 12.5 mg/dL\n")
     assert (
         "Age: over 89\n" in found[1]["prompt"]

@@ -10,7 +10,7 @@ import pytest
 from data_prep import benchmarks, build_instructions, build_tasks, instructions
 from data_prep.corpus.evaluation_items import item_name
 from data_prep.manifest import Drops
-from data_prep.schema import check_row
+from data_prep.schema import BadInput, check_row
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 ALPACA, DOLLY = "alpaca/alpaca_data.json", "dolly/databricks-dolly-15k.jsonl"
@@ -32,7 +32,10 @@ def alpaca(instruction, text, output):
 
 def read(name, raw):
     drops = Drops()
-    rows = [check_row(row, row["id"]) for row in instructions.load(name).read(raw / name, drops)]
+    rows = list(instructions.read(name, raw / name, drops))
+    for row in rows:
+        row.pop("group", None)
+        check_row(row, row["id"])
     return rows, {reason: entry["count"] for reason, entry in drops.as_dict().get(name, {}).items()}
 
 
@@ -530,12 +533,12 @@ def test_plan_with_a_missing_source(tmp_path, raw, capsys):
     "text, message",
     [
         ("sources: {alpaca: 10\n", "plan.yaml: not YAML"),
-        ("sources: []\n", "needs 'sources'"),
-        ("sources: {nosuch: 10}\n", "plan.yaml: 'nosuch' is unknown. Known: alpaca"),
-        ("sources: {alpaca: -1}\n", "'alpaca' must be a number of rows, found -1"),
-        ("sources: {alpaca: many}\n", "'alpaca' must be a number of rows, found 'many'"),
+        ("sources: []\n", "plan.yaml: sources: must be a mapping of source to number of rows, found []"),
+        ("sources: {nosuch: 10}\n", "plan.yaml: sources: 'nosuch' is unknown. Known: alpaca"),
+        ("sources: {alpaca: -1}\n", "sources: alpaca: must be greater than or equal to 0, found -1"),
+        ("sources: {alpaca: many}\n", "sources: alpaca: must be a valid integer, found 'many'"),
         ("sources: {alpaca: 1}\nepochs: 3\n", "unknown key 'epochs' (known: sources, validation, seed)"),
-        ("sources: {alpaca: 1}\nseed: one\n", "'seed' must be int, found str"),
+        ("sources: {alpaca: 1}\nseed: one\n", "seed: must be a whole number, found 'one'"),
     ],
 )
 def test_broken_plan(tmp_path, raw, text, message):
@@ -620,3 +623,52 @@ def test_real_sharegpt_file_reads_whole():
     rows, dropped = read("sharegpt", SHARED / "data")
     assert collections.Counter(len(row["messages"]) for row in rows) == {2: 167, 4: 166, 6: 167}
     assert not dropped
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['"<noinput>"', "[noinput]", "(No input)", "No input required.", "N/A", "No_Input", "no input is needed"],
+)
+def test_inputs_that_say_there_is_none(text):
+    assert instructions.no_input(text)
+    assert not instructions.no_input("Na") and not instructions.no_input("No input was given to the pump.")
+
+
+def test_text_escaped_or_decoded_twice_is_repaired_and_counted(tmp_path):
+    records = [
+        alpaca("Say &quot;yes&quot; in a caf\u00c3\u00a9.", "", "p &amp;gt; 5"),
+        alpaca("Show <b>&lt;</b>.", "", "x"),
+    ]
+    write_array(tmp_path / ALPACA, records)
+    run(tmp_path, tmp_path / "out", "--sources", "alpaca", "--validation", "0")
+    rows = {row["id"]: row for row in lines(tmp_path / "out/train.jsonl")}
+    assert (rows["alpaca:1"]["prompt"], rows["alpaca:1"]["completion"]) == (
+        'Say "yes" in a caf\u00e9.\n',
+        "p > 5",
+    )
+    assert rows["alpaca:2"]["prompt"] == "Show <b>&lt;</b>.\n"
+    facts = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert facts["repaired"]["alpaca"][instructions.REPAIRED]["count"] == 1
+
+
+def test_validation_shares_no_prompt_with_train(tmp_path):
+    records = [alpaca(f"Question {i // 4}?", "", f"Answer {i}.") for i in range(80)]
+    write_array(tmp_path / ALPACA, records)
+    more = [{"instruction": f"question {i}?", "context": "", "response": "Yes."} for i in range(30)]
+    write(tmp_path / DOLLY, "".join(json.dumps(record) + "\n" for record in more))
+    run(tmp_path, tmp_path / "out", "--sources", "alpaca,dolly", "--validation", "0.2")
+    train, validation = (
+        {row["prompt"].casefold() for row in lines(tmp_path / f"out/{split}.jsonl")}
+        for split in ("train", "validation")
+    )
+    assert len(validation) >= 6 and not train & validation
+
+
+def test_chatgpt_answers_are_not_taken_for_healthcaremagic(tmp_path):
+    records = [
+        {"instruction": "x", "input": f"Doctor, I have {i}.", "output": f"Test {i}."} for i in range(25)
+    ]
+    for name in ("HealthCareMagic-100k.json", "chatdoctor5k.json"):
+        write_array(tmp_path / name / name, records[: 25 if name[0] == "H" else 2])
+        with pytest.raises(BadInput, match="GenMedGPT-5k, written by ChatGPT"):
+            list(instructions.read("healthcaremagic", tmp_path / name, Drops()))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_prep.corpus.minhash import (
-    Settings,
+    NearDuplicates,
     distinct_runs,
     find_abstracts,
     find_duplicates,
@@ -37,7 +37,7 @@ def edited(text: str, share: float, seed=0) -> str:
     return " ".join(numbers.choice(WORDS) if numbers.random() < share else word for word in text.split())
 
 
-def jaccard(text: str, other: str, settings=Settings()) -> float:  # noqa: B008 (frozen)
+def jaccard(text: str, other: str, settings=NearDuplicates()) -> float:  # noqa: B008 (frozen)
     return overlap(distinct_runs(text, settings), distinct_runs(other, settings))
 
 
@@ -114,7 +114,7 @@ def test_candidates_come_as_often_as_the_table_says(share):
         blocks = [" ".join(str(numbers.getrandbits(40)) for _ in range(5)) for _ in range(2000)]
         common = round(200 * share)  # of the 200 runs that the two have together
         alone = (200 - common) // 2
-        settings = Settings(n_grams=1)
+        settings = NearDuplicates(n_grams=1)
         text = " ".join(b.replace(" ", "") for b in blocks[: common + alone])
         other = " ".join(
             b.replace(" ", "") for b in blocks[:common] + blocks[common + alone : common + 2 * alone]
@@ -153,7 +153,7 @@ def test_bad_input_is_named():
         list(find_duplicates([record, record], ["n"]))
     with pytest.raises(BadInput, match="unknown key 'ngrams'"):
         make_settings({"ngrams": 5})
-    with pytest.raises(BadInput, match="'pmc' stands twice"):
+    with pytest.raises(BadInput, match="source 'pmc' is in runs twice"):
         make_settings({"runs": [["pmc", "pubmed"], ["redpajama", "pmc"]]})
     for runs in (
         None,
@@ -164,11 +164,12 @@ def test_bad_input_is_named():
         [[["pmc"]]],
     ):
         with pytest.raises(
-            BadInput, match=r"'runs' must be lists of sources in a list, found .* \(known: pubmed, pmc, "
+            BadInput,
+            match=r"near_duplicates: runs: (must be a list of lists of sources, found|.* must be a valid (string|list), found|unknown source '.*' \(known: pubmed, pmc, )",
         ):
             make_settings({"runs": runs})
-    assert make_settings({"runs": [["pmc", "pubmed"]]}).runs == (("pmc", "pubmed"),)
-    assert make_settings({"n_grams": 3}).n_grams == 3 and make_settings({}) == Settings()
+    assert make_settings({"runs": [["pmc", "pubmed"]]}).runs == [["pmc", "pubmed"]]
+    assert make_settings({"n_grams": 3}).n_grams == 3 and make_settings({}) == NearDuplicates()
 
 
 def test_an_abstract_goes_where_its_article_is():

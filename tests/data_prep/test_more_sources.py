@@ -1,4 +1,5 @@
-"""The readers of The Pile's PubMed, of guidelines, and of data that a source.yaml describes, on invented records in their shapes."""
+"""The readers of The Pile's PubMed, of guidelines, and of data that a source.yaml describes, on invented
+records in their shapes."""
 
 import gzip
 import json
@@ -61,8 +62,10 @@ def test_pile_keeps_its_two_pubmed_sets(tmp_path, name):
     ]
     documents, drops = read(pile_pubmed, put(tmp_path / name, records))
     assert [(d["text"], d["meta"]["pile_set_name"]) for d in documents] == [
-        ("An article.", "PubMed Central"), ("An abstract.", "PubMed Abstracts"), ("An article.", "PubMed Central"),
-    ]  # fmt: skip
+        ("An article.", "PubMed Central"),
+        ("An abstract.", "PubMed Abstracts"),
+        ("An article.", "PubMed Central"),
+    ]
     assert documents[0]["id"] == documents[2]["id"] != documents[1]["id"], "an exact repeat has the same id"
     assert drops == {"of another set of The Pile": 2}
     assert pile_pubmed.files(tmp_path) == [tmp_path / name]
@@ -114,18 +117,28 @@ def test_a_git_lfs_pointer_is_no_data(tmp_path, module):
 
 def test_guidelines_as_published(tmp_path):
     record = {
-        "id": "a1", "source": "nice", "title": "On fever", "clean_text": "# On fever\n\nMeasure it.", "raw_text": "Cookies? On fever",
-        "url": "https://x.invalid/1", "overview": "A summary.",
-    }  # fmt: skip
+        "id": "a1",
+        "source": "nice",
+        "title": "On fever",
+        "clean_text": "# On fever\n\nMeasure it.",
+        "raw_text": "Cookies? On fever",
+        "url": "https://x.invalid/1",
+        "overview": "A summary.",
+    }
     file = put(
         tmp_path / "open_guidelines.jsonl", [record, {**record, "id": "a2", "source": "who", "url": None}]
     )
     (first, second), drops = read(guidelines, file)
     assert drops == {} and guidelines.files(tmp_path) == [file]
     assert first == {
-        "id": "guidelines:a1", "text": "# On fever\n\nMeasure it.", "source": "guidelines", "domain": "biomedical", "license": "terms of nice",
-        "access": "public", "meta": {"publisher": "nice", "title": "On fever", "url": "https://x.invalid/1"},
-    }  # fmt: skip
+        "id": "guidelines:a1",
+        "text": "# On fever\n\nMeasure it.",
+        "source": "guidelines",
+        "domain": "biomedical",
+        "license": "terms of nice",
+        "access": "public",
+        "meta": {"publisher": "nice", "title": "On fever", "url": "https://x.invalid/1"},
+    }
     assert (second["license"], second["meta"]) == ("terms of who", {"publisher": "who", "title": "On fever"})
 
 
@@ -167,8 +180,12 @@ def test_plain_json_lines(tmp_path):
     ]
     documents, drops = read(plain, put(folder / "deep" / "a.jsonl.gz", records + bad))
     assert documents[0] == {
-        "id": "plain:ward notes:1", "text": "One.", "source": "plain", **CARD, "meta": {"collection": "ward notes", "year": "2001"},
-    }  # fmt: skip
+        "id": "plain:ward notes:1",
+        "text": "One.",
+        "source": "plain",
+        **CARD,
+        "meta": {"collection": "ward notes", "year": "2001"},
+    }
     assert documents[1]["id"] == "plain:ward notes:b" and len(documents) == 2
     assert drops == {"no object with a text in note": 2, "empty text": 1, "no 'number'": 2}
 
@@ -221,13 +238,13 @@ def test_nobody_guesses_an_access_class(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"access": None}, "'access' is not given"),
-        ({"license": ""}, "'license' is not given"),
-        ({"access": "open"}, "access is 'open', must be one of public, gated, credentialed"),
-        ({"domain": "medical"}, "domain is 'medical', must be one of"),
+        ({"access": None}, "access: must be one of public, gated, credentialed, found None"),
+        ({"license": ""}, "license: must be the license or agreement"),
+        ({"access": "open"}, "access: must be one of public, gated, credentialed, found 'open'"),
+        ({"domain": "medical"}, "domain: must be one of biomedical, clinical, general, found 'medical'"),
         ({"acess": "public"}, "unknown key 'acess'"),
         ({"revision": "0" * 40}, "unknown key 'revision'"),
-        ({"meta": "year"}, "'meta' must be a list of columns"),
+        ({"meta": "year"}, "meta: must be a list of further columns"),
     ],
 )
 def test_a_sidecar_that_says_too_little_or_something_else_is_refused(tmp_path, settings, message):
@@ -239,7 +256,7 @@ def test_a_sidecar_that_says_too_little_or_something_else_is_refused(tmp_path, s
     with pytest.raises(BadInput, match="source.yaml: not YAML"):
         plain.files(tmp_path)
     path.write_text("")
-    with pytest.raises(BadInput, match="source.yaml: 'domain' is not given"):
+    with pytest.raises(BadInput, match="source.yaml: domain: missing, must be one of biomedical"):
         plain.files(tmp_path)
 
 
@@ -326,13 +343,13 @@ def test_hub_reads_a_folder_as_it_reads_the_hub(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "'dataset' is not given"),
-        ({"dataset": "lab/notes", "split": "train"}, "'revision' is not given"),
+        ({}, "dataset: missing"),
+        ({"dataset": "lab/notes", "split": "train"}, "revision: missing"),
         (
             {"dataset": "lab/notes", "split": "train", "revision": "main"},
             "revision 'main' must be a commit of 40 hexadecimal digits",
         ),
-        ({"dataset": "lab/notes", "revision": "0" * 40}, "'split' is not given"),
+        ({"dataset": "lab/notes", "revision": "0" * 40}, "split: missing"),
     ],
 )
 def test_hub_needs_a_name_a_commit_and_a_split(tmp_path, settings, message):

@@ -1,4 +1,5 @@
-"""The readers of the pretraining corpus and build_documents, on invented records in the publishers' formats and on the real samples."""
+"""The readers of the pretraining corpus and build_documents, on invented records in the publishers' formats
+and on the real samples."""
 
 import csv
 import gzip
@@ -17,6 +18,7 @@ from data_prep.files import NOT_UTF8
 from data_prep.manifest import Drops
 from data_prep.schema import BadInput, check_document
 from data_prep.sources import SOURCES, mimic_cxr, mimic_iii, mimic_iv_note, pmc, pubmed, redpajama
+from data_prep.sources.raw_files import csv_rows
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -44,13 +46,23 @@ def written(folder: Path) -> list[dict]:
 # --- PubMed ---
 
 
-def citation(pmid="1", *, version=1, title="A title.", abstract="<AbstractText>Some text.</AbstractText>", language="eng", extra="",
-             kinds=("Journal Article",), date="<Year>2001</Year>") -> str:  # fmt: skip
+def citation(
+    pmid="1",
+    *,
+    version=1,
+    title="A title.",
+    abstract="<AbstractText>Some text.</AbstractText>",
+    language="eng",
+    extra="",
+    kinds=("Journal Article",),
+    date="<Year>2001</Year>",
+) -> str:
     pmid = f'<PMID Version="{version}">{pmid}</PMID>' if pmid else ""
     abstract = f"<Abstract>{abstract}</Abstract>" if abstract else ""
     kinds = "".join(f"<PublicationType>{kind}</PublicationType>" for kind in kinds)
     return (
-        f"<MedlineCitation>{pmid}<Article><Journal><JournalIssue><PubDate>{date}</PubDate></JournalIssue><Title>J</Title></Journal>"
+        f"<MedlineCitation>{pmid}<Article><Journal><JournalIssue><PubDate>{date}</PubDate></JournalIssue>"
+        "<Title>J</Title></Journal>"
         f"<ArticleTitle>{title}</ArticleTitle>{abstract}<Language>{language}</Language>"
         f"<PublicationTypeList>{kinds}</PublicationTypeList></Article>{extra}</MedlineCitation>"
     )
@@ -59,8 +71,14 @@ def citation(pmid="1", *, version=1, title="A title.", abstract="<AbstractText>S
 def article_set(*citations, deleted=()) -> str:
     body = "".join(f"<PubmedArticle>{c}<PubmedData/></PubmedArticle>" for c in citations)
     pmids = "".join(f"<PMID Version='1'>{pmid}</PMID>" for pmid in deleted)
-    doctype = '<!DOCTYPE PubmedArticleSet PUBLIC "-//NLM//DTD" "https://dtd.nlm.nih.gov/ncbi/pubmed/out/pubmed_190101.dtd">'
-    return f"{doctype}<PubmedArticleSet>{body}{f'<DeleteCitation>{pmids}</DeleteCitation>' if pmids else ''}</PubmedArticleSet>"
+    doctype = (
+        '<!DOCTYPE PubmedArticleSet PUBLIC "-//NLM//DTD" '
+        '"https://dtd.nlm.nih.gov/ncbi/pubmed/out/pubmed_190101.dtd">'
+    )
+    return (
+        f"{doctype}<PubmedArticleSet>"
+        f"{body}{f'<DeleteCitation>{pmids}</DeleteCitation>' if pmids else ''}</PubmedArticleSet>"
+    )
 
 
 @pytest.mark.parametrize("name", ["a.xml", "a.xml.gz"])
@@ -83,8 +101,10 @@ def test_pubmed_roots(tmp_path, name, content):
 def test_pubmed_text_is_whole(tmp_path):
     abstract = (
         '<AbstractText Label="METHODS" NlmCategory="METHODS">We gave <i>E. coli</i> 10<sup>6</sup> cells, '
-        '<mml:math xmlns:mml="http://www.w3.org/1998/Math/MathML">\n <mml:mi>r</mml:mi>\n</mml:math> = 0.9<!-- no -->5.</AbstractText>'
-        '<AbstractText Label="RESULTS">H<sub>2</sub>O.</AbstractText><CopyrightInformation>Copyright X</CopyrightInformation>'
+        '<mml:math xmlns:mml="http://www.w3.org/1998/Math/MathML">\n <mml:mi>r</mml:mi>\n</mml:math> = '
+        "0.9<!-- no -->5.</AbstractText>"
+        '<AbstractText Label="RESULTS">H<sub>2</sub>O.</AbstractText><CopyrightInformation>Copyright '
+        "X</CopyrightInformation>"
     )
     other = (
         '<OtherAbstract Type="Publisher" Language="fre"><AbstractText>Autre.</AbstractText></OtherAbstract>'
@@ -171,15 +191,25 @@ def test_pubmed_frees_what_it_has_read(tmp_path):
 # --- PubMed Central ---
 
 
-def jats(body="<sec><title>Intro</title><p>Body text.</p></sec>", *, pmcid='<article-id pub-id-type="pmc">123</article-id>',
-         permissions="", abstract="<abstract><p>Short.</p></abstract>", attributes="", back="") -> str:  # fmt: skip
+def jats(
+    body="<sec><title>Intro</title><p>Body text.</p></sec>",
+    *,
+    pmcid='<article-id pub-id-type="pmc">123</article-id>',
+    permissions="",
+    abstract="<abstract><p>Short.</p></abstract>",
+    attributes="",
+    back="",
+) -> str:
     body = f"<body>{body}</body>" if body is not None else ""
     return (
         '<!DOCTYPE article PUBLIC "-//NLM//DTD JATS v1.0" "JATS-archivearticle1.dtd">'
-        f'<article xmlns:xlink="http://www.w3.org/1999/xlink" xmlns:mml="http://www.w3.org/1998/Math/MathML" {attributes}>'
+        '<article xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'xmlns:mml="http://www.w3.org/1998/Math/MathML" {attributes}>'
         f"<front><journal-meta><journal-title>J</journal-title></journal-meta><article-meta>{pmcid}"
-        '<article-id pub-id-type="pmid">9</article-id><title-group><article-title>The <italic>title</italic></article-title></title-group>'
-        f"<pub-date><year>2012</year></pub-date>{permissions}{abstract}</article-meta></front>{body}{back}</article>"
+        '<article-id pub-id-type="pmid">9</article-id><title-group><article-title>The <italic>'
+        "title</italic></article-title></title-group>"
+        f"<pub-date><year>2012</year></pub-date>{permissions}{abstract}</article-meta></front>"
+        f"{body}{back}</article>"
     )
 
 
@@ -191,16 +221,25 @@ def pmc_text(tmp_path, body, **more) -> str:
 def test_pmc_blocks(tmp_path):
     body = (
         "<p>Before<fig><label>Fig 1</label><caption><p>CAPTION</p></caption></fig> after.</p>"
-        "<sec><label>1</label><title>Methods</title><p>Let <inline-formula><mml:math><mml:mi>MATH</mml:mi></mml:math></inline-formula>"
+        "<sec><label>1</label><title>Methods</title><p>Let "
+        "<inline-formula><mml:math><mml:mi>MATH</mml:mi></mml:math></inline-formula>"
         "be, 10<sup>5</sup> cells, H<sub>2</sub>O"
-        "<table-wrap><table><tr><td>CELL</td></tr></table></table-wrap>, see <xref ref-type='fig' rid='f'>Figure 1</xref>.</p>"
+        "<table-wrap><table><tr><td>CELL</td></tr></table></table-wrap>, see <xref ref-type='fig' "
+        "rid='f'>Figure 1</xref>.</p>"
         "<list><list-item><p>Item one</p></list-item><list-item><p>Item two</p></list-item></list>"
-        "<disp-formula>FORMULA</disp-formula><ref-list><ref><mixed-citation>REF</mixed-citation></ref></ref-list></sec>"
+        "<disp-formula>FORMULA</disp-formula><ref-list><ref><mixed-citation>REF</mixed-citation></ref>"
+        "</ref-list></sec>"
         "<sec><title>Supporting</title><supplementary-material><p>S1</p></supplementary-material></sec>"
         "<sec><title>Acknowledgements</title><p>THANKS</p></sec>"
     )
-    back = "<back><ack><p>THANKS</p></ack><fn-group><fn><p>NOTE</p></fn></fn-group><ref-list><ref>REF</ref></ref-list></back>"
-    abstract = "<abstract><sec><title>Aim</title><p>First.</p></sec></abstract><abstract abstract-type='summary'><p>Second.</p></abstract>"
+    back = (
+        "<back><ack><p>THANKS</p></ack><fn-group><fn><p>NOTE</p></fn></fn-group><ref-list><ref>"
+        "REF</ref></ref-list></back>"
+    )
+    abstract = (
+        "<abstract><sec><title>Aim</title><p>First.</p></sec></abstract><abstract "
+        "abstract-type='summary'><p>Second.</p></abstract>"
+    )
     assert pmc_text(tmp_path, body, back=back, abstract=abstract).split("\n\n") == [
         "The title", "Aim", "First.", "Second.", "Before after.", "Methods",
         "Let be, 10^5 cells, H2O, see Figure 1.", "Item one", "Item two",
@@ -235,20 +274,45 @@ LICENSED = '<permissions><license {}><license-p>{}</license-p></license></permis
     [
         (LICENSED('xlink:href="http://creativecommons.org/licenses/by/2.0"', "Open Access"), "CC BY"),
         (LICENSED('license-type="CC BY-NC-ND"', ""), "CC BY-NC-ND"),
-        (LICENSED('license-type="open-access"', "distributed under the Creative Commons Attribution License, which permits use"), "CC BY"),
-        (LICENSED("", "Creative Commons Attribution Non-Commercial License (http://creativecommons.org/licenses/by-nc/3.0)"), "CC BY-NC"),
-        (LICENSED("", "the Creative Commons Attribution-Noncommercial-Share Alike 3.0 license"), "CC BY-NC-SA"),
+        (
+            LICENSED(
+                'license-type="open-access"',
+                "distributed under the Creative Commons Attribution License, which permits use",
+            ),
+            "CC BY",
+        ),
+        (
+            LICENSED(
+                "",
+                "Creative Commons Attribution Non-Commercial License "
+                "(http://creativecommons.org/licenses/by-nc/3.0)",
+            ),
+            "CC BY-NC",
+        ),
+        (
+            LICENSED("", "the Creative Commons Attribution-Noncommercial-Share Alike 3.0 license"),
+            "CC BY-NC-SA",
+        ),
         (LICENSED("", "under the Creative Commons CC0 public domain dedication"), "CC0"),
-        (LICENSED('xlink:href="http://creativecommons.org/licenses/by/4.0/"',
-                  "The Public Domain Dedication waiver (http://creativecommons.org/publicdomain/zero/1.0/) applies to the data"), "CC BY"),
+        (
+            LICENSED(
+                'xlink:href="http://creativecommons.org/licenses/by/4.0/"',
+                "The Public Domain Dedication waiver (http://creativecommons.org/publicdomain/zero/1.0/) "
+                "applies to the data",
+            ),
+            "CC BY",
+        ),
         (LICENSED('license-type="public-domain"', "lies in the public domain"), "public domain"),
         (LICENSED('license-type="open-access"', "All rights reserved."), "unknown"),
         ("", "unknown"),
         # NLM DTD 2.x: no <permissions>, the words stand in the copyright statement
-        ("<copyright-statement>X. This is an open-access article under the Creative Commons Attribution License.</copyright-statement>",
-         "CC BY"),
+        (
+            "<copyright-statement>X. This is an open-access article under the Creative Commons "
+            "Attribution License.</copyright-statement>",
+            "CC BY",
+        ),
     ],
-)  # fmt: skip
+)
 def test_pmc_license(tmp_path, permissions, license):
     (document,), _ = read(pmc, put(tmp_path / "a.nxml", jats(permissions=permissions)))
     assert document["license"] == license
@@ -281,8 +345,18 @@ def test_pmc_ids_of_both_generations(tmp_path, kind, value):
 # --- MIMIC ---
 
 NOTE_COLUMNS = [
-    "ROW_ID", "SUBJECT_ID", "HADM_ID", "CHARTDATE", "CHARTTIME", "STORETIME", "CATEGORY", "DESCRIPTION", "CGID", "ISERROR", "TEXT",
-]  # fmt: skip
+    "ROW_ID",
+    "SUBJECT_ID",
+    "HADM_ID",
+    "CHARTDATE",
+    "CHARTTIME",
+    "STORETIME",
+    "CATEGORY",
+    "DESCRIPTION",
+    "CGID",
+    "ISERROR",
+    "TEXT",
+]
 NOTE = dict.fromkeys(NOTE_COLUMNS, "") | {"ROW_ID": "1", "CATEGORY": "Nursing ", "TEXT": "A note."}
 IV_COLUMNS = ["note_id", "subject_id", "hadm_id", "note_type", "note_seq", "charttime", "storetime", "text"]
 
@@ -430,9 +504,8 @@ def test_build_documents_of_every_source(tmp_path, capsys):
     put(raw / "guidelines" / "who.jsonl", '{"id": "g", "source": "who", "title": "T", "clean_text": "d"}\n')
     put(raw / "plain" / "notes.jsonl", '{"text": "e"}\n')
     put(raw / "plain" / "source.yaml", "domain: clinical\nlicense: our own\naccess: gated\n")
-    names = [
-        name for name in SOURCES if name != "hub"
-    ]  # a dataset of the Hub: tests/data_prep/test_more_sources.py
+    # a dataset of the Hub and your own notes: test_more_sources.py, test_own_data.py
+    names = [name for name in SOURCES if name not in ("hub", "notes")]
     arguments = [argument for name in names for argument in ("--source", f"{name}={raw / name}")]
 
     build_documents.main([*arguments, "--out", str(tmp_path / "one")])
@@ -446,11 +519,20 @@ def test_build_documents_of_every_source(tmp_path, capsys):
         and "PhysioNet Credentialed Health Data License 1.5.0" in manifest["licenses"]
     )
     assert manifest["document_licenses"]["pmc"] == {"CC BY-NC": 1, "unknown": 1}
-    assert sorted(file.relative_to(tmp_path / "one").as_posix() for file in (tmp_path / "one").rglob("*.jsonl.gz")) == [
-        "guidelines/who.jsonl.gz", "mimic_cxr/mimic_cxr_00000.jsonl.gz", "mimic_iii/NOTEEVENTS.jsonl.gz", "mimic_iv_note/discharge.jsonl.gz",
-        "pile_pubmed/00.jsonl.gz", "plain/notes.jsonl.gz", "pmc/pmc_00000.jsonl.gz", "pubmed/a.jsonl.gz", "redpajama/part.jsonl.gz",
+    assert sorted(
+        file.relative_to(tmp_path / "one").as_posix() for file in (tmp_path / "one").rglob("*.jsonl.gz")
+    ) == [
+        "guidelines/who.jsonl.gz",
+        "mimic_cxr/mimic_cxr_00000.jsonl.gz",
+        "mimic_iii/NOTEEVENTS.jsonl.gz",
+        "mimic_iv_note/discharge.jsonl.gz",
+        "pile_pubmed/00.jsonl.gz",
+        "plain/notes.jsonl.gz",
+        "pmc/pmc_00000.jsonl.gz",
+        "pubmed/a.jsonl.gz",
+        "redpajama/part.jsonl.gz",
         "redpajama/part_2.jsonl.gz",
-    ]  # fmt: skip
+    ]
     for entry in manifest["outputs"]:
         lines_in_file = gzip.decompress((tmp_path / "one" / entry["path"]).read_bytes()).splitlines()
         assert (
@@ -494,7 +576,12 @@ GOOD_LINE = b'{"text": "a"}\n'
         ("pmc", "other.nxml", b"<html><p>Not found</p></html>", "no <article>"),
         ("pmc", "cut.nxml", jats()[:-30].encode(), "not well-formed XML"),
         ("redpajama", "bad.jsonl", GOOD_LINE + b'{"text": \n', "line 2: not JSON"),
-        ("redpajama", "other.jsonl", b'{"content": "a"}\n', "line 1: no object with 'text'"),
+        (
+            "redpajama",
+            "other.jsonl",
+            b'{"content": "a"}\n',
+            r"line 1 .found: content.: no object with 'text'",
+        ),
         ("redpajama", "lfs.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "Git-LFS pointer"),
         ("mimic_iv_note", "notes.csv", b"note_id,words\n1,a\n", "column 'SUBJECT_ID' is missing"),
         (
@@ -611,8 +698,13 @@ def test_bad_records_are_counted_with_their_place_and_too_many_stop_the_build(tm
     manifest = build_documents.build([("redpajama", tmp_path / "raw")], tmp_path / "out", max_bad=0.2)
     dropped = manifest["dropped"]["redpajama"]
     assert {reason: entry["count"] for reason, entry in dropped.items()} == {
-        "not JSON": 1, "empty text": 2, "no object with 'text'": 2, "'text' is no string": 1, "not valid Unicode": 1, "the file is empty": 1,
-    }  # fmt: skip
+        "not JSON": 1,
+        "empty text": 2,
+        "no object with 'text'": 2,
+        "'text' is no string": 1,
+        "not valid Unicode": 1,
+        "the file is empty": 1,
+    }
     assert (
         all(entry["bad"] for entry in dropped.values()) and dropped["not JSON"]["first"] == f"{file}: line 4"
     )
@@ -629,7 +721,10 @@ def test_bad_records_are_counted_with_their_place_and_too_many_stop_the_build(tm
     assert sum(e["records"] for e in manifest["inputs"]) == 41 + 8
     with pytest.raises(
         BadInput,
-        match=r"redpajama: 8 of 49 records are bad, more than --max_bad 0.1; the first is .*a.jsonl: line 7: 'text' is no string. Next: mend",
+        match=(
+            r"redpajama: 8 of 49 records are bad, more than --max_bad 0.1; the first is .*a.jsonl: "
+            r"line 7: 'text' is no string. Next: mend"
+        ),
     ):
         build_documents.build([("redpajama", tmp_path / "raw")], tmp_path / "two", max_bad=0.1)
 
@@ -708,6 +803,113 @@ def test_real_pmc(tmp_path):
     for name in ("pmc:PMC3585041", "pmc:PMC3460867"):
         assert not re.search(r"\[\d[\d,\s\u2013-]*\]", documents[name]["text"])
     assert not re.search(r"(?<!F)\[\d[\d,\s\u2013-]*\]", documents["pmc:PMC3166277"]["text"])
-    # Author-year citations are gone with their brackets; as a word of the sentence a year may stay: "Leino et al. (2005) were".
+    # Author-year citations are gone with their brackets; as a word of the sentence a year may stay: "Leino et
+    # al. (2005) were".
     assert len(re.findall(r"\([^()]*et al\.[^()]*\)", documents["pmc:PMC2599765"]["text"])) == 0
     assert documents["pmc:PMC3585041"]["text"].count("Author Summary") == 1  # the second of its two abstracts
+
+
+# --- files that are not what they seem ---
+
+
+def test_pubmed_files_are_in_the_order_of_their_numbers(tmp_path):
+    old, new = (
+        citation("3", abstract=f"<AbstractText>{text}</AbstractText>") for text in ("50 mg.", "5 mg.")
+    )
+    put(tmp_path / "raw/z_baseline/pubmed26n0002.xml", article_set(old))
+    put(tmp_path / "raw/2026_updates/pubmed26n1400.xml.gz", article_set(new))
+    put(
+        tmp_path / "raw/a/pubmed25n9000.xml",
+        article_set(citation("3", abstract="<AbstractText>0</AbstractText>")),
+    )
+    for folders in (["raw"], ["raw/2026_updates", "raw/z_baseline", "raw/a"]):
+        sources = [("pubmed", tmp_path / folder) for folder in folders]
+        build_documents.build(sources, tmp_path / "out")
+        assert [document["text"] for document in written(tmp_path / "out")] == ["A title.\n\n5 mg."]
+
+
+@pytest.mark.parametrize(
+    "changes, text",
+    [
+        ({"title": "[Not Available]."}, "Some text."),
+        (
+            {"abstract": "<AbstractText>Cut (ABSTRACT TRUNCATED AT 250 WORDS)</AbstractText>"},
+            "A title.\n\nCut",
+        ),
+        ({"abstract": "<AbstractText>Cut. ABSTRACT TRUNCATED.</AbstractText>"}, "A title.\n\nCut."),
+        ({"abstract": '<AbstractText Label="METHODS:">We.</AbstractText>'}, "A title.\n\nMETHODS: We."),
+    ],
+)
+def test_pubmed_marks_that_are_no_text(tmp_path, changes, text):
+    documents, _ = read(pubmed, put(tmp_path / "a.xml", article_set(citation(**changes))))
+    assert [document["text"] for document in documents] == [text]
+
+
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"kinds": ("Expression of Concern",)}, "expression of concern"),
+        (
+            {"extra": '<CommentsCorrectionsList><CommentsCorrections RefType="ExpressionOfConcernIn"/>'
+             "</CommentsCorrectionsList>"},
+            "expression of concern",
+        ),
+        ({"title": "WITHDRAWN: A review."}, "withdrawn"),
+    ],
+)  # fmt: skip
+def test_pubmed_records_under_concern(tmp_path, changes, reason):
+    assert read(pubmed, put(tmp_path / "a.xml", article_set(citation(**changes)))) == ([], {reason: 1})
+
+
+@pytest.mark.parametrize(
+    "kind, related, title, kept",
+    [
+        ("research-article", "", "On knees", True),
+        ("correction", '<related-article related-article-type="corrected-article"/>', "Correction", True),
+        ("research-article", "", "Concerning retraction of the knee: a trial", True),
+        ("retraction", "", "On knees", False),
+        ("expression-of-concern", "", "On knees", False),
+        (
+            "research-article",
+            '<related-article related-article-type="retraction-forward"/>',
+            "On knees",
+            False,
+        ),
+        ("other", '<related-article related-article-type="object-of-concern"/>', "On knees", False),
+        ("research-article", "", "WITHDRAWN: On knees", False),
+        ("research-article", "", "Retracted Article: On knees", False),
+    ],
+)
+def test_pmc_retractions_and_concerns(tmp_path, kind, related, title, kept):
+    front = (
+        f'<article-meta><article-id pub-id-type="pmc">5</article-id><title-group><article-title>{title}'
+        f"</article-title></title-group>{related}</article-meta>"
+    )
+    text = f'<article article-type="{kind}"><front>{front}</front><body><p>Text.</p></body></article>'
+    documents, drops = read(pmc, put(tmp_path / "a.nxml", text))
+    assert (len(documents) == 1) == kept
+    assert drops == ({} if kept else {"retracted, withdrawn or under concern, or a notice of it": 1})
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (
+            b"a;b;c\n1;2;3\n",
+            "the cells of the first line are separated by semicolons.. Next: save it with commas",
+        ),
+        (b",case_url,case_id\n0,u,1\n", r"found: \(no name\), case_url, case_id"),
+        (
+            "a,b\n1,caf\xe9\n".encode("cp1252"),
+            r"line 2 is not UTF-8 but probably Windows-1252. Next: iconv -f CP1252 -t UTF-8",
+        ),
+        ("a,b\n1,2\n".encode("utf-16"), "UTF-16, must be UTF-8. Next: iconv -f UTF-16 -t UTF-8"),
+    ],
+)
+def test_a_table_in_another_form_is_named(tmp_path, content, said):
+    with pytest.raises(BadInput, match=said):
+        list(
+            csv_rows(
+                put(tmp_path / "a.csv", content), ("a", "b", "text") if b"caf" not in content else ("a",)
+            )
+        )

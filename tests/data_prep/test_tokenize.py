@@ -6,11 +6,12 @@ import random
 import numpy as np
 import pytest
 import regex
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from data_prep.corpus import tokenize
 from data_prep.corpus.tokenize import DocumentTokenizer, make_word_cache
 from data_prep.schema import BadInput
+from tests import tokenizer_families
 
 SENTENCES = ["The patient was given 20 mg of aspirin daily for chest pain.", "No acute process; the heart size is normal (2.5 cm).",
              "def f(x):\n    return x + 1", "β-blockers, naïve T-cells and 5–10 % saline.", "Findings:   mild  oedema.\n\n\tImpression: none."]  # fmt: skip
@@ -97,6 +98,7 @@ def llama(sentencepiece_model):
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     engine.add_special_tokens(["<unk>", "<s>", "</s>"])
+    engine.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return save(engine, folder / "llama")
 
 
@@ -221,3 +223,15 @@ def test_no_tokenizer_and_no_eos_are_refused(tmp_path):
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     with pytest.raises(BadInput, match="has no EOS token"):
         DocumentTokenizer(str(folder))
+
+
+@pytest.mark.parametrize("family", tokenizer_families.FAMILIES)
+def test_documents_begin_with_bos_only_where_the_tokenizer_adds_one(tmp_path, family):
+    hf = tokenizer_families.FAMILIES[family]()
+    hf.save_pretrained(tmp_path)
+    tokenizer = DocumentTokenizer(str(tmp_path))
+    adds = family in tokenizer_families.ADDS_BOS
+    assert tokenize.adds_bos(tokenizer.hf) == adds and tokenizer.bos == [hf.bos_token_id] * adds
+    for text in SENTENCES[:2]:
+        [ids] = tokenizer.encode([text])
+        assert ids.tolist() == [*hf(text)["input_ids"], hf.eos_token_id] == tokenizer.reference(text)

@@ -11,7 +11,7 @@ import demo
 from data_prep import egress
 from evaluation import ablation, generate
 from evaluation.models import registry
-from evaluation.reporting import tables
+from evaluation.reporting import config, paper_claims, tables
 
 OPTIONS = {"choices": ["A", "B"], "question": "Which drug?", "options": ["zorimel", "tavoxan forte"]}
 
@@ -21,9 +21,15 @@ def write_plan(folder, **changes):
         {"name": name, "label": name.title(), "model": str(folder / name), "preset": "paper"}
         for name in ("first", "second", "third")
     ]
-    models[0]["article"], models[1]["article"] = "LLaMA2 13B", "Me-LLaMA-13B-chat"
-    plan = {"title": "Invented", "rows": str(folder / "rows"), "evaluation": str(folder / "evaluation"), "tasks": ["mednli", "medqa_ll", "i2b2"],
-            "settings": {"max_new_tokens": 4, "device": "cpu", "allow_overlong": True}, "models": models}  # fmt: skip
+    models[0]["paper"], models[1]["paper"] = "LLaMA2 13B", "Me-LLaMA-13B-chat"
+    plan = {
+        "title": "Invented",
+        "rows": str(folder / "rows"),
+        "evaluation": str(folder / "evaluation"),
+        "tasks": ["mednli", "medqa_ll", "i2b2"],
+        "settings": {"max_new_tokens": 4, "device": "cpu", "allow_overlong": True},
+        "models": models,
+    }
     plan["differences"] = [
         {"what": "All", "of": "third", "to": "first"},
         {"what": "One", "of": "second", "to": "first"},
@@ -65,28 +71,28 @@ def result_of(world):
     return json.loads((world / "out/table6.json").read_text())
 
 
-def test_the_shape_is_table_6_with_the_articles_columns_beside_ours(world):
+def test_the_shape_is_table_6_with_the_papers_columns_beside_ours(world):
     table = result_of(world)["table"]
     assert [(row["task"], row["metric"]) for row in table["rows"]] == [
         ("i2b2", "macro_f1"),
         ("mednli", "macro_f1"),
     ]
     assert table["published"] == ["LLaMA2 13B", "Me-LLaMA-13B-chat"]
-    article = json.loads(tables.ARTICLE.read_text())["table6_ablation"]["records"]
+    paper = json.loads(tables.PAPER.read_text())["table6_ablation"]["records"]
     for row in table["rows"]:
         for record in row["published"]:
-            assert {"dataset": row["task"], "model": record["model"], "value": record["value"]}.items() <= next(
-                r for r in article if (r["dataset"], r["model"]) == (row["task"], record["model"])).items()  # fmt: skip
+            same = (r for r in paper if (r["dataset"], r["model"]) == (row["task"], record["model"]))
+            assert record["value"] == next(same)["value"]
         scores = [
             json.loads((world / "evaluation" / name / "scores.json").read_text())
             for name in ("first", "second", "third")
         ]
         assert [cell["n"] for cell in row["ours"]] == [entry[row["task"]]["n"] for entry in scores]
     assert "i2b2 of Me-LLaMA 13B-chat is 0.166 in Table 5" in (world / "out/table6.md").read_text(), (
-        "a known contradiction stands below"
+        "a known contradiction is named below"
     )
     assert "Me-LLaMA 70B" not in (world / "out/table6.md").read_text()
-    assert (world / "out/table6.csv").read_text().count("article") == 4 and r"\begin{table}" in (
+    assert (world / "out/table6.csv").read_text().count(",paper,") == 4 and r"\begin{table}" in (
         world / "out/table6.tex"
     ).read_text()
 
@@ -120,8 +126,8 @@ def test_differences_are_paired_and_named(world):
     assert (whole["of"], whole["to"], one["of"]) == ("third", "first", "second")
     for pair in (whole, one):
         line = next(line for line in pair["lines"] if line["task"] == "medqa_ll")
-        rows, others = ({row["id"]: row["score"]["accuracy"] for row in read_jsonl(world / "evaluation" / pair[role] / "medqa_ll.scored.jsonl")}
-                        for role in ("of", "to"))  # fmt: skip
+        files = [world / "evaluation" / pair[role] / "medqa_ll.scored.jsonl" for role in ("of", "to")]
+        rows, others = ({row["id"]: row["score"]["accuracy"] for row in read_jsonl(file)} for file in files)
         assert line["difference"] == pytest.approx(sum(rows[key] - others[key] for key in rows) / 8)
         assert line["mcnemar"]["only_this"] == sum(rows[key] > others[key] for key in rows)
         assert line["low"] <= line["difference"] <= line["high"]
@@ -145,12 +151,21 @@ def test_what_is_done_is_not_done_again(world, monkeypatch, capsys):
 
 def test_a_wrong_plan_is_refused(world):
     model = {"name": "a", "label": "A", "model": "m", "preset": "paper"}
-    pair = {"of": "first", "to": "nobody", "what": "x"}
-    for changes, said in (({"tasks": None}, "missing or unknown: tasks"), ({"tasks": []}, "'tasks' must be a list"), ({"seed": 1}, "missing or unknown: seed"),
-                          ({"models": [model]}, "two or more"), ({"models": [model, {**model, "article": "GPT-4"}]}, "no column 'GPT-4'"),
-                          ({"models": [model, {**model, "shots": 1}]}, "model 2: missing or unknown: shots"),
-                          ({"differences": [pair]}, "'nobody' is none of the models"), ({"differences": [{"of": "first"}]}, "must have the keys"),
-                          ({"tasks": ["mednli", "hoc"]}, "hoc")):  # fmt: skip
+    pair = {"of": "first", "to": "fourth", "what": "x"}
+    for changes, said in (
+        ({"tasks": None}, "plan.yaml: tasks: Field required. Next: copy evaluation/plans/demo.yaml"),
+        ({"tasks": []}, "tasks: List should have at least 1 item"),
+        ({"seed": 1}, "seed: Extra inputs are not permitted"),
+        ({"models": [model]}, "models: List should have at least 2 items"),
+        ({"models": [model, {**model}]}, "two are called 'a'"),
+        ({"models": [model, {**model, "name": "b", "paper": "GPT-4"}]}, "no column 'GPT-4'"),
+        ({"models": [model, {**model, "shots": 1}]}, "models.1.shots: Extra inputs are not permitted"),
+        ({"differences": [pair]}, "'fourth' is not one of the models"),
+        ({"differences": [{"of": "first"}]}, "differences.0.what: Field required"),
+        ({"tasks": ["mednli", "hoc"]}, "hoc"),
+        ({"table": 4, "models": [model, {**model, "name": "b"}], "differences": None}, "is for table 4"),
+        ({"settings": ["x"]}, "settings: Input should be a valid dictionary"),
+    ):
         with pytest.raises(SystemExit, match="error: ") as stop:
             ablation.main(
                 ["--plan", str(write_plan(world, **changes)), "--out", str(world / "refused"), "--scored"]
@@ -160,10 +175,12 @@ def test_a_wrong_plan_is_refused(world):
 
 
 @pytest.mark.parametrize(
-    "path", sorted((REPO / "evaluation/plans").glob("*.yaml")), ids=lambda path: path.stem
+    "path",
+    sorted({*(REPO / "evaluation/plans").glob("*.yaml")} - {REPO / "evaluation/plans/forgetting.yaml"}),
+    ids=lambda path: path.stem,
 )
 def test_the_plans_name_tasks_models_and_settings_that_exist(path):
-    plan = ablation.read_plan(path)
+    plan = config.load(path, config.Plan).model_dump()
     known = registry.families(sorted(registry.FOLDER.glob("*.yaml")))
     for model in plan["models"]:
         assert model["model"].startswith("outputs/demo/") or model["model"] in known
@@ -181,6 +198,10 @@ def test_the_plans_name_tasks_models_and_settings_that_exist(path):
         ]
         arguments += [str(part) for name, value in plan["settings"].items() for part in (f"--{name}", value)]
         generate.parse_tasks(generate.make_parser().parse_intermixed_args(arguments).tasks)
+    if plan["training"]:
+        files = [plan["training"][key] for key in ("recipe", "config", "accelerate")]
+        assert all((REPO / file).is_file() for file in (*files, *plan["training"]["large"].values()))
+        assert set(plan["training"]["large"]) <= {model["name"] for model in plan["models"]}
     if path.stem == "demo":  # the demo has asked these models in this way
         stages = {stage.name: stage.commands()[0] for stage in demo.STAGES}
         for model in plan["models"]:
@@ -192,3 +213,99 @@ def test_the_plans_name_tasks_models_and_settings_that_exist(path):
             }.items():
                 assert f"--{flag} {value} " in asked
             assert f"--tasks {','.join(plan['tasks'])} " in asked
+
+
+# ---------------------------------------------------------------- Table 4, costs, and the paper's claims
+RECIPE = """import json, shutil, sys
+from pathlib import Path
+given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+out = Path(given["--output_dir"])
+shutil.copytree(given["--model_name_or_path"], out)
+run = {"status": "complete", "stage": "sft", "arguments": {"rows": given["--rows"]}}
+(out / "run.json").write_text(json.dumps(run))
+"""
+
+
+def test_table_4_trains_each_model_on_each_task_once_and_asks_it_that_task(
+    world, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "recipe.py").write_text(RECIPE)
+    training = {
+        "recipe": str(tmp_path / "recipe.py"),
+        "out": str(tmp_path / "trained"),
+        "config": "c",
+        "accelerate": "a",
+    }
+    models = [{"name": name, "label": name, "model": str(world / name)} for name in ("first", "second")]
+    models[0]["paper"] = "LLaMA2 13B"
+    changes = {"tasks": ["mednli", "i2b2"], "table": 4, "models": models, "training": training}
+    plan = write_plan(world, **changes, differences=None, evaluation=str(tmp_path / "evaluation"))
+    launched, run = [], ablation.subprocess.run
+
+    def launch(command):
+        launched.append(command)
+        return run([command[0], *command[command.index(training["recipe"]) :]])
+
+    monkeypatch.setattr(ablation.subprocess, "run", launch)
+    for _ in range(2):
+        ablation.main(["--plan", str(plan), "--out", str(tmp_path / "out")])
+    assert len(launched) == 4 and (tmp_path / "trained/second/i2b2/run.json").is_file()
+    asked = sorted(
+        path.relative_to(tmp_path / "evaluation").as_posix()
+        for path in tmp_path.glob("evaluation/*/*/*.scored.jsonl")
+    )
+    assert asked == [
+        f"{name}/{task}/{task}.scored.jsonl" for name in ("first", "second") for task in ("i2b2", "mednli")
+    ]
+    table = json.loads((tmp_path / "out/table4.json").read_text())["table"]
+    assert [row["task"] for row in table["rows"]] == ["i2b2", "mednli"] and table["published"] == [
+        "LLaMA2 13B"
+    ]
+    said = capsys.readouterr().out
+    assert "| first | size unknown | 2 of 2 |" in said and "| first | size unknown | 0 of 2 |" in said
+
+
+def test_the_cost_is_printed_and_nothing_is_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ablation.subprocess, "run", lambda *_: pytest.fail("something was started"))
+    ablation.main(["--plan", str(REPO / "evaluation/plans/table4.yaml"), "--cost"])
+    said = capsys.readouterr().out
+    assert (
+        "| Me-LLaMA 70B | 70B | 12 of 12 |" in said
+        and "a planning figure" in said
+        and not list(tmp_path.iterdir())
+    )
+
+
+def test_the_papers_claims_are_confirmed_or_contradicted_by_its_own_tables():
+    checked = {claim["quote"]: claim for claim in paper_claims.check_paper()}
+    marks = {"confirmed": "+", "contradicted": "-", "cannot be recomputed": "?"}
+    assert "".join(marks[claim["verdict"]] for claim in checked.values()) == "++++-+++--+--???"
+    release = checked["on 9 out of 12 datasets (except for MedMCQA, 2010 i2b2 and MIMIC-CXR)"]
+    assert "PubMed ROUGE-L 0.209 against 0.211" in release["cells"], "PubMed is the third, not MIMIC-CXR"
+    written = next(
+        claim for quote, claim in checked.items() if "LLaMA2 13B model" in quote and claim["table"] == 6
+    )
+    assert "to 46.6 (PubMedQA accuracy)" in written["cells"], "55 is the difference to LLaMA2 70B"
+
+
+def test_the_papers_claims_on_our_values_need_all_datasets():
+    paper = json.loads(tables.PAPER.read_text())
+    models = [{"name": str(i), "paper": name} for i, name in enumerate(paper["table4_supervised"]["models"])]
+    columns = {model["paper"]: model["name"] for model in models}
+    rows = {}
+    for r in paper["table4_supervised"]["records"]:
+        key = (
+            tables.TASK.get(r["dataset"], r["dataset"]),
+            tables.METRIC.get((r["dataset"], r["metric"]), r["metric"]),
+        )
+        rows.setdefault(key, []).append({"model": columns[r["model"]], "value": r["value"]})
+    table = {
+        "number": 4,
+        "rows": [{"task": task, "metric": metric, "ours": cells} for (task, metric), cells in rows.items()],
+    }
+    known = [c["verdict"] for c in paper_claims.check_paper() if c["table"] == 4]
+    assert [c["verdict"] for c in paper_claims.check_ours(table, models)] == known
+    table["rows"] = table["rows"][2:]
+    assert {c["verdict"] for c in paper_claims.check_ours(table, models)} == {"undecided"}
+    assert paper_claims.check_ours(table, models[:1]) == []

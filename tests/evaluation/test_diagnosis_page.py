@@ -13,7 +13,10 @@ from test_report import BROWSER, FLAGS
 from evaluation import judge, rating_page
 from evaluation.diagnosis.verdicts import prediction_id
 
-HOSTILE = 'A limp.</script><script>document.title = "broken"</script><img src=x onerror="document.title=1"> & "quotes" \u2028 end'
+HOSTILE = (
+    'A limp.</script><script>document.title = "broken"</script><img src=x onerror="document.title=1"> '
+    '& "quotes" \u2028 end'
+)
 
 
 @pytest.fixture
@@ -42,8 +45,11 @@ def test_the_page_names_no_model_holds_each_prediction_once_and_loads_nothing(pa
         and next(case for case in data["cases"] if case["id"] == "c0")["text"] == HOSTILE
     )
     assert {case["id"]: sorted(p["name"] for p in case["predictions"]) for case in data["cases"]} == {
-        "c0": ["Cellulitis", "Gout", "Pseudogout"], "c1": ["Rubella", "Rubeola"], "c2": ["DLBCL", "Lymphoma", "Sarcoidosis"], "c3": ["COPD", "Pneumonia"],
-    }  # fmt: skip
+        "c0": ["Cellulitis", "Gout", "Pseudogout"],
+        "c1": ["Rubella", "Rubeola"],
+        "c2": ["DLBCL", "Lymphoma", "Sarcoidosis"],
+        "c3": ["COPD", "Pneumonia"],
+    }
     key = json.loads((page / "rate.html.key.json").read_text())
     assert key["page"] == data["page"] and key["items"][prediction_id("c0", "Gout")] == {
         "case": "c0",
@@ -67,37 +73,45 @@ PROBE = """
 const press = key => dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
 const seen = () => [at("case").textContent, at("count").textContent, at("said").textContent];
 const exported = [], wait = () => new Promise(done => setTimeout(done, 50));
-const RealBlob = Blob;  // what is read back of a blob comes in real time, which the browser's virtual time does not wait for
+const RealBlob = Blob;
+ // what is read back of a blob comes in real time, which the browser's virtual time does not wait for
 Blob = function (parts, kind) { exported.push(parts.join("")); return new RealBlob(parts, kind); };
 URL.createObjectURL = () => "#";
 let refused = 0, imported = "";
 RealBlob.prototype.text = async () => imported;
 addEventListener("securitypolicyviolation", () => refused++);
 (async () => {
-  const told = JSON.parse(sessionStorage.getItem("told") || "{}");
-  if (!told.first) {
-    at("export").click(); told.nameless = [seen()[2], exported.length];
+  const found = JSON.parse(sessionStorage.getItem("found") || "{}");
+  if (!found.first) {
+    at("export").click(); found.nameless = [seen()[2], exported.length];
     at("rater").value = "A, \\"B\\""; at("rater").dispatchEvent(new Event("input"));
     document.querySelector("li:not(.here) .u").focus(); press("n");
-    told.focused = [[...document.querySelectorAll("li")].map(line => line.querySelector("[aria-pressed=true]")?.className || ""), document.activeElement.className];
+    const chosen = line => line.querySelector("[aria-pressed=true]")?.className || "";
+    found.focused = [[...document.querySelectorAll("li")].map(chosen), document.activeElement.className];
     press("ArrowDown"); press("x"); press("ArrowUp");
-    press("y"); press("N"); told.first = seen();
-    press("ArrowRight"); press("u"); press("ArrowUp"); press("x"); press("y"); told.second = seen();
-    press("ArrowLeft"); press("ArrowLeft"); told.back = [seen(), [...document.querySelectorAll("[aria-pressed=true]")].map(b => b.getAttribute("aria-label"))];
-    sessionStorage.setItem("told", JSON.stringify(told));
+    press("y"); press("N"); found.first = seen();
+    press("ArrowRight"); press("u"); press("ArrowUp"); press("x"); press("y"); found.second = seen();
+    press("ArrowLeft"); press("ArrowLeft");
+    const pressed = [...document.querySelectorAll("[aria-pressed=true]")];
+    found.back = [seen(), pressed.map(b => b.getAttribute("aria-label"))];
+    sessionStorage.setItem("found", JSON.stringify(found));
     return location.reload();
   }
-  told.reloaded = [seen(), at("rater").value, [...document.querySelectorAll("[aria-pressed=true]")].length];
-  while (+at("bar").value < items.size) press(document.querySelector("li.here [aria-pressed=true]") ? "ArrowRight" : "n");
-  told.all = seen();
-  at("export").click(); told.csv = exported[0];
-  confirm = () => false; at("anew").click(); told.kept = seen()[1]; confirm = () => true; at("anew").click(); told.emptied = seen()[1];
+  found.reloaded = [seen(), at("rater").value, [...document.querySelectorAll("[aria-pressed=true]")].length];
+  while (+at("bar").value < items.size)
+    press(document.querySelector("li.here [aria-pressed=true]") ? "ArrowRight" : "n");
+  found.all = seen();
+  at("export").click(); found.csv = exported[0];
+  confirm = () => false; at("anew").click(); found.kept = seen()[1]; confirm = () => true;
+  at("anew").click(); found.emptied = seen()[1];
   const files = new DataTransfer(); files.items.add(new File([], "r.csv"));
-  imported = "\\ufeff" + told.csv + '"c9","0000","AB","y"\\r\\n';
-  at("import").files = files.files; at("import").dispatchEvent(new Event("change")); await wait(); told.imported = [seen(), csv() === told.csv, state.rater];
+  imported = "\\ufeff" + found.csv + '"c9","0000","AB","y"\\r\\n';
+  at("import").files = files.files; at("import").dispatchEvent(new Event("change")); await wait();
+  found.imported = [seen(), csv() === found.csv, state.rater];
   await fetch("http://127.0.0.1:9/").catch(() => 0); await wait();
-  told.title = document.title; told.refused = refused; told.shown = data.cases.findIndex(c => c.id === "c0"); turn(told.shown); told.text = at("text").textContent;
-  document.body.innerHTML = "<pre></pre>"; document.querySelector("pre").textContent = JSON.stringify(told);
+  found.title = document.title; found.refused = refused;
+  found.shown = data.cases.findIndex(c => c.id === "c0"); turn(found.shown); found.text = at("text").textContent;
+  document.body.innerHTML = "<pre></pre>"; document.querySelector("pre").textContent = JSON.stringify(found);
 })();
 """
 
@@ -122,32 +136,32 @@ def test_keys_rate_a_reload_keeps_them_and_the_export_is_read_back(page):
     (page / "probe.html").write_text(
         (page / "rate.html").read_text().replace("show();\n</script>", f"show();\n{PROBE}</script>")
     )
-    told, data = browse(page, "probe.html"), data_of(page)
-    assert told["nameless"] == ["Write your name or initials first: the file tells who rated.", 0]
+    found, data = browse(page, "probe.html"), data_of(page)
+    assert found["nameless"] == ["Write your name or initials first: the file tells who rated.", 0]
     total = sum(len(case["predictions"]) for case in data["cases"])
-    assert told["focused"] == [["", "n"], "u"], (
+    assert found["focused"] == [["", "n"], "u"], (
         "a key rates the line that has the focus, and the focus goes on to the next"
     )
-    assert told["kept"] == told["all"][1], "a new rater begins only if that is confirmed"
-    assert told["first"][1].startswith(f"2 of {total} diagnoses") and told["second"][1].startswith(
+    assert found["kept"] == found["all"][1], "a new rater begins only if that is confirmed"
+    assert found["first"][1].startswith(f"2 of {total} diagnoses") and found["second"][1].startswith(
         f"3 of {total}"
     )
     assert (
-        told["reloaded"][0][:2] == told["back"][0][:2]
-        and told["reloaded"][1] == 'A, "B"'
-        and told["reloaded"][2] == len(told["back"][1]) > 0
+        found["reloaded"][0][:2] == found["back"][0][:2]
+        and found["reloaded"][1] == 'A, "B"'
+        and found["reloaded"][2] == len(found["back"][1]) > 0
     )
-    assert told["all"][1:] == [f"{total} of {total} diagnoses, 4 of 4 cases", "All is rated. Export the CSV."]
-    assert told["emptied"].startswith("0 of") and told["imported"] == [
-        [*told["imported"][0][:1], told["all"][1], f"Read {total} ratings; 1 were not of this page."],
+    assert found["all"][1:] == [f"{total} of {total} diagnoses, 4 of 4 cases", "All is rated. Export the CSV."]
+    assert found["emptied"].startswith("0 of") and found["imported"] == [
+        [*found["imported"][0][:1], found["all"][1], f"Read {total} ratings; 1 were not of this page."],
         True,
         'A, "B"',
     ]
-    assert told["text"] == HOSTILE and told["title"] == "Rating of diagnoses" and told["refused"] == 1, (
+    assert found["text"] == HOSTILE and found["title"] == "Rating of diagnoses" and found["refused"] == 1, (
         "nothing is loaded, nothing of a case is run"
     )
 
-    (page / "ratings.csv").write_text(told["csv"])
+    (page / "ratings.csv").write_text(found["csv"])
     judge.main(
         [
             str(page / "alpha"),
@@ -163,16 +177,19 @@ def test_keys_rate_a_reload_keeps_them_and_the_export_is_read_back(page):
     summary = json.loads((page / "judged" / "summary.json").read_text())
     assert summary["judges"][1]["missing"] == 0 and summary["agreement"][0]["pairs"] == total
     first = data["cases"][0]["predictions"][0]["item"]
-    assert f'"{data["cases"][0]["id"]}","{first}","A, ""B""","y"' in told["csv"].split("\n")
+    assert f'"{data["cases"][0]["id"]}","{first}","A, ""B""","y"' in found["csv"].split("\n")
 
 
 def test_nothing_sticks_out_of_a_narrow_window(page):
-    says = 'parent.postMessage([innerWidth, document.documentElement.scrollWidth, getComputedStyle(document.querySelector("main")).gridTemplateColumns.split(" ").length], "*")'
+    says = """const columns = getComputedStyle(document.querySelector("main")).gridTemplateColumns.split(" ");
+        parent.postMessage([innerWidth, document.documentElement.scrollWidth, columns.length], "*")"""
     (page / "probe.html").write_text(
         (page / "rate.html").read_text().replace("show();\n</script>", f"show();\n{says}</script>")
     )
-    hears = "const frames = [...document.querySelectorAll('iframe')], heard = []; onmessage = event => { heard[frames.findIndex(frame => "
-    hears += "frame.contentWindow === event.source)] = event.data; document.querySelector('pre').textContent = JSON.stringify(heard) }"
+    hears = """const frames = [...document.querySelectorAll('iframe')], heard = [];
+        onmessage = event => {
+        heard[frames.findIndex(frame => frame.contentWindow === event.source)] = event.data;
+        document.querySelector('pre').textContent = JSON.stringify(heard) }"""
     frames = "".join(
         f"<iframe width={width} height=800 style='border:0' src='probe.html'></iframe>"
         for width in (1280, 390)

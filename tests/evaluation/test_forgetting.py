@@ -1,12 +1,15 @@
-"""General tasks before and after training: the harness's own definitions on local files, paired differences, curves and the gate. Tiny random models."""
+"""General tasks before and after training: the harness's definitions on local files, differences, curves, the
+gate."""
 
 import csv
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from tiny_model import REPO, make_model, read_jsonl
 
 from data_prep import egress
@@ -15,7 +18,8 @@ from data_prep.demo import world as demo_world
 from data_prep.files import sha256
 from data_prep.schema import BadInput
 from evaluation import forgetting, generate
-from evaluation.reporting import curves, forgetting_page
+from evaluation.models import registry
+from evaluation.reporting import config, curves, forgetting_page, formats
 from evaluation.scoring import gate
 from evaluation.tasks import general
 
@@ -130,7 +134,7 @@ def test_prompts_and_scores_are_those_of_the_harness(world):
     assert ours == pytest.approx((7 * of_sets[0] + 3 * of_sets[1]) / 10)
     (item,), (sample, *_) = read_jsonl(world / "out/tuned/gsm8k.jsonl"), theirs["samples"]["gsm8k"]
     assert (item["prompt_hash"], item["output"]) == (sample["prompt_hash"], sample["resps"][0]), (
-        "the examples are those of the harness too"
+        "the examples are the harness's too"
     )
 
 
@@ -229,7 +233,8 @@ def test_no_items_are_not_asked(world, capsys, limit):
 
 @pytest.mark.guarantee(
     "Credentialed data",
-    "A model that was trained on credentialed data closes the process that asks it: generation, forgetting, judges.",
+    "A model that was trained on credentialed data closes the process that asks it: generation, forgetting, "
+    "judges.",
 )
 def test_a_credentialed_model_closes_the_process_and_its_items_say_so(world, capsys, monkeypatch):
     shutil.copytree(world / "tuned", world / "notes")
@@ -262,7 +267,7 @@ def test_a_credentialed_model_closes_the_process_and_its_items_say_so(world, cap
     ]
     said = refusal(capsys, arguments)
     assert (
-        "a model of credentialed data is asked, so nothing is fetched" in said and "Next: --data DIR" in said
+        "a credentialed model is asked, so nothing is fetched" in said and "Next: --data DIR" in said
     )
 
 
@@ -274,9 +279,22 @@ def test_two_models_of_one_name_are_refused(world, capsys):
 # ---------------------------------------------------------------- the publishers' files
 def test_the_publishers_files_are_read_into_the_harness(world):
     tmp_path = world / "published"
-    write_jsonl(tmp_path / "hellaswag/hellaswag_val.jsonl", [{
-        "ind": 1, "activity_label": "Baking", "ctx_a": "A baker mixes oats.", "ctx_b": "the oven", "ctx": "x", "split": "val", "label": 2,
-        "endings": ["is cold.", "sings.", "is hot.", "runs [step] off."], "source_id": "invented"}])  # fmt: skip
+    write_jsonl(
+        tmp_path / "hellaswag/hellaswag_val.jsonl",
+        [
+            {
+                "ind": 1,
+                "activity_label": "Baking",
+                "ctx_a": "A baker mixes oats.",
+                "ctx_b": "the oven",
+                "ctx": "x",
+                "split": "val",
+                "label": 2,
+                "endings": ["is cold.", "sings.", "is hot.", "runs [step] off."],
+                "source_id": "invented",
+            }
+        ],
+    )
     question = {
         "stem": "What melts?",
         "choices": [{"text": "frost", "label": "1"}, {"text": "slate", "label": "2"}],
@@ -285,8 +303,18 @@ def test_the_publishers_files_are_read_into_the_harness(world):
         tmp_path / "arc/ARC-V1/ARC-Challenge-Test.jsonl",
         [{"id": "q1", "question": question, "answerKey": "1"}],
     )
-    write_jsonl(tmp_path / "winogrande/dev.jsonl", [
-        {"qID": "1", "sentence": "The rope fits the barrel as the _ is long.", "option1": "rope", "option2": "barrel", "answer": "1"}])  # fmt: skip
+    write_jsonl(
+        tmp_path / "winogrande/dev.jsonl",
+        [
+            {
+                "qID": "1",
+                "sentence": "The rope fits the barrel as the _ is long.",
+                "option1": "rope",
+                "option2": "barrel",
+                "answer": "1",
+            }
+        ],
+    )
     targets = {"mc1_targets": {"Salt.": 1, "Fog.": 0}, "mc2_targets": {"Salt.": 1, "Fog.": 0}}
     (tmp_path / "truthfulqa").mkdir()
     (tmp_path / "truthfulqa/mc_task.json").write_text(json.dumps([{"question": "What is sold?", **targets}]))
@@ -330,13 +358,21 @@ def test_every_definition_is_one_of_the_harness():
         assert {task.group, task.harness.format("anatomy")} <= set(manager.all_tasks)
 
 
-@pytest.mark.parametrize(("task", "path", "text", "where"), [
-    ("mmlu", "mmlu/test/anatomy_test.csv", "What?,a,b,c,d,A\nWhat?,a,b,c,A\n", "record 2"),
-    ("mmlu", "mmlu/test/anatomy_test.csv", "What?,a,b,c,d,E\n", "record 1"),
-    ("gsm8k", "gsm8k/test.jsonl", '{"question": "?"}\n', "'answer'"),
-    ("winogrande", "winogrande/dev.jsonl", '{"sentence": "no blank", "option1": "a", "option2": "b", "answer": "1"}\n', "no blank"),
-    ("mmlu", "mmlu/test/alchemy_test.csv", "What?,a,b,c,d,A\n", "no definition 'mmlu_alchemy'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("task", "path", "text", "where"),
+    [
+        ("mmlu", "mmlu/test/anatomy_test.csv", "What?,a,b,c,d,A\nWhat?,a,b,c,A\n", "record 2"),
+        ("mmlu", "mmlu/test/anatomy_test.csv", "What?,a,b,c,d,E\n", "record 1"),
+        ("gsm8k", "gsm8k/test.jsonl", '{"question": "?"}\n', "'answer'"),
+        (
+            "winogrande",
+            "winogrande/dev.jsonl",
+            '{"sentence": "no blank", "option1": "a", "option2": "b", "answer": "1"}\n',
+            "no blank",
+        ),
+        ("mmlu", "mmlu/test/alchemy_test.csv", "What?,a,b,c,d,A\n", "no definition 'mmlu_alchemy'"),
+    ],
+)
 def test_a_bad_record_is_named(tmp_path, task, path, text, where):
     (tmp_path / path).parent.mkdir(parents=True)
     (tmp_path / path).write_text(text)
@@ -390,9 +426,12 @@ def tuned(name="t", drop=0.0, half=0.0, ratio=None):
     return {"name": name, "differences": {"mmlu": d}, "mean": d, "perplexity": measured}
 
 
+LIMITS = gate.Limits().model_dump()
+
+
 def verdicts(limits, one, **facts):
     result = {"asked": {"mmlu": {}}, "at_chance": [], "limit": None, **facts}
-    return [finding["level"] for finding in gate.findings(gate.LIMITS | limits, one, result)]
+    return [finding["level"] for finding in gate.findings(LIMITS | limits, one, result)]
 
 
 def test_the_gate_tells_lost_from_kept_and_from_not_known():
@@ -405,7 +444,7 @@ def test_the_gate_tells_lost_from_kept_and_from_not_known():
     assert verdicts(limits | {"uncertain": "fail"}, tuned(drop=0.01, half=0.02)) == ["failed"]
     assert verdicts(limits, tuned(drop=0.03, half=0.05)) == ["failed"]
     assert verdicts(limits | {"models": ["other"]}, tuned(drop=0.5)) == ["not judged"]
-    assert gate.verdict(gate.LIMITS | limits, [{"gate": [{"level": "not judged"}]}, {"gate": []}]) == "passed"
+    assert gate.verdict(LIMITS | limits, [{"gate": [{"level": "not judged"}]}, {"gate": []}]) == "passed"
     two = tuned(drop=0.01) | {
         "differences": {"mmlu": tuned(drop=0.03)["mean"], "arc": tuned(drop=-0.01)["mean"]}
     }
@@ -450,15 +489,25 @@ def test_a_failed_gate_ends_with_a_sentence_and_leaves_its_verdict(world, capsys
 def test_gates_are_checked(world, capsys):
     for path in sorted((REPO / "evaluation/gates").glob("*.yaml")):
         if "foundation" in path.read_text():
-            with pytest.raises(BadInput, match="'foundation' is none of the tuned models"):
+            with pytest.raises(BadInput, match="'foundation' is not one of the tuned models"):
                 gate.read_limits(path, {}, ["tuned"])
         assert gate.read_limits(path, {}, ["tuned", "foundation"])["max_general_drop"] > 0
+    with pytest.raises(BadInput, match="--max_general_drop: Input should be a finite number"):
+        gate.read_limits(None, {"max_general_drop": math.nan}, [])
     assert (
         gate.read_limits(path, {"max_general_drop": 0.5}, ["tuned", "foundation"])["max_general_drop"] == 0.5
     )
-    for text, said in (("max_drop: 1", "names no limit"), ("max_general_drop: 1\nmax_drop: 1", "unknown key 'max_drop'"), ("", "names no limit"),
-                       ("max_general_drop: many", "must be a number"), ("max_general_drop: .nan", "must be a number"), ("max_general_drop: 1\nuncertain: maybe", "warn or fail"),
-                       ("max_general_drop: 1\ntasks: [trivia]", "unknown task 'trivia'"), ("max_general_drop: 1\ntasks: mmlu", "must be a list")):  # fmt: skip
+    for text, said in (
+        ("max_drop: 1", "gate.yaml: max_drop: Extra inputs are not permitted"),
+        ("max_general_drop: 1\nmax_drop: 1", "max_drop: Extra inputs"),
+        ("", "gate.yaml: sets no limit. Next: max_general_drop: 0.02"),
+        ("max_general_drop: many", "max_general_drop: Input should be a valid number"),
+        ("max_general_drop: true", "max_general_drop: Input should be a valid number"),
+        ("max_general_drop: .nan", "max_general_drop: Input should be a finite number"),
+        ("max_general_drop: 1\nuncertain: maybe", "uncertain: Input should be 'warn' or 'fail'"),
+        ("max_general_drop: 1\ntasks: [trivia]", "tasks.0: Input should be 'mmlu', "),
+        ("max_general_drop: 1\ntasks: mmlu", "tasks: Input should be a valid list"),
+    ):
         (world / "gate.yaml").write_text(text)
         assert said in refusal(capsys, command(world, "x", "--gate", str(world / "gate.yaml")))
 
@@ -479,8 +528,13 @@ def test_perplexity_ratio_and_curves(world, capsys):
     assert result_of(world)["tuned"][0]["perplexity"]["general"]["ratio"] == pytest.approx(math.exp(3 / 30))
     run = world / "run"
     run.mkdir()
-    log = [{"step": 10, "tokens_seen": 1000, "loss": 2.0}, {"step": 15, "eval_general_perplexity": 9.0}, {"step": 20, "tokens_seen": 3000},
-           {"step": 25, "eval_general_perplexity": 8.5}, {"step": 25, "eval_general_perplexity": 8.5}]  # fmt: skip
+    log = [
+        {"step": 10, "tokens_seen": 1000, "loss": 2.0},
+        {"step": 15, "eval_general_perplexity": 9.0},
+        {"step": 20, "tokens_seen": 3000},
+        {"step": 25, "eval_general_perplexity": 8.5},
+        {"step": 25, "eval_general_perplexity": 8.5},
+    ]
     (run / "trainer_state.json").write_text(
         json.dumps({"log_history": log, "global_step": 25, "num_input_tokens_seen": 4000})
     )
@@ -497,7 +551,7 @@ def test_perplexity_ratio_and_curves(world, capsys):
     curves.main([str(run), str(world / "run2"), "--out", str(world / "curves")])
     assert "do not compare" not in capsys.readouterr().out
 
-    # the blocks are made anew: nobody can tell any more which the older runs were validated on
+    # the blocks are made anew: which ones the older runs were validated on is unknown
     manifest = world / "blocks" / "manifest.json"
     manifest.write_text(
         json.dumps({"outputs": [{"split": "validation", "domain": "general", "sha256": "b"}]})
@@ -505,10 +559,7 @@ def test_perplexity_ratio_and_curves(world, capsys):
     assert forgetting.perplexity_ratios(world / "tuned", world / "base") == {}
     (world / "run2/run.json").write_text(json.dumps(record | {"inputs": {str(manifest): sha256(manifest)}}))
     curves.main([str(run), str(world / "run2"), "--out", str(world / "curves")])
-    assert (
-        "general: run, run2 were validated on different blocks, or nobody can tell any more"
-        in capsys.readouterr().out
-    )
+    assert "general: run, run2 were validated on different or unknown blocks" in capsys.readouterr().out
     for curve in json.loads((world / "curves/perplexity.json").read_text()):
         assert curve["tokens"] == [2000, 4000], "the perplexity of the parent is of other blocks"
     with pytest.raises(SystemExit, match="trainer_state.json: no such file"):
@@ -530,6 +581,39 @@ def test_the_section_of_the_report(world):
     )
     assert text.startswith("## Forgetting") and "**failed**" in text and "- it loses" in text
     for shown in (page, text):
-        assert forgetting_page.in_difference(
+        assert formats.format_difference(
             result["tuned"][0]["differences"]["mmlu"]
         ) in shown and "9.00 -&gt; 8.00" in shown.replace("->", "-&gt;")
+
+
+def test_a_plan_measures_each_base_and_shows_the_papers_change_beside(world, capsys):
+    comparison = {
+        "base": str(world / "base"),
+        "tuned": [{"model": str(world / "tuned"), "published": "PMC-LLaMA 13B"}],
+    }
+    plan, more = world / "plan.yaml", ["--data", str(world / "data"), "--device", "cpu"]
+    plan.write_text(yaml.safe_dump({"tasks": "mmlu", "comparisons": [comparison]}))
+    forgetting.main(["--plan", str(plan), "--out", str(world / "planned"), *more])
+    text = (world / "planned/forgetting.md").read_text()
+    assert re.search(
+        r"\| tuned \| base \| [+-]0\.\d{3} \(.*\) \| -2\.7 %, medical to general text 19:1", text
+    )
+    assert result_of(world, "planned/base")["tuned"][0]["published"]["points"] == -2.7
+    assert "tuned in the paper: -2.7 %" in (world / "planned/base/forgetting.md").read_text()
+    comparison["tuned"][0]["published"] = "GPT-5"
+    plan.write_text(yaml.safe_dump({"comparisons": [comparison]}))
+    assert "the paper says nothing about 'GPT-5'" in refusal(
+        capsys, ["--plan", str(plan), "--out", str(world / "x")]
+    )
+    for wrong in ([], ["--base", "a", "--tuned", "b", "--plan", str(plan)]):
+        with pytest.raises(SystemExit):
+            forgetting.main([*wrong, "--out", str(world / "x")])
+
+
+def test_the_plan_of_the_paper_names_models_that_exist():
+    plan = config.load(REPO / "evaluation/plans/forgetting.yaml", config.ForgettingPlan)
+    known = registry.families(sorted(registry.FOLDER.glob("*.yaml")))
+    assert {model for one in plan.comparisons for model in (one.base, *(t.model for t in one.tuned))} <= set(
+        known
+    )
+    assert (REPO / plan.gate).is_file()

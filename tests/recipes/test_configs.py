@@ -1,14 +1,12 @@
-"""The machines: every accelerate file loads with accelerate's own loader, the Slurm script gives each node its rank and queues itself again. The runs:
-every YAML is complete, marked and refuses what its recipe does not know."""
+"""The machines: every accelerate file loads with accelerate's own loader. The runs: every YAML is complete, marked and
+refuses what its recipe does not know."""
 
 import importlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +18,6 @@ from transformers import PreTrainedTokenizerFast
 
 ROOT = Path(__file__).resolve().parents[2]
 MACHINES = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
-SLURM = ROOT / "accelerate_configs/multinode.slurm"
 PROCESSES = {"cpu": (1, 1), "single_gpu": (1, 1), "ddp_8gpu": (1, 8), "zero2_8gpu": (1, 8), "zero3_8gpu": (1, 8), "zero3_160gpu": (20, 8),
              "fsdp2_160gpu": (20, 8)}  # fmt: skip
 
@@ -131,144 +128,6 @@ def test_the_machine_says_nothing_of_the_run():
         assert not re.search(
             r"gradient_accumulation|learning_rate|batch_size|/(home|scratch|data|mnt)\b", path.read_text()
         ), path.name
-
-
-# ---------------------------------------------------------------- slurm
-JOB = ("accelerate_configs/zero3_160gpu.yaml", "recipes/pretrain.py", "--config", "my run.yaml")
-FAKES = {
-    # one bash per node, each with its own SLURM_NODEID, as srun --ntasks-per-node=1 starts them
-    "srun": """
-printf '%s\\n' "$@" > "$LOG/srun"
-while [[ $1 == --* ]]; do shift; done
-for node in $(seq 0 $((SLURM_NNODES - 1))); do SLURM_NODEID=$node SLURM_GPUS_ON_NODE=8 "$@" & pids+=" $!"; done
-echo "$pids" > "$LOG/node_pids"
-for pid in $pids; do wait "$pid" || code=$?; done
-exit "${code:-0}" """,
-    "accelerate": """
-printf '%s\\n' "$@" > "$LOG/node$SLURM_NODEID"
-echo "${@:15}" >> "$LOG/calls$SLURM_NODEID"
-[[ $MODE == fail ]] && exit 7
-[[ $MODE == train ]] && exit 0
-trap 'sleep 0.2; echo saved > "$LOG/saved$SLURM_NODEID"; exit 1' TERM
-touch "$LOG/ready$SLURM_NODEID"; echo $$ > "$LOG/pid$SLURM_NODEID"
-for _ in $(seq 600); do sleep 0.05; done""",
-    "scontrol": """
-[[ $1 == show ]] && { for node in $(seq 0 $((SLURM_NNODES - 1))); do echo "gpu$node"; done; exit; }
-cd "$LOG"; echo "$@" $(ls saved*) >> scontrol""",
-    "scancel": """
-echo "$@" >> "$LOG/scancel"
-kill -TERM $(cat "$LOG/node_pids" "$LOG"/pid*)""",
-}
-
-
-@pytest.fixture
-def cluster(tmp_path):
-    """start(mode, nodes, *arguments) runs the script as a job on a cluster of fake commands, in a folder with the two files that it names and no .venv."""
-    for folder in ("bin", "accelerate_configs", "recipes"):
-        (tmp_path / folder).mkdir()
-    for name in JOB[:2]:
-        (tmp_path / name).touch()
-    for name, body in FAKES.items():
-        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{body.strip()}\n")
-        (tmp_path / "bin" / name).chmod(0o755)
-
-    def start(mode, nodes, *arguments):
-        environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "LOG": str(tmp_path), "MODE": mode, "SLURM_NNODES": str(nodes), "SLURM_NODEID": "0",
-                       "SLURM_JOB_ID": "20007", "SLURM_JOB_NODELIST": f"gpu[0-{nodes - 1}]", "SLURM_CPUS_PER_TASK": "64"}  # fmt: skip
-        return subprocess.Popen(
-            ["bash", str(SLURM), *arguments],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    start.log = tmp_path
-    return start
-
-
-def test_each_node_gets_its_own_rank(cluster):
-    process = cluster("train", 20, *JOB)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, said
-    for node in range(20):
-        assert (cluster.log / f"node{node}").read_text().splitlines() == [
-            "launch", "-q", "--config_file", "accelerate_configs/zero3_160gpu.yaml", "--num_machines", "20", "--num_processes", "160",
-            "--machine_rank", str(node), "--main_process_ip", "gpu0", "--main_process_port", "20007",
-            "recipes/pretrain.py", "--config", "my run.yaml", "--world_size", "160",
-        ]  # fmt: skip
-    assert "--cpus-per-task=64" in (cluster.log / "srun").read_text().splitlines(), (
-        "srun does not inherit it: eight ranks would share one core"
-    )
-    assert not (cluster.log / "scontrol").exists() and not (cluster.log / "scancel").exists()
-
-
-def test_every_rank_looks_at_the_rows_before_the_first_start(cluster):
-    (cluster.log / "recipes" / "preflight.py").touch()
-    process = cluster("train", 2, *JOB)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, said
-    for node in (0, 1):
-        assert (cluster.log / f"calls{node}").read_text().splitlines() == [
-            f"recipes/{name}.py --config my run.yaml --world_size 16" for name in ("preflight", "pretrain")
-        ]
-    process = cluster("fail", 2, *JOB)
-    process.communicate(timeout=60)
-    assert process.returncode and (cluster.log / "calls0").read_text().count("pretrain") == 1, (
-        "what the look has found stops the job"
-    )
-
-
-@pytest.mark.parametrize(
-    "sent",
-    [[signal.SIGUSR1], [signal.SIGTERM], [signal.SIGUSR1, signal.SIGTERM]],
-    ids=["limit", "preempted", "both"],
-)
-def test_a_stopped_job_saves_and_queues_itself_again(cluster, sent):
-    process = cluster("wait", 2, *JOB)
-    deadline = time.time() + 30
-    while not all((cluster.log / f"pid{node}").exists() for node in (0, 1)) and time.time() < deadline:
-        time.sleep(0.02)
-    for number in sent:
-        os.kill(process.pid, number)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and "goes back to the queue" in said, said
-    assert (cluster.log / "scontrol").read_text() == "requeue 20007 saved0 saved1\n", (
-        "once, and not before every node has saved"
-    )
-    assert set((cluster.log / "scancel").read_text().splitlines()) == {"--signal=TERM 20007"}
-
-
-def test_a_failed_job_does_not_queue_itself_again(cluster):
-    process = cluster("fail", 2, *JOB)
-    process.communicate(timeout=60)
-    assert process.returncode == 7 and not (cluster.log / "scontrol").exists()
-
-
-def test_a_wrong_path_is_one_sentence(cluster):
-    process = cluster("train", 2, "nowhere.yaml", "recipes/pretrain.py")
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 2 and said.startswith("error: 'nowhere.yaml'") and "Next" in said
-
-
-def test_the_script_names_no_site():
-    lines = [line for line in SLURM.read_text().splitlines() if line.startswith("#SBATCH")]
-    options = {re.match(r"#SBATCH --([a-z-]+)", line).group(1) for line in lines}
-    assert not options & {
-        "partition",
-        "account",
-        "qos",
-        "constraint",
-        "reservation",
-        "mail-user",
-        "chdir",
-        "nodelist",
-    }
-    assert {"requeue", "signal", "open-mode", "ntasks-per-node"} <= options
-    assert not re.search(r"module load|conda|/home|/scratch|/blue", SLURM.read_text())
-    nodes, per_node = PROCESSES["zero3_160gpu"]
-    assert f"#SBATCH --nodes={nodes}" in lines and f"#SBATCH --gpus-per-node={per_node}" in lines
 
 
 # ---------------------------------------------------------------- recipes/configs

@@ -2,27 +2,24 @@
 
 import importlib
 import inspect
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import transformers.modeling_flash_attention_utils as flash
 from torch.nn.attention.varlen import varlen_attn
-from torch.nn.functional import cross_entropy, scaled_dot_product_attention
-from transformers import (
-    AttentionInterface,
-    AutoModelForCausalLM,
-    LlamaConfig,
-    MistralConfig,
-    Qwen3Config,
-    TrainingArguments,
-)
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen3Config
 from transformers.integrations.flash_attention import flash_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from tests.lab import PRETRAIN, ROOT, SFT, build_lab, recipe
 
+CPU = torch.device("cpu")
 BACKENDS = ["eager", "sdpa", "torch_varlen", "fa2_stand_in", "fa3_stand_in"]
 LLAMA = LlamaConfig(
     vocab_size=64,
@@ -45,13 +42,12 @@ QWEN = Qwen3Config(
 
 @pytest.fixture
 def guard(monkeypatch):
+    """The names of the modules beside the recipes."""
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    return importlib.import_module("run_guard")
-
-
-@pytest.fixture
-def arguments(tmp_path):
-    return TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    names = ("attention", "callbacks", "checks", "hardware", "pretrain", "run_record")
+    return SimpleNamespace(
+        **{key: value for name in names for key, value in vars(importlib.import_module(name)).items()}
+    )
 
 
 def dense(query, key, value, causal, scale):
@@ -97,9 +93,9 @@ def flash_stand_in(monkeypatch):
             return flash._hf_api_to_flash_mapping.get(name, name) in known
 
     def imported(implementation, attention_wrapper=None, allow_all_kernels=False):
-        process = lambda *args, **kwargs: flash._process_flash_attention_kwargs(
-            *args, supports_mapping=Supported(), **kwargs
-        )  # noqa: E731
+        def process(*args, **kwargs):
+            return flash._process_flash_attention_kwargs(*args, supports_mapping=Supported(), **kwargs)  # noqa: E731
+
         return (flash_attn_func, flash_attn_varlen_func, None, flash._pad_input, flash._unpad_input), (
             process,
             process,
@@ -121,7 +117,7 @@ def model_on(backend, config=LLAMA):
 def logits(model, batch):
     with torch.no_grad():
         return model(
-            **{key: value for key, value in batch.items() if key not in ("labels", "taken")}, use_cache=False
+            **{key: value for key, value in batch.items() if key != "labels"}, use_cache=False
         ).logits
 
 
@@ -131,9 +127,9 @@ def test_changing_a_document_changes_no_other(guard, backend, config):
     model, rng = model_on(backend, config), np.random.default_rng(0)
     row = {"input_ids": rng.integers(4, 64, 32), "seq_lengths": [10, 20]}  # two unused places at the end
     changed = {**row, "input_ids": np.concatenate([rng.integers(4, 64, 10), row["input_ids"][10:]])}
-    alone = {"input_ids": row["input_ids"][10:30]}
+    alone = {"input_ids": row["input_ids"][10:30], "seq_lengths": [20]}
     for isolated in (True, False):
-        before, after = (logits(model, guard.Collator(isolated, 0)([each, row])) for each in (row, changed))
+        before, after = (logits(model, guard.Collator(isolated)([each, row])) for each in (row, changed))
         moved, first_moved = (
             (before - after)[0, 10:30].abs().max().item(),
             (before - after)[0, :10].abs().max().item(),
@@ -142,7 +138,7 @@ def test_changing_a_document_changes_no_other(guard, backend, config):
             "the other row stays as it is"
         )
         assert (moved < 1e-6) if isolated else (moved > 1e-3), (isolated, moved)
-        single = logits(model, guard.Collator(False, 0)([alone]))[0]
+        single = logits(model, guard.Collator(False)([alone]))[0]
         assert torch.allclose(before[0, 10:30], single, atol=1e-5) == isolated, (
             "an isolated document is as if it were alone"
         )
@@ -150,54 +146,39 @@ def test_changing_a_document_changes_no_other(guard, backend, config):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_packed_conversations_have_the_loss_and_gradient_of_padded_ones(guard, backend):
+    """TRL's own collator on our backends: flat rows with cu_seq_lens against padded rows."""
     rng = np.random.default_rng(1)
     rows = []
     for length in (5, 12, 7, 9):
         ids = rng.integers(4, 64, length)
-        rows.append(
-            {
-                "input_ids": ids,
-                "labels": np.where(np.arange(length) < length // 2, -100, ids),
-                "row": len(rows),
-            }
-        )
-    joined = {key: np.concatenate([row[key] for row in rows[:3]]) for key in ("input_ids", "labels")} | {
-        "seq_lengths": [5, 12, 7],
-        "row": 0,
+        labels = np.where(np.arange(length) < length // 2, -100, ids)
+        rows.append({"input_ids": ids.tolist(), "labels": labels.tolist()})
+    joined = {key: sum((row[key] for row in rows), []) for key in ("input_ids", "labels")} | {
+        "seq_lengths": [5, 12, 7, 9]
     }
     results = []
-    for isolated, batch in ((False, rows), (True, [joined, {**rows[3], "row": 1}])):
+    for packed, batch in ((False, rows), (True, [joined])):
         model = model_on(backend).train()
-        batch = guard.Collator(isolated, 0)(batch)
-        assert batch.pop("taken")[1:] == (33, 25 + 144 + 49 + 81)
-        labels = batch.pop("labels")
-        loss = cross_entropy(
-            model(**batch, use_cache=False).logits[:, :-1].transpose(1, 2), labels[:, 1:], reduction="sum"
-        )
+        batch = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=packed)(batch)
+        loss = model(**batch, use_cache=False, num_items_in_batch=1).loss
         loss.backward()
-        results.append(
-            (loss.item(), (labels != -100).sum().item(), model.model.layers[0].self_attn.k_proj.weight.grad)
-        )
-    (padded, count, gradient), (packed, same_count, same_gradient) = results
-    assert (
-        packed == pytest.approx(padded, rel=1e-5)
-        and count == same_count
-        and torch.allclose(gradient, same_gradient, atol=1e-5)
-    )
+        results.append((loss.item(), model.model.layers[0].self_attn.k_proj.weight.grad))
+    (padded, gradient), (packed, same_gradient) = results
+    assert packed == pytest.approx(padded, rel=1e-5) and torch.allclose(gradient, same_gradient, atol=1e-4)
 
 
 def test_torch_varlen_calls_the_kernel_as_torch_defines_it(guard, monkeypatch):
     """On CUDA the same call goes to varlen_attn: what is passed fits its signature, and says causal and grouped."""
-    calls, by_document = [], guard.varlen_by_document
+    calls, by_document = [], guard.attend_by_document
     monkeypatch.setattr(
-        guard,
-        "varlen_by_document",
+        sys.modules["attention"],
+        "attend_by_document",
         lambda *args, **kwargs: calls.append((args, kwargs)) or by_document(*args, **kwargs),
     )
     AttentionInterface.register("torch_varlen", guard.torch_varlen)
     logits(
         model_on("torch_varlen"),
-        guard.Collator(True, 0)([{"input_ids": range(4, 20), "seq_lengths": [6, 10]}]),
+        guard.Collator(True)([{"input_ids": np.arange(4, 20), "seq_lengths": [6, 10]}]),
     )
     given = inspect.signature(varlen_attn).bind(*calls[0][0], **calls[0][1]).arguments
     assert given["window_size"] == (-1, 0) and given["enable_gqa"] and given["max_q"] == given["max_k"] == 10
@@ -218,7 +199,7 @@ def test_torch_varlen_without_packing_is_sdpa(guard):
     with pytest.raises(ValueError, match="no attention dropout, sliding window or soft cap"):
         logits(
             model_on("torch_varlen", MistralConfig(**LLAMA.to_dict() | {"sliding_window": 4})),
-            guard.Collator(True, 0)([{"input_ids": range(9)}]),
+            guard.Collator(True)([{"input_ids": np.arange(9), "seq_lengths": [9]}]),
         )
 
 
@@ -242,36 +223,36 @@ def without_mask(module, *args, **kwargs):
 
 @pytest.mark.parametrize("config", [LLAMA, QWEN], ids=["llama", "qwen3"])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_probe_passes_what_isolates(guard, arguments, backend, config):
+def test_the_probe_passes_what_isolates(guard, backend, config):
     state = torch.random.get_rng_state()
-    guard.check_isolation(config, backend, arguments)
+    [guard.check_isolation(config, backend, CPU, flat) for flat in (False, True)]
     assert torch.equal(state, torch.random.get_rng_state()), (
         "the run's random numbers are as without the probe"
     )
 
 
 @pytest.mark.parametrize("backend", [blind, dense_fa, without_mask])
-def test_the_probe_refuses_what_leaks(guard, arguments, backend):
+def test_the_probe_refuses_what_leaks(guard, backend):
     AttentionInterface.register(backend.__name__, backend)
     if backend is dense_fa:
         AttentionMaskInterface.register(backend.__name__, ALL_MASK_ATTENTION_FUNCTIONS["flash_attention_2"])
     with pytest.raises(guard.Refused, match=f"{backend.__name__} lets packed documents see each other"):
-        guard.check_isolation(LLAMA, backend.__name__, arguments)
+        guard.check_isolation(LLAMA, backend.__name__, CPU, flat=False)
 
 
 @pytest.mark.parametrize("backend", ["flash_attention_2", "flash_atention"])
-def test_the_probe_refuses_what_does_not_run(guard, arguments, backend):
+def test_the_probe_refuses_what_does_not_run(guard, backend):
     """One is not installed here, the other is misspelt."""
     with pytest.raises(
         guard.Refused, match=f"attn_implementation {backend} does not run here.*Next: torch_varlen or sdpa"
     ):
-        guard.check_isolation(LLAMA, backend, arguments)
+        guard.check_isolation(LLAMA, backend, CPU, flat=False)
 
 
 def test_a_run_on_a_leaking_backend_stops_before_the_first_step(tmp_path_factory):
     lab = build_lab(tmp_path_factory.getbasetemp() / "lab")
     AttentionInterface.register("blind", blind)
-    for name, config in (("pretrain", PRETRAIN), ("sft", {**SFT, "packing": "isolated"})):
+    for name, config in (("pretrain", PRETRAIN), ("sft", {**SFT, "packing": True})):
         said = recipe(lab, name, {**config, "attn_implementation": "blind", "output_dir": "leaking"})
         assert (
             said and "blind lets packed documents see each other" in said and not (lab / "leaking").exists()
@@ -283,7 +264,7 @@ def test_a_run_on_a_leaking_backend_stops_before_the_first_step(tmp_path_factory
             {
                 **PRETRAIN,
                 "attn_implementation": "blind",
-                "packing": "concat",
+                "document_masking": False,
                 "max_steps": 1,
                 "output_dir": "concat",
             },

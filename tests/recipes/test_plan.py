@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
 ROOT = Path(__file__).resolve().parents[2]
-spec = importlib.util.spec_from_file_location("plan", ROOT / "recipes/plan.py")
+spec = importlib.util.spec_from_file_location("plan", ROOT / "-m recipes.tools.plan")
 plan = sys.modules["plan"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(plan)
 
@@ -436,7 +436,7 @@ def test_rows_that_are_none_are_named_and_not_quoted(tmp_path):
 
 
 def test_it_runs_from_a_copy_elsewhere(tmp_path, monkeypatch, capsys):
-    shutil.copy(ROOT / "recipes/plan.py", tmp_path / "my_plan.py")
+    shutil.copy(ROOT / "-m recipes.tools.plan", tmp_path / "my_plan.py")
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT])
     monkeypatch.setattr(sys, "argv", ["my_plan.py", *ARTICLE])
     runpy.run_path(str(tmp_path / "my_plan.py"), run_name="__main__")

@@ -594,7 +594,7 @@ def test_the_table_knows_every_licence_of_the_repository():
     ]
     modules += [instructions.load(path.stem) for path in (ROOT / "data_prep/instructions").glob("[a-z]*.py")]
     named = {module.LICENSE for module in modules if hasattr(module, "LICENSE")} | {
-        *sources.SOURCES["pmc"].LICENCES
+        *sources.SOURCES["pmc"].LICENSES
     }
     assert len(named) > 20
     for name in named:

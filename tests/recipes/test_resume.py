@@ -1,46 +1,83 @@
-"""Killed with SIGKILL in the middle of a step and started again: bit for bit the run that was never stopped."""
+"""Killed in the middle of a step and started again: bit for bit the run that was never stopped. What is damaged is not
+used, what is somebody else's is left alone, and nothing deletes whole checkpoints but save_total_limit."""
 
-import importlib
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
-import numpy as np
 import pytest
 import torch
-import transformers
+from accelerate import skip_first_batches
 
 from tests.lab import (
     PRETRAIN,
-    ROOT,
     SFT,
     TASK,
     build_lab,
-    in_child,
+    copied,
+    killed,
     ledger,
     logged,
     recipe,
     run_json,
+    signalled,
     weights,
 )
 
-SHUFFLED = {**SFT, "max_steps": -1, "num_train_epochs": 2, "rows_per_step": 4, "lora_dropout": 0.2, "lora_modules_to_save": None, "save_steps": 2,
-            "save_total_limit": 1, "eval_strategy": "steps", "eval_steps": 3}  # fmt: skip
-RUNS = {
-    "pretrain": ("pretrain", {**PRETRAIN, "per_device_train_batch_size": 1, "save_steps": 4, "save_total_limit": 1, "logging_steps": 3}, 9 * 4 + 2),
-    "pretrain_8bit": ("pretrain", {**PRETRAIN, "dtype": "bfloat16", "learning_rate": 1e-5, "optim": "adamw_torch_8bit", "max_steps": 8, "save_steps": 3,
-                                   "optim_args": "bf16_stochastic_round=True"}, 8 * 2),
-    "lora_padded": ("sft", SHUFFLED, 5 * 2 + 1),
-    "lora_packed": ("sft", {**SHUFFLED, "packing": "isolated", "attn_implementation": "torch_varlen", "max_length": 64, "rows_per_step": 2,
-                            "per_device_train_batch_size": 1, "save_steps": 3}, 4 * 2 + 1),
-    "qlora": ("sft", {**SHUFFLED, "model_name_or_path": "even", "load_in_4bit": True, "dtype": "bfloat16", "max_steps": 6, "save_steps": 4,
-                      "eval_strategy": "no"}, 11),  # on a CPU bitsandbytes repacks its weights at the first evaluation, and computes otherwise from there
-    "task": ("finetune_task", {**TASK, "max_steps": -1, "rows_per_step": 4, "eval_strategy": "epoch", "save_strategy": "epoch", "save_total_limit": 2,
-                              "logging_steps": 3},
-             10 * 2 + 1),
-}  # fmt: skip
+CHAT = SFT | {
+    "max_steps": -1,
+    "num_train_epochs": 2,
+    "global_batch_size": 4,
+    "lora_dropout": 0.2,
+    "save_steps": 2,
+    "save_total_limit": 1,
+    "eval_strategy": "steps",
+    "eval_steps": 3,
+}
+PACKED = {
+    "packing": True,
+    "attn_implementation": "torch_varlen",
+    "max_length": 64,
+    "global_batch_size": 2,
+    "per_device_train_batch_size": 1,
+    "save_steps": 3,
+}
+QUANTISED = {
+    "model_name_or_path": "even",
+    "load_in_4bit": True,
+    "dtype": "bfloat16",
+    "max_steps": 6,
+    "save_steps": 4,
+}
+BY_EPOCH = {"max_steps": -1, "eval_strategy": "epoch", "save_strategy": "epoch", "save_total_limit": 2}
+RUNS = {  # recipe, config, micro-step at which it is killed, which is not the first after a checkpoint
+    "pretrain": ("pretrain", PRETRAIN | {"per_device_train_batch_size": 1, "logging_steps": 3}, 9 * 4 + 2),
+    "pretrain, 8-bit": (
+        "pretrain",
+        PRETRAIN
+        | {"dtype": "bfloat16", "learning_rate": 1e-5, "optim": "adamw_torch_8bit", "max_steps": 8}
+        | {"save_steps": 3, "optim_args": "bf16_stochastic_round=True"},
+        8 * 2,
+    ),
+    "lora": ("sft", CHAT, 5 * 2 + 1),
+    "lora, packed": ("sft", CHAT | PACKED, 4 * 2 + 1),
+    # on a CPU bitsandbytes repacks its weights at the first evaluation, and computes otherwise from there
+    "qlora": ("sft", CHAT | QUANTISED | {"eval_strategy": "no"}, 11),
+    "length groups": (
+        "sft",
+        CHAT | {"train_sampling_strategy": "group_by_length", "save_strategy": "epoch"},
+        7 * 2,
+    ),
+    "task": (
+        "sft",
+        TASK | BY_EPOCH | {"global_batch_size": 4, "logging_steps": 3, "num_train_epochs": 5},
+        10 * 2 + 1,
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,148 +85,266 @@ def lab(tmp_path_factory):
     return build_lab(tmp_path_factory.getbasetemp() / "lab")
 
 
-@pytest.fixture
-def pretrain(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    return importlib.import_module("pretrain")
-
-
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    """A forked child has no OpenMP threads; torch.compile, which torchao's optimizers call, would take a minute for each shape on a CPU."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def eager_optimizer(monkeypatch):
+    """torchao compiles its step: a minute for each shape of weight on a CPU, and the same numbers."""
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    yield
-    torch.set_num_threads(threads)
 
 
-def signalled(lab, name, config, micro_step, with_signal):
-    """Run a recipe in a child process that gets a signal at its n-th micro-step. Returns the exit status as of os.waitpid."""
-    step, count = transformers.Trainer.training_step, iter(range(1, 10**9))
-
-    def counted(self, *args, **kwargs):
-        if next(count) == micro_step:
-            os.kill(os.getpid(), with_signal)
-        return step(self, *args, **kwargs)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transformers.Trainer, "training_step", counted)
-        return in_child(lab, name, config)
+def same_weights(one, other):
+    one, other = weights(one), weights(other)
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 @pytest.mark.parametrize("kind", RUNS)
 @pytest.mark.guarantee(
-    "Training", "A run killed with SIGKILL goes on to the same losses and weights, bit for bit, on a CPU."
+    "Training", "A killed run resumes to the same losses and weights, bit for bit, on a CPU."
 )
 def test_killed_and_resumed_is_the_same_run(lab, kind):
     name, config, micro_step = RUNS[kind]
-    whole, killed = lab / f"{kind}_whole", lab / f"{kind}_killed"
-    assert recipe(lab, name, {**config, "output_dir": whole.name}) is None
-    status = signalled(lab, name, {**config, "output_dir": killed.name}, micro_step, signal.SIGKILL)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-    saved = max(int(path.name.split("-")[1]) for path in killed.glob("checkpoint-*"))
-    assert run_json(killed)["status"] == "running" and 0 < saved < len(ledger(killed)) < len(ledger(whole)), (
-        "between two checkpoints"
-    )
-    assert recipe(lab, name, {**config, "output_dir": killed.name}) is None
+    whole, cut = lab / f"{kind} whole", lab / f"{kind} killed"
+    assert recipe(lab, name, config | {"output_dir": whole.name}) is None
+    killed(lab, name, config | {"output_dir": cut.name}, micro_step)
+    assert run_json(cut)["status"] == "running" and list(cut.glob("checkpoint-*/complete.json"))
+    assert recipe(lab, name, config | {"output_dir": cut.name}) is None
 
-    assert logged(killed, "loss", "learning_rate", "grad_norm") == logged(
-        whole, "loss", "learning_rate", "grad_norm"
-    )
-    assert run_json(killed)["metrics"]["train_loss"] == run_json(whole)["metrics"]["train_loss"]
-    assert ledger(killed) == ledger(whole), "the same rows in every step"
-    one, other = weights(whole), weights(killed)
-    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-    record = run_json(killed)
-    assert (
-        len(record["sessions"]) == 2
-        and record["ledger"] == run_json(whole)["ledger"]
-        and record["tokens_seen"] == run_json(whole)["tokens_seen"]
-    )
-    assert record["seconds"] == pytest.approx(
-        sum(session["seconds"] for session in record["sessions"]), abs=0.2
-    )
-    if kind == "task":
-        assert (
-            record["best_metric"] == run_json(whole)["best_metric"]
-            and record["ledger"]["times_least_seen"] == 5
-        ), "the article's five epochs"
-
-
-def test_sigterm_leaves_a_whole_checkpoint_and_the_same_run(lab):
-    config = {**PRETRAIN, "output_dir": "terminated", "save_steps": 100}
-    status = signalled(lab, "pretrain", config, 5 * 2 + 1, signal.SIGTERM)
-    assert os.WEXITSTATUS(status) == 1 and run_json(lab / "terminated")["status"] == "running"
-    assert (lab / "terminated" / "checkpoint-6" / "complete.json").is_file() and len(
-        ledger(lab / "terminated")
-    ) == 6
-    assert recipe(lab, "pretrain", config) is None
-    assert logged(lab / "terminated", "loss", "grad_norm") == logged(lab / "base", "loss", "grad_norm")
-
-
-def test_a_checkpoint_that_was_cut_short_is_passed_over(lab, capsys):
-    config = {**PRETRAIN, "output_dir": "cut"}
-    assert os.WTERMSIG(signalled(lab, "pretrain", config, 11 * 2, signal.SIGKILL)) == signal.SIGKILL
-    (lab / "cut" / "checkpoint-8" / "complete.json").unlink()
-    assert recipe(lab, "pretrain", config) is None
-    assert "checkpoint-8: not whole, going on from cut/checkpoint-4" in capsys.readouterr().out
-    assert logged(lab / "cut", "loss", "grad_norm") == logged(lab / "base", "loss", "grad_norm")
-
-
-@pytest.mark.guarantee("Training", "The ledger proves that no row was skipped or seen twice.")
-def test_a_ledger_that_was_lost_or_changed_is_found(lab):
-    config = {**PRETRAIN, "output_dir": "ledger", "save_strategy": "no"}
-    assert recipe(lab, "pretrain", config) is None
-    facts = run_json(lab / "ledger")["ledger"]
-    assert facts == {"steps": 16, "rows": 64, "times_least_seen": 1, "times_most_seen": 1}
-    shutil.copytree(lab / "base", lab / "lost")
-    for checkpoint in (12, 16):
-        shutil.rmtree(lab / "lost" / f"checkpoint-{checkpoint}")
-    record = run_json(lab / "lost") | {"status": "running"}
-    record["arguments"]["output_dir"] = "lost"
-    (lab / "lost" / "run.json").write_text(json.dumps(record))
-    lines = (lab / "lost" / "ledger.jsonl").read_text().splitlines()
-    (lab / "lost" / "ledger.jsonl").write_text("\n".join(lines[:5]) + "\n")
-    assert "ledger.jsonl ends at step 5, before" in recipe(
-        lab, "pretrain", {**PRETRAIN, "output_dir": "lost"}
-    )
-    lines[2] = lines[2].replace('"sha256": "', '"sha256": "0')
-    (lab / "lost" / "ledger.jsonl").write_text("\n".join(lines) + "\n")
-    assert "wrong at steps [3]: rows were skipped or seen twice" in recipe(
-        lab, "pretrain", {**PRETRAIN, "output_dir": "lost"}
-    )
+    keys = ("loss", "learning_rate", "grad_norm", "tokens_seen")
+    assert logged(cut, *keys) == logged(whole, *keys)
+    assert same_weights(whole, cut)
+    one, other = run_json(whole), run_json(cut)
+    assert one["metrics"]["train_loss"] == other["metrics"]["train_loss"]
+    assert [one[key] for key in ("tokens_seen", "steps", "best_metric")] == [
+        other[key] for key in ("tokens_seen", "steps", "best_metric")
+    ]
+    assert len(other["sessions"]) == 2
+    if name == "pretrain":
+        assert ledger(cut) == ledger(whole) and one["ledger"] == other["ledger"], (
+            "the same blocks in every step"
+        )
 
 
 @pytest.mark.guarantee(
-    "Training", "Going on reads no block before its place, and the order is the same for any number of ranks."
+    "Training", "A killed run resumes to the same losses and weights, bit for bit, on a CPU."
 )
-def test_going_on_reads_no_block_before_its_place(pretrain):
-    """At the end of the article's run, on the last of 160 ranks: 196,832 micro-batches are passed over without a look at any of them."""
-    from accelerate import skip_first_batches
+def test_sigkill_and_sigterm(lab):
+    config = PRETRAIN | {"output_dir": "sigkill"}
+    assert signalled(lab, "pretrain", config, 9 * 2 + 1, signal.SIGKILL).returncode == -signal.SIGKILL
+    assert recipe(lab, "pretrain", config) is None
+    config = PRETRAIN | {"output_dir": "sigterm", "save_steps": 100}
+    done = signalled(lab, "pretrain", config, 5 * 2 + 1, signal.SIGTERM)
+    assert (
+        done.returncode == 1
+        and "stopped by SIGTERM after step 6. Next: the same command resumes" in done.stderr
+    )
+    assert (lab / "sigterm" / "checkpoint-6" / "complete.json").is_file() and len(
+        ledger(lab / "sigterm")
+    ) == 6
+    assert recipe(lab, "pretrain", config) is None
+    for folder in ("sigkill", "sigterm"):
+        assert logged(lab / folder, "loss", "grad_norm") == logged(lab / "base", "loss", "grad_norm")
+        assert same_weights(lab / folder, lab / "base")
 
+
+# ---------------------------------------------------------------- checkpoints
+def cut_short(folder):
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
+
+
+def flipped(folder):
+    content = bytearray((folder / "optimizer.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "optimizer.pt").write_bytes(content)
+
+
+DAMAGE = {
+    "complete.json": (lambda folder: (folder / "complete.json").unlink(), r"not whole \(no complete.json\)"),
+    "cut short": (cut_short, "model.safetensors changed or cut short"),
+    "a flipped bit": (flipped, "optimizer.pt changed or cut short"),
+    "no scheduler": (lambda folder: (folder / "scheduler.pt").unlink(), "scheduler.pt missing"),
+    "no random state": (lambda folder: (folder / "rng_state.pth").unlink(), "rng_state.pth missing"),
+}
+
+
+@pytest.fixture(scope="module")
+def interrupted(lab):
+    killed(lab, "pretrain", PRETRAIN | {"output_dir": "interrupted"}, 11 * 2)
+    return lab / "interrupted"
+
+
+def copy_of(run, name):
+    """The same run in another folder: output_dir does not identify it."""
+    return shutil.copytree(run, run.parent / name)
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.guarantee(
+    "Training", "A damaged checkpoint is passed over, in one sentence, for the newest whole one."
+)
+def test_a_damaged_checkpoint_is_passed_over(lab, interrupted, kind, capsys):
+    damage, said = DAMAGE[kind]
+    copy = copy_of(interrupted, f"damaged {kind}")
+    damage(copy / "checkpoint-8")
+    assert recipe(lab, "pretrain", PRETRAIN | {"output_dir": copy.name}) is None
+    assert __import__("re").search(f"checkpoint-8: .*{said}; passed over", capsys.readouterr().out)
+    assert same_weights(copy, lab / "base")
+
+
+def test_folders_that_are_not_checkpoints(lab, interrupted):
+    copy = copy_of(interrupted, "beside")
+    for name in ("checkpoint-best", "checkpoint-8.bak", "checkpoint-16-backup"):
+        (copy / name).mkdir()
+    assert recipe(lab, "pretrain", PRETRAIN | {"output_dir": "beside"}) is None
+    assert (copy / "checkpoint-best").is_dir() and same_weights(copy, lab / "base")
+
+
+def test_rotation_goes_by_steps_not_by_clocks(lab, interrupted):
+    copy = copy_of(interrupted, "clock")
+    for step in (4, 8):
+        os.utime(copy / f"checkpoint-{step}", (time.time() + 86_400,) * 2)
+    assert recipe(lab, "pretrain", PRETRAIN | {"output_dir": "clock", "save_total_limit": 2}) is None
+    assert sorted(path.name for path in copy.glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-16"]
+
+
+@pytest.mark.guarantee("Training", "An old checkpoint is removed only when the new one is whole.")
+def test_an_old_checkpoint_goes_only_when_the_new_one_is_whole(lab, monkeypatch):
+    seen, remove = [], shutil.rmtree
+
+    def recorded(folder, *args, **kwargs):
+        seen.append(sorted(path.parent.name for path in lab.glob("rotated/checkpoint-*/complete.json")))
+        remove(folder, *args, **kwargs)
+
+    monkeypatch.setattr(shutil, "rmtree", recorded)
+    assert recipe(lab, "pretrain", PRETRAIN | {"output_dir": "rotated", "save_total_limit": 1}) is None
+    assert seen == [[f"checkpoint-{step}" for step in sorted((a, a + 4), key=str)] for a in (4, 8, 12)]
+
+
+def test_resume_from_checkpoint_is_honoured(lab, interrupted):
+    copy_of(interrupted, "named")
+    config = PRETRAIN | {"output_dir": "named", "resume_from_checkpoint": "named/checkpoint-4"}
+    assert recipe(lab, "pretrain", config) is None and same_weights(lab / "named", lab / "base")
+    said = recipe(
+        lab, "pretrain", config | {"output_dir": "from nowhere", "resume_from_checkpoint": "no/checkpoint-5"}
+    )
+    assert (
+        "resume_from_checkpoint no/checkpoint-5: not whole (no complete.json). Next: leave the key out"
+        in said
+    )
+
+
+def test_checkpoints_without_optimizer(lab, capsys):
+    config = PRETRAIN | {"output_dir": "only model", "save_only_model": True}
+    killed(lab, "pretrain", config, 11 * 2)
+    assert "an interrupted run starts again from step 0" in capsys.readouterr().out
+    assert recipe(lab, "pretrain", config) is None
+    assert "checkpoint-8: has no optimizer (save_only_model); passed over" in capsys.readouterr().out
+    assert same_weights(lab / "only model", lab / "base")
+
+
+@pytest.mark.guarantee("Training", "The ledger proves which blocks each optimizer step consumed.")
+def test_a_ledger_that_was_lost_or_changed_is_found(lab, interrupted):
+    for name, change, said in (
+        ("lost", lambda lines: lines[:5], "ends at step 5, before checkpoint-8"),
+        (
+            "changed",
+            lambda lines: [*lines[:2], lines[3], lines[2], *lines[4:]],
+            "step 3 consumed other blocks",
+        ),
+    ):
+        file = copy_of(interrupted, name) / "ledger.jsonl"
+        file.write_text("".join(f"{line}\n" for line in change(file.read_text().splitlines())))
+        assert said in recipe(lab, "pretrain", PRETRAIN | {"output_dir": name})
+
+
+# ---------------------------------------------------------------- what is the same run
+@pytest.mark.guarantee(
+    "Training", "Changed code or cadence resumes a run; changed training arguments need another folder."
+)
+def test_what_identifies_a_run(lab, interrupted, capsys):
+    copy_of(interrupted, "edited")
+    cadence = {
+        "logging_steps": 2,
+        "save_steps": 5,
+        "eval_strategy": "steps",
+        "eval_steps": 7,
+        "save_total_limit": 3,
+    }
+    said = recipe(lab, "pretrain", PRETRAIN | {"output_dir": "edited", "learning_rate": 5e-4})
+    assert "edited holds another run (differs in learning_rate). Next: another output_dir" in said
+    assert "overwrite" not in said
+    argv = copied(lab, "pretrain", PRETRAIN | {"output_dir": "edited"} | cadence)
+    (lab / argv[0]).write_text((lab / argv[0]).read_text() + "# a comment\n")
+    environment = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *argv], cwd=lab, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "warning: my_pretrain.py changed since edited began" in done.stdout, (
+        done.stderr
+    )
+    assert same_weights(lab / "edited", lab / "base")
+
+
+@pytest.mark.guarantee("Training", "--overwrite moves another run aside; nothing deletes its checkpoints.")
+def test_overwrite_moves_the_old_run_aside(lab, interrupted, capsys):
+    copy_of(interrupted, "old")
+    assert (
+        recipe(
+            lab,
+            "pretrain",
+            PRETRAIN | {"output_dir": "old", "seed": 3, "max_steps": 1},
+            "--overwrite",
+            "true",
+        )
+        is None
+    )
+    assert (lab / "old.1" / "checkpoint-8" / "complete.json").is_file() and run_json(lab / "old.1")[
+        "status"
+    ] == "running"
+    assert run_json(lab / "old")["status"] == "complete" and not (lab / "old" / "checkpoint-8").exists()
+    assert "the run that was there is now" in capsys.readouterr().out
+
+
+HOLD = """
+import fcntl, sys, time
+file = open(sys.argv[1], "a+"); fcntl.flock(file, fcntl.LOCK_EX)
+file.write("host node7, pid 4242, since today"); file.flush(); print("held", flush=True); time.sleep(60)
+"""
+
+
+@pytest.mark.guarantee("Training", "One process per output folder; a second start is refused at once.")
+def test_two_runs_in_one_folder(lab, interrupted):
+    copy = copy_of(interrupted, "twice")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(copy / ".lock")], stdout=subprocess.PIPE, text=True
+    )
+    holder.stdout.readline()
+    (copy / ".lock").write_text("host node7, pid 4242, since today\n")
+    said = recipe(lab, "pretrain", PRETRAIN | {"output_dir": "twice"})
+    assert "twice is in use by host node7, pid 4242, since today. Next: wait for it" in said
+    holder.kill()
+    holder.wait()
+    assert recipe(lab, "pretrain", PRETRAIN | {"output_dir": "twice"}) is None, "a dead holder's lock is free"
+    assert same_weights(copy, lab / "base")
+
+
+@pytest.mark.guarantee("Training", "Resuming reads no block before its place.")
+def test_resuming_reads_no_block_before_its_place():
+    """At the end of the paper's run: 196,832 micro-batches of one rank are passed over without a look at any of them."""
     read = []
 
     class Blocks(torch.utils.data.Dataset):
         def __len__(self):
-            return 12_302 * 16 * 160
+            return 12_302 * 16
 
         def __getitem__(self, place):
             read.append(place)
             return place
 
     loader = torch.utils.data.DataLoader(
-        Blocks(), batch_sampler=pretrain.Places(len(Blocks()), 1, 159, 160), collate_fn=list
+        Blocks(), batch_size=1, sampler=torch.utils.data.SequentialSampler(Blocks())
     )
-    began = time.perf_counter()
-    rest = [batch for batch in skip_first_batches(loader, 12_301 * 16)]
-    assert time.perf_counter() - began < 5 and len(rest) == 16
-    assert read == [12_301 * 16 * 160 + 159 + 160 * i for i in range(16)]
+    assert len(list(skip_first_batches(loader, 12_301 * 16))) == 16
+    assert read == list(range(12_301 * 16, 12_302 * 16))
 
 
-def test_the_places_of_all_ranks_are_the_order_for_any_number_of_ranks(pretrain):
-    for ranks, size in ((1, 1), (1, 4), (2, 2), (4, 1), (3, 4)):
-        batches = [[list(batch) for batch in pretrain.Places(48, size, rank, ranks)] for rank in range(ranks)]
-        assert np.array_equal(
-            [place for step in zip(*batches, strict=True) for batch in step for place in batch], np.arange(48)
-        )
+def test_the_complete_record_has_its_sums(lab):
+    record = json.loads((lab / "base" / "run.json").read_text())
+    assert record["ledger"]["blocks"] == 64 and record["ledger"]["steps"] == record["steps"] == 16
+    assert record["tokens_seen"] == 64 * 32

@@ -1,7 +1,7 @@
 """Speed of the recipes on a GPU at the size of real models: 7B- and 13B-shaped random weights, 4,096 tokens, real text.
 
-    python recipes/bench_gpu.py --documents data/demo/documents --out outputs/bench_gpu
-    python recipes/bench_gpu.py --documents data/demo/documents --out outputs/bench_gpu_tiny --tiny
+    python -m recipes.tools.bench_gpu --documents data/demo/documents --out outputs/bench_gpu
+    python -m recipes.tools.bench_gpu --documents data/demo/documents --out outputs/bench_gpu_tiny --tiny
 
 Reads   a folder of data_prep/build_documents.py, for real text; the demo's will do. Or your own --blocks, with the folder of their --tokenizer.
 Writes  OUT/bench_gpu.json after each case and OUT/bench_gpu.md at the end. With --results RESULTS.md a row for each shape is added there.

@@ -1,6 +1,6 @@
 """Speed of the recipes on a CPU: how much of a bare PyTorch loop's speed each keeps, and what packing gives on rows of the instruction set's lengths.
 
-    python recipes/bench.py --documents data/demo/documents --out outputs/bench
+    python -m recipes.tools.bench --documents data/demo/documents --out outputs/bench
 
 Reads   a folder of data_prep/build_documents.py, for real text; the demo's will do.
 Writes  OUT/bench.json and, printed as well, OUT/bench.md. With --results RESULTS.md a row is added there.
@@ -12,7 +12,7 @@ everything from step to step: reading, collating, logging, its ledger. That both
 Packing. The lengths are drawn from the log-normal distribution with the median (185) and 95th percentile (930 tokens) estimated for the article's
 214k rows; its mean is 299. The article's own rows are not public as a set. Packed rows against padded batches of 8, TRL's default, in tokens that are not padding.
 
-Nothing here is a recipe: this file may import its siblings. The GPU's counterpart is recipes/bench_gpu.py.
+Nothing here is a recipe: this file may import its siblings. The GPU's counterpart is -m recipes.tools.bench_gpu.
 """
 
 import argparse

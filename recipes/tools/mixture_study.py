@@ -1,6 +1,6 @@
 """How much general text does continual pretraining need? A mixture study with small proxies: the question that the article leaves open.
 
-    python recipes/mixture_study.py --config recipes/configs/mixture_study_demo.yaml --accelerate accelerate_configs/cpu.yaml
+    python -m recipes.tools.mixture_study --config recipes/configs/mixture_study_demo.yaml --accelerate accelerate_configs/cpu.yaml
 
 The article mixed medical and general text 4:1, blames what PMC-LLaMA (19:1) and Meditron (99:1) forgot on theirs, and closes: "Future studies should examine
 methods to better determine the optimal ratio." This is such a method, in six steps:
@@ -247,7 +247,7 @@ def plan_table(args, study):
         f"{len(args.ratios)} ratios and one check x {len(args.seeds)} seeds x {args.tokens:,} tokens = {runs * args.tokens:,} tokens, from {study['base']}"
     )
     lines.append(
-        f"hours on GPUs: python recipes/plan.py --config {args.pretrain_config} --accelerate {args.accelerate} --gpu NAME, for these tokens"
+        f"hours on GPUs: python -m recipes.tools.plan --config {args.pretrain_config} --accelerate {args.accelerate} --gpu NAME, for these tokens"
     )
     return "\n".join(lines)
 

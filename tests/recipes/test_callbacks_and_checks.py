@@ -37,8 +37,12 @@ def lab(tmp_path_factory):
 
 @pytest.fixture
 def guard(monkeypatch):
+    """The names of the modules beside the recipes."""
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    return importlib.import_module("run_guard")
+    names = ("attention", "callbacks", "checks", "hardware", "pretrain", "run_record")
+    return SimpleNamespace(
+        **{key: value for name in names for key, value in vars(importlib.import_module(name)).items()}
+    )
 
 
 # ---------------------------------------------------------------- the log
@@ -238,9 +242,12 @@ def test_deepspeed_in_the_yaml_is_refused(lab):
 
 def test_uploads_by_the_environment(guard, tmp_path, monkeypatch):
     watch = SimpleNamespace(world_size=None, allow_upload=False)
-    arguments = lambda *trackers: transformers.TrainingArguments(
-        output_dir=str(tmp_path), use_cpu=True, report_to=list(trackers)
-    )  # noqa: E731
+
+    def arguments(*trackers):
+        return transformers.TrainingArguments(
+            output_dir=str(tmp_path), use_cpu=True, report_to=list(trackers)
+        )  # noqa: E731
+
     monkeypatch.setenv("TRACKIO_SERVER_URL", "http://somewhere")
     with pytest.raises(guard.Refused, match="TRACKIO_SERVER_URL would send"):
         guard.check_launch(watch, arguments("trackio"))

@@ -1,7 +1,7 @@
 """Know before you pay: memory, time, network, disk and cost of a run from its YAML, an accelerate file and the name of a GPU. Nothing is loaded or run.
 
-    python recipes/plan.py --config recipes/configs/pretrain_70b.yaml --accelerate accelerate_configs/zero3_160gpu.yaml --gpu a100-80
-    python recipes/plan.py --config recipes/configs/pretrain_13b.yaml recipes/configs/pretrain_70b.yaml --gpu a100-80 --sweep outputs/plan
+    python -m recipes.tools.plan --config recipes/configs/pretrain_70b.yaml --accelerate accelerate_configs/zero3_160gpu.yaml --gpu a100-80
+    python -m recipes.tools.plan --config recipes/configs/pretrain_13b.yaml recipes/configs/pretrain_70b.yaml --gpu a100-80 --sweep outputs/plan
 
 Reads   the YAML of a recipe, the accelerate file with its DeepSpeed JSON, the size of the data where it is built already, and config.json of the model: of
         a folder, of KNOWN below, or of the Hub; for a model that is still to be made, of what the YAML beside it that makes it starts from.
@@ -468,7 +468,7 @@ def read_run(path, args, changed):
     known = {*given, *(read(args.accelerate) if args.accelerate else ()), "max_steps"}
     if unknown := changed.keys() - known:
         raise Refused(
-            f"--{min(unknown)} is in neither {path} nor {args.accelerate}. Next: python recipes/plan.py --help"
+            f"--{min(unknown)} is in neither {path} nor {args.accelerate}. Next: python -m recipes.tools.plan --help"
         )
     given |= changed
     for key in NUMBERS:
@@ -850,7 +850,7 @@ def main(args, more):
     if args.gpu not in GPUS:
         raise Refused(f"--gpu {args.gpu} is not known. Next: one of {', '.join(GPUS)}")
     if len(more) % 2 or not all(key.startswith("--") for key in more[::2]):
-        raise Refused(f"'{' '.join(more)}' is no --key value. Next: python recipes/plan.py --help")
+        raise Refused(f"'{' '.join(more)}' is no --key value. Next: python -m recipes.tools.plan --help")
     if not args.sweep and (not args.accelerate or len(args.config) > 1):
         raise Refused(
             "one --config and one --accelerate are planned at a time. Next: a file of accelerate_configs, or --sweep FOLDER"
