@@ -226,21 +226,20 @@ class Run:
         return self.access in (None, "credentialed") and not self.options.show_texts
 
     def check_launch(self):
-        """Ranks, settings and uploads; opening the run, in a temporary folder, closes the process to the network if
-        its data are credentialed."""
         with self.report.check("launch"):
             self.checks.check_launch(self.given, on_ranks(self.training, self.ranks))
+        where = (
+            f"{self.options.accelerate}, judged on this machine" if self.ranks else self.training.device.type
+        )
+        ranks, trackers = self.ranks or self.training.world_size, ", ".join(self.given.report_to) or "none"
+        self.notes["launch"] = f"ranks: {ranks} ({where}), report_to: {trackers}"
+
+    def open(self):
+        """Open the run, in a temporary folder: it closes the process to the network if the data are credentialed."""
         with self.report.check("launch"):
             if self.data_path.exists():  # else load_data says so
                 opened = self.record.open_run(self.path, self.args, self.model, self.data_path)
                 self.access = opened.record["access"]
-        machine = (
-            f"{self.options.accelerate}, judged on this machine" if self.ranks else self.training.device.type
-        )
-        trackers = ", ".join(self.given.report_to) or "none"
-        self.notes["launch"] = (
-            f"ranks: {self.ranks or self.training.world_size} ({machine}), report_to: {trackers}"
-        )
 
     def check_model(self):
         """Config, tokenizer, isolation of packed documents, pad token, and the batch, as the recipe's main has them."""
@@ -389,7 +388,8 @@ class Run:
             encoded = render(self.tokenizer, messages, row, template, marked)
         except Exception as error:
             text = " ".join(str(error).split())
-            text = text if text in " ".join(template.split()) or not self.hide() else type(error).__name__
+            if self.hide() and not any(quote + text + quote in template for quote in "'\""):
+                text = type(error).__name__
             change = "rows without these turns (a system text can begin the first question), or a chat_template_path"
             self.fail(
                 "inputs", f"the chat template refuses a row: {text}", f"{change} that takes them", where
@@ -575,6 +575,11 @@ def special_in(row, special, eos):
     return {(token, key) for key, text in texts for token in special if token in text}
 
 
+def plain(run, ids):
+    """The text of ids, with SentencePiece's sign for a blank as a blank, however the tokenizer decodes it."""
+    return run.tokenizer.decode(ids).replace("\u2581", " ")
+
+
 # ---------------------------------------------------------------- eos, bos
 def check_row_ends(run):
     stops, names, count = run.stops, " or ".join(run.tokenizer.convert_ids_to_tokens(sorted(run.stops))), 0
@@ -584,7 +589,7 @@ def check_row_ends(run):
         spans, answers = spans_of(labels), answers_of(row)
         for start, stop in spans:
             last = stop - 1
-            while last > start and ids[last] not in stops and not run.tokenizer.decode(ids[last]).strip():
+            while last > start and ids[last] not in stops and not plain(run, ids[last]).strip():
                 last -= 1  # the line break that ChatML puts after an EOS
             if ids[last] not in stops:
                 where = run.rows.around(index, ids, stop)
@@ -845,7 +850,7 @@ def check_prompts(run):
                 same = len(os.path.commonprefix([prompt.tolist(), trained.tolist()]))
                 gap = trained[same : max(same, start - before)]
                 gap = gap[gap != tokenizer.bos_token_id] if run.adds_bos and run.has_bos else gap
-                if same < len(prompt) or (len(gap) and tokenizer.decode(gap).strip(" ")):
+                if same < len(prompt) or (len(gap) and plain(run, gap).strip(" ")):
                     what = f"the prompt for {path} is not what comes before the answer in training"
                     there, here = rows.around(index, trained, same), rows.around(index, prompt, same)
                     run.fail("prompt", what, change, f"{there} trained, {here.split(': ', 1)[1]} prompted")
@@ -934,18 +939,17 @@ def check_precision(run):
     trained = {name: weight for name, weight in run.sizes.named_parameters() if weight.requires_grad}
     coarse = [name for name, weight in trained.items() if weight.element_size() == 2]
     kinds = " and ".join(sorted({str(weight.dtype).removeprefix("torch.") for weight in trained.values()}))
-    note = f"{kinds}, learning_rate {run.training.learning_rate:g}"
-    note += ", DeepSpeed keeps float32 copies" if run.deepspeed else ""
+    copies = ", DeepSpeed keeps float32 copies" if run.deepspeed else ""
+    run.notes["precision"] = f"{kinds}, learning_rate {run.training.learning_rate:g}{copies}"
     if coarse and not run.deepspeed:
         chosen = {coarse[i] for i in spread(len(coarse), 24)}
         rows = {name: max(1, 200_000 * len(trained[name]) // trained[name].numel()) for name in chosen}
         parts = [tensor[: rows[name]] for _, name, tensor in stored(run.files, chosen)]
         origin = f"{len(parts)} stored tensors" if parts else "none stored here, random as at initialisation"
         parts = parts or [fresh(name, trained[name].shape, rows[name], run.config) for name in sorted(chosen)]
-        note += f", on {sum(part.numel() for part in parts):,} weights: {origin}"
+        run.notes["precision"] += f", on {sum(part.numel() for part in parts):,} weights: {origin}"
         weights = (torch.nn.Parameter(part.to(trained[coarse[0]].dtype)) for part in parts)
         run.checks.check_precision(torch.nn.ParameterList(weights), run.training, deepspeed=False)
-    run.notes["precision"] = note
 
 
 def fresh(name, shape, rows, config):
@@ -1086,6 +1090,7 @@ def inspect(options, more):
     with report.check("inputs"):
         try:
             run.check_model()
+            run.open()
             run.build()
             run.sizes = full_size(run) if run.trainer else None
         except (Failed, run.checks.Refused):
