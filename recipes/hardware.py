@@ -1,9 +1,8 @@
 """Peaks of devices and the FLOPs of a model, once, for the log, the plan and the benchmarks.
 
-Dense bf16 peaks (no sparsity) and memory from the makers' data sheets: nvidia.com/en-us/data-center for A100, H100,
-H200, B200, L40S; the GA102, AD102 and GB202 architecture white papers for RTX cards and the A6000 (FP16 with FP32
-accumulation, which is what training uses).
-"""
+Dense bf16 peaks (no sparsity) and memory from the makers' data sheets: nvidia.com/en-us/data-center for A100,
+H100, H200, B200, L40S; the GA102, AD102 and GB202 architecture white papers for RTX cards and the A6000 (FP16
+with FP32 accumulation, which is what training uses)."""
 
 DEVICES = {  # part of torch.cuda.get_device_name(): (TFLOP/s in bf16, GB); the first that fits
     "A100-SXM4-40GB": (312, 40),
@@ -28,9 +27,9 @@ def peak_tflops(name):
 
 
 def model_flops(model, tokens, squares):
-    """FLOPs that the model itself needs to train on `tokens` tokens, in documents whose squared lengths sum to
-    `squares` (PaLM, arXiv:2204.02311, appendix B): tokens x (6 x trained + 4 x frozen weights, without the embedding
-    table) + 12 x layers x width x squares. Recomputed activations do not count."""
+    """FLOPs that the model itself needs to train on `tokens` tokens, in documents whose squared lengths sum
+    to `squares` (PaLM, arXiv:2204.02311, appendix B): tokens x (6 x trained + 4 x frozen weights, without the
+    embedding table) + 12 x layers x width x squares. Recomputed activations do not count."""
     from checks import numel
 
     config = model.config.get_text_config()

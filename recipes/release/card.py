@@ -1,5 +1,6 @@
-"""The papers of a release: provenance.json; README.md of card.md and LICENSE of licence.md, which are Jinja templates; NOTICE.txt where a base asks for
-it; RECORDS of a bundle. Every number is one that a file has told."""
+"""The papers of a release: provenance.json; README.md of card.md and LICENSE of licence.md, which are Jinja
+templates; NOTICE.txt where a base asks for it; RECORDS of a bundle. Every number is one that a file has
+told."""
 
 import json
 import math
@@ -129,7 +130,8 @@ def training(record):
 
 
 def hardware(runs):
-    """Each session as (stage, machine, ranks, hours, GPU-hours, peak memory). A GPU-hour is one rank for one hour on a machine that is no CPU."""
+    """Each session as (stage, machine, ranks, hours, GPU-hours, peak memory). A GPU-hour is one rank for one
+    hour on a machine that is no CPU."""
     rows, total = [], 0.0
     for record, session in [(run, session) for run in runs for session in run["sessions"]]:
         hours, peak = session.get("seconds", math.nan) / 3600, record.get("peak_memory_bytes")

@@ -1,21 +1,28 @@
-"""Speed of the recipes on a GPU at the size of real models: 7B- and 13B-shaped random weights, 4,096 tokens, real text.
+"""Speed of the recipes on a GPU at the size of real models: 7B- and 13B-shaped random weights, 4,096 tokens,
+real text.
 
     python -m recipes.tools.bench_gpu --documents data/demo/documents --out outputs/bench_gpu
     python -m recipes.tools.bench_gpu --documents data/demo/documents --out outputs/bench_gpu_tiny --tiny
 
-Reads   a folder of data_prep/build_documents.py, for real text; the demo's will do. Or your own --blocks, with the folder of their --tokenizer.
-Writes  OUT/bench_gpu.json after each case and OUT/bench_gpu.md at the end. With --results RESULTS.md a row for each shape is added there.
+Reads   a folder of data_prep/build_documents.py, for real text; the demo's will do. Or your own --blocks,
+        with the folder of their --tokenizer.
+Writes  OUT/bench_gpu.json after each case and OUT/bench_gpu.md at the end. With --results RESULTS.md a row
+        for each shape is added there.
 
-Each case is a process of its own, so one that runs out of memory is a row and not the end. In one run, on one machine:
+Each case is a process of its own, so one that runs out of memory is a row and not the end. In one run, on one
+machine:
     recipe  recipes/pretrain.py or recipes/sft.py as they are, left before they would evaluate and save
     stock   trl's SFTTrainer with its defaults and packing, on the same text and with the same optimizer steps
     bare    a PyTorch loop with the recipe's inputs and optimizer
     matmul  what this GPU reaches on one large bf16 product: the ceiling of all of them
-Weights are random and in bf16, for full training with torchao's 8-bit AdamW and stochastic rounding, so that 13B fits one large GPU.
+Weights are random and in bf16, for full training with torchao's 8-bit AdamW and stochastic rounding, so that
+13B fits one large GPU.
 
-MFU is model FLOPs per second over the maker's dense bf16 peak, in two conventions; recomputed activations count as nothing. With Nmm the weights of
-all matrix products, L layers, width d and s tokens that a token's document has on average:
-    causal  6 Nmm + 6 L d s          PaLM  6 Nmm + 12 L d s          LoRA  4 instead of 6, 4 and 8 L d s: frozen weights have no gradient
+MFU is model FLOPs per second over the maker's dense bf16 peak, in two conventions; recomputed activations
+count as nothing. With Nmm the weights of all matrix products, L layers, width d and s tokens that a token's
+document has on average:
+    causal  6 Nmm + 6 L d s          PaLM  6 Nmm + 12 L d s          LoRA  4 instead of 6, 4 and 8 L d s:
+            frozen weights have no gradient
 """
 
 import argparse
@@ -89,7 +96,8 @@ def name(case):
 
 # ---------------------------------------------------------------- one case, in its own process
 def run_case(case, folder, size):
-    """{"seconds_per_step", "tokens_per_second", "mfu_causal", "mfu_palm", ...} of a case. `size` is {"length", "accumulation", "steps", "tiny"}."""
+    """{"seconds_per_step", "tokens_per_second", "mfu_causal", "mfu_palm", ...} of a case. `size` is
+    {"length", "accumulation", "steps", "tiny"}."""
     if case["system"] == "matmul":
         return {"tflops": matmul(256 if size["tiny"] else 8192)}
     if case["system"] == "weights":
@@ -239,7 +247,8 @@ def matmul(size, times=30):
 
 
 def matmul_weights(config):
-    """Weights of all matrix products of a LLaMA without grouped heads: four of attention, three of the MLP, and the head."""
+    """Weights of all matrix products of a LLaMA without grouped heads: four of attention, three of the MLP,
+    and the head."""
     width = config.hidden_size
     return (
         config.num_hidden_layers * (4 * width**2 + 3 * width * config.intermediate_size)
@@ -300,7 +309,8 @@ def prepare(args, folder, size):
 
 
 def write_weights(folder, shape, tiny):
-    """FOLDER/SHAPE: random weights with the tokenizer. In a process of its own, so that the GPU's memory is free again; {} for run_case."""
+    """FOLDER/SHAPE: random weights with the tokenizer. In a process of its own, so that the GPU's memory is
+    free again; {} for run_case."""
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     layers, width, mlp, heads, vocabulary = SHAPES[shape]
     config = LlamaConfig(num_hidden_layers=layers, hidden_size=width, intermediate_size=mlp, num_attention_heads=heads, num_key_value_heads=heads,
@@ -348,13 +358,15 @@ def markdown(found):
         else:
             mfu = [f"{100 * row[key]:.1f} %" if key in row else "" for key in ("mfu_causal", "mfu_palm")]
             lines.append(
-                f"| {name(row)} | {row['tokens_per_second']:,.0f} | {mfu[0]} | {mfu[1]} | {row['peak_memory_gb']:.1f} | {row['seconds_per_step']:.2f} |"
+                f"| {name(row)} | {row['tokens_per_second']:,.0f} | {mfu[0]} | {mfu[1]} | "
+                f"{row['peak_memory_gb']:.1f} | {row['seconds_per_step']:.2f} |"
             )
     return "\n".join(lines) + "\n"
 
 
 def results_rows(found):
-    """A row of RESULTS.md for each shape: the recipe, without recomputing where that fits, against stock and bare in the same setting."""
+    """A row of RESULTS.md for each shape: the recipe, without recomputing where that fits, against stock and
+    bare in the same setting."""
     speed = {
         (row["shape"], row["checkpointing"], row["system"]): row
         for row in found["cases"]
@@ -406,12 +418,14 @@ def main(argv=None):
         return
     if not args.tiny and not torch.cuda.is_available():
         sys.exit(
-            "error: no CUDA device here. Next: run this on a machine that has one, or --tiny to try the code on a CPU"
+            "error: no CUDA device here. Next: run this on a machine that has one, or --tiny to try the "
+            "code on a CPU"
         )
     text = args.blocks if args.blocks and args.tokenizer else args.documents
     if not text or not (text / "manifest.json").is_file():
         sys.exit(
-            f"error: {text} has no manifest.json. Next: --documents of data_prep.build_documents, or --blocks with --tokenizer"
+            f"error: {text} has no manifest.json. Next: --documents of data_prep.build_documents, or "
+            f"--blocks with --tokenizer"
         )
     shapes = ["tiny"] if args.tiny else args.shapes.split(",")
     if unknown := [shape for shape in shapes if shape not in SHAPES]:

@@ -1,31 +1,46 @@
-"""Know before you pay: memory, time, network, disk and cost of a run from its YAML, an accelerate file and the name of a GPU. Nothing is loaded or run.
+"""Know before you pay: memory, time, network, disk and cost of a run from its YAML, an accelerate file and
+the name of a GPU. Nothing is loaded or run.
 
-    python -m recipes.tools.plan --config recipes/configs/pretrain_70b.yaml --accelerate accelerate_configs/zero3_160gpu.yaml --gpu a100-80
+    python -m recipes.tools.plan --config recipes/configs/pretrain_70b.yaml --accelerate
+    accelerate_configs/zero3_160gpu.yaml --gpu a100-80
 
-Reads   the YAML of a recipe, the accelerate file with its DeepSpeed JSON, the size of the data where it is built already, and config.json of the model: of
-        a folder, of KNOWN below, or of the Hub; for a model that is still to be made, of what the YAML beside it that makes it starts from.
-        Any --key value more replaces that key of the YAML or of the accelerate file, as when the recipe is launched.
+Reads   the YAML of a recipe, the accelerate file with its DeepSpeed JSON, the size of the data where it is
+        built already, and config.json of the model: of a folder, of KNOWN below, or of the Hub; for a model
+        that is still to be made, of what the YAML beside it that makes it starts from. Any --key value more
+        replaces that key of the YAML or of the accelerate file, as when the recipe is launched.
 Writes  nothing but a table (--json: the same as JSON). Everything in it is planned, not measured.
 
-Formulas. A model of N weights (M of them in matrix products, A trained ones if the rest is frozen), L layers, width d, queries q, keys k and MLP f wide,
-vocabulary V; a micro-batch of t tokens in rows of s; G GPUs. Bytes unless said otherwise.
-  states       a trained weight, its gradient and its optimizer take, with AdamW: DeepSpeed 2 + 4 + 12, FSDP2 or one GPU with float32 masters 4 + 4 + 8,
-               bf16 weights 2 + 2 + 4; 8-bit AdamW 2.03 for its two moments. ZeRO-1 divides the optimizer by G, ZeRO-2 gradients too, ZeRO-3 and FSDP
-               weights too (arXiv:1910.02054). A frozen weight: 2, in NF4 0.516 (arXiv:2305.14314). DDP holds the gradients twice (its buckets).
-               FSDP reduces after each micro-batch, which the recipes ask of it; left to accelerate it would hold 2 N of unsharded gradients.
-  activations  a layer keeps, a token, 16 d + 4 q + 4 k + 8 f (bf16 weights, transformers' modules, sdpa or flash attention); 26 d in place of 16 d under
-               autocast; 18 d + 2 q under LoRA, and 5 d + q + f of dropout masks; with norms on queries and keys 6 (q + k) more. Checkpointed, it keeps
-               its input: 2 d, under autocast 4 d. Read off torch's saved tensors; tests/recipes/test_plan.py measures them again with the versions pinned here.
-  loss, layer  the larger of: the loss, 12 V t (none in sft, whose head is fused), with the bf16 copies of the weights under autocast,
-               2 M; and one checkpointed layer while it is recomputed, what it keeps + 2 f t.
-  gathered     ZeRO-3, FSDP: weights of two layers and of the head, gradients of one, in bf16. ZeRO-1 and 2: gradients of a layer and two buckets, 4 d^2.
-  FLOPs        a token: 6 M + 12 L q s (convention "PaLM", arXiv:2204.02311, the recipes' own), 6 M + 6 L q s ("causal"), 6 N ("6N"); 4 M + 6 A where
-               weights are frozen. Recomputing adds 2 M + 4 L q s to what runs, not to what counts.
-  time         what runs / (G x peak x REACHED), REACHED being the mean of published runs (tests/golden/published_throughput.yaml).
-  network      ZeRO-3: 2 gathers of 2 N and a scatter of 2 N a micro-batch; ZeRO-2: a scatter a micro-batch and a gather a step; DDP: an all-reduce a step.
-               Over the links of a node and over those between the nodes, each at 80 % of its line rate
-               (https://github.com/stas00/ml-engineering/blob/master/network/README.md); the slower one counts. Latency is left out.
-  disk         a checkpoint: weights and optimizer as trained, one more than save_total_limit; blocks: 2 or 4 a token; text: 3.4 a token.
+Formulas. A model of N weights (M of them in matrix products, A trained ones if the rest is frozen), L layers,
+width d, queries q, keys k and MLP f wide, vocabulary V; a micro-batch of t tokens in rows of s; G GPUs. Bytes
+unless said otherwise.
+  states       a trained weight, its gradient and its optimizer take, with AdamW: DeepSpeed 2 + 4 + 12, FSDP2
+               or one GPU with float32 masters 4 + 4 + 8, bf16 weights 2 + 2 + 4; 8-bit AdamW 2.03 for its two
+               moments. ZeRO-1 divides the optimizer by G, ZeRO-2 gradients too, ZeRO-3 and FSDP weights too
+               (arXiv:1910.02054). A frozen weight: 2, in NF4 0.516 (arXiv:2305.14314). DDP holds the
+               gradients twice (its buckets). FSDP reduces after each micro-batch, which the recipes ask of
+               it; left to accelerate it would hold 2 N of unsharded gradients.
+  activations  a layer keeps, a token, 16 d + 4 q + 4 k + 8 f (bf16 weights, transformers' modules, sdpa or
+               flash attention); 26 d in place of 16 d under autocast; 18 d + 2 q under LoRA, and 5 d + q + f
+               of dropout masks; with norms on queries and keys 6 (q + k) more. Checkpointed, it keeps its
+               input: 2 d, under autocast 4 d. Read off torch's saved tensors; tests/recipes/test_plan.py
+               measures them again with the versions pinned here.
+  loss, layer  the larger of: the loss, 12 V t (none in sft, whose head is fused), with the bf16 copies of the
+               weights under autocast, 2 M; and one checkpointed layer while it is recomputed, what it keeps +
+               2 f t.
+  gathered     ZeRO-3, FSDP: weights of two layers and of the head, gradients of one, in bf16. ZeRO-1 and 2:
+               gradients of a layer and two buckets, 4 d^2.
+  FLOPs        a token: 6 M + 12 L q s (convention "PaLM", arXiv:2204.02311, the recipes' own), 6 M + 6 L q s
+               ("causal"), 6 N ("6N"); 4 M + 6 A where weights are frozen. Recomputing adds 2 M + 4 L q s to
+               what runs, not to what counts.
+  time         what runs / (G x peak x REACHED), REACHED being the mean of published runs
+               (tests/golden/published_throughput.yaml).
+  network      ZeRO-3: 2 gathers of 2 N and a scatter of 2 N a micro-batch; ZeRO-2: a scatter a micro-batch
+               and a gather a step; DDP: an all-reduce a step. Over the links of a node and over those between
+               the nodes, each at 80 % of its line rate
+               (https://github.com/stas00/ml-engineering/blob/master/network/README.md); the slower one
+               counts. Latency is left out.
+  disk         a checkpoint: weights and optimizer as trained, one more than save_total_limit; blocks: 2 or 4
+               a token; text: 3.4 a token.
 """
 
 import argparse
@@ -45,13 +60,16 @@ from recipes.hardware import peak_tflops
 
 PLANNED = "planned, not measured"
 ACCURACY = (
-    "hours are within 15 % of 24 published runs of tuned code, 6 % on average (each left out of the mean it is held against), and within 15 % of 4 more, "
-    "LoRA and Hugging Face's own code among them. Bytes of activations are within 3 % on tiny models. Memory as a whole was held against one published "
+    "hours are within 15 % of 24 published runs of tuned code, 6 % on average (each left out of the mean "
+    "it is held against), and within 15 % of 4 more, "
+    "LoRA and Hugging Face's own code among them. Bytes of activations are within 3 % on tiny models. "
+    "Memory as a whole was held against one published "
     "run, 70B with LoRA on 8 GPUs: 9 % above it. Nothing was run on a GPU for this"
 )
 
-# memory: bytes that PyTorch reports as the card's. tflops: dense bf16 peak of the maker's data sheet. link: GB/s inside a node, one way, NVLink or PCIe 4.
-# network: Gb/s of a node, all its network cards together, unless --network says otherwise. like: whose published runs REACHED is taken from
+# memory: bytes that PyTorch reports as the card's. tflops: dense bf16 peak of the maker's data sheet. link:
+# GB/s inside a node, one way, NVLink or PCIe 4. network: Gb/s of a node, all its network cards together,
+# unless --network says otherwise. like: whose published runs REACHED is taken from
 Gpu = namedtuple("Gpu", "memory tflops link network like")
 GPUS = {
     "a100-40": Gpu(39.4 * 2**30, peak_tflops("A100-SXM4-40GB"), 300, 1600, "a100"),
@@ -135,7 +153,8 @@ class Run:
 
 
 def activation_bytes(r):
-    """Bytes a token, kept for the backward pass: (by a layer, by a checkpointed layer, by what comes after the layers)."""
+    """Bytes a token, kept for the backward pass: (by a layer, by a checkpointed layer, by what comes after
+    the layers)."""
     heads = 4 * r.queries + 4 * r.keys + (4 if r.adapter else 6) * (r.queries + r.keys) * r.qk_norm
     if r.adapter:
         own, entry, end = 18 * r.width + 2 * r.queries + (5 * r.width + r.queries + r.mlp) * r.dropout, 2, 4
@@ -196,7 +215,8 @@ def fits(r):
 
 
 def flops(r):
-    """Of one token: what counts as the model's in each convention, and what the hardware does, recomputing included."""
+    """Of one token: what counts as the model's in each convention, and what the hardware does, recomputing
+    included."""
     weights, attention = (
         (4 * r.matmul + 6 * r.adapter if r.adapter else 6 * r.matmul),
         r.layers * r.queries * r.length,
@@ -229,7 +249,8 @@ def communication(r):
 
 
 def timing(r):
-    """Seconds of a step and hours of the run: [the network hidden behind the computing, nothing of it hidden]."""
+    """Seconds of a step and hours of the run: [the network hidden behind the computing, nothing of it
+    hidden]."""
     gpu, work = GPUS[r.gpu], flops(r)
     tokens, peak = r.rows * (r.computed or r.length), r.gpus * gpu.tflops * 1e12
     volume, exchange, enters = communication(r)
@@ -248,7 +269,8 @@ def timing(r):
 
 
 def disk(r):
-    """{what: bytes}: the checkpoints that lie there at once, the final model and, in pretraining, the data."""
+    """{what: bytes}: the checkpoints that lie there at once, the final model and, in pretraining, the
+    data."""
     weight, _, optimizer = state_bytes(r)
     one, model = (weight + optimizer) * (r.adapter or r.params), weight * (r.adapter or r.params)
     data = (
@@ -260,7 +282,8 @@ def disk(r):
 
 
 def nearest(r):
-    """([changes], run) that fits: without more GPUs if it can be, without quantisation if it can be, then by the fewest changes and the least lost time."""
+    """([changes], run) that fits: without more GPUs if it can be, without quantisation if it can be, then by
+    the fewest changes and the least lost time."""
     lora = (
         16 * r.layers * (7 * r.width + 2 * r.queries + 2 * r.keys + 3 * r.mlp)
     )  # rank 16 on the seven matrices of each layer
@@ -317,7 +340,8 @@ def read(path):
 
 
 def find_base(config, name, seen=()):
-    """The model whose shape `name` has: itself, or what the YAML beside `config` that will write it starts from."""
+    """The model whose shape `name` has: itself, or what the YAML beside `config` that will write it starts
+    from."""
     if not Path(name, "config.json").is_file() and name not in KNOWN:
         for path in sorted(set(Path(config).parent.glob("*.yaml")) - set(seen)):
             with contextlib.suppress(Refused):  # some other file
@@ -328,8 +352,8 @@ def find_base(config, name, seen=()):
 
 
 def read_shape(name, targets=(), rank=0, saved=()):
-    """The model's symbols: weights counted on the meta device, an adapter's from the matrices that it is put on and
-    the modules trained beside it."""
+    """The model's symbols: weights counted on the meta device, an adapter's from the matrices that it is put
+    on and the modules trained beside it."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -344,7 +368,8 @@ def read_shape(name, targets=(), rank=0, saved=()):
             model = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError) as error:
         raise Refused(
-            f"{name}: no model here or on the Hub. Next: --model_name_or_path, a folder or {' or '.join(KNOWN)}"
+            f"{name}: no model here or on the Hub. Next: --model_name_or_path, a folder or "
+            f"{' or '.join(KNOWN)}"
         ) from error
     c, weights = config.get_text_config(), dict(model.named_parameters())
     linear = {
@@ -352,7 +377,8 @@ def read_shape(name, targets=(), rank=0, saved=()):
     }
     if not any(path.endswith("gate_proj") for path in linear) or any("expert" in path for path in weights):
         raise Refused(
-            f"{name}: no layers like LLaMA's, which the formulas are for. Next: a LLaMA, Mistral or Qwen model without experts"
+            f"{name}: no layers like LLaMA's, which the formulas are for. Next: a LLaMA, Mistral or Qwen "
+            f"model without experts"
         )
     chosen = [
         w
@@ -375,7 +401,8 @@ def read_machine(path, changed):
     given = read(path) | changed
     if "distributed_type" not in given:
         raise Refused(
-            f"{path}: no accelerate file (distributed_type is missing). Next: one of accelerate_configs/*.yaml"
+            f"{path}: no accelerate file (distributed_type is missing). Next: one of "
+            f"accelerate_configs/*.yaml"
         )
     nodes, gpus, kind = (
         given.get("num_machines", 1),
@@ -411,7 +438,8 @@ def read_machine(path, changed):
 
 
 def read_rows(folder, args, chat):
-    """([tokens of each training row], what is assumed): from the rows' bytes or, where they are not built yet, drawn around a mean."""
+    """([tokens of each training row], what is assumed): from the rows' bytes or, where they are not built
+    yet, drawn around a mean."""
     path = Path(folder, "train.jsonl")
     if path.is_file() and not args.rows:
         tokens = []
@@ -426,12 +454,14 @@ def read_rows(folder, args, chat):
                 tokens.append(len("".join(texts).encode()) / 3.4)
             except (ValueError, KeyError, TypeError) as error:  # the error may quote the row
                 raise Refused(
-                    f"{path}: line {number} is no row ({type(error).__name__}). Next: build it again, or --rows N"
+                    f"{path}: line {number} is no row ({type(error).__name__}). Next: build it again, or "
+                    f"--rows N"
                 ) from error
         return np.array(tokens), f"a token of {path} is 3.4 bytes"
     if not args.rows and not chat:
         raise Refused(
-            f"{path}: no such file, so the length of the run is not known. Next: build it, or --rows 10178 --row_tokens 300"
+            f"{path}: no such file, so the length of the run is not known. Next: build it, or --rows 10178 "
+            f"--row_tokens 300"
         )
     count, mean = args.rows or ARTICLE["rows"], args.row_tokens or ARTICLE["row_tokens"]
     spread = 0.98  # of the logarithm: with a mean of 299 the median is 185, and 95 % are below 930
@@ -464,12 +494,14 @@ NUMBERS = (
 
 
 def read_run(path, args, changed):
-    """The YAML, its model and its machine as a Run. Refused where the recipe would not start on that machine either."""
+    """The YAML, its model and its machine as a Run. Refused where the recipe would not start on that machine
+    either."""
     given = read(path)
     known = {*given, *(read(args.accelerate) if args.accelerate else ()), "max_steps"}
     if unknown := changed.keys() - known:
         raise Refused(
-            f"--{min(unknown)} is in neither {path} nor {args.accelerate}. Next: python -m recipes.tools.plan --help"
+            f"--{min(unknown)} is in neither {path} nor {args.accelerate}. Next: python -m "
+            f"recipes.tools.plan --help"
         )
     given |= changed
     for key in NUMBERS:
@@ -492,7 +524,8 @@ def read_run(path, args, changed):
     shape = read_shape(base, *(adapter if given.get("use_peft") else ()))
     if shape["params"] < 1e9 and not args.mfu:
         raise Refused(
-            f"{path}: {shape['params'] / 1e9:.2g}B weights: there is no measurement of a model below 1B to plan its "
+            f"{path}: {shape['params'] / 1e9:.2g}B weights: there is no measurement of a model below 1B to "
+            f"plan its "
             "speed from. Next: --mfu 0.1, a guess of your own"
         )
     assumed = [f"{given['model_name_or_path']} will have the shape of {base}"] * (
@@ -512,7 +545,8 @@ def read_run(path, args, changed):
     if wanted % per_pass:
         near = " or ".join(str(n * per_pass) for n in (wanted // per_pass, wanted // per_pass + 1) if n)
         raise Refused(
-            f"{path}: {key} {wanted} is not a multiple of {per_pass} ({gpus} GPUs x micro-batch {limit} x {unit}). "
+            f"{path}: {key} {wanted} is not a multiple of {per_pass} ({gpus} GPUs x micro-batch {limit} x "
+            f"{unit}). "
             f"Next: --{key} {near}, or other GPUs"
         )
     rows, computed, micro = wanted // unit, length, limit
