@@ -163,8 +163,8 @@ def check_weights(folder):
     if ".safetensors" not in suffixes and suffixes & {".bin", ".pt", ".pth", ".pkl", ".ckpt"}:
         convert = f"AutoModelForCausalLM.from_pretrained('{folder}').save_pretrained('NEW')"
         raise Refused(
-            f"{folder}: its weights are pickles, which can run code; only safetensors are read. Next: python -c "
-            f'"from transformers import AutoModelForCausalLM; {convert}", which reads tensors and nothing else'
+            f"{folder}: its weights are pickles, which can run code; only safetensors are read. Next: "
+            f'python -c "from transformers import AutoModelForCausalLM; {convert}", which reads tensors only'
         )
 
 

@@ -61,11 +61,19 @@ def gather(run, name, args):
     licence = roll_up(used, closed, args.license, access, known)
     check_release(licence, access, name)
     return {
-        "name": name, "access": access, "terms": args.terms, "licence": licence, "base": base,
+        "name": name,
+        "access": access,
+        "terms": args.terms,
+        "licence": licence,
+        "base": base,
         "chat": any(record["arguments"].get("assistant_only_loss") for record in chain),
-        "scores": read_scores(args.scores, run) if args.scores else None, "forgetting": read_forgetting(args.forgetting, run) if args.forgetting else None,
-        "data": [stage["sources"] for stage in data], "contamination": dealt, "runs": chain, "manifests": manifests,
-    }  # fmt: skip
+        "scores": read_scores(args.scores, run) if args.scores else None,
+        "forgetting": read_forgetting(args.forgetting, run) if args.forgetting else None,
+        "data": [stage["sources"] for stage in data],
+        "contamination": dealt,
+        "runs": chain,
+        "manifests": manifests,
+    }
 
 
 @contextmanager

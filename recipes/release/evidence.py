@@ -22,9 +22,13 @@ def read_scores(path, run):
             )
         kept[task] = {key: entry[key] for key in ("n", "headline", "unparsed_rate")} | {
             "metrics": None if entry["headline"]["withheld"] else entry["metrics"],
-            "level": entry["scorer"]["level"], "scorer_version": entry["scorer"]["scorer_version"], "preset": said.get("preset"),
-            "shots": (said.get("shots") or {}).get("number"), "rows_sha256": said.get("rows_sha256"), "outputs_sha256": said.get("outputs_sha256"),
-        }  # fmt: skip
+            "level": entry["scorer"]["level"],
+            "scorer_version": entry["scorer"]["scorer_version"],
+            "preset": said.get("preset"),
+            "shots": (said.get("shots") or {}).get("number"),
+            "rows_sha256": said.get("rows_sha256"),
+            "outputs_sha256": said.get("outputs_sha256"),
+        }
     return kept
 
 

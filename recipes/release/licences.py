@@ -131,16 +131,32 @@ def roll_up(used, closed, asked, access, known):
                 f"terms together"
             )
     return {
-        "release": release, "card": entries.get(release, {}).get("card", "other"), "url": entries.get(release, {}).get("url"), "open": unsettled,
-        "terms": [{"term": term, "asks": known["terms"][term], "by": sources} for term, sources in needed.items()],
-        "used": [{"licence": key, "url": entries[key]["url"], "for": sources} for key, sources in used.items()],
+        "release": release,
+        "card": entries.get(release, {}).get("card", "other"),
+        "url": entries.get(release, {}).get("url"),
+        "open": unsettled,
+        "terms": [
+            {"term": term, "asks": known["terms"][term], "by": sources} for term, sources in needed.items()
+        ],
+        "used": [
+            {"licence": key, "url": entries[key]["url"], "for": sources} for key, sources in used.items()
+        ],
         "agreements": [entries[key].get("agreement", key) for key in closed],
-        "permissions": {s: known["permissions"][s] for sources in used.values() for s in sources if s in known["permissions"]},
+        "permissions": {
+            s: known["permissions"][s]
+            for sources in used.values()
+            for s in sources
+            if s in known["permissions"]
+        },
         "copies": [key for key in used if entries[key].get("copy")],
-        "notices": [f"{key}. Copyright (c) {entries[key]['holder']}, all rights reserved." for key in used if "holder" in entries[key]],
+        "notices": [
+            f"{key}. Copyright (c) {entries[key]['holder']}, all rights reserved."
+            for key in used
+            if "holder" in entries[key]
+        ],
         "shown": [entries[key]["shown"] for key in used if "shown" in entries[key]],
         "name_begins": [entries[key]["name_begins"] for key in used if "name_begins" in entries[key]],
-    }  # fmt: skip
+    }
 
 
 def check_release(licence, access, name):

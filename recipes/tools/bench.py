@@ -173,8 +173,21 @@ def timed(recipe, config, clock):
 
 
 # ---------------------------------------------------------------- what is trained
-COMMON = {"attn_implementation": "sdpa", "dtype": "float32", "learning_rate": 3e-4, "weight_decay": 1e-5, "max_grad_norm": 1.0, "warmup_steps": 0.05, "logging_steps": 1,
-          "save_strategy": "no", "eval_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True, "bf16": False}  # fmt: skip
+COMMON = {
+    "attn_implementation": "sdpa",
+    "dtype": "float32",
+    "learning_rate": 3e-4,
+    "weight_decay": 1e-5,
+    "max_grad_norm": 1.0,
+    "warmup_steps": 0.05,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": True,
+    "bf16": False,
+}
 ROWS = {
     "activation_checkpointing": False,
     "num_train_epochs": 100,
@@ -227,8 +240,15 @@ def prepare(documents, folder, rows):
     data_prep("demo.backbone", documents=documents, out=folder / "model", vocab_size=VOCABULARY)
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     torch.manual_seed(0)
-    config = LlamaConfig(**SHAPE, vocab_size=len(tokenizer), max_position_embeddings=4096, bos_token_id=tokenizer.bos_token_id,
-                         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, tie_word_embeddings=False)  # fmt: skip
+    config = LlamaConfig(
+        **SHAPE,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=4096,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
     LlamaForCausalLM(config).save_pretrained(folder / "model")
     write_blocks(documents, folder / "model", folder / "blocks", BLOCK)
     write_rows(folder / "rows", rows, LONGEST, folder / "blocks", tokenizer)
@@ -283,8 +303,17 @@ def invented_rows(split, count, longest, stream, tokenizer):
     ):  # 32 tokens for the chat format
         piece = np.take(stream, range(number * 997, number * 997 + length), mode="wrap")
         prompt, completion = tokenizer.decode(piece[: length // 2]), tokenizer.decode(piece[length // 2 :])
-        yield {"id": f"{split}{number}", "task": "bench", "split": split, "prompt": prompt.strip() + "\n", "completion": completion.strip() or "yes",
-               "scoring": "none", "source": "bench", "license": "CC0", "access": "public"}  # fmt: skip
+        yield {
+            "id": f"{split}{number}",
+            "task": "bench",
+            "split": split,
+            "prompt": prompt.strip() + "\n",
+            "completion": completion.strip() or "yes",
+            "scoring": "none",
+            "source": "bench",
+            "license": "CC0",
+            "access": "public",
+        }
 
 
 # ---------------------------------------------------------------- measure and report
@@ -330,8 +359,14 @@ def machine():
     commit = subprocess.run(
         ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
     ).stdout.strip()
-    return {"cpu": cpu.group(1) if cpu else platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
-            "transformers": transformers.__version__, "commit": commit}  # fmt: skip
+    return {
+        "cpu": cpu.group(1) if cpu else platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "commit": commit,
+    }
 
 
 def markdown(found):

@@ -128,11 +128,23 @@ def run_case(case, folder, size):
 
 def recipe(case, folder, size):
     keys = {
-        "model_name_or_path": str(folder / case["shape"]), "attn_implementation": case["attention"],
-        "activation_checkpointing": case["checkpointing"], "per_device_train_batch_size": 1, "gradient_accumulation_steps": size["accumulation"], "num_train_epochs": 1000, "learning_rate": 8e-6,
-        "weight_decay": 1e-5, "warmup_steps": 0.05, "logging_steps": 10, "save_strategy": "no", "eval_strategy": "no", "report_to": "none",
-        "disable_tqdm": True, "use_cpu": size["tiny"], "bf16": not size["tiny"],
-    }  # fmt: skip
+        "model_name_or_path": str(folder / case["shape"]),
+        "attn_implementation": case["attention"],
+        "activation_checkpointing": case["checkpointing"],
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": size["accumulation"],
+        "num_train_epochs": 1000,
+        "learning_rate": 8e-6,
+        "weight_decay": 1e-5,
+        "warmup_steps": 0.05,
+        "logging_steps": 10,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": size["tiny"],
+        "bf16": not size["tiny"],
+    }
     if case["stage"] == "pretrain":
         keys |= {
             "blocks": str(folder / "blocks"),
@@ -149,9 +161,21 @@ def recipe(case, folder, size):
             }
         )
         return bench.timed(pretrain, keys, bench.Clock(size["steps"]))
-    keys |= {"rows": str(folder / "rows"), "packing": True, "pad_token": "<pad>", "max_length": size["length"], "dtype": "float32" if size["tiny"] else "bfloat16",
-             "chat_template_path": bench.ROWS["chat_template_path"], "assistant_only_loss": True, "use_peft": True, "lora_r": 16, "lora_target_modules": TARGETS,
-             "load_in_4bit": case["stage"] == "qlora", "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": True}  # fmt: skip
+    keys |= {
+        "rows": str(folder / "rows"),
+        "packing": True,
+        "pad_token": "<pad>",
+        "max_length": size["length"],
+        "dtype": "float32" if size["tiny"] else "bfloat16",
+        "chat_template_path": bench.ROWS["chat_template_path"],
+        "assistant_only_loss": True,
+        "use_peft": True,
+        "lora_r": 16,
+        "lora_target_modules": TARGETS,
+        "load_in_4bit": case["stage"] == "qlora",
+        "bnb_4bit_quant_type": "nf4",
+        "use_bnb_nested_quant": True,
+    }
     return bench.timed(sft, keys, bench.Clock(size["steps"]))
 
 
@@ -177,11 +201,21 @@ def stock(case, folder, size):
         )
     with tempfile.TemporaryDirectory() as out:
         args = SFTConfig(
-            out, packing=True, max_length=size["length"], per_device_train_batch_size=1, gradient_accumulation_steps=size["accumulation"],
-            activation_checkpointing=case["checkpointing"], num_train_epochs=1000, learning_rate=8e-6, save_strategy="no", report_to="none",
-            disable_tqdm=True, use_cpu=size["tiny"], bf16=not size["tiny"],
+            out,
+            packing=True,
+            max_length=size["length"],
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=size["accumulation"],
+            activation_checkpointing=case["checkpointing"],
+            num_train_epochs=1000,
+            learning_rate=8e-6,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=size["tiny"],
+            bf16=not size["tiny"],
             model_init_kwargs={"dtype": dtype, "attn_implementation": case["attention"]},
-        )  # fmt: skip
+        )
         trainer = {
             "model": str(folder / case["shape"]),
             "train_dataset": data,
@@ -313,9 +347,19 @@ def write_weights(folder, shape, tiny):
     free again; {} for run_case."""
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     layers, width, mlp, heads, vocabulary = SHAPES[shape]
-    config = LlamaConfig(num_hidden_layers=layers, hidden_size=width, intermediate_size=mlp, num_attention_heads=heads, num_key_value_heads=heads,
-                         vocab_size=max(vocabulary, len(tokenizer)), max_position_embeddings=4096, bos_token_id=tokenizer.bos_token_id,
-                         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, tie_word_embeddings=False)  # fmt: skip
+    config = LlamaConfig(
+        num_hidden_layers=layers,
+        hidden_size=width,
+        intermediate_size=mlp,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        vocab_size=max(vocabulary, len(tokenizer)),
+        max_position_embeddings=4096,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
     with torch.device("cpu" if tiny else "cuda"):
         AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder / shape)
     tokenizer.save_pretrained(folder / shape)
@@ -388,8 +432,18 @@ def results_rows(found):
             else []
         )
         said = "; ".join([f"{ours['tokens_per_second']:,.0f} tokens/s", *mfu, *against])
-        run = f"`make bench-gpu`, pretraining, {shape} shape, activations {'recomputed' if checkpointing else 'kept'}"
-        yield f"| {run} | {found['machine']['commit']} | {found['device']} | {found['seconds'] / 60:.0f} min | {ours['peak_memory_gb']:.1f} GB | {said} |\n"
+        kept = "recomputed" if checkpointing else "kept"
+        run = f"`make bench-gpu`, pretraining, {shape} shape, activations {kept}"
+        minutes, memory = found["seconds"] / 60, ours["peak_memory_gb"]
+        cells = [
+            run,
+            found["machine"]["commit"],
+            found["device"],
+            f"{minutes:.0f} min",
+            f"{memory:.1f} GB",
+            said,
+        ]
+        yield f"| {' | '.join(cells)} |\n"
 
 
 def main(argv=None):

@@ -295,8 +295,14 @@ def train_proxies(args, study, ratio, shares):
         name, blocks = f"{ratio.replace(':', '-')}_seed{seed}", blocks_folder(args, ratio, seed)
         mixture = Path(args.output_dir, "mixtures", f"{name}.yaml")
         mixture.parent.mkdir(exist_ok=True)
-        given = {"block_length": args.block_length, "tokens": args.tokens, "ratio": dict(zip(DOMAINS, shares.tolist(), strict=True)), "fill": args.fill,
-                 "validation_share": args.validation_share, "seed": seed}  # fmt: skip
+        given = {
+            "block_length": args.block_length,
+            "tokens": args.tokens,
+            "ratio": dict(zip(DOMAINS, shares.tolist(), strict=True)),
+            "fill": args.fill,
+            "validation_share": args.validation_share,
+            "seed": seed,
+        }
         replace(mixture, yaml.safe_dump(given, sort_keys=False))
         arguments = {
             "documents": args.documents,
@@ -331,8 +337,14 @@ def train(args, study, name, blocks, seed, more=()):
     """{"name", "seed", "blocks" (their manifest), "record" (run.json), "validation"} of a proxy, which is
     trained unless it is complete. It is evaluated at the end only."""
     folder = Path(args.output_dir, "runs", name)
-    given = {"config": args.pretrain_config, "blocks": blocks, "output_dir": folder, "seed": seed, "world_size": study["ranks"],
-             "eval_strategy": "no"}  # fmt: skip
+    given = {
+        "config": args.pretrain_config,
+        "blocks": blocks,
+        "output_dir": folder,
+        "seed": seed,
+        "world_size": study["ranks"],
+        "eval_strategy": "no",
+    }
     launch = ["-m", "accelerate.commands.launch", "-q", "--config_file", args.accelerate]
     given = [*itertools.chain(*((f"--{key}", value) for key, value in given.items())), *more]
     if not any(
@@ -545,18 +557,44 @@ def report(args, study, proxies, check_runs, losses, base_losses, laws, best, me
 
     record = proxies[args.ratios[0]][0]["record"]
     return {
-        "arguments": vars(args), **{key: record[key] for key in ("access", "agreements", "declassified", "machine", "commit", "versions") if key in record}, "base": study["base"],
+        "arguments": vars(args),
+        **{
+            key: record[key]
+            for key in ("access", "agreements", "declassified", "machine", "commit", "versions")
+            if key in record
+        },
+        "base": study["base"],
         "base_loss": {d: interval(base_losses[d]) for d in DOMAINS},
-        "proxies": [entry(ratio, runs, {d: losses[d][:, place] for d in DOMAINS}) for place, (ratio, runs) in enumerate(proxies.items())],
+        "proxies": [
+            entry(ratio, runs, {d: losses[d][:, place] for d in DOMAINS})
+            for place, (ratio, runs) in enumerate(proxies.items())
+        ],
         "check": entry("check", check_runs, measured),
-        "laws": {d: {"law": laws[d]["law"], "c": laws[d]["c"][0], "k": laws[d]["k"][0], "exponents": laws[d]["exponents"][0].tolist(),
-                     "missed_left_out": {law: missed.tolist() for law, missed in laws[d]["missed"].items()}} for d in DOMAINS},
-        "prediction": {"shares": best["shares"].tolist(), "within_limit": best["within_limit"], "draws_within_limit": len(best["drawn"]) / DRAWS,
-                       "interval": np.quantile(best["drawn"], [0.025, 0.975], axis=0).T.tolist() if len(best["drawn"]) else None,
-                       "edges": best["edges"], "loss": {d: interval(best["losses"][d]) for d in DOMAINS},
-                       "general_perplexity_ratio": interval(np.exp(best["losses"]["general"] - base_losses["general"]))},
-        "verdicts": verdicts(args, study["shares"][:, 2], losses["general"], base_losses["general"], best["losses"], measured),
-    }  # fmt: skip
+        "laws": {
+            d: {
+                "law": laws[d]["law"],
+                "c": laws[d]["c"][0],
+                "k": laws[d]["k"][0],
+                "exponents": laws[d]["exponents"][0].tolist(),
+                "missed_left_out": {law: missed.tolist() for law, missed in laws[d]["missed"].items()},
+            }
+            for d in DOMAINS
+        },
+        "prediction": {
+            "shares": best["shares"].tolist(),
+            "within_limit": best["within_limit"],
+            "draws_within_limit": len(best["drawn"]) / DRAWS,
+            "interval": np.quantile(best["drawn"], [0.025, 0.975], axis=0).T.tolist()
+            if len(best["drawn"])
+            else None,
+            "edges": best["edges"],
+            "loss": {d: interval(best["losses"][d]) for d in DOMAINS},
+            "general_perplexity_ratio": interval(np.exp(best["losses"]["general"] - base_losses["general"])),
+        },
+        "verdicts": verdicts(
+            args, study["shares"][:, 2], losses["general"], base_losses["general"], best["losses"], measured
+        ),
+    }
 
 
 def verdicts(args, general, losses, base, predicted, measured):
@@ -574,11 +612,18 @@ def verdicts(args, general, losses, base, predicted, measured):
     kept = interval(np.exp(measured["general"] - base))
     limit = args.max_general_perplexity_ratio
     return {
-        "forgetting": {"verdict": "shown" if more[1] > 0 else "reversed" if more[2] < 0 else "not shown", "nats": more, "pairs": len(pairs),
-                       "pairs_in_order": int(sum(losses[0, a] > losses[0, b] for a, b in pairs))},
+        "forgetting": {
+            "verdict": "shown" if more[1] > 0 else "reversed" if more[2] < 0 else "not shown",
+            "nats": more,
+            "pairs": len(pairs),
+            "pairs_in_order": int(sum(losses[0, a] > losses[0, b] for a, b in pairs)),
+        },
         "prediction": {"verdict": "held" if held else "missed" if failed else "not settled", "nats": missed},
-        "limit": {"verdict": "kept" if kept[2] <= limit else "not kept" if kept[1] > limit else "too close to call", "general_perplexity_ratio": kept},
-    }  # fmt: skip
+        "limit": {
+            "verdict": "kept" if kept[2] <= limit else "not kept" if kept[1] > limit else "too close to call",
+            "general_perplexity_ratio": kept,
+        },
+    }
 
 
 def described(ratio, runs):
@@ -589,9 +634,15 @@ def described(ratio, runs):
         d: [sum(run["validation"][d]["nll"]) / sum(run["validation"][d]["tokens"]) for run in runs]
         for d in DOMAINS
     }
-    return {"ratio": ratio, "shares": [domains[d]["share"] for d in DOMAINS], "passes": [domains[d]["passes"] for d in DOMAINS],
-            "steps": runs[0]["record"]["steps"], "tokens_seen": runs[0]["record"]["tokens_seen"], "seconds": sum(run["record"]["seconds"] for run in runs),
-            "apart_over_seeds": {d: max(values) - min(values) for d, values in means.items()}}  # fmt: skip
+    return {
+        "ratio": ratio,
+        "shares": [domains[d]["share"] for d in DOMAINS],
+        "passes": [domains[d]["passes"] for d in DOMAINS],
+        "steps": runs[0]["record"]["steps"],
+        "tokens_seen": runs[0]["record"]["tokens_seen"],
+        "seconds": sum(run["record"]["seconds"] for run in runs),
+        "apart_over_seeds": {d: max(values) - min(values) for d, values in means.items()},
+    }
 
 
 def markdown(args, found):
@@ -606,46 +657,74 @@ def markdown(args, found):
             " : ".join(f"{x:.2f}" for x in entry["passes"]),
         )
         losses = " | ".join(plus(entry["loss"][d]) for d in DOMAINS)
-        return f"| {name} | {shares} | {passes} | {entry['steps']} | {losses} | {plus(entry['general_perplexity_ratio'])} |"
+        ratio = plus(entry["general_perplexity_ratio"])
+        return f"| {name} | {shares} | {passes} | {entry['steps']} | {losses} | {ratio} |"
 
     forgetting, prediction, limit = found["verdicts"].values()
     best, general = found["prediction"], [entry["shares"][2] for entry in found["proxies"]]
     within = f"general perplexity within {args.max_general_perplexity_ratio:g} times the base's"
     lines = [
-        "# Mixture study", "",
+        "# Mixture study",
+        "",
         f"{len(found['proxies'])} ratios from `{found['base']}`, {args.tokens:,} tokens each, seed "
         f"{', '.join(map(str, args.seeds))}, on {found['machine']}. Access of the data: "
         f"{found['access']}. Losses are nats per token of held-out blocks, the same blocks for all. In "
         f"brackets 95 % intervals of a paired bootstrap over blocks; "
-        f"they do not hold what another seed of the training would change.", "",
+        f"they do not hold what another seed of the training would change.",
+        "",
         f"- **Less general text forgets more: {forgetting['verdict']}.** General loss with "
         f"{min(general):.1%} of general text less that with {max(general):.1%}: "
         f"{plus(forgetting['nats'])} nats. {forgetting['pairs_in_order']} of {forgetting['pairs']} pairs "
         f"of proxies stand in that order.",
         f"- **Predicted best: {' : '.join(f'{100 * share:.1f}' for share in best['shares'])} %.** "
-        + (f"The least loss weighted {args.target} with {within}." if best["within_limit"] else f"Nothing tried keeps {within}; this comes nearest.")
-        + ("" if best["interval"] is None else " Over the draws {:.1%} to {:.1%} of general and {:.1%} to "
-                                               "{:.1%} of clinical text.".format(
-            *best["interval"][2], *best["interval"][1]))
-        + "".join(f" It lies at the edge of the {name} that was tried: what is beyond is not known." for name in best["edges"]),
+        + (
+            f"The least loss weighted {args.target} with {within}."
+            if best["within_limit"]
+            else f"Nothing tried keeps {within}; this comes nearest."
+        )
+        + (
+            ""
+            if best["interval"] is None
+            else " Over the draws {:.1%} to {:.1%} of general and {:.1%} to {:.1%} of clinical text.".format(
+                *best["interval"][2], *best["interval"][1]
+            )
+        )
+        + "".join(
+            f" It lies at the edge of the {name} that was tried: what is beyond is not known."
+            for name in best["edges"]
+        ),
         f"- **The prediction at these shares, of a proxy that no fit has seen: {prediction['verdict']}** "
         f"(allowed beforehand: {args.max_prediction_error:g} nats). "
         f"Measured less predicted: "
         f"{', '.join(f'{domain} {plus(values)}' for domain, values in prediction['nats'].items())}.",
         f"- **The forgetting limit in that proxy: {limit['verdict']}.** General perplexity "
         f"{plus(limit['general_perplexity_ratio'])} times the base's, "
-        f"{best['general_perplexity_ratio'][0]:.3f} predicted, limit {args.max_general_perplexity_ratio:g}.", "",
+        f"{best['general_perplexity_ratio'][0]:.3f} predicted, limit {args.max_general_perplexity_ratio:g}.",
+        "",
         "| biomedical:clinical:general | shares, % | passes over the text | steps | biomedical loss | "
         "clinical loss | general loss | general perplexity over the base's |",
         "|---|---|---|---|---|---|---|---|",
         f"| the base | | | | {' | '.join(plus(found['base_loss'][d]) for d in DOMAINS)} | 1 |",
-        *(row(entry["ratio"], entry) for entry in found["proxies"]), row("the check", found["check"]), "",
-        "| domain | law in use | missed when proxies are left out in turn (root mean square, nats) |", "|---|---|---|",
-        *(f"| {domain} | {law['law']} | " + ", ".join(f"{name} {math.sqrt(np.square(missed).mean()):.3f}" for name, missed in law["missed_left_out"].items()) + " |"
-          for domain, law in found["laws"].items()), "",
-        confounders(args, found), "", "![losses against the share of general text, and the "
-                                      "trade-off](study.png)", "",
-    ]  # fmt: skip
+        *(row(entry["ratio"], entry) for entry in found["proxies"]),
+        row("the check", found["check"]),
+        "",
+        "| domain | law in use | missed when proxies are left out in turn (root mean square, nats) |",
+        "|---|---|---|",
+        *(
+            f"| {domain} | {law['law']} | "
+            + ", ".join(
+                f"{name} {math.sqrt(np.square(missed).mean()):.3f}"
+                for name, missed in law["missed_left_out"].items()
+            )
+            + " |"
+            for domain, law in found["laws"].items()
+        ),
+        "",
+        confounders(args, found),
+        "",
+        "![losses against the share of general text, and the trade-off](study.png)",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -668,7 +747,8 @@ def confounders(args, found):
     if len(args.seeds) > 1:
         apart = max(max(entry["apart_over_seeds"].values()) for entry in everyone)
         chance = f"Seeds of one ratio lie up to {apart:.3f} nats apart."
-    blocks = f"the same tokens make {min(steps)} to {max(steps)} steps, because blocks of short documents are less full"
+    counts = f"{min(steps)} to {max(steps)}"
+    blocks = f"the same tokens make {counts} steps, because blocks of short documents are less full"
     return f"What differs beside the ratio: {text}; {blocks}. {chance}"
 
 
@@ -763,8 +843,13 @@ def draw(args, study, laws, losses, base_losses, best, measured):
                 fontsize=7.5,
                 **place,
             )
-    check_marks(right, [learned(best["losses"])[0], learned(measured)[0]], forgotten(best["losses"]["general"])[0], forgotten(measured["general"])[0],
-                ("predicted best", "check, trained at it"))  # fmt: skip
+    check_marks(
+        right,
+        [learned(best["losses"])[0], learned(measured)[0]],
+        forgotten(best["losses"]["general"])[0],
+        forgotten(measured["general"])[0],
+        ("predicted best", "check, trained at it"),
+    )
 
     ticks = [
         tick
@@ -796,9 +881,12 @@ def draw(args, study, laws, losses, base_losses, best, measured):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.15)
         axes.legend(frameon=False, fontsize=8)
-    figure.supxlabel(f"Filled circles: clinical text is {usual:.1%} of the medical; hollow: another part; "
-                     f"dotted: the check's, {check_part:.1%}. "
-                     "Bands: 95 %, held-out blocks drawn anew. Labels: biomedical:clinical:general.", fontsize=8.5)  # fmt: skip
+    figure.supxlabel(
+        f"Filled circles: clinical text is {usual:.1%} of the medical; hollow: another part; "
+        f"dotted: the check's, {check_part:.1%}. "
+        "Bands: 95 %, held-out blocks drawn anew. Labels: biomedical:clinical:general.",
+        fontsize=8.5,
+    )
     return figure
 
 

@@ -262,10 +262,17 @@ def timing(r):
         step = [max(compute, exchange), compute + exchange]
     hours = [r.steps * seconds / 3600 for seconds in step]
     return {
-        "compute_seconds": compute, "network_seconds": exchange, "network_bytes": volume, "network_is_limit_below_gbit": enters / 0.8 / compute,
-        "limit": "network" if exchange > compute else "computing", "step_seconds": step, "hours": hours, "gpu_hours": [r.gpus * h for h in hours],
-        "tokens_per_second": tokens / step[0], "mfu": {name: tokens * work[name] / (peak * step[0]) for name in ("PaLM", "causal", "6N")},
-    }  # fmt: skip
+        "compute_seconds": compute,
+        "network_seconds": exchange,
+        "network_bytes": volume,
+        "network_is_limit_below_gbit": enters / 0.8 / compute,
+        "limit": "network" if exchange > compute else "computing",
+        "step_seconds": step,
+        "hours": hours,
+        "gpu_hours": [r.gpus * h for h in hours],
+        "tokens_per_second": tokens / step[0],
+        "mfu": {name: tokens * work[name] / (peak * step[0]) for name in ("PaLM", "causal", "6N")},
+    }
 
 
 def disk(r):
@@ -388,12 +395,19 @@ def read_shape(name, targets=(), rank=0, saved=()):
     beside = [w for path, w in weights.items() if path.split(".")[-2] in saved]
     head = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     return {
-        "model": name, "params": model.num_parameters(), "matmul": sum(w.numel() for w in linear.values()), "layers": c.num_hidden_layers,
-        "layer": sum(w.numel() for path, w in weights.items() if ".layers." in path) // c.num_hidden_layers, "width": c.hidden_size,
-        "queries": c.num_attention_heads * head, "keys": c.num_key_value_heads * head, "mlp": c.intermediate_size, "vocab": c.vocab_size,
+        "model": name,
+        "params": model.num_parameters(),
+        "matmul": sum(w.numel() for w in linear.values()),
+        "layers": c.num_hidden_layers,
+        "layer": sum(w.numel() for path, w in weights.items() if ".layers." in path) // c.num_hidden_layers,
+        "width": c.hidden_size,
+        "queries": c.num_attention_heads * head,
+        "keys": c.num_key_value_heads * head,
+        "mlp": c.intermediate_size,
+        "vocab": c.vocab_size,
         "qk_norm": any(path.endswith("q_norm.weight") for path in weights),
         "adapter": rank * sum(sum(w.shape) for w in chosen) + sum(w.numel() for w in beside),
-    }  # fmt: skip
+    }
 
 
 def read_machine(path, changed):
@@ -488,9 +502,18 @@ def read_blocks(folder, args):
 
 
 NUMBERS = (
-    "per_device_train_batch_size", "gradient_accumulation_steps", "global_batch_tokens", "global_batch_size", "max_length", "max_steps", "num_train_epochs",
-    "save_steps", "save_total_limit", "lora_r", "lora_dropout",
-)  # fmt: skip
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "global_batch_tokens",
+    "global_batch_size",
+    "max_length",
+    "max_steps",
+    "num_train_epochs",
+    "save_steps",
+    "save_total_limit",
+    "lora_r",
+    "lora_dropout",
+)
 
 
 def read_run(path, args, changed):
@@ -590,14 +613,28 @@ def read_run(path, args, changed):
         given.get("save_strategy", "steps"), epochs
     )
     return Run(
-        **shape, **machine, gpu=args.gpu, length=length, micro=micro, rows=rows, computed=float(computed), steps=steps, tokens=float(tokens),
-        dropout=given.get("lora_dropout", 0.05) > 0, fused_loss=not pretraining, mfu=args.mfu or 0, assumed=tuple(assumed),
+        **shape,
+        **machine,
+        gpu=args.gpu,
+        length=length,
+        micro=micro,
+        rows=rows,
+        computed=float(computed),
+        steps=steps,
+        tokens=float(tokens),
+        dropout=given.get("lora_dropout", 0.05) > 0,
+        fused_loss=not pretraining,
+        mfu=args.mfu or 0,
+        assumed=tuple(assumed),
         four_bit=(0.516 if given.get("use_bnb_nested_quant") else 0.5625) * bool(given.get("load_in_4bit")),
         masters=given.get("dtype", "float32" if pretraining else "bfloat16") == "float32",
         moments=2.03 if "8bit" in optimizer else 1.06 if "4bit" in optimizer else None,
-        checkpointing=bool(given.get("activation_checkpointing", given.get("gradient_checkpointing", not pretraining))),
-        checkpoints=min(math.ceil(saves), (most or math.inf) + 1), network=args.network or GPUS[args.gpu].network,
-    )  # fmt: skip
+        checkpointing=bool(
+            given.get("activation_checkpointing", given.get("gradient_checkpointing", not pretraining))
+        ),
+        checkpoints=min(math.ceil(saves), (most or math.inf) + 1),
+        network=args.network or GPUS[args.gpu].network,
+    )
 
 
 # ---------------------------------------------------------------- the table
@@ -613,15 +650,36 @@ def plan(r, price=None):
     """All that is known of a run, for the table and for --json."""
     change, changed = (None, None) if fits(r) else nearest(r)
     found = {
-        "basis": PLANNED, "model": r.model, "parameters": r.params, "trained": r.adapter or r.params, "gpu": r.gpu, "gpus": r.gpus,
-        "memory": memory(r), "memory_total": total(r), "memory_of_gpu": GPUS[r.gpu].memory, "fits": fits(r),
-        "nearest_change": change, "memory_then": changed and total(changed),
+        "basis": PLANNED,
+        "model": r.model,
+        "parameters": r.params,
+        "trained": r.adapter or r.params,
+        "gpu": r.gpu,
+        "gpus": r.gpus,
+        "memory": memory(r),
+        "memory_total": total(r),
+        "memory_of_gpu": GPUS[r.gpu].memory,
+        "fits": fits(r),
+        "nearest_change": change,
+        "memory_then": changed and total(changed),
         "other_checkpointing": memory(replace(r, checkpointing=not r.checkpointing))["activations"],
-        "sharding": {name: total(replace(r, stage=stage, engine=engine)) for name, (stage, engine) in SHARDING.items()} if r.gpus > 1 else {},
-        "tokens": r.tokens, "steps": r.steps, "global_batch_size": r.rows, "row_tokens": r.length, "micro_batch": r.micro, "accumulation": r.accumulation,
-        "flops": r.steps * r.rows * (r.computed or r.length) * flops(r)["PaLM"], **timing(r), "disk": disk(r), "assumed": r.assumed,
+        "sharding": {
+            name: total(replace(r, stage=stage, engine=engine)) for name, (stage, engine) in SHARDING.items()
+        }
+        if r.gpus > 1
+        else {},
+        "tokens": r.tokens,
+        "steps": r.steps,
+        "global_batch_size": r.rows,
+        "row_tokens": r.length,
+        "micro_batch": r.micro,
+        "accumulation": r.accumulation,
+        "flops": r.steps * r.rows * (r.computed or r.length) * flops(r)["PaLM"],
+        **timing(r),
+        "disk": disk(r),
+        "assumed": r.assumed,
         "accuracy": ACCURACY,
-    }  # fmt: skip
+    }
     return found | ({"cost": [price * hours for hours in found["gpu_hours"]]} if price else {})
 
 
@@ -690,7 +748,9 @@ def table(r, found):
         f"{found['tokens_per_second']:,.0f}, {found['tokens_per_second'] / r.gpus:,.0f} on each GPU",
     )
     if r.gpus > 1:
-        times = f"{found['network_bytes'] / 1e9:,.0f} GB to each GPU in {found['network_seconds']:,.1f} s, {found['compute_seconds']:,.1f} s of computing"
+        sent, network = found["network_bytes"] / 1e9, found["network_seconds"]
+        computing = found["compute_seconds"]
+        times = f"{sent:,.0f} GB to each GPU in {network:,.1f} s, {computing:,.1f} s of computing"
         ratio = f" a step: {found['network_seconds'] / found['compute_seconds']:.2f}"
         say(
             "  network",
