@@ -709,7 +709,8 @@ def table(r, found):
     )
 
     lines.append("\nmemory of one GPU, GB")
-    beside = f"   ({gb(found['other_checkpointing'] / 1e9).strip()} {'without' if r.checkpointing else 'with'} checkpointing)"
+    other, how = gb(found["other_checkpointing"] / 1e9).strip(), "without" if r.checkpointing else "with"
+    beside = f"   ({other} {how} checkpointing)"
     for part, size in found["memory"].items():
         if size:
             say(f"  {part}", gb(size / 1e9), beside * (part == "activations"))
