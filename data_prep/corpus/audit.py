@@ -16,7 +16,6 @@ import argparse
 import gzip
 from pathlib import Path
 
-import datasets
 import numpy as np
 
 from data_prep.build_blocks import held_out, ids_path, mix, target
@@ -47,6 +46,8 @@ def audit(folder: Path, blocks: int = 64, seed: int = 0) -> list[str]:
 def rows_of(folder: Path, output: dict):
     """The blocks of one file. Each keeps its file open, and a corpus has more files than a process may
     open."""
+    import datasets
+
     return datasets.Dataset.from_file(str(folder / output["path"]))
 
 

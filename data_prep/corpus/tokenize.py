@@ -21,7 +21,6 @@ import unicodedata
 import numpy as np
 import regex
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
 
 from data_prep.schema import BadInput
 
@@ -49,6 +48,8 @@ class DocumentTokenizer:
 
     def __init__(self, path: str):
         try:
+            from transformers import AutoTokenizer  # seconds; not for --help
+
             self.hf = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise BadInput(

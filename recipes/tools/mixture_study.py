@@ -37,7 +37,6 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from matplotlib.figure import Figure
 from run_guard import Refused, replace, start
 from trl import TrlParser
 
@@ -668,6 +667,8 @@ def draw(args, study, laws, losses, base_losses, best, measured):
             x[0], predicted, "D", color=INK, markerfacecolor="none", markersize=10, label=labels[0], zorder=4
         )
         axes.plot(x[1], found, "*", color=INK, markersize=9, label=labels[1], zorder=5)
+
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 4.9), layout="constrained")
     left, middle, right = figure.subplots(1, 3)

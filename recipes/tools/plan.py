@@ -44,7 +44,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from matplotlib.figure import Figure
 from transformers import AutoConfig, AutoModelForCausalLM
 
 PLANNED = "planned, not measured"
@@ -720,6 +719,8 @@ def sweep(runs, folder):
 
 
 def draw(runs, rows, networks):
+    from matplotlib.figure import Figure
+
     figure, grey = (
         Figure(figsize=(2 + 6 * len(runs), 9), layout="constrained"),
         {"color": "#BBBBBB", "alpha": 0.35, "lw": 0},
