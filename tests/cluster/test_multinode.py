@@ -123,10 +123,11 @@ def test_every_rank_runs_preflight_before_the_first_start(cluster, folder):
     (cluster.folder / folder / "preflight.py").touch()
     status, log = cluster.run("train", 2, *JOB)
     assert status == 0, log
+    arguments = "--config my run.yaml --world_size 16"
     for node in (0, 1):
         assert cluster.lines(f"calls{node}") == [
-            f"{script} --config my run.yaml --world_size 16"
-            for script in (f"{folder}/preflight.py", "recipes/pretrain.py")
+            f"{folder}/preflight.py --recipe recipes/pretrain.py {arguments}",
+            f"recipes/pretrain.py {arguments}",
         ]
 
 
