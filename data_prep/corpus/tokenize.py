@@ -52,6 +52,8 @@ class DocumentTokenizer:
         from transformers import AutoTokenizer  # here, as it takes seconds to import
 
         try:
+            from transformers import AutoTokenizer  # seconds; not for --help
+
             self.hf = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise BadInput(

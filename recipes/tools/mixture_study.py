@@ -50,7 +50,6 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from matplotlib.figure import Figure
 from trl import TrlParser
 
 from data_prep.schema import BadInput as Refused
@@ -760,6 +759,8 @@ INK, LIMIT = "#1c1e21", "#c0504d"
 def draw(args, study, laws, losses, base_losses, best, measured):
     """Against the share of general text: what is forgotten, and what is learned of medicine; then the one
     against the other."""
+    from matplotlib.figure import Figure
+
     shares, check, base = study["shares"], best["shares"], base_losses["general"]
     part, check_part = (
         shares[:, 1] / shares[:, :2].sum(1),

@@ -402,7 +402,7 @@ def tiny_model(run):
     source, files = run.model, ["*.json", "*.jinja", "*.model", "*.txt"]
     if not Path(source).is_dir() and revision not in (None, "main"):
         source = snapshot_download(source, revision=revision, allow_patterns=files)
-    model.config._name_or_path = source
+    model.config.name_or_path = source
     model.generation_config = run.generation or model.generation_config
     return model
 
@@ -491,7 +491,7 @@ class Blocks(Rows):
 
 def lines_of(path):
     """The rows of a JSON Lines file, if there is one."""
-    with contextlib.suppress(ValueError, FileNotFoundError), path.open(encoding="utf-8") as lines:
+    with contextlib.suppress(ValueError, OSError), path.open(encoding="utf-8") as lines:
         yield from (row for row in map(json.loads, lines) if isinstance(row, dict))
 
 
