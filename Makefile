@@ -74,9 +74,6 @@ instructions:  ## RAW=DIR [INSTRUCTIONS=alpaca,...]: raw instruction files to in
 plan:  ## CONFIG=YAML ACCEL=YAML GPU=h100 [ARGS=]: memory, hours, network, disk and cost before anything runs
 	$(PY) -m recipes.tools.plan --config $(call need,CONFIG,CONFIG=recipes/configs/pretrain_70b.yaml ACCEL= GPU=) \
 		--accelerate $(MACHINE) --gpu $(call need,GPU,CONFIG=$(CONFIG) ACCEL=$(ACCEL) GPU=a100-80) $(ARGS)
-plan-sweep:  ## [GPU=a100-80 ARGS=]: memory and hours on 1 to 1,024 GPUs, for 13B and 70B, drawn: outputs/plan/sweep.png
-	$(PY) -m recipes.tools.plan --config recipes/configs/pretrain_13b.yaml recipes/configs/pretrain_70b.yaml \
-		--gpu $(or $(GPU),a100-80) --sweep outputs/plan $(ARGS)
 # a run of yours names its machine; it checks real samples first, unless PREFLIGHT=no
 ACCEL  ?= $(if $(CONFIG:recipes/configs/demo_%=),,accelerate_configs/cpu.yaml)
 MACHINE = $(or $(wildcard $(ACCEL)),$(error ACCEL names no file. Next: make $@ CONFIG=$(or $(CONFIG),YAML) ACCEL=accelerate_configs/single_gpu.yaml))

@@ -41,10 +41,11 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep import egress
 from data_prep.files import check_folder, read_json, read_jsonl, replaced, whole_folder, write_jsonl
 from data_prep.schema import BadInput, strictest
 from evaluation import generate
-from evaluation.models.registry import Entry, fingerprint, read_entry
+from evaluation.models.registry import Entry, asks_server, fingerprint, read_entry
 from evaluation.models.response_cache import Responses
 from evaluation.reporting import config, forgetting_page, tables
 from evaluation.reporting import curves as perplexity_curves
@@ -506,4 +507,5 @@ def _logged_perplexity(run: Path) -> bool:
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput, network=asks_server(sys.argv[1:]))
     main()

@@ -42,7 +42,7 @@ from data_prep import egress
 from data_prep.files import check_out, read_json, read_jsonl, sha256, whole_folder, write_jsonl
 from data_prep.schema import BadInput, check_row, strictest
 from evaluation import own_tasks
-from evaluation.models.registry import Entry, fingerprint, read_entry
+from evaluation.models.registry import Entry, asks_server, fingerprint, read_entry
 from evaluation.models.response_cache import Responses
 from evaluation.scoring.run_outputs import answers
 
@@ -138,7 +138,10 @@ def generate(args) -> None:
     check_backend(args)
     check_out(args.out, "run.json")
     entry = read_entry(args.model, args.changes)
-    rows = {task: read_rows(args, task) for task in with_rows(args, parse_tasks(args.tasks, own_tasks.names(args.rows)))}
+    rows = {
+        task: read_rows(args, task)
+        for task in with_rows(args, parse_tasks(args.tasks, own_tasks.names(args.rows)))
+    }
     shots = {task: read_shots(args, task) for task in rows}
     given = list(itertools.chain(*rows.values(), *shots.values()))
     allowed, listed = keep_on_site(args.allow_list, entry, given), None
@@ -195,6 +198,7 @@ def generate(args) -> None:
         "name": entry.name,
         "model_access": entry.access,
         "allowed": [*allowed, *(e for e in old.get("allowed", ()) if kept and e not in allowed)],
+        "egress": egress.wall(),
         "revision": entry.revision,
         **origin,
         "server": {"base_url": entry.base_url, "served": entry.served, "listed": listed}
@@ -389,7 +393,7 @@ def keep_on_site(allow_list: Path | None, entry: Entry, rows) -> list[dict]:
     terms |= {f"what {entry.name} was trained under"} if entry.access == "credentialed" else set()
     if not terms:
         return []
-    allowed = egress.read_allow_list(allow_list, BadInput)
+    allowed = egress.load_allow_list(allow_list, BadInput)
 
     def refuse(said):
         return BadInput(
@@ -397,9 +401,9 @@ def keep_on_site(allow_list: Path | None, entry: Entry, rows) -> list[dict]:
             "for a model that is on this machine"
         )
 
-    reached = egress.permit(entry.base_url, allowed, terms, BadInput) if entry.on_server else None
-    behind = egress.permit(entry.behind, allowed, terms, refuse) if entry.behind else None
-    egress.keep_inside(
+    reached = egress.require_allowed(entry.base_url, allowed, terms, BadInput) if entry.on_server else None
+    behind = egress.require_allowed(entry.behind, allowed, terms, refuse) if entry.behind else None
+    egress.block_egress(
         terms, BadInput, [reached] if reached else []
     )  # what is behind a relay is not reached by this process
     return [opened for opened in (reached, behind) if opened]
@@ -697,4 +701,5 @@ def output_of(sample: dict, row: dict, likelihood: bool):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput, network=asks_server(sys.argv[1:]))
     main()

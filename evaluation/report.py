@@ -29,6 +29,7 @@ from pathlib import Path
 import jinja2
 import markupsafe
 
+from data_prep import egress
 from data_prep.files import check_out, read_json, whole_folder
 from data_prep.schema import BadInput, strictest
 from evaluation import score
@@ -413,4 +414,5 @@ def markdown_differences(differences: list[dict]) -> str:
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

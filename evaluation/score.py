@@ -26,6 +26,7 @@ import platform
 import sys
 from pathlib import Path
 
+from data_prep import egress
 from data_prep.files import read_json, read_jsonl, replaced, sha256, write_jsonl
 from data_prep.schema import BadInput
 from evaluation.scoring import metrics, parsing, reference_scorer, run_outputs
@@ -287,4 +288,5 @@ def table(title: str, scores: dict) -> str:
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

@@ -14,10 +14,12 @@ Exit code 1, and the first disagreement in one sentence, where a claim does not 
 
 import argparse
 import gzip
+import sys
 from pathlib import Path
 
 import numpy as np
 
+from data_prep import egress
 from data_prep.build_blocks import held_out, ids_path, mix, target
 from data_prep.corpus.tokenize import DocumentTokenizer
 from data_prep.files import one_sentence, read_jsonl, sha256
@@ -46,9 +48,9 @@ def audit(folder: Path, blocks: int = 64, seed: int = 0) -> list[str]:
 def rows_of(folder: Path, output: dict):
     """The blocks of one file. Each keeps its file open, and a corpus has more files than a process may
     open."""
-    import datasets
+    from datasets import Dataset  # here, as it takes seconds to import
 
-    return datasets.Dataset.from_file(str(folder / output["path"]))
+    return Dataset.from_file(str(folder / output["path"]))
 
 
 def check_files(folder: Path, manifest: dict) -> str:
@@ -172,4 +174,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

@@ -46,15 +46,15 @@ class ServerJudge(Judge):
         self.opener = server.opener(self.entry, _Stays)
         self.read_prompt(prompt)
 
-    def permit(self, cases: list[dict]) -> None:
+    def require_allowed(self, cases: list[dict]) -> None:
         """BadInput before a byte of a case that is not public goes beyond this machine, unless the allow list has an entry for the host."""
         closed = [
             case for case in cases if case["access"] != "public" or case.get("model_access") == "credentialed"
         ]
         self.quiet = bool(closed)  # what a server complains of may repeat the question
-        if not closed or egress.is_here(self.host):
+        if not closed or egress.is_loopback(self.host):
             return
-        allowed = egress.read_allow_list(self.allow_list, BadInput)
+        allowed = egress.load_allow_list(self.allow_list, BadInput)
         self.opened = next(
             (entry for entry in allowed if egress.host_of(entry["endpoint"]) == self.host), None
         )
@@ -63,10 +63,10 @@ class ServerJudge(Judge):
                 f"case {closed[0]['id']} is not public, or was answered by a model trained on credentialed text, and is not sent to {self.host}. "
                 f"Next: a judge on this machine, or --allow_list FILE with an entry for {self.host} (data_prep/egress.py)"
             )
-        egress.keep_inside({case["license"] for case in closed}, BadInput, [self.opened])
+        egress.block_egress({case["license"] for case in closed}, BadInput, [self.opened])
 
     def ask(self, items):
-        self.permit([case for _, case in items])
+        self.require_allowed([case for _, case in items])
         if not items:
             return
         server.look(self.entry)

@@ -5,13 +5,13 @@ import os
 
 import pytest
 import yaml
-from tiny_model import REPO, make_model, read_jsonl, rows_of, write_rows
 
 import demo
 from data_prep import egress
 from evaluation import ablation, generate
 from evaluation.models import registry
 from evaluation.reporting import config, paper_claims, tables
+from tests.tiny_model import REPO, make_model, read_jsonl, rows_of, write_rows
 
 OPTIONS = {"choices": ["A", "B"], "question": "Which drug?", "options": ["zorimel", "tavoxan forte"]}
 
@@ -112,7 +112,7 @@ def test_the_class_is_that_of_rows_and_models_also_without_a_run_json(world, tmp
     )
     for _ in range(2):  # the second time no file of the credentialed model is read but its scores
         ablation.main(["--plan", str(plan), "--out", str(tmp_path / "out"), "--scored"])
-        egress._inside = None
+        egress._blocked = None
         os.umask(0o022)
     assert result_of(tmp_path)["access"] == "credentialed" and not (tmp_path / "out").stat().st_mode & 0o077
 

@@ -7,11 +7,11 @@ import shutil
 import subprocess
 
 import pytest
-from test_diagnosis import CASES, GOOD, POOR, case_of, run_of
-from test_report import BROWSER, FLAGS
 
 from evaluation import judge, rating_page
 from evaluation.diagnosis.verdicts import prediction_id
+from tests.evaluation.test_diagnosis import CASES, GOOD, POOR, case_of, run_of
+from tests.evaluation.test_report import BROWSER, FLAGS
 
 HOSTILE = (
     'A limp.</script><script>document.title = "broken"</script><img src=x onerror="document.title=1"> '

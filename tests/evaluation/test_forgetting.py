@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_model import REPO, make_model, read_jsonl
 
 from data_prep import egress
 from data_prep.demo import sources
@@ -22,6 +21,7 @@ from evaluation.models import registry
 from evaluation.reporting import config, curves, forgetting_page, formats
 from evaluation.scoring import gate
 from evaluation.tasks import general
+from tests.tiny_model import REPO, make_model, read_jsonl
 
 REAL = REPO.parent / "shared" / "data"
 QUESTIONS = [[f"What is sold in town {i}?", "salt", "wool", "oats", "rope", "ABCD"[i % 4]] for i in range(7)]
@@ -245,7 +245,7 @@ def test_a_credentialed_model_closes_the_process_and_its_items_say_so(world, cap
     ]
     forgetting.main(asked)
     assert (
-        egress.held() == ["what notes was trained under"]
+        egress.agreements() == ["what notes was trained under"]
         and result_of(world, "closed")["access"] == "credentialed"
     )
     items = {name: read_jsonl(world / "closed" / name / "gsm8k.jsonl") for name in ("base", "notes")}
@@ -266,9 +266,7 @@ def test_a_credentialed_model_closes_the_process_and_its_items_say_so(world, cap
         for a in command(world, "x", data=None, tasks="hellaswag")
     ]
     said = refusal(capsys, arguments)
-    assert (
-        "a credentialed model is asked, so nothing is fetched" in said and "Next: --data DIR" in said
-    )
+    assert "a credentialed model is asked, so nothing is fetched" in said and "Next: --data DIR" in said
 
 
 def test_two_models_of_one_name_are_refused(world, capsys):

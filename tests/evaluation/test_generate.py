@@ -7,12 +7,12 @@ import shutil
 
 import pytest
 import yaml
-from tiny_model import REPO, make_model, read_jsonl, rows_of, write_rows
 
 from data_prep import egress
 from data_prep.schema import check_row
 from evaluation import bench, generate, score
 from evaluation.scoring import metrics
+from tests.tiny_model import REPO, make_model, read_jsonl, rows_of, write_rows
 
 TASKS = "medqa,medqa_ll,emrqa,i2b2,hoc,mimic_cxr"
 
@@ -333,7 +333,7 @@ def test_rows_for_the_harness_that_do_not_say_their_class_close_its_process(tmp_
         json.dumps({key: value for key, value in row.items() if key != "access"}) + "\n"
     )
     load_mibe().load("emrqa", str(tmp_path))
-    assert egress.held() == ["invented"]
+    assert egress.agreements() == ["invented"]
 
 
 def test_examples_come_from_the_training_rows_and_never_from_the_test(world):

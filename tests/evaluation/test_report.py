@@ -13,11 +13,11 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
-from tiny_model import REPO, rows_of
 
 from data_prep.files import sha256
 from evaluation import generate, report, score
 from evaluation.reporting import config, formats, intervals, runs
+from tests.tiny_model import REPO, rows_of
 
 MODELS = ["backbone", "foundation", "backbone_chat", "chat", "task"]
 RIGHT = {"backbone": 10, "foundation": 25, "backbone_chat": 21, "chat": 20, "task": 40}

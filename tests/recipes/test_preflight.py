@@ -27,7 +27,7 @@ from data_prep import build_blocks
 from data_prep.demo import backbone
 from data_prep.files import write_jsonl
 from recipes.tools import preflight
-from tests import tokenizers
+from tests import tokenizer_families as tokenizers
 from tests.data_prep.test_blocks import MIXTURE, write_documents
 from tests.lab import PRETRAIN, ROOT, SFT, TASK
 from tests.tiny_model import make_tokenizer
@@ -372,7 +372,7 @@ def test_a_template_that_renders_bos_for_every_message(inspect, family):
     first = "{%- if loop.index0 == 0 %}{{- bos_token }}{%- endif %}"
     assert first in template
     report, _ = inspect("sft", family(llama3(), template.replace(first, "{{- bos_token }}"), added=HEADERS))
-    assert_only(report, "bos", "BOS stands")
+    assert "bos" in report.failed() and "BOS stands more often than turns of the user" in said(report)
 
 
 @pytest.mark.parametrize("source", ["path", "chat_template.jinja", "tokenizer_config.json"])
@@ -658,7 +658,7 @@ def as_credentialed(lab, name):
 def test_texts_of_credentialed_rows_are_not_shown(inspect, lab):
     rows = as_credentialed(lab, "closed")
     Path("endless.jinja").write_text(TEMPLATE.replace(" + eos_token", ""))
-    raises = "{{- raise_exception(message['content']) if message['content'] == 'no' -}}"
+    raises = "{{- raise_exception(message['content']) if message['content'] | length == 2 -}}"
     Path("quoting.jinja").write_text(TEMPLATE.replace("{%- generation -%}", raises + "{%- generation -%}"))
     for template in (CONFIGS["sft"]["chat_template_path"], "endless.jinja", "quoting.jinja"):
         report, shown = inspect("sft", {"rows": "closed", "chat_template_path": template})
@@ -721,7 +721,7 @@ def test_the_machine_of_an_accelerate_file(inspect, lab):
         ("sft", {"rows": "nowhere"}, "nowhere/train.jsonl"),
         ("sft", {"model_name_or_path": "a/b/c"}, "a/b/c: no config.json here"),
         ("sft", {"chat_template_path": None}, "the tokenizer has no chat template"),
-        ("sft", {"lora_target_modules": ["nothing"]}, "Target modules {'nothing'} not found"),
+        ("sft", {"lora_target_modules": ["nothing"]}, "Target modules nothing not found"),
         ("sft", {"global_batch_size": 3, "world_size": 1, "max_length": 9999}, "has 2048 positions"),
     ],
 )
@@ -752,9 +752,12 @@ def test_a_copy_that_reads_a_csv(inspect, lab):
 
 
 def test_copies_with_other_trainers_are_checked_or_told(inspect):
+    line = next(
+        line for line in (ROOT / "recipes/sft.py").read_text().splitlines() if line.startswith("from trl")
+    )
     imports = (
-        "from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser",
-        "import trl as library\nfrom trl import *",
+        line,
+        "import trl as library\nfrom trl import *  # noqa: F403\nfrom trl import get_quantization_config",
     )
     subclass = "class Mine(SFTTrainer):\n    pass\n\n\nclass Other(SFTTrainer):\n    pass\n"
     classes = ("    return SFTTrainer(", "    return Mine(")
