@@ -68,6 +68,9 @@ OTHER_WEIGHTS = {
     "subfolder",
     "trust_remote_code",
 }
+# A chat template may open the reasoning itself. The tag is then put before each output: without it an answer that was cut
+# inside the reasoning would look like an answer.
+REASONING_OPEN = re.compile(r"<(?:think|thinking|reasoning)>\s*$")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 LEAST = {"limit": 1, "max_new_tokens": 1, "num_fewshot": 0}
 OVERLONG = (
@@ -561,6 +564,8 @@ def answer(
             sample["doc_id"]: output_of(sample, todo[task][sample["doc_id"]], likelihood)
             for sample in outputs.get(name, [])
         }
+        if not likelihood:
+            texts = {i: facts[task]["opened_by_prompt"] + text for i, text in texts.items()}
         made[task] = [
             {**row, "output": texts.get(i, [] if likelihood else ""), "model_access": entry.access}
             for i, row in enumerate(todo[task])
@@ -667,6 +672,7 @@ def look_at_prompts(args, entry: Entry, lm, task, name: str, rows: list[dict]) -
         "decoding": decoding,
         "context": context,
         "longest_prompt_tokens": max(lengths) or None,
+        "opened_by_prompt": m[0] if (m := REASONING_OPEN.search(prompts[0])) else "",
         "first_prompt": prompts[0],
         "first_prompt_sha256": hashlib.sha256(prompts[0].encode()).hexdigest(),
         "prompts_sha256": hashlib.sha256(

@@ -132,11 +132,15 @@ class ServerJudge(Judge):
 
 
 def read_verdict(text: str) -> bool | None:
-    """What a judge wrote: its first word is yes or no, or one of the two stands in it alone. In doubt None."""
+    """The verdict that a judge wrote: its first word is yes or no (or true or false, by itself), only one of yes and no
+    occurs in it, or it gives a value as `"correct": true`. None in doubt."""
     text = re.sub(
-        r"\by/n\b|\bno (?:idea|answer|information|way)\b|\byes (?:and|or) no\b", "", answer_part(text).lower()
+        r"\by/n\b|\btrue/false\b|\bno (?:idea|answer|information|way)\b|\byes (?:and|or) no\b", "", answer_part(text).lower()
     )
     if first := re.match(r"\W*(yes|no|y|n)\b", text):
         return first[1].startswith("y")
-    found = {word[0] for word in re.findall(r"\b(yes|no|y|n)\b", text)}
-    return found == {"y"} if len(found) == 1 else None
+    if first := re.match(r"\W*(true|false)\b(?=\W*(?:[.,;:!\n]|$))", text):
+        return first[1] == "true"
+    found = {word[0] == "y" for word in re.findall(r"\b(yes|no|y|n)\b", text)}
+    found |= {word == "true" for word in re.findall(r"[:=]\s{0,4}[\"'`*_]{0,4}(true|false)\b", text)}
+    return found.pop() if len(found) == 1 else None

@@ -113,7 +113,7 @@ def test_what_is_wrong_with_a_case_is_said_with_its_place(tmp_path):
     for cases, message in (
         (
             [{**case_of(1), "access": "open"}],
-            r"in.jsonl: line 1: access 'open' is none of public, gated, credentialed",
+            r"in.jsonl: line 1: access 'open' is not one of public, gated, credentialed",
         ),
         (
             [{key: value for key, value in case_of(1).items() if key != "license"}],

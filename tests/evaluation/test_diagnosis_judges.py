@@ -220,6 +220,8 @@ def test_a_credentialed_judge_closes_the_process_and_its_verdicts_say_so(tmp_pat
 @pytest.mark.parametrize(("text", "verdict"), [
     ("y", True), ("Yes.", True), ("**No**", False), ("n\nbecause", False), ("[y]", True), ("The answer is yes", True), ("<think>no, or yes</think>y", True),
     ("I would say it is not correct: no", False), ("yes and no", None), ("maybe", None), ("", None), ("No idea", None), ("Answer [y/n].", None), ("It could be yes or no", None),
+    ("True", True), ("False", False), ("**False**.", False), ('{"correct": true}', True), ("The answer is: False", False),
+    ("True or false?", None), ("It is true that they differ", None), ("False positive", None), ("correct: true\ncorrect: false", None),
 ])  # fmt: skip
 def test_what_a_judge_wrote_is_read_as_yes_no_or_nothing(text, verdict):
     assert read_verdict(text) is verdict

@@ -610,3 +610,17 @@ def test_the_benchmark_compares_three_ways_that_say_the_same(tmp_path, capsys):
         result["median_seconds"]["generate"] <= 1.1 * result["median_seconds"]["bare"]
     )
     assert (tmp_path / "bench" / "bench.md").read_text() in capsys.readouterr().out
+
+
+def test_an_answer_cut_inside_the_reasoning_that_the_template_opens_is_unparsed(world):
+    import transformers
+
+    shutil.copytree(world / "model", world / "thinker")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(world / "thinker", trust_remote_code=False)
+    tokenizer.chat_template = "{{ messages[0]['content'] }}\n{% if add_generation_prompt %}<think>\n{% endif %}"
+    tokenizer.save_pretrained(world / "thinker")
+    generate.main(command(world, "eval/thinker", tasks="medqa,medqa_ll", preset="chat", model="thinker"))
+    outputs = [row["output"] for row in read_jsonl(world / "eval" / "thinker" / "medqa.jsonl")]
+    assert all(output.startswith("<think>\n") for output in outputs)
+    scores = score.score_folder(world / "eval" / "thinker")
+    assert scores["medqa"]["unparsed"] == len(outputs) and scores["medqa_ll"]["unparsed"] == 0
