@@ -17,7 +17,7 @@ vocabulary V; a micro-batch of t tokens in rows of s; G GPUs. Bytes unless said 
   activations  a layer keeps, a token, 16 d + 4 q + 4 k + 8 f (bf16 weights, transformers' modules, sdpa or flash attention); 26 d in place of 16 d under
                autocast; 18 d + 2 q under LoRA, and 5 d + q + f of dropout masks; with norms on queries and keys 6 (q + k) more. Checkpointed, it keeps
                its input: 2 d, under autocast 4 d. Read off torch's saved tensors; tests/recipes/test_plan.py measures them again with the versions pinned here.
-  loss, layer  the larger of: the loss, 12 V t (none in sft and finetune_task, whose head is fused), with the bf16 copies of the weights under autocast,
+  loss, layer  the larger of: the loss, 12 V t (none in sft, whose head is fused), with the bf16 copies of the weights under autocast,
                2 M; and one checkpointed layer while it is recomputed, what it keeps + 2 f t.
   gathered     ZeRO-3, FSDP: weights of two layers and of the head, gradients of one, in bf16. ZeRO-1 and 2: gradients of a layer and two buckets, 4 d^2.
   FLOPs        a token: 6 M + 12 L q s (convention "PaLM", arXiv:2204.02311, the recipes' own), 6 M + 6 L q s ("causal"), 6 N ("6N"); 4 M + 6 A where
@@ -37,15 +37,13 @@ import json
 import math
 import os
 import sys
-from collections import namedtuple
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 import yaml
-from matplotlib.figure import Figure
-from transformers import AutoConfig, AutoModelForCausalLM
+
+from recipes.hardware import DEVICES, matmul_flops
 
 PLANNED = "planned, not measured"
 ACCURACY = (
@@ -54,19 +52,6 @@ ACCURACY = (
     "run, 70B with LoRA on 8 GPUs: 9 % above it. Nothing was run on a GPU for this"
 )
 
-# memory: bytes that PyTorch reports as the card's. tflops: dense bf16 peak of the maker's data sheet. link: GB/s inside a node, one way, NVLink or PCIe 4.
-# network: Gb/s of a node, all its network cards together, unless --network says otherwise. like: whose published runs REACHED is taken from
-Gpu = namedtuple("Gpu", "memory tflops link network like")
-GPUS = {
-    "a100-40": Gpu(39.4 * 2**30, 312, 300, 1600, "a100"),
-    "a100-80": Gpu(79.1 * 2**30, 312, 300, 1600, "a100"),
-    "h100": Gpu(79.1 * 2**30, 989, 450, 3200, "h100"),
-    "h200": Gpu(139.8 * 2**30, 989, 450, 3200, "h100"),
-    "l40s": Gpu(44.4 * 2**30, 362, 31, 200, "a100"),
-    "a6000": Gpu(47.5 * 2**30, 155, 31, 100, "a100"),
-    "rtx4090": Gpu(23.6 * 2**30, 165, 31, 10, "a100"),
-    "rtx3090": Gpu(23.6 * 2**30, 71, 31, 10, "a100"),
-}
 # Share of the peak that published runs reach: (card, recomputing activations)
 REACHED = {("a100", True): 0.704, ("a100", False): 0.614, ("h100", True): 0.536, ("h100", False): 0.411}
 # config.json of https://huggingface.co/<name>, as far as sizes go: gated or offline, they can be planned with
@@ -79,9 +64,9 @@ KNOWN = {
     "meta-llama/Llama-3.1-8B": ("llama", 128256, 32, 4096, 14336, 32, 8, 128),
     "Qwen/Qwen3-8B-Base": ("qwen3", 151936, 36, 4096, 12288, 32, 8, 128),
 }
-# Where the data is not built yet; the mean length of the article's rows is an estimate
-ARTICLE = {"tokens": 129_000_000_000, "length": 4096, "rows": 214_595, "row_tokens": 299}
-ARTICLE |= {"model": "meta-llama/Llama-2-70b-hf", "gpus": 160, "hours": 700}  # a star in the sweep
+# Where the data is not built yet; the mean length of the paper's rows is an estimate
+PAPER = {"tokens": 129_000_000_000, "length": 4096, "rows": 214_595, "row_tokens": 299}
+PAPER |= {"model": "meta-llama/Llama-2-70b-hf", "gpus": 160, "hours": 700}  # a star in the sweep
 
 
 class Refused(Exception):
@@ -195,20 +180,18 @@ def total(r):
 
 
 def fits(r):
-    return total(r) <= GPUS[r.gpu].memory
+    return total(r) <= DEVICES[r.gpu].memory_gib * 2**30
 
 
 def flops(r):
     """Of one token: what counts as the model's in each convention, and what the hardware does, recomputing included."""
-    weights, attention = (
-        (4 * r.matmul + 6 * r.adapter if r.adapter else 6 * r.matmul),
-        r.layers * r.queries * r.length,
-    )
-    palm = weights + 12 * attention
+    shape = {"trained": r.adapter or r.matmul, "frozen": r.matmul if r.adapter else 0}
+    shape |= {"layers": r.layers, "queries": r.queries}
+    palm, attention = matmul_flops(1, r.length, **shape), r.layers * r.queries * r.length
     again = (2 * r.matmul + 4 * attention) * r.checkpointing
     return {
         "PaLM": palm,
-        "causal": weights + 6 * attention,
+        "causal": matmul_flops(1, r.length, causal=True, **shape),
         "6N": (4 if r.adapter else 6) * r.params,
         "hardware": palm + again,
     }
@@ -226,21 +209,26 @@ def communication(r):
     else:
         volume = (r.gradient + 2 if r.stage else 2 * state_bytes(r)[1]) * trained
     here = r.gpus // r.nodes
-    inside = volume * (here - 1) / here / (0.8e9 * GPUS[r.gpu].link)
+    inside = volume * (here - 1) / here / (0.8e9 * DEVICES[r.gpu].link)
     enters = 8e-9 * volume * (r.nodes - 1) / r.nodes
     return volume, max(inside, enters / (0.8 * r.network)), enters
 
 
+def has_measurement(r):
+    """REACHED comes from models of 7B and more; below 1B kernels are too small for its share of the peak."""
+    return bool(r.mfu) or r.params >= 1e9
+
+
 def timing(r):
     """Seconds of a step and hours of the run: [the network hidden behind the computing, nothing of it hidden]."""
-    gpu, work = GPUS[r.gpu], flops(r)
+    gpu, work = DEVICES[r.gpu], flops(r)
     tokens, peak = r.rows * (r.computed or r.length), r.gpus * gpu.tflops * 1e12
     volume, exchange, enters = communication(r)
     if r.mfu:
         compute = tokens * work["PaLM"] / (peak * r.mfu)
         step = [compute, compute]
     else:
-        compute = tokens * work["hardware"] / (peak * REACHED[gpu.like, r.checkpointing])
+        compute = tokens * work["hardware"] / (peak * REACHED[gpu.calibrated_on, r.checkpointing])
         step = [max(compute, exchange), compute + exchange]
     hours = [r.steps * seconds / 3600 for seconds in step]
     return {
@@ -333,12 +321,15 @@ def find_base(config, name, seen=()):
 def read_shape(name, targets=(), rank=0, saved=()):
     """The model's symbols: weights counted on the meta device, an adapter's from the matrices it is put on and the modules trained beside it."""
     try:
+        import torch  # here, so that --help and refusals are quick
+        from transformers import AutoConfig, AutoModelForCausalLM
+
         if name in KNOWN:
             config = AutoConfig.for_model(
                 **dict(zip(SIZES, KNOWN[name], strict=True)), tie_word_embeddings=False
             )
         else:
-            config = AutoConfig.from_pretrained(name)
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError) as error:
@@ -432,10 +423,10 @@ def read_rows(folder, args, chat):
         raise Refused(
             f"{path}: no such file, so the length of the run is not known. Next: build it, or --rows 10178 --row_tokens 300"
         )
-    count, mean = args.rows or ARTICLE["rows"], args.row_tokens or ARTICLE["row_tokens"]
+    count, mean = args.rows or PAPER["rows"], args.row_tokens or PAPER["row_tokens"]
     spread = 0.98  # of the logarithm: with a mean of 299 the median is 185, and 95 % are below 930
     drawn = np.random.default_rng(0).lognormal(math.log(mean) - spread**2 / 2, spread, count)
-    source = "given" if args.rows else f"the article; {folder} is not built"
+    source = "given" if args.rows else f"the paper; {folder} is not built"
     return drawn, f"{count:,} rows of {mean:g} tokens ({source}; --rows, --row_tokens)"
 
 
@@ -446,18 +437,18 @@ def read_blocks(folder, args):
         length = read(order.with_name("manifest.json"))["block_length"]
         return length, len(np.load(order, mmap_mode="r")) * length, []
     tokens, source = (
-        args.tokens or ARTICLE["tokens"],
-        "given" if args.tokens else f"the article; {folder} is not built",
+        args.tokens or PAPER["tokens"],
+        "given" if args.tokens else f"the paper; {folder} is not built",
     )
     return (
-        ARTICLE["length"],
+        PAPER["length"],
         tokens,
-        [f"{tokens / 1e9:g}B tokens in blocks of {ARTICLE['length']:,} ({source}; --tokens)"],
+        [f"{tokens / 1e9:g}B tokens in blocks of {PAPER['length']:,} ({source}; --tokens)"],
     )
 
 
 NUMBERS = (
-    "per_device_train_batch_size", "gradient_accumulation_steps", "tokens_per_step", "rows_per_step", "max_length", "max_steps", "num_train_epochs",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "global_batch_tokens", "global_batch_size", "max_length", "max_steps", "num_train_epochs",
     "save_steps", "save_total_limit", "lora_r", "lora_dropout",
 )  # fmt: skip
 
@@ -477,7 +468,7 @@ def read_run(path, args, changed):
     pretraining = "blocks" in given
     if not pretraining and "rows" not in given:
         raise Refused(
-            f"{path}: neither blocks nor rows, so nothing is trained. Next: a YAML of pretrain, sft or finetune_task"
+            f"{path}: neither blocks nor rows, so nothing is trained. Next: a YAML of pretrain or sft"
         )
     if not given.get("bf16", not pretraining):
         raise Refused(f"{path}: bf16 is false; only the speed of bf16 is known. Next: --bf16 true")
@@ -498,10 +489,10 @@ def read_run(path, args, changed):
     if pretraining:
         length, tokens, noted = read_blocks(given["blocks"], args)
         assumed += noted
-        key, unit, wanted = "tokens_per_step", length, given["tokens_per_step"]
+        key, unit, wanted = "global_batch_tokens", length, given["global_batch_tokens"]
     else:
-        length, key, unit = given.get("max_length", 1024), "rows_per_step", 1
-        wanted = given.get("rows_per_step") or limit * given.get("gradient_accumulation_steps", 1) * gpus
+        length, key, unit = given.get("max_length", 1024), "global_batch_size", 1
+        wanted = given.get("global_batch_size") or limit * given.get("gradient_accumulation_steps", 1) * gpus
     if wanted % (gpus * unit):
         near = " or ".join(
             str(times * gpus * unit)
@@ -514,7 +505,7 @@ def read_run(path, args, changed):
     rows, computed = wanted // unit, length
     micro = max(size for size in range(1, limit + 1) if rows // gpus % size == 0)
 
-    # Steps: Trainer's; the article's rule for tasks without num_train_epochs
+    # Steps: Trainer's; the paper's rule for tasks without num_train_epochs
     epochs = given.get("num_train_epochs", 3)
     if pretraining:
         per_epoch = tokens // length // rows
@@ -524,7 +515,7 @@ def read_run(path, args, changed):
         assumed, lengths = [*assumed, noted], np.minimum(lengths, length)
         epochs = epochs or (5 if len(lengths) < 10_000 else 3)
         count, tokens = len(lengths), lengths.sum() * epochs
-        if given.get("packing") == "isolated":
+        if given.get("packing"):
             count = math.ceil(lengths.sum() / length)
         else:
             batches = np.resize(
@@ -547,8 +538,10 @@ def read_run(path, args, changed):
     )
     assumed += [f"{optimizer} takes the memory of AdamW"] * ("adamw" not in optimizer)
     if machine.get("nodes", 1) > 1 and not args.network:
-        assumed.append(f"{GPUS[args.gpu].network:,} Gb/s a node, usual for nodes of {args.gpu} (--network)")
-    if (like := GPUS[args.gpu].like) not in args.gpu:
+        assumed.append(
+            f"{DEVICES[args.gpu].network:,} Gb/s a node, usual for nodes of {args.gpu} (--network)"
+        )
+    if (like := DEVICES[args.gpu].calibrated_on) not in args.gpu:
         assumed.append(f"{args.gpu} reaches the share of its peak that published runs reach on {like}")
     saves = {"no": 0, "steps": 1 / every if every < 1 else steps / every}.get(
         given.get("save_strategy", "steps"), epochs
@@ -560,7 +553,7 @@ def read_run(path, args, changed):
         masters=given.get("dtype", "float32" if pretraining else "bfloat16") == "float32",
         moments=2.03 if "8bit" in optimizer else 1.06 if "4bit" in optimizer else None,
         checkpointing=bool(given.get("activation_checkpointing", given.get("gradient_checkpointing", not pretraining))),
-        checkpoints=min(math.ceil(saves), (most or math.inf) + 1), network=args.network or GPUS[args.gpu].network,
+        checkpoints=min(math.ceil(saves), (most or math.inf) + 1), network=args.network or DEVICES[args.gpu].network,
     )  # fmt: skip
 
 
@@ -578,15 +571,17 @@ def plan(r, price=None):
     change, changed = (None, None) if fits(r) else nearest(r)
     found = {
         "basis": PLANNED, "model": r.model, "parameters": r.params, "trained": r.adapter or r.params, "gpu": r.gpu, "gpus": r.gpus,
-        "memory": memory(r), "memory_total": total(r), "memory_of_gpu": GPUS[r.gpu].memory, "fits": fits(r),
+        "memory": memory(r), "memory_total": total(r), "memory_of_gpu": DEVICES[r.gpu].memory_gib * 2**30, "fits": fits(r),
         "nearest_change": change, "memory_then": changed and total(changed),
         "other_checkpointing": memory(replace(r, checkpointing=not r.checkpointing))["activations"],
         "sharding": {name: total(replace(r, stage=stage, engine=engine)) for name, (stage, engine) in SHARDING.items()} if r.gpus > 1 else {},
         "tokens": r.tokens, "steps": r.steps, "rows_per_step": r.rows, "row_tokens": r.length, "micro_batch": r.micro, "accumulation": r.accumulation,
-        "flops": r.steps * r.rows * (r.computed or r.length) * flops(r)["PaLM"], **timing(r), "disk": disk(r), "assumed": r.assumed,
+        "flops": r.steps * r.rows * (r.computed or r.length) * flops(r)["PaLM"], **(timing(r) if has_measurement(r) else dict.fromkeys(timing(r))), "disk": disk(r), "assumed": r.assumed,
         "accuracy": ACCURACY,
     }  # fmt: skip
-    return found | ({"cost": [price * hours for hours in found["gpu_hours"]]} if price else {})
+    if not price or not found["gpu_hours"]:
+        return found
+    return found | {"price": price, "cost": [price * hours for hours in found["gpu_hours"]]}
 
 
 def table(r, found):
@@ -642,28 +637,33 @@ def table(r, found):
         f"{found['flops']:.3g} (PaLM)",
         "; recomputing the activations is not counted" * r.checkpointing,
     )
-    hidden = (
-        " at the MFU stated"
-        if r.mfu
-        else ", the network hidden behind computing to not hidden" * (r.gpus > 1)
-    )
-    say("  hours", f"{span(found['hours'])}, {span(found['gpu_hours'])} GPU-hours", hidden)
-    say("  MFU", ", ".join(f"{100 * share:.1f} % {name}" for name, share in found["mfu"].items()))
-    say(
-        "  tokens per second",
-        f"{found['tokens_per_second']:,.0f}, {found['tokens_per_second'] / r.gpus:,.0f} on each GPU",
-    )
-    if r.gpus > 1:
-        times = f"{found['network_bytes'] / 1e9:,.0f} GB to each GPU in {found['network_seconds']:,.1f} s, {found['compute_seconds']:,.1f} s of computing"
-        ratio = f" a step: {found['network_seconds'] / found['compute_seconds']:.2f}"
-        say(
-            "  network",
-            times,
-            ratio,
-            f"; the limit below {found['network_is_limit_below_gbit']:,.0f} Gb/s a node" * (r.nodes > 1),
+    if not has_measurement(r):
+        say("  hours", "no measurement for models below 1B parameters. Next: --mfu of a short run of yours")
+    else:
+        hidden = (
+            " at the MFU stated"
+            if r.mfu
+            else ", the network hidden behind computing to not hidden" * (r.gpus > 1)
         )
-    if "cost" in found:
-        say("  cost", f"{span(found['cost'])} at the price given for a GPU-hour")
+        say("  hours", f"{span(found['hours'])}, {span(found['gpu_hours'])} GPU-hours", hidden)
+        say("  MFU", ", ".join(f"{100 * share:.1f} % {name}" for name, share in found["mfu"].items()))
+        say(
+            "  tokens per second",
+            f"{found['tokens_per_second']:,.0f}, {found['tokens_per_second'] / r.gpus:,.0f} on each GPU",
+        )
+        if r.gpus > 1:
+            times = f"{found['network_bytes'] / 1e9:,.0f} GB to each GPU in {found['network_seconds']:,.1f} s, {found['compute_seconds']:,.1f} s of computing"
+            ratio = f" a step: {found['network_seconds'] / found['compute_seconds']:.2f}"
+            say(
+                "  network",
+                times,
+                ratio,
+                f"; the limit below {found['network_is_limit_below_gbit']:,.0f} Gb/s a node" * (r.nodes > 1),
+            )
+        if "cost" in found:
+            say(
+                "  cost", f"{span(found['cost'])}, in the currency of --price {found['price']:g} per GPU-hour"
+            )
 
     lines.append("\ndisk, GB")
     for what, size in found["disk"].items():
@@ -720,6 +720,8 @@ def sweep(runs, folder):
 
 
 def draw(runs, rows, networks):
+    from matplotlib.figure import Figure
+
     figure, grey = (
         Figure(figsize=(2 + 6 * len(runs), 9), layout="constrained"),
         {"color": "#BBBBBB", "alpha": 0.35, "lw": 0},
@@ -730,7 +732,7 @@ def draw(runs, rows, networks):
         fontsize=14,
     )
     for (above, below), r in zip(grid.T, runs, strict=True):
-        mine, room = [row for row in rows if row["model"] == r.model], GPUS[r.gpu].memory / 1e9
+        mine, room = [row for row in rows if row["model"] == r.model], DEVICES[r.gpu].memory_gib * 2**30 / 1e9
         above.set_title(r.model)
         for name, (colour, style) in INK.items():
             above.plot(
@@ -774,12 +776,10 @@ def draw(runs, rows, networks):
             **grey,
         )
         below.annotate("does not fit", (0.8, 13), fontsize=9, rotation=90)
-        if r.model == ARTICLE["model"] and r.gpu == "a100-80":
-            below.plot(ARTICLE["gpus"], ARTICLE["hours"], "*", color="black", ms=13, zorder=5)
-            said = f"the article: {ARTICLE['gpus']} GPUs,\nabout {ARTICLE['hours']} hours"
-            below.annotate(
-                said, (ARTICLE["gpus"], ARTICLE["hours"]), (26, 60), arrowprops={"arrowstyle": "-"}
-            )
+        if r.model == PAPER["model"] and r.gpu == "a100-80":
+            below.plot(PAPER["gpus"], PAPER["hours"], "*", color="black", ms=13, zorder=5)
+            said = f"the paper: {PAPER['gpus']} GPUs,\nabout {PAPER['hours']} hours"
+            below.annotate(said, (PAPER["gpus"], PAPER["hours"]), (26, 60), arrowprops={"arrowstyle": "-"})
         for hours in (24, 168, 720, 8760):
             below.axhline(hours, color="#888888", lw=0.8, ls=":")
         for axes in (above, below):
@@ -827,7 +827,7 @@ def make_parser():
     parser.add_argument(
         "--accelerate", metavar="YAML", help="of accelerate_configs or yours; not with --sweep"
     )
-    parser.add_argument("--gpu", required=True, help=", ".join(GPUS))
+    parser.add_argument("--gpu", required=True, help=", ".join(DEVICES))
     parser.add_argument("--network", type=float, help="Gb/s of a node, all its network cards together")
     parser.add_argument("--tokens", type=float, help="of the corpus, where the blocks are not built")
     parser.add_argument("--rows", type=int, help="of the training set, where it is not built")
@@ -838,7 +838,7 @@ def make_parser():
         help="plan with this MFU (convention PaLM, 0 to 1) instead of that of published runs",
     )
     parser.add_argument("--hours", type=float, help="say which MFU a run of so many hours has reached")
-    parser.add_argument("--price", type=float, help="of a GPU-hour, in any currency")
+    parser.add_argument("--price", type=float, help="per GPU-hour; the cost is in the same currency")
     parser.add_argument("--json", action="store_true", help="the same as JSON")
     parser.add_argument(
         "--sweep", type=Path, metavar="FOLDER", help="draw memory and hours on 1 to 1,024 GPUs"
@@ -847,8 +847,12 @@ def make_parser():
 
 
 def main(args, more):
-    if args.gpu not in GPUS:
-        raise Refused(f"--gpu {args.gpu} is not known. Next: one of {', '.join(GPUS)}")
+    if args.gpu == "cpu":
+        raise Refused(
+            "a CPU has no plan: its speed was never measured here. Next: make demo shows the chain on one"
+        )
+    if args.gpu not in DEVICES:
+        raise Refused(f"--gpu {args.gpu} is not known. Next: one of {', '.join(DEVICES)}")
     if len(more) % 2 or not all(key.startswith("--") for key in more[::2]):
         raise Refused(f"'{' '.join(more)}' is no --key value. Next: python -m recipes.tools.plan --help")
     if not args.sweep and (not args.accelerate or len(args.config) > 1):
