@@ -36,12 +36,9 @@ import transformers.trainer
 import yaml
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainerCallback
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "recipes")]
-import finetune_task  # noqa: E402
-import pretrain  # noqa: E402
-import sft  # noqa: E402
+from recipes.tools.preflight import load_recipe
 
+ROOT = Path(__file__).resolve().parents[2]
 VOCABULARY = 4096
 SHAPE = {
     "hidden_size": 256,
@@ -153,13 +150,19 @@ def watched(clock, train):
     )
 
 
-def timed(recipe, config, clock):
-    """Run a recipe (its module) with a YAML's keys until the clock has enough."""
+def recipe_module(name):
+    """The module of recipes/NAME.py, with its folder on the path, as `python recipes/NAME.py` has it."""
+    return load_recipe(ROOT / "recipes" / f"{name}.py")
+
+
+def timed(name, config, clock):
+    """Run recipes/NAME.py with a YAML's keys until the clock has enough."""
+    recipe = recipe_module(name)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "run.yaml")
         path.write_text(yaml.safe_dump({**config, "output_dir": str(Path(folder, "out"))}))
         return watched(
-            clock, lambda: recipe.main(*recipe.make_parser().parse_args_and_config(["--config", str(path)]))
+            clock, lambda: recipe.main(recipe.make_parser().parse_args_and_config(["--config", str(path)]))
         )
 
 
@@ -184,15 +187,15 @@ def recipes(folder):
     }
     task = {
         "completion_only_loss": True,
-        "packing": "none",
+        "packing": False,
         "max_length": 512,
-        "rows_per_step": 8,
+        "global_batch_size": 8,
         "per_device_train_batch_size": 8,
     }
     return {
-        "pretrain, isolated": (pretrain, {**base, "blocks": str(folder / "blocks"), "packing": "isolated", "tokens_per_step": 8 * BLOCK, "per_device_train_batch_size": 8, "num_train_epochs": 100}),
-        "sft, LoRA, packed": (sft, {**base, **ROWS, **lora, "rows": str(folder / "rows"), "packing": "isolated", "max_length": 512, "rows_per_step": 4, "per_device_train_batch_size": 4}),
-        "finetune_task, all weights, padded": (finetune_task, {**base, **task, "rows": str(folder / "rows"), "activation_checkpointing": False, "num_train_epochs": 100}),
+        "pretrain, document masking": ("pretrain", {**base, "blocks": str(folder / "blocks"), "document_masking": True, "global_batch_tokens": 8 * BLOCK, "per_device_train_batch_size": 8, "num_train_epochs": 100}),
+        "sft, LoRA, packed": ("sft", {**base, **ROWS, **lora, "rows": str(folder / "rows"), "packing": True, "max_length": 512, "global_batch_size": 4, "per_device_train_batch_size": 4}),
+        "sft on a task, all weights, padded": ("sft", {**base, **task, "rows": str(folder / "rows"), "activation_checkpointing": False, "num_train_epochs": 100}),
     }  # fmt: skip
 
 
@@ -208,22 +211,25 @@ def packings(folder):
     }
     return {
         "packed": (
-            sft,
+            "sft",
             {
                 **base,
-                "packing": "isolated",
+                "packing": True,
                 "attn_implementation": "torch_varlen",
-                "rows_per_step": 2,
+                "global_batch_size": 2,
                 "per_device_train_batch_size": 2,
             },
         ),
-        "padded": (sft, {**base, "packing": "none", "rows_per_step": 8, "per_device_train_batch_size": 8}),
+        "padded": (
+            "sft",
+            {**base, "packing": False, "global_batch_size": 8, "per_device_train_batch_size": 8},
+        ),
     }
 
 
 def prepare(documents, folder, rows):
     """FOLDER/{model, blocks, rows} from the text of DOCUMENTS: weights, blocks and rows of one tokenizer."""
-    data_prep("make_demo_backbone", documents=documents, out=folder / "model", vocab_size=VOCABULARY)
+    data_prep("demo.backbone", documents=documents, out=folder / "model", vocab_size=VOCABULARY)
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     torch.manual_seed(0)
     config = LlamaConfig(**SHAPE, vocab_size=len(tokenizer), max_position_embeddings=4096, bos_token_id=tokenizer.bos_token_id,
@@ -253,7 +259,8 @@ def write_blocks(documents, tokenizer, out, length):
 
 
 def write_rows(out, count, longest, blocks, tokenizer):
-    _, packed, _ = pretrain.read_blocks(blocks)
+    manifest = json.loads((blocks / "manifest.json").read_text(encoding="utf-8"))
+    packed = recipe_module("pretrain").PackedBlocks(blocks, manifest, "train")
     stream = np.concatenate([packed[i]["input_ids"] for i in range(min(len(packed), 1000))])
     stream = stream[~np.isin(stream, tokenizer.all_special_ids)]
     out.mkdir(parents=True)

@@ -18,7 +18,7 @@ methods to better determine the optimal ratio." This is such a method, in six st
     report    OUT/study.md, study.json, study.png
 
 Reads   the YAML of recipes/pretrain.py that is `pretrain_config`, whose base model and settings every proxy shares, and `documents`, as build_blocks does.
-Writes  output_dir/{mixtures, blocks, runs, logs} and the report. What is complete is not made again: the same command goes on after a stop.
+Writes  output_dir/{mixtures, blocks, runs, logs} and the report. What is complete is not made again: the same command resumes.
 
 Intervals are 95 % percentile intervals of a paired bootstrap: held-out blocks are drawn with replacement, the same for all proxies, and all but the choice of
 the law is computed again for each draw, fit and optimum too. They hold what the choice of held-out text could change, not what another seed of the training would:
@@ -38,11 +38,13 @@ from pathlib import Path
 import numpy as np
 import yaml
 from matplotlib.figure import Figure
-from run_guard import Refused, replace, start
 from trl import TrlParser
 
+from data_prep.files import BadInput as Refused
+from data_prep.files import one_sentence, replaced
+
 DOMAINS = ("biomedical", "clinical", "general")
-HERE = Path(__file__).resolve().parent
+RECIPES = Path(__file__).resolve().parents[1]
 DRAWS = 1000  # of the bootstrap
 STEP = 0.005  # of the shares that are searched
 FEWEST = 6  # ratios, and 4 shares of general text among them: a law has four parameters
@@ -139,8 +141,8 @@ def main(args):
     found = report(args, study, proxies, runs, losses, base_losses, laws, best, measured)
     if found["access"] == "credentialed":
         out.chmod(0o700)  # as each of its runs
-    replace(out / "study.json", json.dumps(found, indent=1) + "\n")
-    replace(out / "study.md", markdown(args, found))
+    write(out / "study.json", json.dumps(found, indent=1) + "\n")
+    write(out / "study.md", markdown(args, found))
     draw(args, study, laws, losses, base_losses, best, measured).savefig(out / ".study.partial.png", dpi=150)
     os.replace(out / ".study.partial.png", out / "study.png")
     print(markdown(args, found))
@@ -262,7 +264,7 @@ def train_proxies(args, study, ratio, shares):
         mixture.parent.mkdir(exist_ok=True)
         given = {"block_length": args.block_length, "tokens": args.tokens, "ratio": dict(zip(DOMAINS, shares.tolist(), strict=True)), "fill": args.fill,
                  "validation_share": args.validation_share, "seed": seed}  # fmt: skip
-        replace(mixture, yaml.safe_dump(given, sort_keys=False))
+        write(mixture, yaml.safe_dump(given, sort_keys=False))
         arguments = {
             "documents": args.documents,
             "tokenizer": study["base"],
@@ -302,8 +304,8 @@ def train(args, study, name, blocks, seed, more=()):
     if not any(
         Path(args.output_dir, "runs").glob("*/run.json")
     ):  # the first: the others differ in their blocks alone
-        execute(args, "preflight", [*launch, HERE / "preflight.py", *given])
-    execute(args, name, [*launch, HERE / "pretrain.py", *given])
+        execute(args, "preflight", [*launch, "--module", "recipes.tools.preflight", *given])
+    execute(args, name, [*launch, RECIPES / "pretrain.py", *given])
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)  # a complete proxy does not go on, and ten of them fill a disk
     record, validation = (json.loads((folder / file).read_text()) for file in ("run.json", "validation.json"))
@@ -338,7 +340,7 @@ def execute(args, name, words):
         )
         raise Refused(
             f"{log}: {last.removeprefix('error: ')}"
-            + ("" if "Next: " in last else ". Next: mend that; the same command goes on from there")
+            + ("" if "Next: " in last else ". Next: fix that; the same command resumes")
         )
 
 
@@ -745,9 +747,14 @@ def draw(args, study, laws, losses, base_losses, best, measured):
     return figure
 
 
+def write(path, text):
+    replaced(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
 def make_parser():
     return TrlParser(StudyArguments, allow_abbrev=False)
 
 
 if __name__ == "__main__":
-    start(main, make_parser())
+    with one_sentence():
+        main(*make_parser().parse_args_and_config())
