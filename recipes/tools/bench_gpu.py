@@ -15,12 +15,13 @@ Weights are random and in bf16, for full training with torchao's 8-bit AdamW and
 
 MFU is model FLOPs per second over the maker's dense bf16 peak, in two conventions; recomputed activations count as nothing. With Nmm the weights of
 all matrix products, L layers, width d and s tokens that a token's document has on average:
-    causal  6 Nmm + 6 L d s          PaLM  6 Nmm + 12 L d s          LoRA  4 instead of 6, 4 and 8 L d s: frozen weights have no gradient
+    causal  6 Nmm + 6 L d s          PaLM  6 Nmm + 12 L d s          LoRA  4 Nmm: frozen weights have no gradient
 """
 
 import argparse
 import json
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -29,17 +30,16 @@ import time
 from pathlib import Path
 from statistics import median
 
-import bench
 import numpy as np
-import pretrain
-import run_guard
-import sft
 import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torchao.optim import AdamW8bit
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaConfig
 from trl import SFTConfig, SFTTrainer
+
+from recipes.hardware import matmul_flops, peak_tflops
+from recipes.tools import bench
 
 SHAPES = {  # layers, width, width of the MLP, heads, vocabulary
     "7b": (32, 4096, 11008, 32, 32000),
@@ -104,7 +104,7 @@ def run_case(case, folder, size):
         "tokens_per_second": tokens_per_second,
         "context": context,
     }
-    if peak := run_guard.known_peak_tflops():
+    if torch.cuda.is_available() and (peak := peak_tflops(torch.cuda.get_device_name())):
         for convention in ("causal", "palm"):
             flops = flops_per_token(
                 LlamaConfig.from_pretrained(folder / case["shape"]),
@@ -113,7 +113,7 @@ def run_case(case, folder, size):
                 lora=case["stage"] != "pretrain",
             )
             found[f"mfu_{convention}"] = tokens_per_second * flops / (peak * 1e12)
-    found["peak_memory_gb"] = run_guard.peak_memory_bytes() / 1e9
+    found["peak_memory_gb"] = peak_memory_bytes() / 1e9
     if torch.cuda.is_available():
         found["peak_reserved_gb"] = torch.cuda.max_memory_reserved() / 1e9
     return found
@@ -121,13 +121,16 @@ def run_case(case, folder, size):
 
 def recipe(case, folder, size):
     keys = {
-        "model_name_or_path": str(folder / case["shape"]), "attn_implementation": case["attention"], "packing": case["packing"],
-        "activation_checkpointing": case["checkpointing"], "per_device_train_batch_size": 1, "num_train_epochs": 1000, "learning_rate": 8e-6,
+        "model_name_or_path": str(folder / case["shape"]), "attn_implementation": case["attention"],         "activation_checkpointing": case["checkpointing"], "per_device_train_batch_size": 1, "num_train_epochs": 1000, "learning_rate": 8e-6,
         "weight_decay": 1e-5, "warmup_steps": 0.05, "logging_steps": 10, "save_strategy": "no", "eval_strategy": "no", "report_to": "none",
         "disable_tqdm": True, "use_cpu": size["tiny"], "bf16": not size["tiny"],
     }  # fmt: skip
     if case["stage"] == "pretrain":
-        keys |= {"blocks": str(folder / "blocks"), "tokens_per_step": size["accumulation"] * size["length"]}
+        keys |= {
+            "blocks": str(folder / "blocks"),
+            "global_batch_tokens": size["accumulation"] * size["length"],
+            "document_masking": case["packing"] == "isolated",
+        }
         keys |= (
             {"dtype": "float32"}
             if size["tiny"]
@@ -137,11 +140,11 @@ def recipe(case, folder, size):
                 "optim_args": "bf16_stochastic_round=True",
             }
         )
-        return bench.timed(pretrain, keys, bench.Clock(size["steps"]))
-    keys |= {"rows": str(folder / "rows"), "rows_per_step": size["accumulation"], "max_length": size["length"], "dtype": "float32" if size["tiny"] else "bfloat16",
+        return bench.timed("pretrain", keys, bench.Clock(size["steps"]))
+    keys |= {"rows": str(folder / "rows"), "packing": case["packing"] == "isolated", "global_batch_size": size["accumulation"], "max_length": size["length"], "dtype": "float32" if size["tiny"] else "bfloat16",
              "chat_template_path": bench.ROWS["chat_template_path"], "assistant_only_loss": True, "use_peft": True, "lora_r": 16, "lora_target_modules": TARGETS,
              "load_in_4bit": case["stage"] == "qlora", "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": True}  # fmt: skip
-    return bench.timed(sft, keys, bench.Clock(size["steps"]))
+    return bench.timed("sft", keys, bench.Clock(size["steps"]))
 
 
 def stock(case, folder, size):
@@ -182,8 +185,8 @@ def stock(case, folder, size):
 
 def bare(case, folder, size):
     device = "cpu" if size["tiny"] else "cuda"
-    _, blocks, _ = pretrain.read_blocks(folder / "blocks")
-    collate = run_guard.Collator(case["packing"] == "isolated", 0)
+    blocks = blocks_of(folder)
+    collate = bench.recipe_module("pretrain").Collator(case["packing"] == "isolated")
     config = LlamaConfig.from_pretrained(folder / case["shape"])
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(
@@ -209,8 +212,7 @@ def bare(case, folder, size):
                 key: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
                 for key, value in batch.items()
             }
-            _, real, _ = batch.pop("taken")
-            tokens, place = tokens + real, place + 1
+            tokens, place = tokens + batch["input_ids"].numel(), place + 1
             (model(**batch, use_cache=False).loss / size["accumulation"]).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -246,13 +248,30 @@ def matmul_weights(config):
 
 
 def flops_per_token(config, context, convention, lora):
-    attention = config.num_hidden_layers * config.hidden_size * context * {"causal": 1, "palm": 2}[convention]
-    return (4 if lora else 6) * (matmul_weights(config) + attention)
+    """The adapter's own few weights are left out."""
+    weights = (
+        {"trained": 0, "frozen": matmul_weights(config)} if lora else {"trained": matmul_weights(config)}
+    )
+    shape = {"layers": config.num_hidden_layers, "queries": config.hidden_size}
+    return matmul_flops(1, context, **weights, **shape, causal=convention == "causal")
+
+
+def peak_memory_bytes():
+    """Allocated on the GPU, or resident (KiB on Linux)."""
+    resident = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident
+
+
+def blocks_of(folder):
+    """Packed blocks of FOLDER/blocks in training order."""
+    manifest = json.loads((folder / "blocks" / "manifest.json").read_text(encoding="utf-8"))
+    order = np.load(folder / "blocks" / "order.npy", mmap_mode="r")
+    return bench.recipe_module("pretrain").PackedBlocks(folder / "blocks", manifest, "train", order=order)
 
 
 def documents(folder, most=2000):
     """The token ids of each document in the first blocks of the training order."""
-    _, blocks, _ = pretrain.read_blocks(folder / "blocks")
+    blocks = blocks_of(folder)
     for i in range(min(len(blocks), most)):
         block = blocks[i]
         yield from np.split(
@@ -285,10 +304,7 @@ def prepare(args, folder, size):
         (folder / "blocks").symlink_to(args.blocks.resolve())
     else:
         bench.data_prep(
-            "make_demo_backbone",
-            documents=args.documents,
-            out=folder / "tokenizer",
-            vocab_size=bench.VOCABULARY,
+            "demo.backbone", documents=args.documents, out=folder / "tokenizer", vocab_size=bench.VOCABULARY
         )
         bench.write_blocks(args.documents, folder / "tokenizer", folder / "blocks", size["length"])
     bench.write_rows(
@@ -317,16 +333,17 @@ def outcome(case, folder, size, minutes):
     """The row of a case: what it found, or why it found nothing."""
     command = [
         sys.executable,
-        __file__,
+        "-m",
+        "recipes.tools.bench_gpu",
         "--case",
         json.dumps(case),
         "--folder",
-        str(folder),
+        str(folder.resolve()),
         "--size",
         json.dumps(size),
     ]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60 * minutes)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60 * minutes, cwd=bench.ROOT)
     except subprocess.TimeoutExpired:
         return {**case, "error": f"not done after {minutes} minutes"}
     if done.returncode == 0:

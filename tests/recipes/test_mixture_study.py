@@ -1,8 +1,6 @@
 """The mixture study: a planted law is found again, the prediction keeps its limit, the verdicts follow the intervals, and a tiny study runs and goes on."""
 
-import importlib
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,12 +10,12 @@ import yaml
 from safetensors.torch import load_file
 
 from data_prep import build_blocks
+from data_prep.files import BadInput as Refused
+from recipes.tools import mixture_study as study
+from recipes.tools.preflight import load_recipe
 from tests.lab import PRETRAIN, ROOT, build_lab
 
-sys.path.insert(0, str(ROOT / "recipes"))
-study, pretrain = (importlib.import_module(name) for name in ("mixture_study", "pretrain"))
-sys.path.pop(0)
-from run_guard import Refused  # noqa: E402 (of the folder above)
+pretrain = load_recipe(ROOT / "recipes/pretrain.py")
 
 RATIOS = ["1485:99:16", "285:19:16", "135:9:16", "15:1:4", "15:1:16", "95:19:6", "10:2:3", "5:1:6"]
 SHARES = np.array([study.read_ratio("ratios", ratio) for ratio in RATIOS])
@@ -205,7 +203,7 @@ def trained(lab, monkeypatch):
     monkeypatch.setattr(study, "DRAWS", 50)
     steps = []
 
-    class Counted(pretrain.PretrainTrainer):
+    class Counted(pretrain.Trainer):
         def train(self, *args, **kwargs):
             steps.append(Path(self.args.output_dir).name)
             return super().train(*args, **kwargs)
@@ -217,12 +215,12 @@ def trained(lab, monkeypatch):
         if words[1] == "data_prep.build_blocks":
             return build_blocks.main(words[2:])
         pretrain.main(
-            *pretrain.make_parser().parse_args_and_config(
-                words[words.index(str(study.HERE / "pretrain.py")) + 1 :]
+            pretrain.make_parser().parse_args_and_config(
+                words[words.index(str(study.RECIPES / "pretrain.py")) + 1 :]
             )
         )
 
-    monkeypatch.setattr(pretrain, "PretrainTrainer", Counted)
+    monkeypatch.setattr(pretrain, "Trainer", Counted)
     monkeypatch.setattr(study, "execute", in_process)
     return steps
 
