@@ -74,7 +74,8 @@ class Clock(TrainerCallback):
         model.register_forward_pre_hook(self.saw, with_kwargs=True)
 
     def saw(self, module, positional, given):
-        self.given += given["input_ids"].numel()
+        mask = given.get("attention_mask")  # of padded rows
+        self.given += given["input_ids"].numel() if mask is None else int(mask.sum())
         if self.beside:
             self.inputs.append(given)
 

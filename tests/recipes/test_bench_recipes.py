@@ -83,6 +83,19 @@ def test_the_rows_have_the_instruction_sets_lengths(benches):
     )
 
 
+def test_padding_is_not_counted_as_tokens(benches):
+    import torch
+
+    clock = benches[0].Clock(1)
+    clock.saw(
+        None,
+        (),
+        {"input_ids": torch.zeros(2, 8), "attention_mask": torch.tensor([[1] * 8, [1] * 3 + [0] * 5])},
+    )
+    clock.saw(None, (), {"input_ids": torch.zeros(1, 16)})
+    assert clock.given == 8 + 3 + 16
+
+
 def test_a_bare_loop_is_not_the_recipes_own_model(benches):
     """TRL wraps a model's forward; in a twin that kept the wrapper the recipe's model would be trained twice."""
     import torch
