@@ -37,11 +37,13 @@ import gzip
 import hashlib
 import itertools
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from data_prep import egress
 from data_prep.corpus import executors
 from data_prep.corpus.dataset_card import write_card
 from data_prep.corpus.documents import link
@@ -53,7 +55,7 @@ from data_prep.schema import DOMAINS, BadInput, Mixture, load
 SHARD_CHARACTERS = (
     250_000_000  # of documents in one training file, the unit of parallel work: about 60 million tokens
 )
-BATCH_CHARACTERS = 4_000_000  # tokenised at once: bounds the memory by text, not by number of documents
+BATCH_CHARACTERS = 4_000_000  # tokenized at once: bounds the memory by text, not by number of documents
 ROWS_PER_WRITE = 512
 
 
@@ -104,9 +106,11 @@ def tokenize(
             (document for file in files for _, document in read_jsonl(file)), BATCH_CHARACTERS
         ):
             for document, ids in zip(batch, tokenizer.encode([d["text"] for d in batch]), strict=True):
-                split = "validation" if held_out(document["source"], person(document), share) else "train"
+                group = person(document)
+                split = "validation" if held_out(document["source"], group, share) else "train"
                 ids.tofile(tokens[split])
-                names[split].write(f"{document['id']}\n".encode())
+                of_group = f"\t{group}" if group != document["id"] else ""
+                names[split].write(f"{document['id']}{of_group}\n".encode())
                 written[split] += len(ids)
                 ends[split].append(written[split])
     return {split: np.array(values, np.int64) for split, values in ends.items()}
@@ -475,4 +479,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

@@ -4,7 +4,7 @@
     data/cases
 
 Reads   the case files of each --source, see READERS, and data_prep/prompts/diagnosis/differential.txt
-Writes  OUT/diagnosis/test.jsonl (rows of scoring "diagnosis", contracts.py) and OUT/diagnosis/manifest.json,
+Writes  OUT/diagnosis/test.jsonl (rows of scoring "diagnosis", schema.py) and OUT/diagnosis/manifest.json,
         whole or not at all
 
 A case is {id, text, final_diagnosis, synonyms, access, license, source}; `synonyms` are the other names that
@@ -16,10 +16,10 @@ count as the diagnosis. Sources:
     craftmd           usmle_and_derm_dataset.csv of CRAFT-MD: case_vignette, answer, dataset. MIT. Its larger
                       part is MedQA as well
     medcasereasoning  JSON lines of case_prompt and final_diagnosis. CC BY 4.0
-    nejm_cpc          your own copy of the article's 70 clinicopathologic conferences of the New England
+    nejm_cpc          your own copy of the paper's 70 clinicopathologic conferences of the New England
                       Journal of Medicine, 2021 and 2022, which are copyrighted: index.csv with id,
-                      final_diagnosis, synonyms (parted by ";"), and <id>.txt of each. An id is the number of
-                      the case in the journal, e.g. 3-2021. Each text must end where the discussant begins:
+                      final_diagnosis, synonyms (separated by ";"), and <id>.txt of each. An id is the number
+                      of the case in the journal, e.g. 3-2021. Each text must end where the discussant begins:
                       cutting it is your work, and so is choosing the 70 (the supplement of Kanjee et al.,
                       JAMA 2023, lists them). Access class: gated
 
@@ -31,8 +31,10 @@ import argparse
 import collections
 import hashlib
 import re
+import sys
 from pathlib import Path
 
+from data_prep import egress
 from data_prep.benchmarks import pick, prompt_file, read_prompt, texts
 from data_prep.files import check_out, one_sentence, open_text, read_jsonl, sha256, whole_folder, write_jsonl
 from data_prep.manifest import Drops, describe, write_manifest
@@ -40,7 +42,7 @@ from data_prep.schema import ACCESS, BadInput, check_row
 from data_prep.sources.raw_files import csv_rows
 
 TASK, PROMPT = "diagnosis", "diagnosis/differential"
-NEJM_CASES = 70  # article, "Complex clinical case diagnosis task"
+NEJM_CASES = 70  # paper, "Complex clinical case diagnosis task"
 NEJM_LICENSE = "copyright of the Massachusetts Medical Society, the user's own copy"
 
 
@@ -52,7 +54,9 @@ def read_cases(path: Path, drops: Drops):
             record, where, id=str, text=str, final_diagnosis=str, access=str, license=str, source=str
         )
         if fields[3] not in ACCESS:
-            raise BadInput(f"{where}: access '{fields[3]}' is none of {', '.join(ACCESS)}. Next: correct it")
+            raise BadInput(
+                f"{where}: access '{fields[3]}' is not one of {', '.join(ACCESS)}. Next: correct it"
+            )
         synonyms = record.get("synonyms", [])
         if not isinstance(synonyms, list):
             raise BadInput(
@@ -128,17 +132,17 @@ def read_nejm_cpc(folder: Path, drops: Drops):
     for file in sorted(folder.glob("*.txt")):
         if file.name not in found:
             drops.add("nejm_cpc", "text without a line in index.csv", str(file))
-    print(f"nejm_cpc: {len(found)} cases; the article has {NEJM_CASES}", flush=True)
+    print(f"nejm_cpc: {len(found)} cases; the paper has {NEJM_CASES}", flush=True)
 
 
-def _case(source: str, name, text: str, diagnosis: str, licence: str) -> dict:
+def _case(source: str, name, text: str, diagnosis: str, license: str) -> dict:
     return {
         "id": f"{source}:{name}",
         "text": text,
         "final_diagnosis": diagnosis,
         "synonyms": [],
         "access": "public",
-        "license": licence,
+        "license": license,
         "source": source,
     }
 
@@ -195,7 +199,7 @@ def build(sources: list[tuple[str, Path]], out: Path, drop_named: bool = False) 
                 named.append(case["id"])
             if case["id"] in ids:
                 raise BadInput(
-                    f"{path}: case {case['id']} stands there twice with different texts. Next: give each "
+                    f"{path}: case {case['id']} is there twice with different texts. Next: give each "
                     "an id of its own"
                 )
             asked.add(text)
@@ -246,7 +250,7 @@ def build(sources: list[tuple[str, Path]], out: Path, drop_named: bool = False) 
         )
     if named:
         print(
-            f"the diagnosis stands in the text of {len(named)} of {len(rows)} cases (see the manifest, "
+            f"the text holds the diagnosis of {len(named)} of {len(rows)} cases (see the manifest, "
             "and --drop_named)",
             flush=True,
         )
@@ -304,4 +308,5 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

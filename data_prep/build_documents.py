@@ -6,8 +6,8 @@ Reads   NAME=PATH for each source: the publisher's files, as downloaded (formats
 Writes  OUT/<source>/<raw file's name>.jsonl.gz, one for each raw file (for pmc and mimic_cxr, whose files
         hold one document each, OUT/<source>/<source>_00000.jsonl.gz for 10,000 files), and OUT/manifest.json
 
-    python -m data_prep.build_documents --source pubmed=data/raw/pubmed --source redpajama=data/raw/redpajama
-    --out data/documents --executor local:8
+    python -m data_prep.build_documents --source pubmed=data/raw/pubmed \\
+        --source redpajama=data/raw/redpajama --out data/documents --executor local:8
 
 A record that should not be there (not JSON, no text, an empty file) is counted with its place; a share of
 them above --max_bad stops the build. Builds are resumable: after a kill, the same command continues with the
@@ -21,10 +21,12 @@ import itertools
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 
+from data_prep import egress
 from data_prep.corpus import executors
 from data_prep.corpus.documents import put_in_place
 from data_prep.files import (
@@ -364,4 +366,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput, readers=SOURCES)
     main()

@@ -2,8 +2,8 @@
 evaluation rows.
 
     python -m data_prep.build_instructions --raw data/demo/raw --sources alpaca,dolly,sharegpt,flashcards \\
-        --task_rows data/demo/tasks --task_names medqa --size alpaca=8000 flashcards=34000 --out
-        data/demo/instructions
+        --task_rows data/demo/tasks --task_names medqa --size alpaca=8000 flashcards=34000 \\
+        --out data/demo/instructions
     python -m data_prep.build_instructions --raw RAW --documents data/documents --task_rows data/tasks \\
         --plan data_prep/instructions/paper.yaml --out data/instructions
 
@@ -11,15 +11,14 @@ Reads   RAW/<source>/... (the docstring of data_prep/instructions/<source>.py is
         DOCUMENTS/pmc/*.jsonl.gz for the sources made of our own documents, and the plan: sources and the rows
         wanted of each; with --task_rows, TASKS/<task>/: every test.jsonl and validation.jsonl as what to keep
         out, and, of the tasks that --task_names names and of no others, train.jsonl as a further source.
-Writes  OUT/{train,validation}.jsonl (rows, contracts.py) and OUT/manifest.json. The folder is written whole
+Writes  OUT/{train,validation}.jsonl (rows, schema.py) and OUT/manifest.json. The folder is written whole
         or not at all.
 
---seed and the ids of the rows alone decide which rows are taken, and their order: a larger size takes the same
-rows and more. A source with fewer rows than wanted gives all it has, and says so. The validation share is taken
-from each source by whole groups: rows of one prompt, or of one document or patient where the source names it,
-are on one side, across sources. What is held out, and how a row is recognized: see `HeldOut`; the manifest lists
-the ids that were removed.
-"""
+--seed and the ids of the rows alone decide which rows are taken, and their order: a larger size takes the
+same rows and more. A source with fewer rows than wanted gives all it has, and says so. The validation share
+is taken from each source by whole groups: rows of one prompt, or of one document or patient where the source
+names it, are on one side, across sources. What is held out, and how a row is recognized: see `HeldOut`; the
+manifest lists the ids that were removed. """
 
 import argparse
 import collections
@@ -27,9 +26,10 @@ import hashlib
 import heapq
 import json
 import re
+import sys
 from pathlib import Path
 
-from data_prep import benchmarks, instructions
+from data_prep import benchmarks, egress, instructions
 from data_prep.corpus.evaluation_items import item_name
 from data_prep.files import check_out, one_sentence, read_json, read_jsonl, sha256, whole_folder, write_jsonl
 from data_prep.manifest import Drops, check_listed, describe, write_manifest
@@ -173,7 +173,7 @@ def build(
             group = row.pop("group", None)
             check_row(row, where)
             if row["id"] in ids:
-                raise BadInput(f"{where}: this id stands twice. Next: look for a file that is there twice")
+                raise BadInput(f"{where}: this id is there twice. Next: look for a file that is there twice")
             ids.add(row["id"])
             content = _content(row)
             if content in seen:
@@ -259,8 +259,9 @@ def build(
 
 
 def assign(rows: list[dict], groups: dict, side: dict, wanted: int) -> int:
-    """Give each group of `rows` a split in `side`: whole groups, in the order of the rows, go to validation while at most
-    `wanted` rows are there. A group that an earlier source has keeps its split. Returns the rows of validation."""
+    """Give each group of `rows` a split in `side`: whole groups, in the order of the rows, go to validation
+    while at most `wanted` rows are there. A group that an earlier source has keeps its split. Returns the
+    rows of validation."""
     sizes = collections.Counter(groups[row["id"]] for row in rows)
     taken = sum(size for group, size in sizes.items() if side.get(group) == "validation")
     for group, size in sizes.items():
@@ -279,7 +280,7 @@ def _prompt(row: dict) -> str:
 
 
 def read_source(raw: Path, documents: Path | None, name: str, drops):
-    """(raw files, rows, licence) of a source."""
+    """(raw files, rows, license) of a source."""
     module = instructions.load(name, raw / name)
     if getattr(module, "FROM_DOCUMENTS", False):
         if documents is None:
@@ -384,7 +385,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         help="YAML with sources and sizes, e.g. data_prep/instructions/paper.yaml; flags win over it",
     )
-    parser.add_argument("--sources", help="names parted by commas; else those of the plan")
+    parser.add_argument("--sources", help="names separated by commas; else those of the plan")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
         "--task_rows",
@@ -394,7 +395,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--task_names",
         default="",
-        help="tasks whose train rows are added, parted by commas; needs --task_rows",
+        help="tasks whose train rows are added, separated by commas; needs --task_rows",
     )
     parser.add_argument(
         "--size",
@@ -454,4 +455,5 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

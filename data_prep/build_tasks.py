@@ -5,15 +5,14 @@
 Reads   RAW/<task>/..., as the publisher ships it (the docstring of data_prep/benchmarks/<task>.py is the card
         of the set), and data_prep/prompts/<task>.txt; or RAW/<task>/hub/*, rows with prompts of their own
         (data_prep/benchmarks/_hub.py).
-Writes  OUT/<task>/{train,validation,test}.jsonl (rows, contracts.py; a split without rows is no file) and
+Writes  OUT/<task>/{train,validation,test}.jsonl (rows, schema.py; a split without rows has no file) and
         OUT/<task>/manifest.json. Each folder is written whole or not at all, and the folders of other tasks
         are left alone.
 
 Rows of train and validation whose prompt is also in the test, and rows of train whose prompt is also in
-validation, are dropped and counted, so few-shot examples, which are taken from train.jsonl, are never test rows.
-Texts that merely resemble one of the test are counted and kept (`near_duplicates` in the manifest): see `sketch`.
-The paper's Table 3 is printed beside the rows of each split, and why the numbers differ.
-"""
+validation, are dropped and counted, so few-shot examples, which are taken from train.jsonl, are never test
+rows. Texts that merely resemble one of the test are counted and kept (`near_duplicates` in the manifest): see
+`sketch`. The paper's Table 3 is printed beside the rows of each split, and why the numbers differ."""
 
 import argparse
 import contextlib
@@ -21,10 +20,11 @@ import hashlib
 import heapq
 import json
 import re
+import sys
 import zlib
 from pathlib import Path
 
-from data_prep import benchmarks
+from data_prep import benchmarks, egress
 from data_prep.files import check_out, one_sentence, sha256, whole_folder
 from data_prep.manifest import Drops, describe, write_manifest
 from data_prep.schema import SPLITS, BadInput, check_row
@@ -69,7 +69,7 @@ def build(name: str, raw: Path, out: Path) -> dict:
                 check_row(row, where)
                 if row["id"] in ids:
                     raise BadInput(
-                        f"{where}: this id stands twice. Next: look for a file that is there twice"
+                        f"{where}: this id is there twice. Next: look for a file that is there twice"
                     )
                 ids.add(row["id"])
                 if split != "test" and _digest(row["prompt"]) in test_prompts:
@@ -214,7 +214,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--raw", type=Path, required=True, help="folder that holds one folder of raw files for each task"
     )
     parser.add_argument(
-        "--tasks", default="all", help="names parted by commas, or all: those whose raw folder is there"
+        "--tasks", default="all", help="names separated by commas, or all: those whose raw folder is there"
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="folder that takes one folder of rows for each task"
@@ -239,4 +239,6 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
+    readers = {name: benchmarks.load(name) for name in benchmarks.NAMES}
+    egress.isolate(sys.argv[1:], BadInput, readers=readers)
     main()

@@ -1,8 +1,8 @@
 """Clean documents: normalize and filter their text, remove the evaluation sets and duplicates. Every removal
 is counted or listed.
 
-    python -m data_prep.clean_documents --documents data/documents --rows data/tasks --plan
-    data_prep/cleaning_plans/clean.yaml --out data/clean --executor local:8
+    python -m data_prep.clean_documents --documents data/documents --rows data/tasks \\
+        --plan data_prep/cleaning_plans/clean.yaml --out data/clean --executor local:8
 
 Reads   DOCUMENTS (build_documents); ROWS, the task rows of build_tasks, which no training text may hold; and
         a plan, whose sections can each be left out:
@@ -13,8 +13,9 @@ Reads   DOCUMENTS (build_documents); ROWS, the task rows of build_tasks, which n
 Writes  OUT/<source>/*.jsonl.gz, documents as they were read but for their text; OUT/manifest.json; and
         OUT/removed.jsonl.gz: {source, id, stage, ...} of every document removed for an evaluation row or
         another document, and of every passage cut; an evaluation row of a credentialed set is named by a hash
-        of its id (evaluation_items.item_name). OUT/unmatched.jsonl.gz: {task, item, reason} of the evaluation
-        rows that have too few words of their own to be looked for.
+        of its id (evaluation_items.item_name).
+        OUT/unmatched.jsonl.gz: {task, item, reason} of the evaluation rows with too few words of their own
+        to be looked for.
 
 clean.yaml gives the corpus to train on. paper_like.yaml gives the paper's (it does not mention
 decontamination): it reports what it would remove, and keeps it.
@@ -25,10 +26,12 @@ import collections
 import functools
 import itertools
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 
+from data_prep import egress
 from data_prep.benchmarks import PROMPTS
 from data_prep.corpus import executors, minhash
 from data_prep.corpus.cleaning import make_cleaner
@@ -438,4 +441,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

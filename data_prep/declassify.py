@@ -1,8 +1,7 @@
 """Lower the access class of documents or rows, signed by a person: the only way down there is.
 
-    python -m data_prep.declassify data/clean --to gated --who "A. Example, data steward" --why "de-identified
-    and reviewed, protocol 2026-117" \
-        --out data/clean_gated
+    python -m data_prep.declassify data/clean --to gated --who "A. Example, data steward" \\
+        --why "de-identified and reviewed, protocol 2026-117" --out data/clean_gated
 
 Reads   a folder of build_documents, clean_documents, build_tasks (one task) or build_instructions
 Writes  OUT: the same files with that class in every document or row that was stricter, and manifest.json with
@@ -13,16 +12,18 @@ Writes  OUT: the same files with that class in every document or row that was st
 import argparse
 import datetime
 import json
+import sys
 from pathlib import Path
 
+from data_prep import egress
 from data_prep.files import one_sentence, read_jsonl, sha256, whole_folder, write_jsonl
 from data_prep.manifest import read_manifest
 from data_prep.schema import ACCESS, BadInput, strictest
 
 
 def declassify(folder: Path, to: str, who: str, why: str, out: Path, date: str) -> dict:
-    """Write OUT and return its manifest. BadInput if the folder is none of ours, is not stricter than `to`,
-    or nobody signs on a day that has come."""
+    """Write OUT and return its manifest. BadInput if the folder is not an output of these
+    commands or not stricter than `to`, if nobody is named, or if the date is in the future."""
     manifest = read_manifest(
         folder,
         made_by="python -m data_prep.build_documents or build_tasks, whose folders can be declassified",
@@ -32,7 +33,7 @@ def declassify(folder: Path, to: str, who: str, why: str, out: Path, date: str) 
     if not who.strip() or not why.strip():
         raise BadInput("--who and --why must say who answers for this, and for what reason")
     if not has_come(date):
-        raise BadInput(f"--date {date}: must be a day that has come, as 2026-11-01")
+        raise BadInput(f"--date {date}: must be a date up to today, as 2026-11-01")
     paths = [output["path"] for output in manifest["outputs"]]
     if other := [path for path in paths if not path.endswith((".jsonl", ".jsonl.gz"))]:
         raise BadInput(
@@ -100,4 +101,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

@@ -490,21 +490,11 @@ def _locked(out: Path, partial: Path):
 
 
 def _created(lock: Path, content: str) -> bool:
-    """Create a lock whole, or return False where there is one."""
-    draft = lock.with_name(f"{lock.name}.{uuid.uuid4().hex}")
-    draft.write_text(content, encoding="utf-8")
-    try:
-        os.link(draft, lock)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links
-        with contextlib.suppress(FileExistsError), lock.open("x", encoding="utf-8") as file:
-            file.write(content)
-            return True
-        return False
-    finally:
-        draft.unlink()
-    return True
+    """Create a lock, or return False where there is one. An empty one is being written."""
+    with contextlib.suppress(FileExistsError), lock.open("x", encoding="utf-8") as file:
+        file.write(content)
+        return True
+    return False
 
 
 def _take_over(lock: Path, out: Path) -> None:
@@ -519,9 +509,8 @@ def _take_over(lock: Path, out: Path) -> None:
         holder = {"host": "an unknown host", "container": "", "pid": 0, "started": ""}
     if _lives(holder, lock):
         raise BadInput(
-            f"{out}: process {holder['pid']} on {holder['host']} is writing it. Next: wait until it has "
-            "ended; if it "
-            f"was killed on another machine, the same command works {LOCK_STALE // 60} minutes after that"
+            f"{out}: process {holder['pid']} on {holder['host']} is writing it. Next: wait until it ends; "
+            f"if it was killed on another machine, the same command works {LOCK_STALE // 60} minutes later"
         )
     aside = lock.with_name(f"{lock.name}.{uuid.uuid4().hex}")
     with contextlib.suppress(FileNotFoundError):
@@ -614,7 +603,7 @@ def os_sentence(error: OSError | MemoryError) -> str:
     library may have taken a text for a file name."""
     if isinstance(error, MemoryError):
         return "out of memory. Next: fewer workers, or a larger machine"
-    file = f"{error.filename}: " if error.filename and not egress.held() else ""
+    file = f"{error.filename}: " if error.filename and not egress.agreements() else ""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return (
         f"{file}{error.strerror or type(error).__name__}"

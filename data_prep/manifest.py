@@ -2,8 +2,8 @@
 
     {"stage", "arguments", "access", "licenses",
      "inputs":  [{"path", "sha256", "records", "license", "access", ...}],
-     "dropped": {source or task: {reason: {"count", "first": "file: record", "where": the first 100 of
-     them}}},
+     "dropped": {source or task: {reason: {"count", "first": "file: record",
+                                                  "where": the first 100 of them}}},
      "outputs": [{"path" (relative), "sha256", "records", "tokens"?, "domain"?}],
      "versions": {package: version}, ...}
 
@@ -108,8 +108,7 @@ def write_manifest(
     for output, found in zip(outputs, sha256_of_all([folder / o["path"] for o in outputs]), strict=True):
         if output["sha256"] != found:
             raise BadInput(
-                f"{folder / output['path']}: changed after it was written, so another process writes here "
-                "too. "
+                f"{folder / output['path']}: changed after it was written, so another process writes here. "
                 "Next: end that process, then the same command again"
             )
     signed = [entry for given in inputs for entry in given.get("declassified", ())]

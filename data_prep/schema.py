@@ -95,7 +95,7 @@ def mark_credentialed(record: dict) -> dict:
     """Return `record`; if it is credentialed, this process reaches nothing beyond this machine from now on
     (egress.py)."""
     if record["access"] == "credentialed":
-        egress.keep_inside([record["license"]], BadInput)
+        egress.block_egress([record["license"]], BadInput)
     return record
 
 

@@ -29,9 +29,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from data_prep import egress
 from data_prep.files import read_json, sha256, whole_folder
-from data_prep.schema import BadInput, strictest
+from data_prep.schema import BadInput, load, strictest
 from evaluation import generate, score
+from evaluation.models.registry import asks_server
 from evaluation.reporting import config, cost, paper_claims, tables
 from evaluation.reporting.curves import read_optional
 from evaluation.reporting.formats import format_difference, markdown_table, markdown_text
@@ -67,7 +69,7 @@ def main(argv=None):
     if not (args.cost or args.out):
         parser.error("--out is needed, or --cost")
     try:
-        plan = config.load(args.plan, config.Plan, EXAMPLE)
+        plan = load(args.plan, config.Plan, example=EXAMPLE)
         tasks = generate.parse_tasks(",".join(plan.tasks))
         if args.cost or not args.scored:
             print(cost.table(plan, tasks, args, done), flush=True)
@@ -291,4 +293,5 @@ def format_line(line: dict) -> str:
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput, network=asks_server(sys.argv[1:]))
     main()

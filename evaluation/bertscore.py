@@ -18,6 +18,7 @@ import json
 import sys
 from pathlib import Path
 
+from data_prep import egress
 from data_prep.files import replaced, sha256
 from data_prep.schema import BadInput
 from evaluation.scoring import parsing, run_outputs
@@ -211,4 +212,5 @@ def _fingerprint(model: Path) -> str | None:
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

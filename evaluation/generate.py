@@ -42,7 +42,7 @@ from data_prep import egress
 from data_prep.files import check_out, read_json, read_jsonl, sha256, whole_folder, write_jsonl
 from data_prep.schema import BadInput, check_row, strictest
 from evaluation import own_tasks
-from evaluation.models.registry import Entry, fingerprint, read_entry
+from evaluation.models.registry import Entry, asks_server, fingerprint, read_entry
 from evaluation.models.response_cache import Responses
 from evaluation.scoring.run_outputs import answers
 
@@ -68,6 +68,9 @@ OTHER_WEIGHTS = {
     "subfolder",
     "trust_remote_code",
 }
+# A chat template may open the reasoning itself. The tag is then put before each output: without it an answer that was cut
+# inside the reasoning would look like an answer.
+REASONING_OPEN = re.compile(r"<(?:think|thinking|reasoning)>\s*$")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 LEAST = {"limit": 1, "max_new_tokens": 1, "num_fewshot": 0}
 OVERLONG = (
@@ -138,7 +141,10 @@ def generate(args) -> None:
     check_backend(args)
     check_out(args.out, "run.json")
     entry = read_entry(args.model, args.changes)
-    rows = {task: read_rows(args, task) for task in with_rows(args, parse_tasks(args.tasks, own_tasks.names(args.rows)))}
+    rows = {
+        task: read_rows(args, task)
+        for task in with_rows(args, parse_tasks(args.tasks, own_tasks.names(args.rows)))
+    }
     shots = {task: read_shots(args, task) for task in rows}
     given = list(itertools.chain(*rows.values(), *shots.values()))
     allowed, listed = keep_on_site(args.allow_list, entry, given), None
@@ -195,6 +201,7 @@ def generate(args) -> None:
         "name": entry.name,
         "model_access": entry.access,
         "allowed": [*allowed, *(e for e in old.get("allowed", ()) if kept and e not in allowed)],
+        "egress": egress.wall(),
         "revision": entry.revision,
         **origin,
         "server": {"base_url": entry.base_url, "served": entry.served, "listed": listed}
@@ -389,7 +396,7 @@ def keep_on_site(allow_list: Path | None, entry: Entry, rows) -> list[dict]:
     terms |= {f"what {entry.name} was trained under"} if entry.access == "credentialed" else set()
     if not terms:
         return []
-    allowed = egress.read_allow_list(allow_list, BadInput)
+    allowed = egress.load_allow_list(allow_list, BadInput)
 
     def refuse(said):
         return BadInput(
@@ -397,9 +404,9 @@ def keep_on_site(allow_list: Path | None, entry: Entry, rows) -> list[dict]:
             "for a model that is on this machine"
         )
 
-    reached = egress.permit(entry.base_url, allowed, terms, BadInput) if entry.on_server else None
-    behind = egress.permit(entry.behind, allowed, terms, refuse) if entry.behind else None
-    egress.keep_inside(
+    reached = egress.require_allowed(entry.base_url, allowed, terms, BadInput) if entry.on_server else None
+    behind = egress.require_allowed(entry.behind, allowed, terms, refuse) if entry.behind else None
+    egress.block_egress(
         terms, BadInput, [reached] if reached else []
     )  # what is behind a relay is not reached by this process
     return [opened for opened in (reached, behind) if opened]
@@ -557,6 +564,8 @@ def answer(
             sample["doc_id"]: output_of(sample, todo[task][sample["doc_id"]], likelihood)
             for sample in outputs.get(name, [])
         }
+        if not likelihood:
+            texts = {i: facts[task]["opened_by_prompt"] + text for i, text in texts.items()}
         made[task] = [
             {**row, "output": texts.get(i, [] if likelihood else ""), "model_access": entry.access}
             for i, row in enumerate(todo[task])
@@ -663,6 +672,7 @@ def look_at_prompts(args, entry: Entry, lm, task, name: str, rows: list[dict]) -
         "decoding": decoding,
         "context": context,
         "longest_prompt_tokens": max(lengths) or None,
+        "opened_by_prompt": m[0] if (m := REASONING_OPEN.search(prompts[0])) else "",
         "first_prompt": prompts[0],
         "first_prompt_sha256": hashlib.sha256(prompts[0].encode()).hexdigest(),
         "prompts_sha256": hashlib.sha256(
@@ -697,4 +707,5 @@ def output_of(sample: dict, row: dict, likelihood: bool):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput, network=asks_server(sys.argv[1:]))
     main()

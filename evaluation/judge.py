@@ -23,11 +23,13 @@ import itertools
 import sys
 from pathlib import Path
 
+from data_prep import egress
 from data_prep.files import check_folder, sha256
 from data_prep.schema import BadInput, strictest
 from evaluation.diagnosis import judges, ratings, section, statistics
 from evaluation.diagnosis.differential import PARSER_VERSION, parse_differential
 from evaluation.diagnosis.verdicts import Log, judge_all, prediction_id
+from evaluation.models.registry import asks_server
 from evaluation.score import UNPARSED_LIMIT
 from evaluation.scoring import metrics, run_outputs
 
@@ -278,4 +280,5 @@ def judged_row(model: str, row: dict, verdicts: dict) -> dict:
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput, network=asks_server(sys.argv[1:]))
     main()

@@ -20,6 +20,7 @@ import random
 import sys
 from pathlib import Path
 
+from data_prep import egress
 from data_prep.files import check_folder, replaced
 from data_prep.schema import BadInput, strictest
 from evaluation.diagnosis.verdicts import hashed, prediction_id
@@ -116,4 +117,5 @@ def contents(runs: dict, seed: int, limit: int | None = None) -> tuple[dict, dic
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

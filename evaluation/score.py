@@ -10,7 +10,7 @@ Writes  RUN/scores.json            for each task: the strict metrics and the art
         RUN/<task>.scored.jsonl    the rows, each with `parsed`, `score` and `paper`
         RUN/against_<run>.json     with --against: the differences, with paired tests (compare.py)
 
-Intervals are percentile bootstraps over rows. An output without a readable answer is unparsed, and wrong; where more than 5 % are, the headline
+Intervals are percentile bootstraps over rows, and Wilson's where all draws agree. An output without a readable answer is unparsed, and wrong; where more than 5 % are, the headline
 is withheld: it would tell how a model writes and not what it knows.
 
 Rows of access class credentialed, and those of a model that was trained on such data or of which nothing is known, are redacted: ids, hashes and
@@ -26,13 +26,14 @@ import platform
 import sys
 from pathlib import Path
 
+from data_prep import egress
 from data_prep.files import read_json, read_jsonl, replaced, sha256, write_jsonl
 from data_prep.schema import BadInput
 from evaluation.scoring import metrics, parsing, reference_scorer, run_outputs
 
 UNPARSED_LIMIT = 0.05
 SCORER = {
-    "scorer_version": "2.1",
+    "scorer_version": "2.2",
     "parser_version": parsing.PARSER_VERSION,
     "paper_version": reference_scorer.PAPER_VERSION,
     "draws": metrics.DRAWS,
@@ -145,7 +146,7 @@ def score_task(rows: list[dict]) -> dict:
     values = {}
     for name, (counts, finish) in metrics.statistics(rows).items():
         values[name] = metrics.estimate(
-            float(finish(counts.sum(0), len(rows))), metrics.draws(counts, finish)
+            float(finish(counts.sum(0), len(rows))), metrics.draws(counts, finish), len(rows)
         )
     unparsed, primary = sum(row["parsed"] is None for row in rows), metrics.primary(rows)
     rate, withheld = unparsed / len(rows), None
@@ -176,7 +177,7 @@ def paper_entry(rows: list[dict]) -> dict | None:
     values = {}
     for name, (counts, finish) in reference_scorer.statistics(rows).items():
         drawn = metrics.draws(counts, finish)
-        values[name] = metrics.estimate(reference_scorer.point(name, counts, finish, drawn), drawn)
+        values[name] = metrics.estimate(reference_scorer.point(name, counts, finish, drawn), drawn, len(rows))
     missing = sum(row["paper"]["parsed"] is None for row in rows) if rows[0]["scoring"] == "choice" else None
     return {
         "metrics": values,
@@ -287,4 +288,5 @@ def table(title: str, scores: dict) -> str:
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

@@ -60,7 +60,7 @@ LOCAL_FAMILIES = [getattr(socket, name, None) for name in ("AF_UNIX", "AF_NETLIN
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 HOSTNAME = socket.gethostname()
 
-_inside = None  # {"agreements", "error", "hosts", "addresses"} once this process may hold credentialed text
+_blocked = None  # {"agreements", "error", "hosts", "addresses"} once this process may hold credentialed text
 _hooked = False
 
 
@@ -155,12 +155,17 @@ def block_egress(agreements, error, allow_list=()):
     agreements: what the credentialed text was given out under. Agreements and hosts of several calls add up.
     error: the type that is raised instead of connecting elsewhere.
     """
-    global _inside, _hooked
-    if _inside and not allow_list and set(agreements) <= _inside["agreements"]:
+    global _blocked, _hooked
+    if _blocked and not allow_list and set(agreements) <= _blocked["agreements"]:
         return
-    before = _inside or {"agreements": set(), "hosts": set(), "addresses": set()}
+    before = _blocked or {"agreements": set(), "hosts": set(), "addresses": set()}
     hosts = before["hosts"] | {host_of(entry["endpoint"]) for entry in allow_list}
-    _inside = {**before, "agreements": before["agreements"] | set(agreements), "hosts": hosts, "error": error}
+    _blocked = {
+        **before,
+        "agreements": before["agreements"] | set(agreements),
+        "hosts": hosts,
+        "error": error,
+    }
     if not _hooked:
         sys.addaudithook(_audit)
         _hooked = True
@@ -181,16 +186,16 @@ def block_egress(agreements, error, allow_list=()):
 def agreements():
     """The agreements of the credentialed text in this process, [] without any. Where there are some, print no
     text."""
-    return sorted(_inside["agreements"]) if _inside else []
+    return sorted(_blocked["agreements"]) if _blocked else []
 
 
 def _audit(event, args):
-    if _inside is None or event not in EVENTS:
+    if _blocked is None or event not in EVENTS:
         return
     if event == "socket.__new__":  # raw packets, virtual-machine sockets, buses
         family = args[1]
         if family not in LOCAL_FAMILIES and family not in INTERNET and family != -1:
-            raise _inside["error"](_refusal(f"address family {int(family)}", _inside["agreements"]))
+            raise _blocked["error"](_refusal(f"address family {int(family)}", _blocked["agreements"]))
         return
     lookup = event in LOOKUPS
     target = args[0] if lookup else args[1]
@@ -200,18 +205,18 @@ def _audit(event, args):
     host = bytes(host).decode(errors="replace") if isinstance(host, bytes | bytearray) else host
     if event == "socket.bind":  # 0.0.0.0 would accept other machines, unless there are none
         if wall() != "namespace" and not _accepts_this_machine_only(host):
-            raise _inside["error"](
+            raise _blocked["error"](
                 f"a process with credentialed text does not listen on {host or 'every address'}: other "
                 "machines could connect. Next: bind to 127.0.0.1"
             )
         return
-    if not host or is_loopback(host) or host in _inside["hosts"] or (lookup and host == HOSTNAME):
+    if not host or is_loopback(host) or host in _blocked["hosts"] or (lookup and host == HOSTNAME):
         return
     if not lookup:  # an address of an allowed name? It may resolve to others each time
-        _inside["addresses"] |= _addresses(_inside["hosts"])
-        if host in _inside["addresses"]:
+        _blocked["addresses"] |= _addresses(_blocked["hosts"])
+        if host in _blocked["addresses"]:
             return
-    raise _inside["error"](_refusal(host, _inside["agreements"]))
+    raise _blocked["error"](_refusal(host, _blocked["agreements"]))
 
 
 def _addresses(hosts):
@@ -231,7 +236,7 @@ def _shut_down_connections():
     """End connections to other machines that are open already, and listeners that others could reach."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 or not os.path.isdir("/proc/self/fd"):
         return  # the ranks' own connections look the same
-    allowed = _addresses(_inside["hosts"])
+    allowed = _addresses(_blocked["hosts"])
     for name in os.listdir("/proc/self/fd"):
         try:
             if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
@@ -301,7 +306,7 @@ FORWARDED = [
 RECORDS = ("manifest.json", "run.json", "complete.json", "access.json", "config.json", "source.yaml")
 
 
-def isolate(arguments, error, network=None):
+def isolate(arguments, error, network=None, readers=None):
     """Raise both walls if a path in `arguments`, a command line or a list of paths, is credentialed. Returns
     `wall()`.
 
@@ -314,7 +319,7 @@ def isolate(arguments, error, network=None):
     arguments count, or all of them where they say "all".
     """
     access, terms = access_of(arguments)
-    words = {word for value in _values(arguments) for word in re.findall(r"\w+", value)} if readers else ()
+    words = {word for value in values_in(arguments) for word in re.findall(r"\w+", value)} if readers else ()
     for name, reader in (readers or {}).items():
         if getattr(reader, "ACCESS", None) == "credentialed" and ("all" in words or name in words):
             access, terms = "credentialed", [*terms, reader.LICENSE]
@@ -348,15 +353,17 @@ def isolate(arguments, error, network=None):
 
 def wall():
     """What keeps this process from the network: "namespace", "hook", or "open" where nothing does."""
-    if _inside is None:
+    if _blocked is None:
         return "open"
     mine = os.environ.get("EGRESS_NAMESPACE")
     return "namespace" if mine and mine == _namespace_id() and _only_loopback() else "hook"
 
 
 def access_of(arguments):
-    """(strictest access class, agreements) stated by the records and first rows behind these arguments."""
+    """(strictest access class, agreements) that these arguments, their records and first rows state."""
     order, access, terms = ("public", "gated", "credentialed"), "public", set()
+    if any(value in ("credentialed", "access=credentialed") for value in map(str, arguments)):
+        access = "credentialed"  # said on the command line
     for path in _paths(arguments):
         for record in _records(path):
             entries = [record, *(entry for entry in record.get("inputs") or () if isinstance(entry, dict))]
@@ -371,11 +378,12 @@ def access_of(arguments):
 
 
 def _paths(arguments):
-    found = {Path(part) for value in _values(arguments) for part in (value, value.partition("=")[2]) if part}
+    parts = (part for value in values_in(arguments) for part in (value, value.partition("=")[2]))
+    found = {Path(part) for part in parts if part}
     return sorted(path for path in found if len(str(path)) < 4096 and os.path.exists(path))
 
 
-def _values(arguments):
+def values_in(arguments):
     """Each string of a command line, and of the YAML files that it names."""
     for value in map(str, arguments):
         value = value.partition("=")[2] if value.startswith("--") and "=" in value else value
@@ -619,7 +627,7 @@ ABOUT_CODE = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, Impo
 def safe_message(error):
     """What may be printed of an exception where credentialed text may be in its message: what speaks of
     program or machine."""
-    if _inside and isinstance(error, (_inside["error"], MemoryError, KeyboardInterrupt)):
+    if _blocked and isinstance(error, (_blocked["error"], MemoryError, KeyboardInterrupt)):
         return str(error)
     if isinstance(error, OSError) and error.errno:  # a name is printed if it is a file's
         known = isinstance(error.filename, str | os.PathLike) and len(str(error.filename)) < 4096
@@ -651,7 +659,7 @@ class _WithoutText(traceback.TracebackException):
 
     def __init__(self, kind, error, *arguments, **options):
         super().__init__(kind, error, *arguments, **options)
-        self.said = safe_message(error) if _inside else None
+        self.said = safe_message(error) if _blocked else None
 
     def format_exception_only(self, **options):
         if self.said is None:
@@ -679,13 +687,13 @@ def _print_error(kind, error, trace):
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):
-    said = message if not _inside or issubclass(category, ABOUT_CODE) else LEFT_OUT
+    said = message if not _blocked or issubclass(category, ABOUT_CODE) else LEFT_OUT
     print(f"{filename}:{lineno}: {category.__name__}: {said}", file=file or sys.stderr)
 
 
 def _log_record(*arguments, **options):
     record = logging.LogRecord(*arguments, **options)
-    if _inside:
+    if _blocked:
         raised = [record.exc_info[1]] if record.exc_info else [sys.exc_info()[1]]
         given = record.args if isinstance(record.args, tuple) else ()
         raised += [value for value in given if isinstance(value, BaseException)]
@@ -695,7 +703,7 @@ def _log_record(*arguments, **options):
 
 
 def _patch_loguru(record):
-    if _inside and (record["exception"] or sys.exc_info()[1]):
+    if _blocked and (record["exception"] or sys.exc_info()[1]):
         error = record["exception"].value if record["exception"] else sys.exc_info()[1]
         record["message"] = _without_messages(record["message"], [error])
         if record["exception"]:
@@ -714,13 +722,3 @@ def _without_messages(text, errors):
                     text = text.replace(said, f"{type(error).__name__} {LEFT_OUT}")
             error = error.__cause__ or error.__context__
     return text
-
-
-# The names of before, until their callers are renamed
-read_allow_list, permit, keep_inside, held, is_here = (
-    load_allow_list,
-    require_allowed,
-    block_egress,
-    agreements,
-    is_loopback,
-)

@@ -149,9 +149,9 @@ class PackedBlocks(torch.utils.data.Dataset):
 
 
 class Collator:
-    """Blocks -> input_ids, labels [batch, length]. With document masking, position_ids restart at each document,
-    cu_seq_lens bound them for varlen kernels, and none predicts the next one's first token. There is no
-    attention_mask: with one, transformers lets packed documents attend to each other."""
+    """Blocks -> input_ids, labels [batch, length]. With document masking, position_ids restart at each
+    document, cu_seq_lens bound them for varlen kernels, and none predicts the next one's first token. There
+    is no attention_mask: with one, transformers lets packed documents attend to each other."""
 
     def __init__(self, document_masking):
         self.document_masking = document_masking
@@ -201,5 +201,5 @@ def make_parser():
 
 if __name__ == "__main__":
     parser = make_parser()
-    checks.one_sentence_errors(parser)
+    checks.begin(parser)
     main(parser.parse_args_and_config())

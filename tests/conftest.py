@@ -39,7 +39,7 @@ def as_before():
     yield
     for name in ("egress", "data_prep.egress"):
         if name in sys.modules:
-            sys.modules[name]._inside = None
+            sys.modules[name]._blocked = None
     sys.excepthook, threading.excepthook = sys.__excepthook__, threading.__excepthook__
     os.umask(mask)
     os.environ.clear()

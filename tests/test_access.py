@@ -139,7 +139,7 @@ def test_a_person_lowers_it_and_the_name_goes_along(corpus, lab, capsys):
 @pytest.mark.parametrize(
     ("change", "said"),
     [({"who": " "}, "--who and --why must say"), ({"why": ""}, "--who and --why must say"), ({"folder": "lowered"}, "is gated already"),
-     *(({"date": date}, f"--date {date}: must be a day that has come") for date in ("2999-01-01", "soon", "01.11.2026", "20251101")),
+     *(({"date": date}, f"--date {date}: must be a date up to today") for date in ("2999-01-01", "soon", "01.11.2026", "20251101")),
      ({"folder": "blocks"}, "holds no documents or rows. Next: declassify what it was made of")],
 )  # fmt: skip
 def test_nobody_lowers_it_in_passing(corpus, tmp_path, change, said):

@@ -257,7 +257,7 @@ try:
     before.sendall(b"note"); print("sent")
 except OSError as error:
     print(type(error).__name__)
-egress._inside = None
+egress._blocked = None
 for server in (listener, open_to_all):
     try:
         socket.create_connection(server.getsockname(), timeout=2); print("accepted")
@@ -464,6 +464,64 @@ dist.destroy_process_group()
     assert not list(Path(tempfile.gettempdir()).glob("egress-*"))
 
 
+READS_NO_NOTES = {"bench", "sources", "backbone", "fetch", "tasks_status", "curves", "paper_claims"}
+
+
+def test_every_command_that_reads_records_isolates_itself_first():
+    commands = [
+        path
+        for room in ("data_prep", "evaluation")
+        for path in sorted((ROOT / room).rglob("*.py"))
+        if '\nif __name__ == "__main__":\n' in path.read_text(encoding="utf-8")
+        and path.stem not in READS_NO_NOTES
+    ]
+    assert len(commands) >= 15
+    for path in commands:
+        last = path.read_text(encoding="utf-8").rpartition('\nif __name__ == "__main__":\n')[2]
+        assert 0 <= last.find("egress.isolate(") < last.find("main("), path
+
+
+@needs_namespaces
+def test_a_command_reads_raw_credentialed_files_in_the_namespace_with_its_workers(tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    card = {"domain": "clinical", "license": LICENSE, "access": "credentialed", "text": "text", "id": "id"}
+    (raw / "source.yaml").write_text(yaml.safe_dump(card))
+    for name in ("a", "b"):
+        (raw / f"{name}.jsonl").write_text(json.dumps({"id": name, "text": f"A note of {MARK}."}) + "\n")
+    code = """
+import atexit, os, runpy, sys
+from data_prep import egress
+before = os.getpid()
+atexit.register(lambda: os.getpid() == before or print("wall", egress.wall()))
+runpy.run_module(sys.argv.pop(1), run_name="__main__")
+"""
+    options = ("--source", f"plain={raw}", "--executor", "local:2", "--out", str(tmp_path / "out"))
+    done = run_code([sys.executable, "-c", code, "data_prep.build_documents", *options])
+    assert done.returncode == 0 and done.stdout.endswith("wall namespace\n"), done.stdout + done.stderr
+    assert (tmp_path / "out" / "manifest.json").is_file() and MARK not in done.stdout + done.stderr
+
+
+def test_readers_of_raw_files_state_the_class_where_no_manifest_does():
+    code = """
+import sys, types
+from data_prep import egress
+notes, web = (types.SimpleNamespace(ACCESS=access, LICENSE="T") for access in ("credentialed", "public"))
+readers = {"notes": notes, "web": web}
+print(egress.isolate(sys.argv[1:], ValueError, readers=readers), *egress.agreements())
+"""
+    seen = [
+        run_code([sys.executable, "-c", code, *argv], EGRESS="hook").stdout.strip()
+        for argv in (
+            ["--source", "web=/x"],
+            ["--source", "notes=/x"],
+            ["--tasks", "web,notes"],
+            ["--tasks", "all"],
+        )
+    ]
+    assert seen == ["open", "hook T", "hook T", "hook T"]
+
+
 @pytest.mark.parametrize(
     ("environment", "argv", "reason"),
     [
@@ -471,6 +529,7 @@ dist.destroy_process_group()
         ({"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8"}, [], "the run spans several nodes"),
         ({}, ["--allow_list", "x.yaml"], "an allow list is given"),
         ({}, ["--allow_list=x.yaml"], "an allow list is given"),
+        ({}, ["--executor", "slurm:cluster.yaml"], "the executor starts work on other machines"),
     ],
 )
 def test_where_there_is_no_namespace_one_sentence_says_why(environment, argv, reason, credentialed):
@@ -517,6 +576,7 @@ def test_the_class_is_known_from_manifests_yaml_files_and_first_rows_before_anyt
         (["--source", f"plain={tmp_path / 'a'}"], ("credentialed", ["T"])),
         ([f"--rows={tmp_path / 'a'}"], ("credentialed", ["T"])),
         (["8", "x" * 5000, "a\0b"], ("public", [])),
+        (["--access", "credentialed"], ("credentialed", [])),
     ]
     rows = Path(folder("j", manifest_json={"access": "public"}))
     (rows / "train.jsonl").write_text(json.dumps({"id": "1", **closed}) + "\n")
@@ -657,7 +717,8 @@ def test_credentialed_rows_go_to_a_server_on_this_machine_and_are_redacted_in_wh
         ask(world, fake.url("chat"))
     out = world / "eval" / "x"
     score.main([str(out)])
-    assert json.loads((out / "run.json").read_text())["allowed"] == [] and (out.stat().st_mode & 0o77) == 0
+    run = json.loads((out / "run.json").read_text())
+    assert (run["allowed"], run["egress"]) == ([], "hook") and (out.stat().st_mode & 0o77) == 0
     texts = [
         path
         for path in (world / "eval").rglob("*")
@@ -691,7 +752,7 @@ def test_examples_close_a_process_too(world):
         "mednli", "choice", [(f"{MARK}?", "neutral"), (f"{MARK} too?", "entailment")], "train", **options
     )
     write_rows(world / "rows", "mednli", [row | CLOSED for row in shots], "train")
-    egress._inside = None  # writing them here has closed this process
+    egress._blocked = None  # writing them here has closed this process
     with pytest.raises(SystemExit, match="credentialed text is not sent to api.openai.com"):
         ask(world, "https://api.openai.com/v1/chat/completions", "--num_fewshot", "1")
     with FakeServer() as fake:
@@ -702,7 +763,7 @@ def test_examples_close_a_process_too(world):
 
 
 def test_plain_lm_eval_closes_its_process_when_it_loads_our_rows(world):
-    egress._inside = None
+    egress._blocked = None
     mibe.load("mednli", str(world / "rows"))
     assert egress.agreements() == [LICENSE]
 

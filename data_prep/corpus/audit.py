@@ -14,11 +14,12 @@ Exit code 1, and the first disagreement in one sentence, where a claim does not 
 
 import argparse
 import gzip
+import sys
 from pathlib import Path
 
-import datasets
 import numpy as np
 
+from data_prep import egress
 from data_prep.build_blocks import held_out, ids_path, mix, target
 from data_prep.corpus.tokenize import DocumentTokenizer
 from data_prep.files import one_sentence, read_jsonl, sha256
@@ -47,7 +48,9 @@ def audit(folder: Path, blocks: int = 64, seed: int = 0) -> list[str]:
 def rows_of(folder: Path, output: dict):
     """The blocks of one file. Each keeps its file open, and a corpus has more files than a process may
     open."""
-    return datasets.Dataset.from_file(str(folder / output["path"]))
+    from datasets import Dataset  # here, as it takes seconds to import
+
+    return Dataset.from_file(str(folder / output["path"]))
 
 
 def check_files(folder: Path, manifest: dict) -> str:
@@ -109,11 +112,12 @@ def check_blocks(folder: Path, manifest: dict, count: int, seed: int) -> str:
     share = manifest["arguments"]["mixture"]["validation_share"]
     for output in manifest["outputs"]:
         with gzip.open(folder / ids_path(output["path"]), "rt", encoding="utf-8") as stream:
-            ids = stream.read().splitlines()
+            lines = [line.split("\t") for line in stream.read().splitlines()]
+        ids = [line[0] for line in lines]
         if len(ids) != output["documents"]:
             raise BadInput(f"{output['path']}: {len(ids)} ids for {output['documents']} documents")
-        for name in ids:
-            if held_out(output["source"], name, share) != (output["split"] == "validation"):
+        for name, *group in lines:  # a patient's documents are on one side
+            if held_out(output["source"], *group or [name], share) != (output["split"] == "validation"):
                 raise BadInput(f"{output['path']}: document {name} belongs to the other split")
         rows = rows_of(folder, output)
         for number in rng.choice(output["records"], min(count, output["records"]), replace=False):
@@ -171,4 +175,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

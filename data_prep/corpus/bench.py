@@ -7,7 +7,7 @@ usual `datasets.map` pipeline, in one run.
 Measured on one core (tokenizers' threads off), CPU time of this process and its children, each several times
 in turn; ratios are of the medians:
     bare tokenizer     Tokenizer.encode_batch over the texts, nothing else
-    datasets.map       tokenise, then group into blocks, as transformers' run_clm example does it, batched,
+    datasets.map       tokenize, then group into blocks, as transformers' run_clm example does it, batched,
     Arrow cache on disk read .. write      build_documents, clean_documents (each step of the plan),
     build_blocks, from raw files to blocks on disk
 for a tokenizer of LLaMA-2's kind (its words looked up in a cache) and one of LLaMA-3's kind (called as it
@@ -134,7 +134,7 @@ def bare(texts: list[str], tokenizer: DocumentTokenizer):
 def datasets_map(jsonl: Path, tokenizer: DocumentTokenizer, cache: Path):
     length = MIXTURE["block_length"]
 
-    def tokenise(batch):
+    def tokenize(batch):
         return {
             "input_ids": [
                 [*ids, tokenizer.eos]
@@ -150,7 +150,7 @@ def datasets_map(jsonl: Path, tokenizer: DocumentTokenizer, cache: Path):
         return {"input_ids": rows, "labels": [list(row) for row in rows]}
 
     raw = datasets.load_dataset("json", data_files=str(jsonl), split="train", cache_dir=str(cache))
-    raw.map(tokenise, batched=True, remove_columns=raw.column_names, load_from_cache_file=False).map(
+    raw.map(tokenize, batched=True, remove_columns=raw.column_names, load_from_cache_file=False).map(
         group, batched=True, load_from_cache_file=False
     )
 
@@ -166,7 +166,7 @@ def our_stages(sources: list[tuple[str, str]], tokenizer: str, work: Path) -> di
                 work / "documents", None, plan | {"cleaning": STEPS["cleaning"]}, work / "clean"
             )
         ),
-        "tokenise, pack, write": timed(
+        "tokenize, pack, write": timed(
             lambda: build_blocks.build(work / "clean", tokenizer, MIXTURE, work / "blocks")
         ),
         "near-duplicates, not in the sum": timed(
@@ -228,7 +228,7 @@ def main(argv=None):
                 shutil.rmtree(folder / f"cache{repeat}")
                 runs.append(run | our_stages(sources, path, folder / "work"))
             seconds = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-            seconds["read .. write"] = seconds["read"] + seconds["clean"] + seconds["tokenise, pack, write"]
+            seconds["read .. write"] = seconds["read"] + seconds["clean"] + seconds["tokenize, pack, write"]
             sample = texts[:: max(1, len(texts) // 200)]
             same = all(
                 ids.tolist() == tokenizer.reference(text)

@@ -1,11 +1,10 @@
-"""Cleaning of corpus documents: a list of small steps, each text -> text or the reason why the document goes,
-switched and set by a YAML.
+"""Cleaning of corpus documents: a list of small steps, each text -> text or the reason why the document is
+dropped, switched and set by a YAML.
 
-    cleaning:                                   # a step that is not named does not run; they run in the order
-    of STEPS, not of the YAML
-      encoding: {}                              # {}: with its defaults, which are the parameters of the
-      function of that name deidentification: {marks: token, token: ___}
-      short:                                    # several settings: the first that is for a document is used
+    cleaning:                          # a step that is not named does not run; they run in the order of STEPS
+      encoding: {}                     # {}: with its defaults, the parameters of the function of that name
+      deidentification: {marks: token, token: ___}
+      short:                           # several settings: the first that is for a document is used
         - {domains: [clinical], characters: 30, words: 5}
         - {characters: 100, words: 15}
       quality: {gopher_repetition: {}, gopher_quality: {min_doc_words: 50}, c4: null, fineweb: {}}
@@ -25,10 +24,8 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
-os.environ["LOGURU_DIAGNOSE"] = (
-    # before datatrove is imported: its logs would print the values of variables, and so the text of notes
-    "NO"
-)
+# Before datatrove is imported: its logs would print the values of variables, and so the text of notes
+os.environ["LOGURU_DIAGNOSE"] = "NO"
 
 import pydantic
 from datatrove.data import Document
@@ -87,7 +84,7 @@ def deidentification(
 
 
 def short(text: str, *, characters: int = 100, words: int = 15) -> str | Drop:
-    """Drop a text of fewer characters or words (parted by white space) than these."""
+    """Drop a text of fewer characters or words (separated by white space) than these."""
     if len(text) < characters:
         return Drop(f"fewer than {characters} characters")
     if len(text.split(maxsplit=words)) < words:

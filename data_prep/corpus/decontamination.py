@@ -1,25 +1,24 @@
-"""Take the evaluation rows out of the corpus: first by the id of the record they were made of, then by runs
-of words.
+"""Take the evaluation rows out of the corpus: first by the id of the record they were made of, then by words.
 
-Most of the twelve sets are pieces of the corpus: PubMedQA, HoC, BioNLI and the PubMed summaries are PubMed
-and PMC texts, known by PMID or PMCID; the MIMIC-CXR summaries are reports, known by study. What carries no
-such id (The Pile, web pages, notes of MIMIC in i2b2, emrQA and MedNLI) is found by its words: an item is
-matched where a document holds at least the share `coverage` of its runs of `n` words, and at least `min_hits`
-of them. Items whose longest text is under 2 n words are matched by runs of `n_short`. A run that stands in
-more than `max_df` items is wording and does not count. Items with fewer than `min_hits` runs left cannot be
-matched: they are listed in `Index.unmatched`, not passed over in silence. Paraphrases are out of reach.
-Measured recall: tests/data_prep/test_decontamination.py prints it.
+Most of the twelve benchmarks are pieces of the corpus: PubMedQA, HoC, BioNLI and the PubMed summaries are
+PubMed and PMC texts, known by PMID or PMCID; the MIMIC-CXR summaries are reports, known by study. What
+carries no such id (The Pile, web pages, notes of MIMIC in i2b2, emrQA and MedNLI) is found by its words: an
+item is matched where a document holds at least the share `coverage` of its runs of `n` words, and at least
+`min_hits` of them. A gold summary is an item by itself, beside the item of its whole row. Items whose longest
+text is under 2 n words are matched by runs of `n_short`. A run that is in more than `max_df` items is wording
+and does not count. Items with fewer than `min_hits` runs left cannot be matched: they are listed in
+`Index.unmatched`. Paraphrases are not found. Measured recall: tests/data_prep/test_decontamination.py prints
+it.
 
-    decontamination:                 # the defaults
+    decontamination:                 # the defaults (schema.Decontamination)
       splits: [validation, test]     # of the rows; the training rows may be in the corpus
-      cases: []                      # further files of items, JSON lines of {id, text} or of any objects with
-      text: the diagnosis cases ids: true pmc_ids: null                  # NLM's PMC-ids.csv[.gz], which pairs
-      PMIDs and PMCIDs: blocks the abstract of a blocked article, too ngrams: true n: 13 n_short: 8 max_df: 10
-      min_hits: 3 coverage: {default: 0.2}       # and by task where its texts are full of set phrases, as in
-      {default: 0.2, mimic_cxr: 0.5} cut: [pmc, pile_pubmed, guidelines, redpajama]   # long documents: only
-      the passage goes; a document of any other source goes whole margin: 200                    # characters
-      cut before and after the passage report_only: false             # true: list what would go and keep it
-      ("paper-like": the article tells of no decontamination)
+      cases: []                      # further files of items: JSON lines of {id, text} or of any objects with
+      text ids: true pmc_ids: null                  # NLM's PMC-ids.csv[.gz], which pairs PMIDs and PMCIDs
+      ngrams: true n: 13 n_short: 8 max_df: 10 min_hits: 3 coverage: {default: 0.2}       # and by task where
+      texts are full of set phrases: {default: 0.2, mimic_cxr: 0.5} cut: [pmc, pile_pubmed, guidelines,
+      redpajama]   # only the passage goes; of other sources the document margin: 200                    #
+      characters cut before and after the passage report_only: false             # true: list what would go
+      and keep it, as the paper mentions no decontamination
 """
 
 import collections

@@ -1,9 +1,8 @@
 """Before anything runs: what a corpus will give. Tokens and passes for each source, bytes on disk,
 core-hours, and a warning where text repeats too often.
 
-    python -m data_prep.corpus.estimate --source pubmed=data/raw/pubmed --source pmc=data/raw/pmc --tokenizer
-    meta-llama/Llama-2-13b-hf \\
-        --mixture data_prep/mixtures/paper.yaml
+    python -m data_prep.corpus.estimate --source pubmed=data/raw/pubmed --source pmc=data/raw/pmc \\
+        --tokenizer meta-llama/Llama-2-13b-hf --mixture data_prep/mixtures/paper.yaml
 
 The first megabytes of a few files of each source are read, not cleaned, and tokenized; the rest is arithmetic
 on file sizes. What a whole corpus loses to duplicates, decontamination and quality filters is not in it. Nor
@@ -14,6 +13,7 @@ Without --source, the targets of the mixture alone.
 import argparse
 import contextlib
 import shutil
+import sys
 import tempfile
 import time
 import zipfile
@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 
+from data_prep import egress
 from data_prep.build_blocks import read_mixture, target
 from data_prep.corpus.tokenize import DocumentTokenizer
 from data_prep.files import one_sentence
@@ -41,7 +42,7 @@ MOST_PASSES = (
 
 def sample(name: str, path: str, tokenizer: DocumentTokenizer) -> dict:
     """Documents, tokens, bytes and CPU seconds of one source, by what its first megabytes give a raw byte.
-    "open": there is more of it, nobody knows how much."""
+    "open": there is more of it, how much is unknown."""
     module, drops = SOURCES[name], Drops()
     files = module.files(path)
     cards = [mark_credentialed(card(name, file)) for file in {file.parent: file for file in files}.values()]
@@ -151,8 +152,8 @@ def report(mixture: dict, sources: list[dict], bytes_per_token: int) -> str:
         if s["open"]
     ]
     warnings += [
-        f"{s['source']}: more than {size(SCAN_BYTES)}, so records that a later file replaces are counted "
-        "twice"
+        f"{s['source']}: more than {size(SCAN_BYTES)}, "
+        "so records that a later file replaces are counted twice"
         for s in sources
         if not s["scanned"]
     ]
@@ -245,4 +246,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput, readers=SOURCES)
     main()

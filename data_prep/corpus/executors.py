@@ -183,12 +183,12 @@ class Units(PipelineStep):
     def __init__(self, function: str, units: list[tuple[dict, str]], work: str):
         super().__init__()
         self.function, self.units, self.work, self.folder = function, units, work, os.getcwd()
-        self.terms = egress.held()  # a worker is another process
+        self.terms = egress.agreements()  # a worker is another process
 
     def run(self, data=None, rank: int = 0, world_size: int = 1):
         os.chdir(self.folder)  # paths are relative to where the build was started
         if self.terms:
-            egress.keep_inside(self.terms, BadInput)
+            egress.block_egress(self.terms, BadInput)
         module, _, name = self.function.partition(":")
         function, work = getattr(importlib.import_module(module), name), Path(self.work)
         for unit, mark in self.units[rank::world_size]:
@@ -202,7 +202,7 @@ class Units(PipelineStep):
                 _write(_result(work, unit, "error"), said)
                 self.stat_update("failed")
             except Exception as error:
-                if egress.held():  # datatrove logs the message, which may quote a record
+                if egress.agreements():  # datatrove logs the message, which may quote a record
                     raise RuntimeError(f"{unit['name']}: {type(error).__name__}, {_place(error)}") from None
                 raise
 

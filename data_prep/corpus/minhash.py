@@ -1,34 +1,34 @@
-"""Duplicates and near-duplicates within and across sources, by document id, with a say in which copy stays.
+"""Duplicates and near-duplicates within and across sources, by document id, with a choice of which copy
+stays.
 
 A text becomes `buckets` keys by MinHash (Broder 1997): two texts have the same key in a bucket with the
-probability J ** hashes_per_bucket, where J is the share of their runs of `n_grams` words that they have in
-common (Jaccard). With the default sizes, which are FineWeb's, one of 14 keys agrees in
+probability J ** hashes_per_bucket, where J (Jaccard) is the share of their runs of `n_grams` words that they
+have in common. With the default sizes, which are FineWeb's, one of 14 keys agrees in
 
     J             0.5   0.6    0.7    0.75   0.8    0.9     0.95
     of the pairs  5 %   21 %   56 %   77 %   92 %   99.9 %  all            1 - (1 - J ** 8) ** 14
 
 so of texts that share half of their runs 1 pair in 20 would pass for duplicates, unless `find_duplicates` is
-given `same` to look at the two texts (with `overlap`, which is exact). Numbers count as words: two radiology
+given `same` to compare the two texts (with `overlap`, which is exact). Numbers count as words: two radiology
 reports that differ in every number are not the same.
 
 Not datatrove's MinHash: its last stage addresses documents by (rank, place in the file), so that a changed
-input removes the wrong ones without a word; it keeps any member of a cluster; and its hashing fails with
-xxhash 4. Clusters there are chains, too: of texts each like the next only one stays. Here a document goes
-only if it is a candidate of the very document that stays. As YAML, with the defaults:
+input silently removes the wrong ones; it keeps any member of a cluster; and its hashing fails with xxhash 4.
+Its clusters are chains, too: of texts each like the next only one stays. Here a document goes only if it is a
+candidate of the very document that stays. As YAML, with the defaults (schema.NearDuplicates):
 
     near_duplicates:
-      runs:                           # a list of sources is compared within itself only; the first source has
-      priority, then the lower id
+      runs:                     # each list is compared within itself; the first source has priority, then the
+      lower id
         - [pmc, guidelines, pubmed, pile_pubmed]
-        - [mimic_iv_note, mimic_iii, mimic_cxr]      # a note never goes because of a text that is none
+        - [mimic_iv_note, mimic_iii, mimic_cxr]      # a note is never dropped as a duplicate of a non-note
         - [redpajama]
       n_grams: 5
       buckets: 14
       hashes_per_bucket: 8
       seed: 1
-      jaccard: 0.7                    # that a candidate and the document that stays must have; null: the keys
-      alone decide abstracts_of_full_texts: true   # drop the PubMed abstract of an article that is there in
-      full
+      jaccard: 0.7              # least similarity to the document that stays; null: the keys alone decide
+      abstracts_of_full_texts: true   # drop the PubMed abstract of a paper that is there in full
 """
 
 import array

@@ -1,4 +1,4 @@
-"""Words as numbers: what near_duplicates.py and decontamination.py compare texts by.
+"""Words as numbers: what minhash.py and decontamination.py compare texts by.
 
 A word is a run of letters and digits, blind to case, accents and punctuation: "Café," is "cafe", and "3.5" is
 two words. Each word, and each run of n words, becomes 64 bits, in numpy over many characters at once, with no

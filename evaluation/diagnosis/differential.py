@@ -12,7 +12,7 @@ import re
 from evaluation.diagnosis.matching import words
 from evaluation.scoring.parsing import answer_part
 
-PARSER_VERSION = "1.0"
+PARSER_VERSION = "1.1"
 LENGTH = 5
 LONGEST = 16  # words of a name; what is longer is a sentence
 
@@ -47,6 +47,17 @@ EXPLAINS = re.compile(
     r"is supported|is (?:the )?most likely|is less likely|is possible|is likely|could|would|may|can)\b|,\s+(?i:with|but|as|characteri[sz]ed|presenting|due to the)\b).*$",
     re.DOTALL,
 )
+# the rank of an entry in words: "Primary diagnosis:", "Second:", "Alternative diagnosis 2:"
+HEAD = re.compile(
+    r"(?i)^\s*(?:[-•*]\s)?[*_]{0,3}(?:(?:the|my|most likely|next most likely|probable|primary|secondary|tertiary|leading|top|working|final"
+    r"|alternative|first|second|third|fourth|fifth|1st|2nd|3rd|4th|5th|next|then|last)\s?){1,3}"
+    r"(?:(?:differential\s)?(?:diagnos[ei]s|dx|possibility|choice|consideration|option))?(?:\s?#?\d)?"
+    r"(?:[*_]{1,3}\s?[:=]|\s?[:=][*_]{0,3})(?=\s)\s{0,8}"
+)
+NAME_BELOW = re.compile(  # "**Primary diagnosis:**" with the name in the next line, which is no list
+    r"(?im)^((?:#{1,4}\s)?[*_]{0,3}(?:primary|leading|most likely|final|working)\sdiagnosis(?:[*_]{0,3}:|:[*_]{0,3}))[ \t]{0,8}\n{1,2}"
+    r"(?=[^\W\d_][^\n]{0,120}(?:\n|$))"
+)
 HEDGE = re.compile(
     r"(?i)^(?:(?:possible|probable|likely|suspected|presumed|most likely|less likely|consider|diagnosis|the|(?-i:an?))(?:\s*[:–-]\s*|\s+)){1,3}(?=\S)"
 )
@@ -74,6 +85,7 @@ def parse_differential(text: str) -> tuple[list[str] | None, str]:
       numbered   lines 1., 2), (3), Rank 4:, **5.**; of several such lists the last under a heading that speaks of diagnoses, never one that is
                  headed by findings, tests or treatment
       bullets    lines with the same mark and indentation, chosen as the numbered ones
+      headed     lines that begin with a rank in words: "Primary diagnosis: A", "Second: B"
       bold       lines that are bold and nothing else
       sentence   "The differential includes A, B and C"
       parted     one line of names parted by semicolons or commas
@@ -84,12 +96,13 @@ def parse_differential(text: str) -> tuple[list[str] | None, str]:
     text = text.encode(errors="ignore").decode().replace("\r\n", "\n")  # without halves of characters
     answer = re.sub(r"(\d)\ufe0f?\u20e3", r"\1. ", answer_part(text))  # keycap digits
     answer = re.sub(r"(?m)^([^\n:]{0,40}:)[ \t]+(?=1[.)]\s)", r"\1\n", answer)
+    answer = NAME_BELOW.sub(r"\1 ", answer)
     if not answer:
         return None, "empty"
     lines = [line.rstrip() for line in answer.split("\n")]
     rules = {
         "json": lambda: _json(answer), "table": lambda: _table(lines), "inline": lambda: _inline(lines), "numbered": lambda: _numbered(lines),
-        "bullets": lambda: _bullets(lines), "bold": lambda: [m[2] for line in lines if (m := BOLD_LINE.match(line)) and not LIST_HEAD.search(m[2])],
+        "bullets": lambda: _bullets(lines), "headed": lambda: _headed(lines), "bold": lambda: [m[2] for line in lines if (m := BOLD_LINE.match(line)) and not LIST_HEAD.search(m[2])],
         "sentence": lambda: _sentence(answer), "parted": lambda: _parted(lines), "lines": lambda: _lines(lines),
     }  # fmt: skip
     cue = next((name for m in CUE.finditer(answer) if (name := clean(m[1]))), None)
@@ -112,7 +125,7 @@ def parse_differential(text: str) -> tuple[list[str] | None, str]:
 
 def clean(item: str) -> str | None:
     """The bare name of one entry of a list; None if it is none: empty, a placeholder, or a sentence."""
-    item = item.strip().strip("\"'`")
+    item = HEAD.sub("", item.strip().strip("\"'`") + " ").strip()
     if (bold := re.match(r"^(?:\*\*|__)(.+?)(?:\*\*|__)", item)) and not re.fullmatch(
         r"(?i).*(?:diagnosis|likely|rank)\s*\d*:?", bold[1]
     ):
@@ -258,6 +271,11 @@ def _chosen(runs: list[tuple[int, list[str]]], lines: list[str]) -> list[str]:
             kinds.append(("list" if names_list else "other" if OTHER_HEAD.search(above) else "plain", items))
     lists = [items for kind, items in kinds if kind == "list"]
     return lists[-1] if lists else next((items for kind, items in kinds if kind == "plain"), [])
+
+
+def _headed(lines: list[str]) -> list[str]:
+    names = [line[m.end() :] for line in lines if (m := HEAD.match(line + " ")) and clean(line[m.end() :])]
+    return names if len(names) > 1 and not any(map(SENTENCE_LIST.search, lines)) else []
 
 
 def _inline(lines: list[str]) -> list[str]:

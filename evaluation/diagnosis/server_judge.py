@@ -46,15 +46,15 @@ class ServerJudge(Judge):
         self.opener = server.opener(self.entry, _Stays)
         self.read_prompt(prompt)
 
-    def permit(self, cases: list[dict]) -> None:
+    def require_allowed(self, cases: list[dict]) -> None:
         """BadInput before a byte of a case that is not public goes beyond this machine, unless the allow list has an entry for the host."""
         closed = [
             case for case in cases if case["access"] != "public" or case.get("model_access") == "credentialed"
         ]
         self.quiet = bool(closed)  # what a server complains of may repeat the question
-        if not closed or egress.is_here(self.host):
+        if not closed or egress.is_loopback(self.host):
             return
-        allowed = egress.read_allow_list(self.allow_list, BadInput)
+        allowed = egress.load_allow_list(self.allow_list, BadInput)
         self.opened = next(
             (entry for entry in allowed if egress.host_of(entry["endpoint"]) == self.host), None
         )
@@ -63,10 +63,10 @@ class ServerJudge(Judge):
                 f"case {closed[0]['id']} is not public, or was answered by a model trained on credentialed text, and is not sent to {self.host}. "
                 f"Next: a judge on this machine, or --allow_list FILE with an entry for {self.host} (data_prep/egress.py)"
             )
-        egress.keep_inside({case["license"] for case in closed}, BadInput, [self.opened])
+        egress.block_egress({case["license"] for case in closed}, BadInput, [self.opened])
 
     def ask(self, items):
-        self.permit([case for _, case in items])
+        self.require_allowed([case for _, case in items])
         if not items:
             return
         server.look(self.entry)
@@ -132,11 +132,15 @@ class ServerJudge(Judge):
 
 
 def read_verdict(text: str) -> bool | None:
-    """What a judge wrote: its first word is yes or no, or one of the two stands in it alone. In doubt None."""
+    """The verdict that a judge wrote: its first word is yes or no (or true or false, by itself), only one of yes and no
+    occurs in it, or it gives a value as `"correct": true`. None in doubt."""
     text = re.sub(
-        r"\by/n\b|\bno (?:idea|answer|information|way)\b|\byes (?:and|or) no\b", "", answer_part(text).lower()
+        r"\by/n\b|\btrue/false\b|\bno (?:idea|answer|information|way)\b|\byes (?:and|or) no\b", "", answer_part(text).lower()
     )
     if first := re.match(r"\W*(yes|no|y|n)\b", text):
         return first[1].startswith("y")
-    found = {word[0] for word in re.findall(r"\b(yes|no|y|n)\b", text)}
-    return found == {"y"} if len(found) == 1 else None
+    if first := re.match(r"\W*(true|false)\b(?=\W*(?:[.,;:!\n]|$))", text):
+        return first[1] == "true"
+    found = {word[0] == "y" for word in re.findall(r"\b(yes|no|y|n)\b", text)}
+    found |= {word == "true" for word in re.findall(r"[:=]\s{0,4}[\"'`*_]{0,4}(true|false)\b", text)}
+    return found.pop() if len(found) == 1 else None

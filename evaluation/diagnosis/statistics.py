@@ -5,11 +5,10 @@ a hit out, and leave those with one in. With 70 cases a
 95 % interval is some 11 points to each side. All intervals but Wilson's are percentile bootstraps over cases (metrics.draws).
 """
 
-import math
-
 import numpy as np
 
 from evaluation.scoring import metrics
+from evaluation.scoring.metrics import wilson
 
 K = (1, 2, 3, 4, 5)
 
@@ -37,22 +36,14 @@ def top_k(cases: list[dict], k: int) -> dict:
     }
     if not known:
         return facts | dict.fromkeys(("value", "low", "high", "wilson_low", "wilson_high"))
-    low, high = metrics.interval(
-        metrics.draws(np.array(known, dtype=float)[:, None], lambda total, n: total[..., 0] / n)
-    )
+    drawn = metrics.draws(np.array(known, dtype=float)[:, None], lambda total, n: total[..., 0] / n)
+    low, high = metrics.with_width(right / n, *metrics.interval(drawn), n)
     return facts | {
         "value": right / n,
         "low": low,
         "high": high,
         **dict(zip(("wilson_low", "wilson_high"), wilson(right, n), strict=True)),
     }
-
-
-def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a proportion (Wilson 1927)."""
-    p, d = right / n, 1 + z * z / n
-    centre, half = (p + z * z / (2 * n)) / d, z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def compare(first: list[dict], second: list[dict], k: int) -> dict:
@@ -68,9 +59,11 @@ def compare(first: list[dict], second: list[dict], k: int) -> dict:
     if not pairs:
         return facts | dict.fromkeys(("difference", "low", "high", "p"))
     counts = np.array(pairs, dtype=float)
-    low, high = metrics.interval(metrics.draws(counts, lambda total, n: (total[..., 0] - total[..., 1]) / n))
+    difference = float(np.diff(counts.mean(0)[::-1])[0])
+    drawn = metrics.draws(counts, lambda total, n: (total[..., 0] - total[..., 1]) / n)
+    low, high = metrics.with_width(difference, *metrics.interval(drawn), len(pairs), difference=True)
     return facts | {
-        "difference": float(np.diff(counts.mean(0)[::-1])[0]),
+        "difference": difference,
         "low": low,
         "high": high,
         "p": metrics.mcnemar(*zip(*pairs, strict=True)),

@@ -108,9 +108,9 @@ def read_entry(model: str, changes: list[str] = ()) -> Entry:
             f"--model {model}: what was the model at {entry.base_url} trained on? Next: access=public, access=gated or access=credentialed, or "
             "path=DIR, the folder of its weights or at least of their config.json"
         )
-    if entry.on_server and egress.is_here(egress.host_of(entry.base_url)):
+    if entry.on_server and egress.is_loopback(egress.host_of(entry.base_url)):
         away = own.get("base_url", entry.base_url)
-        entry.behind = None if egress.is_here(egress.host_of(away)) else away
+        entry.behind = None if egress.is_loopback(egress.host_of(away)) else away
     if entry.name == "server":
         entry.name = entry.served
     if not entry.on_server:
@@ -142,6 +142,20 @@ def _facts(model: str) -> dict:
     raise BadInput(
         f"{where} (known: {', '.join(known)}, or server). Next: train one with recipes/, or give the folder of one"
     )
+
+
+def asks_server(arguments: list[str]) -> str | None:
+    """Why a command line needs a server, which a network namespace would not reach; None if it does not."""
+    for value in egress.values_in(arguments):
+        if value.startswith(("base_url=", "openai:")):
+            return f"{value} is a server"
+        try:
+            backend = _facts(value).get("backend")
+        except (BadInput, OSError, TypeError, AttributeError):
+            continue  # no model
+        if backend in ("completions", "chat"):
+            return f"{value} is on a server"
+    return None
 
 
 def families(paths: list[Path]) -> dict[str, dict]:

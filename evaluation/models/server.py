@@ -108,7 +108,7 @@ class _Patient:
             return None, f"{type(error).__name__}: {error}".rstrip(": "), None
         if response.status != 200:
             said = (
-                "" if egress.held() else f": {egress.printable(text)}"
+                "" if egress.agreements() else f": {egress.printable(text)}"
             )  # a server may repeat the prompt that it complains of
             return None, f"HTTP {response.status}{said}", response.status
         try:
@@ -191,7 +191,7 @@ class Completions(_Patient, LocalCompletionsAPI):
 
 def opener(entry, *handlers):
     """urllib's way to the server; to one on this machine no proxy is asked, which is no part of it."""
-    near = [urllib.request.ProxyHandler({})] if egress.is_here(egress.host_of(entry.base_url)) else []
+    near = [urllib.request.ProxyHandler({})] if egress.is_loopback(egress.host_of(entry.base_url)) else []
     return urllib.request.build_opener(*near, *handlers)
 
 

@@ -310,9 +310,31 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def estimate(value: float, drawn: np.ndarray) -> dict:
-    """{"value", "low", "high"} of a metric and its bootstrap draws; None where it is not defined."""
-    numbers = (value, *interval(drawn))
+def wilson(right: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a proportion (Wilson 1927)."""
+    p, d = right / n, 1 + z * z / n
+    center, half = (p + z * z / (2 * n)) / d, z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def with_width(
+    value: float, low: float, high: float, n: int, difference: bool = False
+) -> tuple[float, float]:
+    """(low, high) of a metric in [0, 1], or of a difference of two, over `n` rows. Where every bootstrap draw is the same
+    (all rows right, or no row on which two models differ) the percentile interval has no width. In its place: Wilson's
+    interval for `value` of `n` rows, and for a difference `value` plus and minus Wilson's upper bound for 0 of `n`."""
+    if low != high or not n or not -1 <= value <= 1:
+        return low, high
+    if not difference:
+        return wilson(max(0.0, value) * n, n)
+    half = wilson(0, n)[1]
+    return max(-1.0, value - half), min(1.0, value + half)
+
+
+def estimate(value: float, drawn: np.ndarray, n: int = 0, difference: bool = False) -> dict:
+    """{"value", "low", "high"} of a metric and its bootstrap draws; None where it is not defined. With `n`, the number of
+    rows, the interval always has a width (with_width)."""
+    numbers = (value, *with_width(value, *interval(drawn), n, difference))
     return {
         key: None if math.isnan(x) else x for key, x in zip(("value", "low", "high"), numbers, strict=True)
     }

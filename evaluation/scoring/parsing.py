@@ -11,7 +11,7 @@ import os
 import re
 import unicodedata
 
-PARSER_VERSION = "2.0"
+PARSER_VERSION = "2.1"
 
 # ---------------------------------------------------------------- what of an output is the answer
 END = re.compile(r"</s>|<\|(?:im_end|eot_id|end|endoftext|end_of_text)\|>")
@@ -124,6 +124,7 @@ def parse_choice(text: str, choices: list[str], options: list[str] = ()) -> tupl
       bracket   a label alone in brackets, quotes or bold
       last      the last line is a label
       mention   whole words: one label is mentioned at all, those after "not" and the like aside
+      words     only one option is named by its text, and it opens the answer or follows "diagnosis is", "next step:" and the like
 
     Labels are matched whole, blind to case and to the marks between their words, and longest first: "Neurosurgery" is never "Surgery". A
     label of one letter is stricter: upper case unless it stands alone, and a mere mention counts only as "option D", "is D." and the like.
@@ -145,6 +146,7 @@ def parse_choice(text: str, choices: list[str], options: list[str] = ()) -> tupl
         ("bracket", lambda: labels.find(labels.bracketed, text)),
         ("last", lambda: [labels.alone(last_line)]),
         ("mention", lambda: labels.mentioned(text)),
+        ("words", lambda: _in_option_words(text, tuple(choices), tuple(options))),
     ):
         if found := set(answers()) - {None}:
             return (found.pop(), rule) if len(found) == 1 else (None, "two labels")
@@ -208,7 +210,8 @@ class _Labels:
             ]
             whole, named = _any_of([*self.names, *longer]), _any_of(self.aliases)
         joint = r"(?:[\"'`*_)\]]{0,4}\s?(?:,|;|\||/|&|\"|\band\b|\bor\b)){0,3}\s?(?:(?:option|choice|possibly|perhaps|even|also)\s){0,2}"
-        start, more = r"(?<![\w&+-])", rf"(?P<more>{joint}[\"'`*_(\[]{{0,4}}(?:{named}))?"
+        start, more = r"(?<![\w&+-])", rf"(?P<more>(?:{joint}[\"'`*_(\[]{{0,4}}(?:{named})){{0,20}})"
+        self.part = re.compile(f"{start}(?:{named})")
         self.whole = re.compile(f"{start}(?:{whole})")
         label = f"(?P<label>{start}(?:{named})){more}"
         full = f"(?P<label>{start}(?:{whole})){more}"  # a part of a label, and a small letter, name it after a cue only
@@ -253,7 +256,12 @@ class _Labels:
             return []
         if doubts and doubts.search(_before(text, match.start())):
             return []
-        return [self.aliases[_key(match["label"])], *[SEVERAL] * bool(match["more"])]
+        label = self.aliases[_key(match["label"])]
+        if not match["more"]:
+            return [label]
+        joined = [self.aliases[_key(m[0])] for m in self.part.finditer(text, *match.span("more"))]
+        repeated = set(joined) == {label} and len(re.findall("[,;|/&]", match["more"])) >= len(joined)
+        return [label] if repeated else [label, SEVERAL]  # "Yes, yes, yes." is one label, "C C C" a loop
 
     def leading(self, text):
         """The label with which the text begins; none if the first label with a mark is followed by the second: that is the question's list."""
@@ -339,11 +347,73 @@ def _option_text(text, first_line, choices, options):
         for written in (option, f"{choice} {option}"):
             by_text.setdefault(_bare(written), []).append(choice)
     cued = (
-        [match["rest"] for match in re.finditer(f"(?i:{CUE}){VERB}{OPEN}(?P<rest>[^\n]+)", first_line)]
+        [
+            match["rest"]
+            for match in re.finditer(f"(?i:{CUE}){VERB}{OPEN}(?P<rest>[^\n]+)", first_line)
+            if not DOUBTS.search(_before(first_line, match.start()))
+        ]
         if options
         else []
     )
     return [choice for part in (text, first_line, *cued) for choice in by_text.get(_bare(part), [])]
+
+
+OPTION_CUE = re.compile(  # "The most likely diagnosis in this patient is"
+    r"(?i)\b(?:answers?|diagnosis|choice|option|step|cause|etiology|treatment|therapy|management|mechanism|explanation"
+    r"|intervention|test|drug|medication|agent|organism|pathogen|finding|complication|condition|disease|disorder)"
+    r"(?: (?!not\b|never\b|family|mother|father|brother|sister|son\b|daughter|previous|prior)[\w']{1,20}){0,6}[\"'`*_]{0,4}\s?(?::|=|\b(?:is|was|would be|should be))[\"'`*_]{0,4}\s?"
+    r"(?:(?:(?:most )?likely|probably|clearly|therefore|an?|the)\s){0,3}" + QUOTES
+)
+OPTION_ENDS = re.compile(  # the phrase ends with the option, or a reason follows
+    r"[\"'`*_]{0,4}(?:[.;!?\n]|\s?\(|$|,?\s(?:because|since|as|given|due to|based on)\b)"
+)
+OPTION_DOUBTED = re.compile(
+    r"(?i)\b(?:not?|never|nor|neither|cannot|unlikely|less likely|least likely|rul\w{1,4} out|exclud\w{1,5}|except|incorrect"
+    r"|wrong|doubt\w{0,4}|whether|if|unless|could|may|might|possibl[ey]|differential|versus|vs|instead|rather)\b|n't\b"
+)
+
+
+def _in_option_words(text: str, choices: tuple[str, ...], options: tuple[str, ...]) -> set[str]:
+    """The one choice whose option text `text` gives as its answer; empty if it names several options, or none as the answer."""
+    pattern, by_words = _option_pattern(choices, options)
+    if pattern is None or text.startswith("{"):
+        return set()
+    found = {}
+    for match in pattern.finditer(text):
+        found.setdefault(by_words[_option_words(match[0])], []).append(match)
+    if len(found) != 1:
+        return set()
+    [(choice, mentions)] = found.items()
+    answered = False
+    for match in mentions:
+        before = re.split(r"[.!?\n]", _before(text, match.start()))[-1]
+        after = re.split(r"[.!?\n]", text[match.end() : match.end() + 80])[0]
+        if IS_DENIED.match(text, match.end()) or NEGATES.search(_before(text, match.start())):
+            return set()
+        first = re.fullmatch(OPEN, text[: match.start()][:9]) and match.start() < 9
+        said = (first or OPTION_CUE.search(before)) and OPTION_ENDS.match(text, match.end())
+        answered |= bool(said) and not OPTION_DOUBTED.search(before) and not OPTION_AFTER.search(after)
+    return {choice} if answered else set()
+
+
+OPTION_AFTER = re.compile(
+    r"(?i)\b(?:unlikely|less likely|least likely|rul\w{1,4} out|exclud\w{1,5}|incorrect|wrong|not the|is not|cannot|or|versus|vs)\b|n't\b"
+)
+
+
+@functools.lru_cache(256)
+def _option_pattern(choices, options):
+    """(pattern that finds the options in a text, longest first; {words: choice}); None where two options have the same words."""
+    by_words = {_option_words(option): choice for choice, option in zip(choices, options, strict=False)}
+    if not options or len(by_words) < min(len(choices), len(options)):
+        return None, {}
+    named = sorted((words for words in by_words if re.search(r"[^\W\d_]{3}", words)), key=len, reverse=True)
+    forms = (r"[\W_]{1,3}".join(map(re.escape, words.split())) for words in named)
+    return (re.compile(rf"(?i)(?<![\w-])(?:{'|'.join(forms)})(?![\w-])") if named else None), by_words
+
+
+def _option_words(text):
+    return " ".join(re.findall(r"[^\W_]+", _bare(text)))
 
 
 def _bare(text):

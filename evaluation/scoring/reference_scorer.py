@@ -33,7 +33,18 @@ import numpy as np
 
 from evaluation.scoring import metrics
 
-PAPER_VERSION = "1.0"
+PAPER_VERSION = "1.1"
+# the specialties in the order of `MTSample.choices` in src/preprocess_instruct.py of github.com/BIDS-Xu-Lab/Me-LLaMA
+MTSAMPLES_ORDER = (
+    "Surgery", "Allergy / Immunology", "Sleep Medicine", "Pediatrics - Neonatal", "SOAP / Chart / Progress Notes",
+    "Bariatrics", "Pain Management", "Lab Medicine - Pathology", "Dermatology", "Orthopedic", "Dentistry",
+    "Psychiatry / Psychology", "General Medicine", "Office Notes", "Letters", "Neurosurgery", "Radiology",
+    "Cosmetic / Plastic Surgery", "Nephrology", "Diets and Nutritions", "Chiropractic", "Gastroenterology",
+    "Cardiovascular / Pulmonary", "Speech - Language", "Hospice - Palliative Care", "Autopsy", "Endocrinology",
+    "Emergency Room Reports", "Discharge Summary", "ENT - Otolaryngology", "Urology", "Physical Medicine - Rehab",
+    "Neurology", "Podiatry", "Ophthalmology", "Rheumatology", "IME-QME-Work Comp etc.", "Hematology - Oncology",
+    "Consult - History and Phy.", "Obstetrics / Gynecology",
+)  # fmt: skip
 FAULTS = {
     "medqa": "C1 C2 C5", "medmcqa": "C1 C2 C5", "pubmedqa": "C2 C3 C5", "mednli": "C2 C5", "bionli": "C2 C5", "mtsamples": "C2 C4 C5",
     "ddi": "C5 D1 D2", "hoc": "H1 H2", "emrqa": "E1 E2", "i2b2": "N1 N2 N3 N4 N5", "pubmed_summ": "S1", "mimic_cxr": "S1",
@@ -61,7 +72,7 @@ def grade(row: dict) -> dict:
         parsed = (
             only_label(output, choices)
             if task == "ddi"
-            else first_label(output, choices, blind=task not in ("medqa", "medmcqa"))
+            else first_label(output, in_their_order(task, choices), blind=task not in ("medqa", "medmcqa"))
         )
         return {"parsed": parsed, "score": {"accuracy": float(parsed == gold)}}
     if row["scoring"] == "labels":
@@ -78,12 +89,19 @@ def grade(row: dict) -> dict:
 
 
 def first_label(text: str, choices: list[str], blind: bool) -> str | None:
-    """The first of `choices`, in their order, that is a part of `text` (C1, C2, C3); `blind` to case. A label that is a part of others is
-    asked for before them, as it was in MTSamples (C4): of the article's order no more is known, the rest is that of the row."""
+    """The first of `choices`, in their order, that occurs in `text` (C1, C2, C3); `blind` to case."""
     fold = str.lower if blind else str
-    contained = [a for a in choices if any(fold(a) != fold(b) and fold(a) in fold(b) for b in choices)]
-    ordered = contained + [choice for choice in choices if choice not in contained]
-    return next((choice for choice in ordered if fold(choice) in fold(text)), None)
+    text = fold(text)
+    return next((choice for choice in choices if fold(choice) in text), None)
+
+
+def in_their_order(task: str, choices: list[str]) -> list[str]:
+    """`choices` in the order in which the paper's scorer looks for them: for MTSamples its published order (C4),
+    for the other tasks that of the row."""
+    if task != "mtsamples":
+        return choices
+    rank = {label: place for place, label in enumerate(MTSAMPLES_ORDER)}
+    return sorted(choices, key=lambda choice: rank.get(choice, len(rank)))
 
 
 def only_label(text: str, choices: list[str]) -> str | None:

@@ -193,7 +193,7 @@ def load(name: str, data: Path | None, num_fewshot: int | None = None) -> tuple[
             closed = (
                 "a credentialed model is asked, so nothing is fetched, and the Hub's local cache lacks it"
             )
-            said = closed if egress.held() else " ".join(str(error).split())[:120]
+            said = closed if egress.agreements() else " ".join(str(error).split())[:120]
             raise BadInput(
                 f"{name}: the Hub's data set could not be loaded ({said}). Next: --data DIR with the "
                 f"publisher's files in DIR/{task.folder}"

@@ -1,22 +1,26 @@
-"""Speed of the recipes on a CPU: how much of a bare PyTorch loop's speed each keeps, and what packing gives on rows of the instruction set's lengths.
+"""Speed of the recipes on a CPU: how much of a bare PyTorch loop's speed each keeps, and what packing gives
+on rows of the instruction set's lengths.
 
     python -m recipes.tools.bench --documents data/demo/documents --out outputs/bench
 
 Reads   a folder of data_prep/build_documents.py, for real text; the demo's will do.
 Writes  OUT/bench.json and, printed as well, OUT/bench.md. With --results RESULTS.md a row is added there.
 
-Bare loop. A recipe trains as it always does. After each of its optimizer steps the inputs that its model was given go through a twin of the model in
-a bare loop: forward, backward, clip, AdamW. The two take turns step by step, so a slow moment of the machine hits both; a recipe's step counts
-everything from step to step: reading, collating, logging, its ledger. That both end at the same loss is part of the output.
+Bare loop. A recipe trains as it always does. After each of its optimizer steps the inputs that its model was
+given go through a twin of the model in a bare loop: forward, backward, clip, AdamW. The two take turns step
+by step, so a slow moment of the machine hits both; a recipe's step counts everything from step to step:
+reading, collating, logging, its ledger. That both end at the same loss is part of the output.
 
-Packing. The lengths are drawn from the log-normal distribution with the median (185) and 95th percentile (930 tokens) estimated for the article's
-214k rows; its mean is 299. The article's own rows are not public as a set. Packed rows against padded batches of 8, TRL's default, in tokens that are not padding.
+Packing. The lengths are drawn from the log-normal distribution with the median (185) and 95th percentile (930
+tokens) estimated for the article's 214k rows; its mean is 299. The article's own rows are not public as a
+set. Packed rows against padded batches of 8, TRL's default, in tokens that are not padding.
 
-Nothing here is a recipe: this file may import its siblings. The GPU's counterpart is -m recipes.tools.bench_gpu.
-"""
+Nothing here is a recipe: this file may import its siblings. The GPU's counterpart is -m
+recipes.tools.bench_gpu."""
 
 import argparse
 import copy
+import importlib
 import json
 import math
 import os
@@ -28,17 +32,19 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from unittest import mock
 
 import numpy as np
 import torch
-import transformers.trainer
+import transformers
 import yaml
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from recipes.tools.preflight import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
+pretrain, sft = (load_recipe(ROOT / "recipes" / name) for name in ("pretrain.py", "sft.py"))
+callbacks, hardware = (importlib.import_module(name) for name in ("callbacks", "hardware"))
+
 VOCABULARY = 4096
 SHAPE = {
     "hidden_size": 256,
@@ -58,11 +64,12 @@ class Enough(Exception):
 
 
 class Clock(TrainerCallback):
-    """Times a recipe from one optimizer step to the next, wall and CPU, and leaves it after `steps` of them beyond the warm-up.
+    """Times a recipe from one optimizer step to the next, wall and CPU, and leaves it after `steps` of them
+    beyond the warm-up.
 
-    `beside`, if there is one, is told the model before training and, after each step while the clock stands, what the model was given for it:
-    one dict of inputs per micro-batch. Tokens are those that the recipe counts; of a trainer that does not count, all that its model was given.
-    """
+    `beside`, if there is one, is told the model before training and, after each step while the clock stands,
+    what the model was given for it: one dict of inputs per micro-batch. Tokens are those of documents:
+    cu_seq_lens or attention_mask say how many."""
 
     def __init__(self, steps, beside=None):
         self.steps, self.beside = steps, beside
@@ -74,8 +81,8 @@ class Clock(TrainerCallback):
         model.register_forward_pre_hook(self.saw, with_kwargs=True)
 
     def saw(self, module, positional, given):
-        mask = given.get("attention_mask")  # of padded rows
-        self.given += given["input_ids"].numel() if mask is None else int(mask.sum())
+        mask = given.get("attention_mask")
+        self.given += int(given["input_ids"].numel() if mask is None else mask.sum())
         if self.beside:
             self.inputs.append(given)
 
@@ -95,11 +102,12 @@ class Clock(TrainerCallback):
     def now(self, state):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        return time.perf_counter(), time.process_time(), state.num_input_tokens_seen or self.given
+        return time.perf_counter(), time.process_time(), self.given
 
 
 class BareLoop:
-    """Forward, backward, clip, AdamW on a twin of a recipe's model, with the inputs that the recipe's model was given."""
+    """Forward, backward, clip, AdamW on a twin of a recipe's model, with the inputs that the recipe's model
+    was given."""
 
     def __init__(self):
         self.windows, self.differences = [], []
@@ -138,38 +146,48 @@ class BareLoop:
         self.differences.append(abs(torch.stack(losses).sum().item() - logged_loss))
 
 
-def watched(clock, train):
-    """Call `train` with the clock among the callbacks of every Trainer that is built; the clock's windows without the warm-up."""
-    callbacks = [*transformers.trainer.DEFAULT_CALLBACKS, clock]
+def watched(clock, trainer):
+    """Train with the clock among the callbacks; its windows without the warm-up."""
+    trainer.add_callback(clock)
     try:
-        with mock.patch.object(transformers.trainer, "DEFAULT_CALLBACKS", callbacks):
-            train()
+        trainer.train()
     except Enough:
         return clock.windows[WARM_UP:]
     raise SystemExit(
-        f"error: the training ended after {len(clock.windows)} steps. Next: fewer --steps, or more --documents"
+        f"error: the training ended after {len(clock.windows)} steps. Next: fewer --steps, or more "
+        f"--documents"
     )
 
 
-def recipe_module(name):
-    """The module of recipes/NAME.py, with its folder on the path, as `python recipes/NAME.py` has it."""
-    return load_recipe(ROOT / "recipes" / f"{name}.py")
-
-
-def timed(name, config, clock):
-    """Run recipes/NAME.py with a YAML's keys until the clock has enough."""
-    recipe = recipe_module(name)
+def timed(recipe, config, clock):
+    """Train by a recipe (its module) with a YAML's keys, its callbacks included, until the clock has
+    enough."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "run.yaml")
         path.write_text(yaml.safe_dump({**config, "output_dir": str(Path(folder, "out"))}))
-        return watched(
-            clock, lambda: recipe.main(recipe.make_parser().parse_args_and_config(["--config", str(path)]))
-        )
+        args = recipe.make_parser().parse_args_and_config(["--config", str(path)])
+        trainer = recipe.make_trainer(args, recipe.load_data(args))
+        if recipe is pretrain:
+            trainer.add_callback(recipe.Ledger())
+        return watched(clock, trainer)
 
 
 # ---------------------------------------------------------------- what is trained
-COMMON = {"attn_implementation": "sdpa", "dtype": "float32", "learning_rate": 3e-4, "weight_decay": 1e-5, "max_grad_norm": 1.0, "warmup_steps": 0.05, "logging_steps": 1,
-          "save_strategy": "no", "eval_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True, "bf16": False}  # fmt: skip
+COMMON = {
+    "attn_implementation": "sdpa",
+    "dtype": "float32",
+    "learning_rate": 3e-4,
+    "weight_decay": 1e-5,
+    "max_grad_norm": 1.0,
+    "warmup_steps": 0.05,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": True,
+    "bf16": False,
+}
 ROWS = {
     "activation_checkpointing": False,
     "num_train_epochs": 100,
@@ -186,22 +204,25 @@ def recipes(folder):
         "lora_r": 16,
         "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     }
-    task = {
-        "completion_only_loss": True,
-        "packing": False,
-        "max_length": 512,
-        "global_batch_size": 8,
-        "per_device_train_batch_size": 8,
-    }
+    rows = {"rows": str(folder / "rows"), "max_length": 512}
+    masked = {"blocks": str(folder / "blocks"), "document_masking": True, "global_batch_tokens": 8 * BLOCK}
+    task = {"completion_only_loss": True, "activation_checkpointing": False, "num_train_epochs": 100}
     return {
-        "pretrain, document masking": ("pretrain", {**base, "blocks": str(folder / "blocks"), "document_masking": True, "global_batch_tokens": 8 * BLOCK, "per_device_train_batch_size": 8, "num_train_epochs": 100}),
-        "sft, LoRA, packed": ("sft", {**base, **ROWS, **lora, "rows": str(folder / "rows"), "packing": True, "max_length": 512, "global_batch_size": 4, "per_device_train_batch_size": 4}),
-        "sft on a task, all weights, padded": ("sft", {**base, **task, "rows": str(folder / "rows"), "activation_checkpointing": False, "num_train_epochs": 100}),
-    }  # fmt: skip
+        "pretrain, document masking": (
+            pretrain,
+            base | masked | {"per_device_train_batch_size": 8, "num_train_epochs": 100},
+        ),
+        "sft, LoRA, packed": (
+            sft,
+            base | ROWS | lora | rows | {"packing": True, "per_device_train_batch_size": 4},
+        ),
+        "sft, a task, all weights, padded": (sft, base | task | rows | {"per_device_train_batch_size": 8}),
+    }
 
 
 def packings(folder):
-    """The same rows packed and padded: {name: (recipe, keys)}, 4,096 tokens of packed rows or 8 padded rows a step."""
+    """The same rows packed and padded: {name: (recipe, keys)}, 4,096 tokens of packed rows or 8 padded rows a
+    step."""
     base = {
         **COMMON,
         **ROWS,
@@ -210,22 +231,8 @@ def packings(folder):
         "max_length": LONGEST,
         "use_peft": False,
     }
-    return {
-        "packed": (
-            "sft",
-            {
-                **base,
-                "packing": True,
-                "attn_implementation": "torch_varlen",
-                "global_batch_size": 2,
-                "per_device_train_batch_size": 2,
-            },
-        ),
-        "padded": (
-            "sft",
-            {**base, "packing": False, "global_batch_size": 8, "per_device_train_batch_size": 8},
-        ),
-    }
+    packed = {"packing": True, "attn_implementation": "torch_varlen", "per_device_train_batch_size": 2}
+    return {"packed": (sft, base | packed), "padded": (sft, base | {"per_device_train_batch_size": 8})}
 
 
 def prepare(documents, folder, rows):
@@ -233,8 +240,15 @@ def prepare(documents, folder, rows):
     data_prep("demo.backbone", documents=documents, out=folder / "model", vocab_size=VOCABULARY)
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     torch.manual_seed(0)
-    config = LlamaConfig(**SHAPE, vocab_size=len(tokenizer), max_position_embeddings=4096, bos_token_id=tokenizer.bos_token_id,
-                         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, tie_word_embeddings=False)  # fmt: skip
+    config = LlamaConfig(
+        **SHAPE,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=4096,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
     LlamaForCausalLM(config).save_pretrained(folder / "model")
     write_blocks(documents, folder / "model", folder / "blocks", BLOCK)
     write_rows(folder / "rows", rows, LONGEST, folder / "blocks", tokenizer)
@@ -254,14 +268,21 @@ def write_blocks(documents, tokenizer, out, length):
     """All documents once, in blocks of `length` tokens."""
     mixture = out.with_name("mixture.yaml")
     mixture.write_text(
-        f"block_length: {length}\ntokens: one_pass\nratio: as_found\nfill: best_fit\nvalidation_share: 0.02\nseed: 0\n"
+        f"block_length: {length}\ntokens: one_pass\nratio: as_found\nfill: best_fit\nvalidation_share: "
+        f"0.02\nseed: 0\n"
     )
     data_prep("build_blocks", documents=documents, tokenizer=tokenizer, mixture=mixture, out=out)
 
 
+def blocks_of(folder):
+    """The training blocks of a folder, in their order."""
+    manifest = pretrain.read_manifest(folder)
+    order = np.load(Path(folder, "order.npy"), mmap_mode="r")
+    return pretrain.PackedBlocks(Path(folder), manifest, "train", order=order)
+
+
 def write_rows(out, count, longest, blocks, tokenizer):
-    manifest = json.loads((blocks / "manifest.json").read_text(encoding="utf-8"))
-    packed = recipe_module("pretrain").PackedBlocks(blocks, manifest, "train")
+    packed = blocks_of(blocks)
     stream = np.concatenate([packed[i]["input_ids"] for i in range(min(len(packed), 1000))])
     stream = stream[~np.isin(stream, tokenizer.all_special_ids)]
     out.mkdir(parents=True)
@@ -272,7 +293,8 @@ def write_rows(out, count, longest, blocks, tokenizer):
 
 
 def invented_rows(split, count, longest, stream, tokenizer):
-    """Rows of the instruction set's lengths (see above) cut from a stream of tokens; the second half of each is its answer."""
+    """Rows of the instruction set's lengths (see above) cut from a stream of tokens; the second half of each
+    is its answer."""
     drawn = np.random.default_rng(len(split)).lognormal(
         math.log(MEDIAN), math.log(P95 / MEDIAN) / 1.645, count
     )
@@ -281,8 +303,17 @@ def invented_rows(split, count, longest, stream, tokenizer):
     ):  # 32 tokens for the chat format
         piece = np.take(stream, range(number * 997, number * 997 + length), mode="wrap")
         prompt, completion = tokenizer.decode(piece[: length // 2]), tokenizer.decode(piece[length // 2 :])
-        yield {"id": f"{split}{number}", "task": "bench", "split": split, "prompt": prompt.strip() + "\n", "completion": completion.strip() or "yes",
-               "scoring": "none", "source": "bench", "license": "CC0", "access": "public"}  # fmt: skip
+        yield {
+            "id": f"{split}{number}",
+            "task": "bench",
+            "split": split,
+            "prompt": prompt.strip() + "\n",
+            "completion": completion.strip() or "yes",
+            "scoring": "none",
+            "source": "bench",
+            "license": "CC0",
+            "access": "public",
+        }
 
 
 # ---------------------------------------------------------------- measure and report
@@ -328,23 +359,33 @@ def machine():
     commit = subprocess.run(
         ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
     ).stdout.strip()
-    return {"cpu": cpu.group(1) if cpu else platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
-            "transformers": transformers.__version__, "commit": commit}  # fmt: skip
+    return {
+        "cpu": cpu.group(1) if cpu else platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "commit": commit,
+    }
 
 
 def markdown(found):
     lines = [
-        "| recipe | tokens/s | of a bare loop, wall | of a bare loop, CPU time | largest difference of the loss |",
+        "| recipe | tokens/s | of a bare loop, wall | of a bare loop, CPU time | largest difference of the "
+        "loss |",
         "|---|---|---|---|---|",
     ]
     lines += [
-        f"| {r['recipe']} | {r['tokens_per_second']:,.0f} | {r['ratio_seconds']:.3f} | {r['ratio_cpu_seconds']:.3f} | {r['largest_loss_difference']:.1e} |"
+        f"| {r['recipe']} | {r['tokens_per_second']:,.0f} | {r['ratio_seconds']:.3f} | "
+        f"{r['ratio_cpu_seconds']:.3f} | {r['largest_loss_difference']:.1e} |"
         for r in found["recipes"]
     ]
     packing = found["packing"]
     lines += [
-        f"| packed rows against padded batches of 8 | {packing['packed']['tokens_per_second']:,.0f} against {packing['padded']['tokens_per_second']:,.0f} "
-        f"| {packing['ratio_tokens_per_second']:.2f} times | {packing['ratio_tokens_per_cpu_second']:.2f} times | |"
+        f"| packed rows against padded batches of 8 | {packing['packed']['tokens_per_second']:,.0f} "
+        f"against {packing['padded']['tokens_per_second']:,.0f} "
+        f"| {packing['ratio_tokens_per_second']:.2f} times | {packing['ratio_tokens_per_cpu_second']:.2f} "
+        f"times | |"
     ]
     return "\n".join(lines) + "\n"
 
@@ -354,8 +395,10 @@ def results_row(found):
     m, packing = found["machine"], found["packing"]
     ratios = ", ".join(f"{r['recipe']} {r['ratio_cpu_seconds']:.3f}" for r in found["recipes"])
     return (
-        f"| `make bench` | {m['commit']} | {m['cpu']}, {m['cores']} cores, {m['threads']} threads | {found['seconds'] / 60:.0f} min | | of a bare loop's speed (CPU time): "
-        f"{ratios}; packed against padded {packing['ratio_tokens_per_second']:.2f} times the real tokens/s; {found['parameters'] / 1e6:.1f}M weights |\n"
+        f"| `make bench` | {m['commit']} | {m['cpu']}, {m['cores']} cores, {m['threads']} threads | "
+        f"{found['seconds'] / 60:.0f} min | | of a bare loop's speed (CPU time): "
+        f"{ratios}; packed against padded {packing['ratio_tokens_per_second']:.2f} times the real "
+        f"tokens/s; {found['parameters'] / 1e6:.1f}M weights |\n"
     )
 
 
@@ -372,7 +415,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if not (args.documents / "manifest.json").is_file():
         sys.exit(
-            f"error: {args.documents} holds no documents. Next: make bench, or python -m data_prep.build_documents --help"
+            f"error: {args.documents} holds no documents. Next: make bench, or python -m "
+            f"data_prep.build_documents --help"
         )
     began = time.time()
     with tempfile.TemporaryDirectory() as folder:

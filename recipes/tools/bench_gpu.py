@@ -1,27 +1,33 @@
-"""Speed of the recipes on a GPU at the size of real models: 7B- and 13B-shaped random weights, 4,096 tokens, real text.
+"""Speed of the recipes on a GPU at the size of real models: 7B- and 13B-shaped random weights, 4,096 tokens,
+real text.
 
     python -m recipes.tools.bench_gpu --documents data/demo/documents --out outputs/bench_gpu
     python -m recipes.tools.bench_gpu --documents data/demo/documents --out outputs/bench_gpu_tiny --tiny
 
-Reads   a folder of data_prep/build_documents.py, for real text; the demo's will do. Or your own --blocks, with the folder of their --tokenizer.
-Writes  OUT/bench_gpu.json after each case and OUT/bench_gpu.md at the end. With --results RESULTS.md a row for each shape is added there.
+Reads   a folder of data_prep/build_documents.py, for real text; the demo's will do. Or your own --blocks,
+        with the folder of their --tokenizer.
+Writes  OUT/bench_gpu.json after each case and OUT/bench_gpu.md at the end. With --results RESULTS.md a row
+        for each shape is added there.
 
-Each case is a process of its own, so one that runs out of memory is a row and not the end. In one run, on one machine:
+Each case is a process of its own, so one that runs out of memory is a row and not the end. In one run, on one
+machine:
     recipe  recipes/pretrain.py or recipes/sft.py as they are, left before they would evaluate and save
     stock   trl's SFTTrainer with its defaults and packing, on the same text and with the same optimizer steps
     bare    a PyTorch loop with the recipe's inputs and optimizer
     matmul  what this GPU reaches on one large bf16 product: the ceiling of all of them
-Weights are random and in bf16, for full training with torchao's 8-bit AdamW and stochastic rounding, so that 13B fits one large GPU.
+Weights are random and in bf16, for full training with torchao's 8-bit AdamW and stochastic rounding, so that
+13B fits one large GPU.
 
-MFU is model FLOPs per second over the maker's dense bf16 peak, in two conventions; recomputed activations count as nothing. With Nmm the weights of
-all matrix products, L layers, width d and s tokens that a token's document has on average:
-    causal  6 Nmm + 6 L d s          PaLM  6 Nmm + 12 L d s          LoRA  4 Nmm: frozen weights have no gradient
+MFU is model FLOPs per second over the maker's dense bf16 peak, in two conventions; recomputed activations
+count as nothing. With Nmm the weights of all matrix products, L layers, width d and s tokens that a token's
+document has on average:
+    causal  6 Nmm + 6 L d s          PaLM  6 Nmm + 12 L d s          LoRA  4 instead of 6, 4 and 8 L d s:
+            frozen weights have no gradient
 """
 
 import argparse
 import json
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -38,8 +44,8 @@ from torchao.optim import AdamW8bit
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaConfig
 from trl import SFTConfig, SFTTrainer
 
-from recipes.hardware import matmul_flops, peak_tflops
 from recipes.tools import bench
+from recipes.tools.bench import callbacks, hardware, pretrain, sft
 
 SHAPES = {  # layers, width, width of the MLP, heads, vocabulary
     "7b": (32, 4096, 11008, 32, 32000),
@@ -57,15 +63,15 @@ def cases(shape):
         common = {
             "shape": shape,
             "stage": "pretrain",
-            "packing": "concat",
+            "packing": "whole blocks",
             "attention": "sdpa",
             "checkpointing": checkpointing,
         }
         found += [{**common, "system": system} for system in ("recipe", "bare", "stock")]
-    common = {"shape": shape, "stage": "pretrain", "packing": "isolated", "checkpointing": False}
+    common = {"shape": shape, "stage": "pretrain", "packing": "masked", "checkpointing": False}
     found += [{**common, "system": "recipe", "attention": backend} for backend in BACKENDS]
     for stage in ("lora", "qlora"):
-        common = {"shape": shape, "stage": stage, "packing": "isolated", "checkpointing": True}
+        common = {"shape": shape, "stage": stage, "packing": "masked", "checkpointing": True}
         found += [{**common, "system": "recipe", "attention": backend} for backend in BACKENDS]
         found.append({**common, "system": "stock", "attention": "sdpa"})
     return found
@@ -90,7 +96,8 @@ def name(case):
 
 # ---------------------------------------------------------------- one case, in its own process
 def run_case(case, folder, size):
-    """{"seconds_per_step", "tokens_per_second", "mfu_causal", "mfu_palm", ...} of a case. `size` is {"length", "accumulation", "steps", "tiny"}."""
+    """{"seconds_per_step", "tokens_per_second", "mfu_causal", "mfu_palm", ...} of a case. `size` is
+    {"length", "accumulation", "steps", "tiny"}."""
     if case["system"] == "matmul":
         return {"tflops": matmul(256 if size["tiny"] else 8192)}
     if case["system"] == "weights":
@@ -104,7 +111,7 @@ def run_case(case, folder, size):
         "tokens_per_second": tokens_per_second,
         "context": context,
     }
-    if torch.cuda.is_available() and (peak := peak_tflops(torch.cuda.get_device_name())):
+    if torch.cuda.is_available() and (peak := hardware.peak_tflops(torch.cuda.get_device_name())):
         for convention in ("causal", "palm"):
             flops = flops_per_token(
                 LlamaConfig.from_pretrained(folder / case["shape"]),
@@ -113,7 +120,7 @@ def run_case(case, folder, size):
                 lora=case["stage"] != "pretrain",
             )
             found[f"mfu_{convention}"] = tokens_per_second * flops / (peak * 1e12)
-    found["peak_memory_gb"] = peak_memory_bytes() / 1e9
+    found["peak_memory_gb"] = callbacks.peak_memory_bytes() / 1e9
     if torch.cuda.is_available():
         found["peak_reserved_gb"] = torch.cuda.max_memory_reserved() / 1e9
     return found
@@ -121,15 +128,28 @@ def run_case(case, folder, size):
 
 def recipe(case, folder, size):
     keys = {
-        "model_name_or_path": str(folder / case["shape"]), "attn_implementation": case["attention"],         "activation_checkpointing": case["checkpointing"], "per_device_train_batch_size": 1, "num_train_epochs": 1000, "learning_rate": 8e-6,
-        "weight_decay": 1e-5, "warmup_steps": 0.05, "logging_steps": 10, "save_strategy": "no", "eval_strategy": "no", "report_to": "none",
-        "disable_tqdm": True, "use_cpu": size["tiny"], "bf16": not size["tiny"],
-    }  # fmt: skip
+        "model_name_or_path": str(folder / case["shape"]),
+        "attn_implementation": case["attention"],
+        "activation_checkpointing": case["checkpointing"],
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": size["accumulation"],
+        "num_train_epochs": 1000,
+        "learning_rate": 8e-6,
+        "weight_decay": 1e-5,
+        "warmup_steps": 0.05,
+        "logging_steps": 10,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": size["tiny"],
+        "bf16": not size["tiny"],
+    }
     if case["stage"] == "pretrain":
         keys |= {
             "blocks": str(folder / "blocks"),
             "global_batch_tokens": size["accumulation"] * size["length"],
-            "document_masking": case["packing"] == "isolated",
+            "document_masking": case["packing"] == "masked",
         }
         keys |= (
             {"dtype": "float32"}
@@ -140,11 +160,23 @@ def recipe(case, folder, size):
                 "optim_args": "bf16_stochastic_round=True",
             }
         )
-        return bench.timed("pretrain", keys, bench.Clock(size["steps"]))
-    keys |= {"rows": str(folder / "rows"), "packing": case["packing"] == "isolated", "global_batch_size": size["accumulation"], "max_length": size["length"], "dtype": "float32" if size["tiny"] else "bfloat16",
-             "chat_template_path": bench.ROWS["chat_template_path"], "assistant_only_loss": True, "use_peft": True, "lora_r": 16, "lora_target_modules": TARGETS,
-             "load_in_4bit": case["stage"] == "qlora", "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": True}  # fmt: skip
-    return bench.timed("sft", keys, bench.Clock(size["steps"]))
+        return bench.timed(pretrain, keys, bench.Clock(size["steps"]))
+    keys |= {
+        "rows": str(folder / "rows"),
+        "packing": True,
+        "pad_token": "<pad>",
+        "max_length": size["length"],
+        "dtype": "float32" if size["tiny"] else "bfloat16",
+        "chat_template_path": bench.ROWS["chat_template_path"],
+        "assistant_only_loss": True,
+        "use_peft": True,
+        "lora_r": 16,
+        "lora_target_modules": TARGETS,
+        "load_in_4bit": case["stage"] == "qlora",
+        "bnb_4bit_quant_type": "nf4",
+        "use_bnb_nested_quant": True,
+    }
+    return bench.timed(sft, keys, bench.Clock(size["steps"]))
 
 
 def stock(case, folder, size):
@@ -169,24 +201,34 @@ def stock(case, folder, size):
         )
     with tempfile.TemporaryDirectory() as out:
         args = SFTConfig(
-            out, packing=True, max_length=size["length"], per_device_train_batch_size=1, gradient_accumulation_steps=size["accumulation"],
-            activation_checkpointing=case["checkpointing"], num_train_epochs=1000, learning_rate=8e-6, save_strategy="no", report_to="none",
-            disable_tqdm=True, use_cpu=size["tiny"], bf16=not size["tiny"],
+            out,
+            packing=True,
+            max_length=size["length"],
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=size["accumulation"],
+            activation_checkpointing=case["checkpointing"],
+            num_train_epochs=1000,
+            learning_rate=8e-6,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=size["tiny"],
+            bf16=not size["tiny"],
             model_init_kwargs={"dtype": dtype, "attn_implementation": case["attention"]},
-        )  # fmt: skip
+        )
         trainer = {
             "model": str(folder / case["shape"]),
             "train_dataset": data,
             "peft_config": lora,
             "quantization_config": quantization,
         }
-        return bench.watched(bench.Clock(size["steps"]), lambda: SFTTrainer(args=args, **trainer).train())
+        return bench.watched(bench.Clock(size["steps"]), SFTTrainer(args=args, **trainer))
 
 
 def bare(case, folder, size):
     device = "cpu" if size["tiny"] else "cuda"
-    blocks = blocks_of(folder)
-    collate = bench.recipe_module("pretrain").Collator(case["packing"] == "isolated")
+    blocks = bench.blocks_of(folder / "blocks")
+    collate = pretrain.Collator(case["packing"] == "masked")
     config = LlamaConfig.from_pretrained(folder / case["shape"])
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(
@@ -239,7 +281,8 @@ def matmul(size, times=30):
 
 
 def matmul_weights(config):
-    """Weights of all matrix products of a LLaMA without grouped heads: four of attention, three of the MLP, and the head."""
+    """Weights of all matrix products of a LLaMA without grouped heads: four of attention, three of the MLP,
+    and the head."""
     width = config.hidden_size
     return (
         config.num_hidden_layers * (4 * width**2 + 3 * width * config.intermediate_size)
@@ -248,30 +291,13 @@ def matmul_weights(config):
 
 
 def flops_per_token(config, context, convention, lora):
-    """The adapter's own few weights are left out."""
-    weights = (
-        {"trained": 0, "frozen": matmul_weights(config)} if lora else {"trained": matmul_weights(config)}
-    )
-    shape = {"layers": config.num_hidden_layers, "queries": config.hidden_size}
-    return matmul_flops(1, context, **weights, **shape, causal=convention == "causal")
-
-
-def peak_memory_bytes():
-    """Allocated on the GPU, or resident (KiB on Linux)."""
-    resident = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident
-
-
-def blocks_of(folder):
-    """Packed blocks of FOLDER/blocks in training order."""
-    manifest = json.loads((folder / "blocks" / "manifest.json").read_text(encoding="utf-8"))
-    order = np.load(folder / "blocks" / "order.npy", mmap_mode="r")
-    return bench.recipe_module("pretrain").PackedBlocks(folder / "blocks", manifest, "train", order=order)
+    attention = config.num_hidden_layers * config.hidden_size * context * {"causal": 1, "palm": 2}[convention]
+    return (4 if lora else 6) * (matmul_weights(config) + attention)
 
 
 def documents(folder, most=2000):
     """The token ids of each document in the first blocks of the training order."""
-    blocks = blocks_of(folder)
+    blocks = bench.blocks_of(folder / "blocks")
     for i in range(min(len(blocks), most)):
         block = blocks[i]
         yield from np.split(
@@ -281,7 +307,7 @@ def documents(folder, most=2000):
 
 def mean_context(case, folder, size):
     """Tokens of the document that a token is in, on average: the s of the formulas."""
-    if case["packing"] == "concat" and case["system"] != "stock":  # stock TRL keeps documents apart
+    if case["packing"] == "whole blocks" and case["system"] != "stock":  # stock TRL keeps documents apart
         return float(size["length"])
     if case["stage"] == "pretrain":
         lengths = np.array([len(document) for document in documents(folder)])
@@ -317,12 +343,23 @@ def prepare(args, folder, size):
 
 
 def write_weights(folder, shape, tiny):
-    """FOLDER/SHAPE: random weights with the tokenizer. In a process of its own, so that the GPU's memory is free again; {} for run_case."""
+    """FOLDER/SHAPE: random weights with the tokenizer. In a process of its own, so that the GPU's memory is
+    free again; {} for run_case."""
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     layers, width, mlp, heads, vocabulary = SHAPES[shape]
-    config = LlamaConfig(num_hidden_layers=layers, hidden_size=width, intermediate_size=mlp, num_attention_heads=heads, num_key_value_heads=heads,
-                         vocab_size=max(vocabulary, len(tokenizer)), max_position_embeddings=4096, bos_token_id=tokenizer.bos_token_id,
-                         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, tie_word_embeddings=False)  # fmt: skip
+    config = LlamaConfig(
+        num_hidden_layers=layers,
+        hidden_size=width,
+        intermediate_size=mlp,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        vocab_size=max(vocabulary, len(tokenizer)),
+        max_position_embeddings=4096,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
     with torch.device("cpu" if tiny else "cuda"):
         AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder / shape)
     tokenizer.save_pretrained(folder / shape)
@@ -338,12 +375,12 @@ def outcome(case, folder, size, minutes):
         "--case",
         json.dumps(case),
         "--folder",
-        str(folder.resolve()),
+        str(folder),
         "--size",
         json.dumps(size),
     ]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60 * minutes, cwd=bench.ROOT)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60 * minutes)
     except subprocess.TimeoutExpired:
         return {**case, "error": f"not done after {minutes} minutes"}
     if done.returncode == 0:
@@ -365,17 +402,19 @@ def markdown(found):
         else:
             mfu = [f"{100 * row[key]:.1f} %" if key in row else "" for key in ("mfu_causal", "mfu_palm")]
             lines.append(
-                f"| {name(row)} | {row['tokens_per_second']:,.0f} | {mfu[0]} | {mfu[1]} | {row['peak_memory_gb']:.1f} | {row['seconds_per_step']:.2f} |"
+                f"| {name(row)} | {row['tokens_per_second']:,.0f} | {mfu[0]} | {mfu[1]} | "
+                f"{row['peak_memory_gb']:.1f} | {row['seconds_per_step']:.2f} |"
             )
     return "\n".join(lines) + "\n"
 
 
 def results_rows(found):
-    """A row of RESULTS.md for each shape: the recipe, without recomputing where that fits, against stock and bare in the same setting."""
+    """A row of RESULTS.md for each shape: the recipe, without recomputing where that fits, against stock and
+    bare in the same setting."""
     speed = {
         (row["shape"], row["checkpointing"], row["system"]): row
         for row in found["cases"]
-        if row.get("packing") == "concat" and "tokens_per_second" in row
+        if row.get("packing") == "whole blocks" and "tokens_per_second" in row
     }
     for shape in dict.fromkeys(row["shape"] for row in found["cases"]):
         checkpointing = (shape, False, "recipe") not in speed
@@ -393,8 +432,18 @@ def results_rows(found):
             else []
         )
         said = "; ".join([f"{ours['tokens_per_second']:,.0f} tokens/s", *mfu, *against])
-        run = f"`make bench-gpu`, pretraining, {shape} shape, activations {'recomputed' if checkpointing else 'kept'}"
-        yield f"| {run} | {found['machine']['commit']} | {found['device']} | {found['seconds'] / 60:.0f} min | {ours['peak_memory_gb']:.1f} GB | {said} |\n"
+        kept = "recomputed" if checkpointing else "kept"
+        run = f"`make bench-gpu`, pretraining, {shape} shape, activations {kept}"
+        minutes, memory = found["seconds"] / 60, ours["peak_memory_gb"]
+        cells = [
+            run,
+            found["machine"]["commit"],
+            found["device"],
+            f"{minutes:.0f} min",
+            f"{memory:.1f} GB",
+            said,
+        ]
+        yield f"| {' | '.join(cells)} |\n"
 
 
 def main(argv=None):
@@ -423,12 +472,14 @@ def main(argv=None):
         return
     if not args.tiny and not torch.cuda.is_available():
         sys.exit(
-            "error: no CUDA device here. Next: run this on a machine that has one, or --tiny to try the code on a CPU"
+            "error: no CUDA device here. Next: run this on a machine that has one, or --tiny to try the "
+            "code on a CPU"
         )
     text = args.blocks if args.blocks and args.tokenizer else args.documents
     if not text or not (text / "manifest.json").is_file():
         sys.exit(
-            f"error: {text} has no manifest.json. Next: --documents of data_prep.build_documents, or --blocks with --tokenizer"
+            f"error: {text} has no manifest.json. Next: --documents of data_prep.build_documents, or "
+            f"--blocks with --tokenizer"
         )
     shapes = ["tiny"] if args.tiny else args.shapes.split(",")
     if unknown := [shape for shape in shapes if shape not in SHAPES]:

@@ -1,57 +1,88 @@
-"""Know before you pay: memory, time, network, disk and cost of a run from its YAML, an accelerate file and the name of a GPU. Nothing is loaded or run.
+"""Know before you pay: memory, time, network, disk and cost of a run from its YAML, an accelerate file and
+the name of a GPU. Nothing is loaded or run.
 
-    python -m recipes.tools.plan --config recipes/configs/pretrain_70b.yaml --accelerate accelerate_configs/zero3_160gpu.yaml --gpu a100-80
-    python -m recipes.tools.plan --config recipes/configs/pretrain_13b.yaml recipes/configs/pretrain_70b.yaml --gpu a100-80 --sweep outputs/plan
+    python -m recipes.tools.plan --config recipes/configs/pretrain_70b.yaml --accelerate
+    accelerate_configs/zero3_160gpu.yaml --gpu a100-80
 
-Reads   the YAML of a recipe, the accelerate file with its DeepSpeed JSON, the size of the data where it is built already, and config.json of the model: of
-        a folder, of KNOWN below, or of the Hub; for a model that is still to be made, of what the YAML beside it that makes it starts from.
-        Any --key value more replaces that key of the YAML or of the accelerate file, as when the recipe is launched.
-Writes  nothing but a table (--json: the same as JSON); with --sweep the folder's sweep.png and sweep.csv. Everything in them is planned, not measured.
+Reads   the YAML of a recipe, the accelerate file with its DeepSpeed JSON, the size of the data where it is
+        built already, and config.json of the model: of a folder, of KNOWN below, or of the Hub; for a model
+        that is still to be made, of what the YAML beside it that makes it starts from. Any --key value more
+        replaces that key of the YAML or of the accelerate file, as when the recipe is launched.
+Writes  nothing but a table (--json: the same as JSON). Everything in it is planned, not measured.
 
-Formulas. A model of N weights (M of them in matrix products, A trained ones if the rest is frozen), L layers, width d, queries q, keys k and MLP f wide,
-vocabulary V; a micro-batch of t tokens in rows of s; G GPUs. Bytes unless said otherwise.
-  states       a trained weight, its gradient and its optimizer take, with AdamW: DeepSpeed 2 + 4 + 12, FSDP2 or one GPU with float32 masters 4 + 4 + 8,
-               bf16 weights 2 + 2 + 4; 8-bit AdamW 2.03 for its two moments. ZeRO-1 divides the optimizer by G, ZeRO-2 gradients too, ZeRO-3 and FSDP
-               weights too (arXiv:1910.02054). A frozen weight: 2, in NF4 0.516 (arXiv:2305.14314). DDP holds the gradients twice (its buckets).
-               FSDP reduces after each micro-batch, which the recipes ask of it; left to accelerate it would hold 2 N of unsharded gradients.
-  activations  a layer keeps, a token, 16 d + 4 q + 4 k + 8 f (bf16 weights, transformers' modules, sdpa or flash attention); 26 d in place of 16 d under
-               autocast; 18 d + 2 q under LoRA, and 5 d + q + f of dropout masks; with norms on queries and keys 6 (q + k) more. Checkpointed, it keeps
-               its input: 2 d, under autocast 4 d. Read off torch's saved tensors; tests/recipes/test_plan.py measures them again with the versions pinned here.
-  loss, layer  the larger of: the loss, 12 V t (none in sft, whose head is fused), with the bf16 copies of the weights under autocast,
-               2 M; and one checkpointed layer while it is recomputed, what it keeps + 2 f t.
-  gathered     ZeRO-3, FSDP: weights of two layers and of the head, gradients of one, in bf16. ZeRO-1 and 2: gradients of a layer and two buckets, 4 d^2.
-  FLOPs        a token: 6 M + 12 L q s (convention "PaLM", arXiv:2204.02311, the recipes' own), 6 M + 6 L q s ("causal"), 6 N ("6N"); 4 M + 6 A where
-               weights are frozen. Recomputing adds 2 M + 4 L q s to what runs, not to what counts.
-  time         what runs / (G x peak x REACHED), REACHED being the mean of published runs (tests/golden/published_throughput.yaml).
-  network      ZeRO-3: 2 gathers of 2 N and a scatter of 2 N a micro-batch; ZeRO-2: a scatter a micro-batch and a gather a step; DDP: an all-reduce a step.
-               Over the links of a node and over those between the nodes, each at 80 % of its line rate
-               (https://github.com/stas00/ml-engineering/blob/master/network/README.md); the slower one counts. Latency is left out.
-  disk         a checkpoint: weights and optimizer as trained, one more than save_total_limit; blocks: 2 or 4 a token; text: 3.4 a token.
+Formulas. A model of N weights (M of them in matrix products, A trained ones if the rest is frozen), L layers,
+width d, queries q, keys k and MLP f wide, vocabulary V; a micro-batch of t tokens in rows of s; G GPUs. Bytes
+unless said otherwise.
+  states       a trained weight, its gradient and its optimizer take, with AdamW: DeepSpeed 2 + 4 + 12, FSDP2
+               or one GPU with float32 masters 4 + 4 + 8, bf16 weights 2 + 2 + 4; 8-bit AdamW 2.03 for its two
+               moments. ZeRO-1 divides the optimizer by G, ZeRO-2 gradients too, ZeRO-3 and FSDP weights too
+               (arXiv:1910.02054). A frozen weight: 2, in NF4 0.516 (arXiv:2305.14314). DDP holds the
+               gradients twice (its buckets). FSDP reduces after each micro-batch, which the recipes ask of
+               it; left to accelerate it would hold 2 N of unsharded gradients.
+  activations  a layer keeps, a token, 16 d + 4 q + 4 k + 8 f (bf16 weights, transformers' modules, sdpa or
+               flash attention); 26 d in place of 16 d under autocast; 18 d + 2 q under LoRA, and 5 d + q + f
+               of dropout masks; with norms on queries and keys 6 (q + k) more. Checkpointed, it keeps its
+               input: 2 d, under autocast 4 d. Read off torch's saved tensors; tests/recipes/test_plan.py
+               measures them again with the versions pinned here.
+  loss, layer  the larger of: the loss, 12 V t (none in sft, whose head is fused), with the bf16 copies of the
+               weights under autocast, 2 M; and one checkpointed layer while it is recomputed, what it keeps +
+               2 f t.
+  gathered     ZeRO-3, FSDP: weights of two layers and of the head, gradients of one, in bf16. ZeRO-1 and 2:
+               gradients of a layer and two buckets, 4 d^2.
+  FLOPs        a token: 6 M + 12 L q s (convention "PaLM", arXiv:2204.02311, the recipes' own), 6 M + 6 L q s
+               ("causal"), 6 N ("6N"); 4 M + 6 A where weights are frozen. Recomputing adds 2 M + 4 L q s to
+               what runs, not to what counts.
+  time         what runs / (G x peak x REACHED), REACHED being the mean of published runs
+               (tests/golden/published_throughput.yaml).
+  network      ZeRO-3: 2 gathers of 2 N and a scatter of 2 N a micro-batch; ZeRO-2: a scatter a micro-batch
+               and a gather a step; DDP: an all-reduce a step. Over the links of a node and over those between
+               the nodes, each at 80 % of its line rate
+               (https://github.com/stas00/ml-engineering/blob/master/network/README.md); the slower one
+               counts. Latency is left out.
+  disk         a checkpoint: weights and optimizer as trained, one more than save_total_limit; blocks: 2 or 4
+               a token; text: 3.4 a token.
 """
 
 import argparse
 import contextlib
-import csv
 import itertools
 import json
 import math
-import os
 import sys
+from collections import namedtuple
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from recipes.hardware import DEVICES, matmul_flops
+from recipes.hardware import peak_tflops
 
 PLANNED = "planned, not measured"
 ACCURACY = (
-    "hours are within 15 % of 24 published runs of tuned code, 6 % on average (each left out of the mean it is held against), and within 15 % of 4 more, "
-    "LoRA and Hugging Face's own code among them. Bytes of activations are within 3 % on tiny models. Memory as a whole was held against one published "
+    "hours are within 15 % of 24 published runs of tuned code, 6 % on average (each left out of the mean "
+    "it is held against), and within 15 % of 4 more, "
+    "LoRA and Hugging Face's own code among them. Bytes of activations are within 3 % on tiny models. "
+    "Memory as a whole was held against one published "
     "run, 70B with LoRA on 8 GPUs: 9 % above it. Nothing was run on a GPU for this"
 )
 
+# memory: bytes that PyTorch reports as the card's. tflops: dense bf16 peak of the maker's data sheet. link:
+# GB/s inside a node, one way, NVLink or PCIe 4. network: Gb/s of a node, all its network cards together,
+# unless --network says otherwise. like: whose published runs REACHED is taken from
+Gpu = namedtuple("Gpu", "memory tflops link network like")
+GPUS = {
+    "a100-40": Gpu(39.4 * 2**30, peak_tflops("A100-SXM4-40GB"), 300, 1600, "a100"),
+    "a100-80": Gpu(79.1 * 2**30, peak_tflops("A100"), 300, 1600, "a100"),
+    "h100": Gpu(79.1 * 2**30, peak_tflops("H100"), 450, 3200, "h100"),
+    "h200": Gpu(139.8 * 2**30, peak_tflops("H200"), 450, 3200, "h100"),
+    "b200": Gpu(178.4 * 2**30, peak_tflops("B200"), 900, 3200, "h100"),
+    "l40s": Gpu(44.4 * 2**30, peak_tflops("L40S"), 31, 200, "a100"),
+    "a6000": Gpu(47.5 * 2**30, peak_tflops("RTX A6000"), 31, 100, "a100"),
+    "rtx5090": Gpu(31.4 * 2**30, peak_tflops("RTX 5090"), 63, 10, "a100"),
+    "rtx4090": Gpu(23.6 * 2**30, peak_tflops("RTX 4090"), 31, 10, "a100"),
+    "rtx3090": Gpu(23.6 * 2**30, peak_tflops("RTX 3090"), 31, 10, "a100"),
+}
 # Share of the peak that published runs reach: (card, recomputing activations)
 REACHED = {("a100", True): 0.704, ("a100", False): 0.614, ("h100", True): 0.536, ("h100", False): 0.411}
 # config.json of https://huggingface.co/<name>, as far as sizes go: gated or offline, they can be planned with
@@ -64,9 +95,8 @@ KNOWN = {
     "meta-llama/Llama-3.1-8B": ("llama", 128256, 32, 4096, 14336, 32, 8, 128),
     "Qwen/Qwen3-8B-Base": ("qwen3", 151936, 36, 4096, 12288, 32, 8, 128),
 }
-# Where the data is not built yet; the mean length of the paper's rows is an estimate
-PAPER = {"tokens": 129_000_000_000, "length": 4096, "rows": 214_595, "row_tokens": 299}
-PAPER |= {"model": "meta-llama/Llama-2-70b-hf", "gpus": 160, "hours": 700}  # a star in the sweep
+# Where the data is not built yet; the mean length of the article's rows is an estimate
+ARTICLE = {"tokens": 129_000_000_000, "length": 4096, "rows": 214_595, "row_tokens": 299}
 
 
 class Refused(Exception):
@@ -123,7 +153,8 @@ class Run:
 
 
 def activation_bytes(r):
-    """Bytes a token, kept for the backward pass: (by a layer, by a checkpointed layer, by what comes after the layers)."""
+    """Bytes a token, kept for the backward pass: (by a layer, by a checkpointed layer, by what comes after
+    the layers)."""
     heads = 4 * r.queries + 4 * r.keys + (4 if r.adapter else 6) * (r.queries + r.keys) * r.qk_norm
     if r.adapter:
         own, entry, end = 18 * r.width + 2 * r.queries + (5 * r.width + r.queries + r.mlp) * r.dropout, 2, 4
@@ -180,18 +211,21 @@ def total(r):
 
 
 def fits(r):
-    return total(r) <= DEVICES[r.gpu].memory_gib * 2**30
+    return total(r) <= GPUS[r.gpu].memory
 
 
 def flops(r):
-    """Of one token: what counts as the model's in each convention, and what the hardware does, recomputing included."""
-    shape = {"trained": r.adapter or r.matmul, "frozen": r.matmul if r.adapter else 0}
-    shape |= {"layers": r.layers, "queries": r.queries}
-    palm, attention = matmul_flops(1, r.length, **shape), r.layers * r.queries * r.length
+    """Of one token: what counts as the model's in each convention, and what the hardware does, recomputing
+    included."""
+    weights, attention = (
+        (4 * r.matmul + 6 * r.adapter if r.adapter else 6 * r.matmul),
+        r.layers * r.queries * r.length,
+    )
+    palm = weights + 12 * attention
     again = (2 * r.matmul + 4 * attention) * r.checkpointing
     return {
         "PaLM": palm,
-        "causal": matmul_flops(1, r.length, causal=True, **shape),
+        "causal": weights + 6 * attention,
         "6N": (4 if r.adapter else 6) * r.params,
         "hardware": palm + again,
     }
@@ -209,37 +243,41 @@ def communication(r):
     else:
         volume = (r.gradient + 2 if r.stage else 2 * state_bytes(r)[1]) * trained
     here = r.gpus // r.nodes
-    inside = volume * (here - 1) / here / (0.8e9 * DEVICES[r.gpu].link)
+    inside = volume * (here - 1) / here / (0.8e9 * GPUS[r.gpu].link)
     enters = 8e-9 * volume * (r.nodes - 1) / r.nodes
     return volume, max(inside, enters / (0.8 * r.network)), enters
 
 
-def has_measurement(r):
-    """REACHED comes from models of 7B and more; below 1B kernels are too small for its share of the peak."""
-    return bool(r.mfu) or r.params >= 1e9
-
-
 def timing(r):
-    """Seconds of a step and hours of the run: [the network hidden behind the computing, nothing of it hidden]."""
-    gpu, work = DEVICES[r.gpu], flops(r)
+    """Seconds of a step and hours of the run: [the network hidden behind the computing, nothing of it
+    hidden]."""
+    gpu, work = GPUS[r.gpu], flops(r)
     tokens, peak = r.rows * (r.computed or r.length), r.gpus * gpu.tflops * 1e12
     volume, exchange, enters = communication(r)
     if r.mfu:
         compute = tokens * work["PaLM"] / (peak * r.mfu)
         step = [compute, compute]
     else:
-        compute = tokens * work["hardware"] / (peak * REACHED[gpu.calibrated_on, r.checkpointing])
+        compute = tokens * work["hardware"] / (peak * REACHED[gpu.like, r.checkpointing])
         step = [max(compute, exchange), compute + exchange]
     hours = [r.steps * seconds / 3600 for seconds in step]
     return {
-        "compute_seconds": compute, "network_seconds": exchange, "network_bytes": volume, "network_is_limit_below_gbit": enters / 0.8 / compute,
-        "limit": "network" if exchange > compute else "computing", "step_seconds": step, "hours": hours, "gpu_hours": [r.gpus * h for h in hours],
-        "tokens_per_second": tokens / step[0], "mfu": {name: tokens * work[name] / (peak * step[0]) for name in ("PaLM", "causal", "6N")},
-    }  # fmt: skip
+        "compute_seconds": compute,
+        "network_seconds": exchange,
+        "network_bytes": volume,
+        "network_is_limit_below_gbit": enters / 0.8 / compute,
+        "limit": "network" if exchange > compute else "computing",
+        "step_seconds": step,
+        "hours": hours,
+        "gpu_hours": [r.gpus * h for h in hours],
+        "tokens_per_second": tokens / step[0],
+        "mfu": {name: tokens * work[name] / (peak * step[0]) for name in ("PaLM", "causal", "6N")},
+    }
 
 
 def disk(r):
-    """{what: bytes}: the checkpoints that lie there at once, the final model and, in pretraining, the data."""
+    """{what: bytes}: the checkpoints that lie there at once, the final model and, in pretraining, the
+    data."""
     weight, _, optimizer = state_bytes(r)
     one, model = (weight + optimizer) * (r.adapter or r.params), weight * (r.adapter or r.params)
     data = (
@@ -251,7 +289,8 @@ def disk(r):
 
 
 def nearest(r):
-    """([changes], run) that fits: without more GPUs if it can be, without quantisation if it can be, then by the fewest changes and the least lost time."""
+    """([changes], run) that fits: without more GPUs if it can be, without quantisation if it can be, then by
+    the fewest changes and the least lost time."""
     lora = (
         16 * r.layers * (7 * r.width + 2 * r.queries + 2 * r.keys + 3 * r.mlp)
     )  # rank 16 on the seven matrices of each layer
@@ -308,7 +347,8 @@ def read(path):
 
 
 def find_base(config, name, seen=()):
-    """The model whose shape `name` has: itself, or what the YAML beside `config` that will write it starts from."""
+    """The model whose shape `name` has: itself, or what the YAML beside `config` that will write it starts
+    from."""
     if not Path(name, "config.json").is_file() and name not in KNOWN:
         for path in sorted(set(Path(config).parent.glob("*.yaml")) - set(seen)):
             with contextlib.suppress(Refused):  # some other file
@@ -319,11 +359,12 @@ def find_base(config, name, seen=()):
 
 
 def read_shape(name, targets=(), rank=0, saved=()):
-    """The model's symbols: weights counted on the meta device, an adapter's from the matrices it is put on and the modules trained beside it."""
-    try:
-        import torch  # here, so that --help and refusals are quick
-        from transformers import AutoConfig, AutoModelForCausalLM
+    """The model's symbols: weights counted on the meta device, an adapter's from the matrices that it is put
+    on and the modules trained beside it."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
 
+    try:
         if name in KNOWN:
             config = AutoConfig.for_model(
                 **dict(zip(SIZES, KNOWN[name], strict=True)), tie_word_embeddings=False
@@ -334,7 +375,8 @@ def read_shape(name, targets=(), rank=0, saved=()):
             model = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError) as error:
         raise Refused(
-            f"{name}: no model here or on the Hub. Next: --model_name_or_path, a folder or {' or '.join(KNOWN)}"
+            f"{name}: no model here or on the Hub. Next: --model_name_or_path, a folder or "
+            f"{' or '.join(KNOWN)}"
         ) from error
     c, weights = config.get_text_config(), dict(model.named_parameters())
     linear = {
@@ -342,7 +384,8 @@ def read_shape(name, targets=(), rank=0, saved=()):
     }
     if not any(path.endswith("gate_proj") for path in linear) or any("expert" in path for path in weights):
         raise Refused(
-            f"{name}: no layers like LLaMA's, which the formulas are for. Next: a LLaMA, Mistral or Qwen model without experts"
+            f"{name}: no layers like LLaMA's, which the formulas are for. Next: a LLaMA, Mistral or Qwen "
+            f"model without experts"
         )
     chosen = [
         w
@@ -352,12 +395,19 @@ def read_shape(name, targets=(), rank=0, saved=()):
     beside = [w for path, w in weights.items() if path.split(".")[-2] in saved]
     head = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     return {
-        "model": name, "params": model.num_parameters(), "matmul": sum(w.numel() for w in linear.values()), "layers": c.num_hidden_layers,
-        "layer": sum(w.numel() for path, w in weights.items() if ".layers." in path) // c.num_hidden_layers, "width": c.hidden_size,
-        "queries": c.num_attention_heads * head, "keys": c.num_key_value_heads * head, "mlp": c.intermediate_size, "vocab": c.vocab_size,
+        "model": name,
+        "params": model.num_parameters(),
+        "matmul": sum(w.numel() for w in linear.values()),
+        "layers": c.num_hidden_layers,
+        "layer": sum(w.numel() for path, w in weights.items() if ".layers." in path) // c.num_hidden_layers,
+        "width": c.hidden_size,
+        "queries": c.num_attention_heads * head,
+        "keys": c.num_key_value_heads * head,
+        "mlp": c.intermediate_size,
+        "vocab": c.vocab_size,
         "qk_norm": any(path.endswith("q_norm.weight") for path in weights),
         "adapter": rank * sum(sum(w.shape) for w in chosen) + sum(w.numel() for w in beside),
-    }  # fmt: skip
+    }
 
 
 def read_machine(path, changed):
@@ -365,7 +415,8 @@ def read_machine(path, changed):
     given = read(path) | changed
     if "distributed_type" not in given:
         raise Refused(
-            f"{path}: no accelerate file (distributed_type is missing). Next: one of accelerate_configs/*.yaml"
+            f"{path}: no accelerate file (distributed_type is missing). Next: one of "
+            f"accelerate_configs/*.yaml"
         )
     nodes, gpus, kind = (
         given.get("num_machines", 1),
@@ -401,7 +452,8 @@ def read_machine(path, changed):
 
 
 def read_rows(folder, args, chat):
-    """([tokens of each training row], what is assumed): from the rows' bytes or, where they are not built yet, drawn around a mean."""
+    """([tokens of each training row], what is assumed): from the rows' bytes or, where they are not built
+    yet, drawn around a mean."""
     path = Path(folder, "train.jsonl")
     if path.is_file() and not args.rows:
         tokens = []
@@ -416,17 +468,19 @@ def read_rows(folder, args, chat):
                 tokens.append(len("".join(texts).encode()) / 3.4)
             except (ValueError, KeyError, TypeError) as error:  # the error may quote the row
                 raise Refused(
-                    f"{path}: line {number} is no row ({type(error).__name__}). Next: build it again, or --rows N"
+                    f"{path}: line {number} is no row ({type(error).__name__}). Next: build it again, or "
+                    f"--rows N"
                 ) from error
         return np.array(tokens), f"a token of {path} is 3.4 bytes"
     if not args.rows and not chat:
         raise Refused(
-            f"{path}: no such file, so the length of the run is not known. Next: build it, or --rows 10178 --row_tokens 300"
+            f"{path}: no such file, so the length of the run is not known. Next: build it, or --rows 10178 "
+            f"--row_tokens 300"
         )
-    count, mean = args.rows or PAPER["rows"], args.row_tokens or PAPER["row_tokens"]
+    count, mean = args.rows or ARTICLE["rows"], args.row_tokens or ARTICLE["row_tokens"]
     spread = 0.98  # of the logarithm: with a mean of 299 the median is 185, and 95 % are below 930
     drawn = np.random.default_rng(0).lognormal(math.log(mean) - spread**2 / 2, spread, count)
-    source = "given" if args.rows else f"the paper; {folder} is not built"
+    source = "given" if args.rows else f"the article; {folder} is not built"
     return drawn, f"{count:,} rows of {mean:g} tokens ({source}; --rows, --row_tokens)"
 
 
@@ -437,29 +491,40 @@ def read_blocks(folder, args):
         length = read(order.with_name("manifest.json"))["block_length"]
         return length, len(np.load(order, mmap_mode="r")) * length, []
     tokens, source = (
-        args.tokens or PAPER["tokens"],
-        "given" if args.tokens else f"the paper; {folder} is not built",
+        args.tokens or ARTICLE["tokens"],
+        "given" if args.tokens else f"the article; {folder} is not built",
     )
     return (
-        PAPER["length"],
+        ARTICLE["length"],
         tokens,
-        [f"{tokens / 1e9:g}B tokens in blocks of {PAPER['length']:,} ({source}; --tokens)"],
+        [f"{tokens / 1e9:g}B tokens in blocks of {ARTICLE['length']:,} ({source}; --tokens)"],
     )
 
 
 NUMBERS = (
-    "per_device_train_batch_size", "gradient_accumulation_steps", "global_batch_tokens", "global_batch_size", "max_length", "max_steps", "num_train_epochs",
-    "save_steps", "save_total_limit", "lora_r", "lora_dropout",
-)  # fmt: skip
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "global_batch_tokens",
+    "global_batch_size",
+    "max_length",
+    "max_steps",
+    "num_train_epochs",
+    "save_steps",
+    "save_total_limit",
+    "lora_r",
+    "lora_dropout",
+)
 
 
 def read_run(path, args, changed):
-    """The YAML, its model and its machine as a Run. Refused where the recipe would not start on that machine either."""
+    """The YAML, its model and its machine as a Run. Refused where the recipe would not start on that machine
+    either."""
     given = read(path)
     known = {*given, *(read(args.accelerate) if args.accelerate else ()), "max_steps"}
     if unknown := changed.keys() - known:
         raise Refused(
-            f"--{min(unknown)} is in neither {path} nor {args.accelerate}. Next: python -m recipes.tools.plan --help"
+            f"--{min(unknown)} is in neither {path} nor {args.accelerate}. Next: python -m "
+            f"recipes.tools.plan --help"
         )
     given |= changed
     for key in NUMBERS:
@@ -468,7 +533,7 @@ def read_run(path, args, changed):
     pretraining = "blocks" in given
     if not pretraining and "rows" not in given:
         raise Refused(
-            f"{path}: neither blocks nor rows, so nothing is trained. Next: a YAML of pretrain or sft"
+            f"{path}: neither blocks nor rows, so nothing is trained. Next: a YAML of pretrain.py or sft.py"
         )
     if not given.get("bf16", not pretraining):
         raise Refused(f"{path}: bf16 is false; only the speed of bf16 is known. Next: --bf16 true")
@@ -480,11 +545,17 @@ def read_run(path, args, changed):
         given.get("lora_modules_to_save") or (),
     )
     shape = read_shape(base, *(adapter if given.get("use_peft") else ()))
+    if shape["params"] < 1e9 and not args.mfu:
+        raise Refused(
+            f"{path}: {shape['params'] / 1e9:.2g}B weights: there is no measurement of a model below 1B to "
+            f"plan its "
+            "speed from. Next: --mfu 0.1, a guess of your own"
+        )
     assumed = [f"{given['model_name_or_path']} will have the shape of {base}"] * (
         base != given["model_name_or_path"]
     )
 
-    # Rows of a step, as the recipes split them: the largest micro-batch that divides a GPU's share
+    # Rows of a step, as the recipes split them
     limit = given.get("per_device_train_batch_size", 8)
     if pretraining:
         length, tokens, noted = read_blocks(given["blocks"], args)
@@ -493,19 +564,17 @@ def read_run(path, args, changed):
     else:
         length, key, unit = given.get("max_length", 1024), "global_batch_size", 1
         wanted = given.get("global_batch_size") or limit * given.get("gradient_accumulation_steps", 1) * gpus
-    if wanted % (gpus * unit):
-        near = " or ".join(
-            str(times * gpus * unit)
-            for times in (wanted // (gpus * unit), wanted // (gpus * unit) + 1)
-            if times
-        )
+    per_pass = gpus * limit * unit
+    if wanted % per_pass:
+        near = " or ".join(str(n * per_pass) for n in (wanted // per_pass, wanted // per_pass + 1) if n)
         raise Refused(
-            f"{path}: {key} {wanted} is no multiple of {gpus} GPUs x {unit}. Next: --{key} {near}, or other GPUs"
+            f"{path}: {key} {wanted} is not a multiple of {per_pass} ({gpus} GPUs x micro-batch {limit} x "
+            f"{unit}). "
+            f"Next: --{key} {near}, or other GPUs"
         )
-    rows, computed = wanted // unit, length
-    micro = max(size for size in range(1, limit + 1) if rows // gpus % size == 0)
+    rows, computed, micro = wanted // unit, length, limit
 
-    # Steps: Trainer's; the paper's rule for tasks without num_train_epochs
+    # Steps, as Trainer counts them
     epochs = given.get("num_train_epochs", 3)
     if pretraining:
         per_epoch = tokens // length // rows
@@ -513,7 +582,6 @@ def read_run(path, args, changed):
     else:
         lengths, noted = read_rows(given["rows"], args, given.get("assistant_only_loss"))
         assumed, lengths = [*assumed, noted], np.minimum(lengths, length)
-        epochs = epochs or (5 if len(lengths) < 10_000 else 3)
         count, tokens = len(lengths), lengths.sum() * epochs
         if given.get("packing"):
             count = math.ceil(lengths.sum() / length)
@@ -538,23 +606,35 @@ def read_run(path, args, changed):
     )
     assumed += [f"{optimizer} takes the memory of AdamW"] * ("adamw" not in optimizer)
     if machine.get("nodes", 1) > 1 and not args.network:
-        assumed.append(
-            f"{DEVICES[args.gpu].network:,} Gb/s a node, usual for nodes of {args.gpu} (--network)"
-        )
-    if (like := DEVICES[args.gpu].calibrated_on) not in args.gpu:
+        assumed.append(f"{GPUS[args.gpu].network:,} Gb/s a node, usual for nodes of {args.gpu} (--network)")
+    if (like := GPUS[args.gpu].like) not in args.gpu:
         assumed.append(f"{args.gpu} reaches the share of its peak that published runs reach on {like}")
     saves = {"no": 0, "steps": 1 / every if every < 1 else steps / every}.get(
         given.get("save_strategy", "steps"), epochs
     )
     return Run(
-        **shape, **machine, gpu=args.gpu, length=length, micro=micro, rows=rows, computed=float(computed), steps=steps, tokens=float(tokens),
-        dropout=given.get("lora_dropout", 0.05) > 0, fused_loss=not pretraining, mfu=args.mfu or 0, assumed=tuple(assumed),
+        **shape,
+        **machine,
+        gpu=args.gpu,
+        length=length,
+        micro=micro,
+        rows=rows,
+        computed=float(computed),
+        steps=steps,
+        tokens=float(tokens),
+        dropout=given.get("lora_dropout", 0.05) > 0,
+        fused_loss=not pretraining,
+        mfu=args.mfu or 0,
+        assumed=tuple(assumed),
         four_bit=(0.516 if given.get("use_bnb_nested_quant") else 0.5625) * bool(given.get("load_in_4bit")),
         masters=given.get("dtype", "float32" if pretraining else "bfloat16") == "float32",
         moments=2.03 if "8bit" in optimizer else 1.06 if "4bit" in optimizer else None,
-        checkpointing=bool(given.get("activation_checkpointing", given.get("gradient_checkpointing", not pretraining))),
-        checkpoints=min(math.ceil(saves), (most or math.inf) + 1), network=args.network or DEVICES[args.gpu].network,
-    )  # fmt: skip
+        checkpointing=bool(
+            given.get("activation_checkpointing", given.get("gradient_checkpointing", not pretraining))
+        ),
+        checkpoints=min(math.ceil(saves), (most or math.inf) + 1),
+        network=args.network or GPUS[args.gpu].network,
+    )
 
 
 # ---------------------------------------------------------------- the table
@@ -570,18 +650,37 @@ def plan(r, price=None):
     """All that is known of a run, for the table and for --json."""
     change, changed = (None, None) if fits(r) else nearest(r)
     found = {
-        "basis": PLANNED, "model": r.model, "parameters": r.params, "trained": r.adapter or r.params, "gpu": r.gpu, "gpus": r.gpus,
-        "memory": memory(r), "memory_total": total(r), "memory_of_gpu": DEVICES[r.gpu].memory_gib * 2**30, "fits": fits(r),
-        "nearest_change": change, "memory_then": changed and total(changed),
+        "basis": PLANNED,
+        "model": r.model,
+        "parameters": r.params,
+        "trained": r.adapter or r.params,
+        "gpu": r.gpu,
+        "gpus": r.gpus,
+        "memory": memory(r),
+        "memory_total": total(r),
+        "memory_of_gpu": GPUS[r.gpu].memory,
+        "fits": fits(r),
+        "nearest_change": change,
+        "memory_then": changed and total(changed),
         "other_checkpointing": memory(replace(r, checkpointing=not r.checkpointing))["activations"],
-        "sharding": {name: total(replace(r, stage=stage, engine=engine)) for name, (stage, engine) in SHARDING.items()} if r.gpus > 1 else {},
-        "tokens": r.tokens, "steps": r.steps, "rows_per_step": r.rows, "row_tokens": r.length, "micro_batch": r.micro, "accumulation": r.accumulation,
-        "flops": r.steps * r.rows * (r.computed or r.length) * flops(r)["PaLM"], **(timing(r) if has_measurement(r) else dict.fromkeys(timing(r))), "disk": disk(r), "assumed": r.assumed,
+        "sharding": {
+            name: total(replace(r, stage=stage, engine=engine)) for name, (stage, engine) in SHARDING.items()
+        }
+        if r.gpus > 1
+        else {},
+        "tokens": r.tokens,
+        "steps": r.steps,
+        "global_batch_size": r.rows,
+        "row_tokens": r.length,
+        "micro_batch": r.micro,
+        "accumulation": r.accumulation,
+        "flops": r.steps * r.rows * (r.computed or r.length) * flops(r)["PaLM"],
+        **timing(r),
+        "disk": disk(r),
+        "assumed": r.assumed,
         "accuracy": ACCURACY,
-    }  # fmt: skip
-    if not price or not found["gpu_hours"]:
-        return found
-    return found | {"price": price, "cost": [price * hours for hours in found["gpu_hours"]]}
+    }
+    return found | ({"cost": [price * hours for hours in found["gpu_hours"]]} if price else {})
 
 
 def table(r, found):
@@ -610,7 +709,8 @@ def table(r, found):
     )
 
     lines.append("\nmemory of one GPU, GB")
-    beside = f"   ({gb(found['other_checkpointing'] / 1e9).strip()} {'without' if r.checkpointing else 'with'} checkpointing)"
+    other, how = gb(found["other_checkpointing"] / 1e9).strip(), "without" if r.checkpointing else "with"
+    beside = f"   ({other} {how} checkpointing)"
     for part, size in found["memory"].items():
         if size:
             say(f"  {part}", gb(size / 1e9), beside * (part == "activations"))
@@ -637,33 +737,30 @@ def table(r, found):
         f"{found['flops']:.3g} (PaLM)",
         "; recomputing the activations is not counted" * r.checkpointing,
     )
-    if not has_measurement(r):
-        say("  hours", "no measurement for models below 1B parameters. Next: --mfu of a short run of yours")
-    else:
-        hidden = (
-            " at the MFU stated"
-            if r.mfu
-            else ", the network hidden behind computing to not hidden" * (r.gpus > 1)
-        )
-        say("  hours", f"{span(found['hours'])}, {span(found['gpu_hours'])} GPU-hours", hidden)
-        say("  MFU", ", ".join(f"{100 * share:.1f} % {name}" for name, share in found["mfu"].items()))
+    hidden = (
+        " at the MFU stated"
+        if r.mfu
+        else ", the network hidden behind computing to not hidden" * (r.gpus > 1)
+    )
+    say("  hours", f"{span(found['hours'])}, {span(found['gpu_hours'])} GPU-hours", hidden)
+    say("  MFU", ", ".join(f"{100 * share:.1f} % {name}" for name, share in found["mfu"].items()))
+    say(
+        "  tokens per second",
+        f"{found['tokens_per_second']:,.0f}, {found['tokens_per_second'] / r.gpus:,.0f} on each GPU",
+    )
+    if r.gpus > 1:
+        sent, network = found["network_bytes"] / 1e9, found["network_seconds"]
+        computing = found["compute_seconds"]
+        times = f"{sent:,.0f} GB to each GPU in {network:,.1f} s, {computing:,.1f} s of computing"
+        ratio = f" a step: {found['network_seconds'] / found['compute_seconds']:.2f}"
         say(
-            "  tokens per second",
-            f"{found['tokens_per_second']:,.0f}, {found['tokens_per_second'] / r.gpus:,.0f} on each GPU",
+            "  network",
+            times,
+            ratio,
+            f"; the limit below {found['network_is_limit_below_gbit']:,.0f} Gb/s a node" * (r.nodes > 1),
         )
-        if r.gpus > 1:
-            times = f"{found['network_bytes'] / 1e9:,.0f} GB to each GPU in {found['network_seconds']:,.1f} s, {found['compute_seconds']:,.1f} s of computing"
-            ratio = f" a step: {found['network_seconds'] / found['compute_seconds']:.2f}"
-            say(
-                "  network",
-                times,
-                ratio,
-                f"; the limit below {found['network_is_limit_below_gbit']:,.0f} Gb/s a node" * (r.nodes > 1),
-            )
-        if "cost" in found:
-            say(
-                "  cost", f"{span(found['cost'])}, in the currency of --price {found['price']:g} per GPU-hour"
-            )
+    if "cost" in found:
+        say("  cost", f"{span(found['cost'])} at the price given for a GPU-hour")
 
     lines.append("\ndisk, GB")
     for what, size in found["disk"].items():
@@ -671,163 +768,13 @@ def table(r, found):
     return "\n".join([*lines, "", *(f"assumed: {each}" for each in r.assumed), f"accuracy: {ACCURACY}"])
 
 
-# ---------------------------------------------------------------- the sweep
-COUNTS = [2**i for i in range(11)]  # GPUs, eight to a node
-INK = {
-    "not sharded": ("black", ":"),
-    "ZeRO-1": ("#E69F00", "-."),
-    "ZeRO-2": ("#009E73", "--"),
-    "ZeRO-3": ("#0072B2", "-"),
-}  # Okabe, Ito
-
-
-def at(r, gpus, name, network):
-    """The run on `gpus` GPUs sharded as `name`, with the number of rows a step nearest to its own that they can share."""
-    (stage, engine), rows = SHARDING[name], max(1, round(r.rows / gpus)) * gpus
-    micro = max(size for size in range(1, r.micro + 1) if rows // gpus % size == 0)
-    moved = {"gpus": gpus, "nodes": max(1, gpus // 8), "rows": rows, "micro": micro, "network": network}
-    return replace(
-        r,
-        **moved,
-        steps=int(r.tokens // (rows * r.length)),
-        stage=stage,
-        engine=engine if gpus > 1 else "single",
-    )
-
-
-def sweep(runs, folder):
-    """Write FOLDER/sweep.csv and FOLDER/sweep.png: memory of a GPU, and hours with the least sharding that fits, on 1 to 1,024 GPUs."""
-    rows, networks = [], sorted({runs[0].network, 200.0, 100.0}, reverse=True)
-    for r, gpus, network in itertools.product(runs, COUNTS, networks):
-        ways = {name: at(r, gpus, name, network) for name in SHARDING if gpus > 1 or name == "not sharded"}
-        best = next((name for name, way in ways.items() if fits(way)), None)
-        time = timing(ways[best]) if best else {"hours": [None, None], "limit": "memory"}
-        rows.append({
-            "basis": PLANNED, "model": r.model, "gpu": r.gpu, "gpus": gpus, "network_gbit_per_node": network,
-            **{f"memory_gb {name}": round(total(ways.get(name, ways["not sharded"])) / 1e9, 2) for name in SHARDING},
-            "sharding": best or "does not fit", "tokens_per_step": ways["not sharded"].rows * r.length,
-            "limit": time["limit"], **dict(zip(("hours_network_hidden", "hours_network_not_hidden"), time["hours"], strict=True)),
-        })  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".sweep.partial.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    draw(runs, rows, networks).savefig(folder / ".sweep.partial.png", dpi=150)
-    for kind in ("csv", "png"):
-        os.replace(folder / f".sweep.partial.{kind}", folder / f"sweep.{kind}")
-    print(f"{PLANNED}: wrote {folder / 'sweep.png'} and {folder / 'sweep.csv'}")
-
-
-def draw(runs, rows, networks):
-    from matplotlib.figure import Figure
-
-    figure, grey = (
-        Figure(figsize=(2 + 6 * len(runs), 9), layout="constrained"),
-        {"color": "#BBBBBB", "alpha": 0.35, "lw": 0},
-    )
-    grid = figure.subplots(2, len(runs), sharex=True, sharey="row", squeeze=False)
-    figure.suptitle(
-        f"{PLANNED.capitalize()}: {runs[0].tokens / 1e9:.3g}B tokens on {runs[0].gpu}, eight to a node",
-        fontsize=14,
-    )
-    for (above, below), r in zip(grid.T, runs, strict=True):
-        mine, room = [row for row in rows if row["model"] == r.model], DEVICES[r.gpu].memory_gib * 2**30 / 1e9
-        above.set_title(r.model)
-        for name, (colour, style) in INK.items():
-            above.plot(
-                COUNTS,
-                [row[f"memory_gb {name}"] for row in mine[:: len(networks)]],
-                style,
-                color=colour,
-                lw=2,
-                label=name,
-            )
-        above.axhspan(room, 1e5, **grey)
-        above.annotate(f"does not fit in the card's {room:.0f} GB", (0.8, 3100), fontsize=9)
-        for network, colour, marker, size in zip(
-            networks, ("#0072B2", "#D55E00", "#CC79A7"), "osD", (11, 8, 5), strict=False
-        ):
-            drawn = [
-                row for row in mine if row["network_gbit_per_node"] == network and row["hours_network_hidden"]
-            ]
-            gpus, least, most = (
-                [row[key] for row in drawn]
-                for key in ("gpus", "hours_network_hidden", "hours_network_not_hidden")
-            )
-            below.fill_between(gpus, least, most, color=colour, alpha=0.18, lw=0)
-            below.plot(
-                gpus, least, color=colour, lw=2, marker=marker, ms=size, label=f"{network:,g} Gb/s a node"
-            )
-            limited = [
-                (row["gpus"], row["hours_network_hidden"]) for row in drawn if row["limit"] == "network"
-            ]
-            below.plot(
-                *(zip(*limited, strict=True) if limited else ([], [])),
-                marker,
-                color=colour,
-                ms=size,
-                mfc="white",
-                mew=1.8,
-            )
-        below.axvspan(
-            0.5,
-            min((row["gpus"] for row in mine if row["hours_network_hidden"]), default=4096) / 2**0.5,
-            **grey,
-        )
-        below.annotate("does not fit", (0.8, 13), fontsize=9, rotation=90)
-        if r.model == PAPER["model"] and r.gpu == "a100-80":
-            below.plot(PAPER["gpus"], PAPER["hours"], "*", color="black", ms=13, zorder=5)
-            said = f"the paper: {PAPER['gpus']} GPUs,\nabout {PAPER['hours']} hours"
-            below.annotate(said, (PAPER["gpus"], PAPER["hours"]), (26, 60), arrowprops={"arrowstyle": "-"})
-        for hours in (24, 168, 720, 8760):
-            below.axhline(hours, color="#888888", lw=0.8, ls=":")
-        for axes in (above, below):
-            axes.grid(True, color="#DDDDDD", lw=0.6)
-            axes.set_axisbelow(True)
-    for hours, name in ((24, "a day"), (168, "a week"), (720, "30 days"), (8760, "a year")):
-        grid[1, -1].annotate(
-            name, (1.015, hours), xycoords=("axes fraction", "data"), va="center", fontsize=9
-        )
-    for axes, low, high, ticks, label in (
-        (
-            grid[0, 0],
-            5,
-            5000,
-            [10, 20, 40, 80, 160, 320, 640, 1280, 2560],
-            "memory of one GPU at its fullest, GB",
-        ),
-        (grid[1, 0], 10, 60_000, [10, 30, 100, 300, 1000, 3000, 10_000, 30_000], "hours"),
-    ):
-        axes.set(yscale="log", ylim=(low, high), ylabel=label)
-        axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
-    grid[1, 0].set(xscale="log", xlim=(0.7, 1450))
-    grid[1, 0].set_xticks(COUNTS, [f"{count:,}" for count in COUNTS])
-    for axes in grid.flat:
-        axes.minorticks_off()
-    figure.supxlabel("GPUs")
-    beside = {"loc": "upper left", "bbox_to_anchor": (1.12, 1), "alignment": "left", "frameon": False}
-    grid[0, -1].legend(title="weights, gradients\nand optimizer", **beside)
-    reading = "hollow: the network\nis the limit\nband: up to nothing\nof it hidden behind\nthe computing"
-    grid[1, -1].legend(title=f"sharded as little as fits\n{reading}", **beside)
-    return figure
-
-
 def make_parser():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument(
-        "--config",
-        nargs="+",
-        required=True,
-        metavar="YAML",
-        help="of recipes/configs or yours; several with --sweep",
-    )
-    parser.add_argument(
-        "--accelerate", metavar="YAML", help="of accelerate_configs or yours; not with --sweep"
-    )
-    parser.add_argument("--gpu", required=True, help=", ".join(DEVICES))
+    parser.add_argument("--config", required=True, metavar="YAML", help="of recipes/configs or yours")
+    parser.add_argument("--accelerate", required=True, metavar="YAML", help="of accelerate_configs or yours")
+    parser.add_argument("--gpu", required=True, help=", ".join(GPUS))
     parser.add_argument("--network", type=float, help="Gb/s of a node, all its network cards together")
     parser.add_argument("--tokens", type=float, help="of the corpus, where the blocks are not built")
     parser.add_argument("--rows", type=int, help="of the training set, where it is not built")
@@ -838,38 +785,26 @@ def make_parser():
         help="plan with this MFU (convention PaLM, 0 to 1) instead of that of published runs",
     )
     parser.add_argument("--hours", type=float, help="say which MFU a run of so many hours has reached")
-    parser.add_argument("--price", type=float, help="per GPU-hour; the cost is in the same currency")
+    parser.add_argument("--price", type=float, help="of a GPU-hour, in any currency")
     parser.add_argument("--json", action="store_true", help="the same as JSON")
-    parser.add_argument(
-        "--sweep", type=Path, metavar="FOLDER", help="draw memory and hours on 1 to 1,024 GPUs"
-    )
     return parser
 
 
 def main(args, more):
     if args.gpu == "cpu":
-        raise Refused(
-            "a CPU has no plan: its speed was never measured here. Next: make demo shows the chain on one"
-        )
-    if args.gpu not in DEVICES:
-        raise Refused(f"--gpu {args.gpu} is not known. Next: one of {', '.join(DEVICES)}")
+        raise Refused("a CPU has no plan: there is no published run to take its speed from. Next: make bench")
+    if args.gpu not in GPUS:
+        raise Refused(f"--gpu {args.gpu} is not known. Next: one of {', '.join(GPUS)}")
     if len(more) % 2 or not all(key.startswith("--") for key in more[::2]):
         raise Refused(f"'{' '.join(more)}' is no --key value. Next: python -m recipes.tools.plan --help")
-    if not args.sweep and (not args.accelerate or len(args.config) > 1):
-        raise Refused(
-            "one --config and one --accelerate are planned at a time. Next: a file of accelerate_configs, or --sweep FOLDER"
-        )
     changed = {key[2:]: yaml.safe_load(value) for key, value in zip(more[::2], more[1::2], strict=True)}
     try:
-        runs = [read_run(path, args, changed) for path in args.config]
+        run = read_run(args.config, args, changed)
     except (KeyError, TypeError) as error:
-        files = f"{', '.join(args.config)}, {args.accelerate}"
+        files = f"{args.config}, {args.accelerate}"
         raise Refused(
             f"{files}: {type(error).__name__} {error}. Next: correct the key; recipes/configs shows the form"
         ) from error
-    if args.sweep:
-        return sweep(runs, args.sweep)
-    run = runs[0]
     if args.hours:
         run = replace(run, mfu=timing(replace(run, mfu=1))["hours"][0] / args.hours)
     found = plan(run, args.price)

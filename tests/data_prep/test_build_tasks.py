@@ -110,7 +110,7 @@ def test_rebuilding_a_task_leaves_the_others_and_survives_a_failure(tmp_path):
 
 def test_build_refuses_an_id_that_stands_twice(tmp_path):
     write_lines(tmp_path / "raw/mednli/mli_test_v1.jsonl", [mednli("neutral"), mednli("neutral")])
-    with pytest.raises(SystemExit, match="mednli:test:pair-1: this id stands twice"):
+    with pytest.raises(SystemExit, match="mednli:test:pair-1: this id is there twice"):
         run(tmp_path / "raw", tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
@@ -379,3 +379,18 @@ def test_hub_records_with_other_fields_are_named(tmp_path):
     write_lines(tmp_path / "raw/mtsamples/hub/test.jsonl", [{"medical_specialty": "x", "transcription": "y"}])
     with pytest.raises(SystemExit, match="'query' is missing .found: medical_specialty, transcription"):
         run(tmp_path / "raw", tmp_path / "out")
+
+
+@pytest.mark.guarantee("Files", "A full disk is one sentence and loses nothing.")
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    write_lines(tmp_path / "raw/medqa/US/test.jsonl", [medqa()])
+
+    def full(*given, **more):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(build_tasks, "describe", full)
+    with pytest.raises(
+        SystemExit, match="error: No space left on device. Next: free space, then the same command"
+    ):
+        run(tmp_path / "raw", tmp_path / "tasks")
+    assert not list((tmp_path / "tasks").iterdir())

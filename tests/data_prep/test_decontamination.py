@@ -525,12 +525,12 @@ def test_credentialed_rows_and_cases_close_the_process_and_are_named_without_the
     (tmp_path / "ours.jsonl").write_text(
         json.dumps({"id": "patient 4712", "text": sentences(random.Random(2), 60), **held, "license": None})
     )
-    assert not egress.held()
+    assert not egress.agreements()
     id_blocklist(rows)
-    assert egress.held() == ["agreement 8"]
-    egress._inside = None
+    assert egress.agreements() == ["agreement 8"]
+    egress._blocked = None
     decontaminator = make_decontaminator({"cases": [str(tmp_path / "ours.jsonl")]}, rows)
-    assert egress.held() == ["agreement 7", "agreement 8", "not stated"]
+    assert egress.agreements() == ["agreement 7", "agreement 8", "not stated"]
     for given in (document(sentences(random.Random(1), 60)), document(sentences(random.Random(2), 60)), document("x", "mimic_cxr", "mimic_cxr:s50000001")):  # fmt: skip
         [record] = decontaminator(given)[1]
         assert re.fullmatch(rf"{record['task']}:sha256:[0-9a-f]{{12}}", record["item"])
@@ -588,3 +588,28 @@ def test_bad_input_is_named(rows, tmp_path):
             make_decontaminator({"coverage": coverage}, rows)
     with pytest.raises(BadInput, match="no <task>/{test}.jsonl. Next: python -m data_prep.build_tasks"):
         make_decontaminator({"splits": ["test"]}, tmp_path / "nothing")
+
+
+def test_a_gold_summary_goes_by_itself_and_a_short_one_does_not(tmp_path):
+    numbers = random.Random(3)
+    abstract, stock = sentences(numbers, 150), "No acute process. " * 5
+    for i, summary in enumerate((abstract, stock)):
+        prompt = f"Summarize.\n\n{sentences(numbers, 4000)}\n"
+        row = {
+            "id": f"pubmed_summ:test:{i}:PMC{i}",
+            "prompt": prompt,
+            "completion": summary,
+            "scoring": "summary",
+        }
+        row |= {"task": "pubmed_summ", "access": "public", "license": "CC0"}
+        with (tmp_path / "rows.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    rows = tmp_path / "rows" / "pubmed_summ" / "test.jsonl"
+    rows.parent.mkdir(parents=True)
+    (tmp_path / "rows.jsonl").rename(rows)
+    document = {"id": "pubmed:1", "source": "pubmed", "text": abstract, "meta": {}}
+    left, records = make_decontaminator({}, tmp_path / "rows")(document)
+    assert left is None and [record["item"] for record in records] == ["pubmed_summ:test:0:PMC0"]
+    assert (
+        make_decontaminator({}, tmp_path / "rows")(document | {"text": f"Chest film. {stock}"})[0] is not None
+    )

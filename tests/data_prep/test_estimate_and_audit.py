@@ -17,6 +17,7 @@ from data_prep.corpus.tokenize import DocumentTokenizer
 from data_prep.demo import backbone
 from data_prep.files import sha256
 from data_prep.schema import BadInput
+from tests.data_prep.test_sources import article_set, citation
 
 RNG = np.random.default_rng(0)
 WORDS = np.array(
@@ -297,7 +298,7 @@ def test_the_plan_holds_what_is_credentialed_and_names_folders_of_several_domain
     collection(tmp_path / "raw" / "b", texts[:20], access="credentialed")
     assert estimate.sample("plain", str(tmp_path / "raw"), tokenizer)[
         "access"
-    ] == "credentialed" and egress.held() == ["agreement 7"]
+    ] == "credentialed" and egress.agreements() == ["agreement 7"]
     collection(tmp_path / "raw" / "c", texts[:20], domain="clinical")
     with pytest.raises(BadInput, match="holds clinical and general text. Next: one --source"):
         estimate.sample("plain", str(tmp_path / "raw"), tokenizer)
@@ -323,3 +324,16 @@ def test_the_plan_of_the_article(capsys):
 def test_a_plan_that_cannot_be_made_is_one_sentence(world, arguments, said):
     with pytest.raises(SystemExit, match=f"error: .*({said})"):
         estimate.main([*arguments, "--mixture", str(world / "mixture.yaml")])
+
+
+def test_the_plan_leaves_out_records_that_a_later_file_replaces(tokenizer, tmp_path, monkeypatch):
+    for number, title in enumerate(("Old.", "New.")):
+        records = [citation(str(i), title=title) for i in range(20)]
+        (tmp_path / f"pubmed26n000{number + 1}.xml").write_text(article_set(*records))
+    planned = estimate.sample("pubmed", tmp_path, tokenizer)
+    made = build_documents.build([("pubmed", tmp_path)], tmp_path / "out")
+    assert planned["documents"] == sum(output["records"] for output in made["outputs"]) == 20
+    monkeypatch.setattr(estimate, "SCAN_BYTES", 10)
+    planned = estimate.sample("pubmed", tmp_path, tokenizer)
+    assert planned["documents"] == 40
+    assert "records that a later file replaces are counted twice" in estimate.report(MIXTURE, [planned], 2)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_prep import benchmarks, build_instructions, build_tasks, instructions
+from data_prep.benchmarks import hoc
 from data_prep.corpus.evaluation_items import item_name
 from data_prep.manifest import Drops
 from data_prep.schema import BadInput, check_row
@@ -559,6 +560,7 @@ def test_plan_of_the_article():
 
 def test_task_file_with_a_test_row_is_refused(tmp_path, raw, task_rows):
     write(task_rows / "medqa/train.jsonl", (task_rows / "medqa/test.jsonl").read_text())
+    (task_rows / "medqa/manifest.json").unlink()
     with pytest.raises(SystemExit, match="row of split 'test', which must not be trained on"):
         run(
             raw,
@@ -672,3 +674,54 @@ def test_chatgpt_answers_are_not_taken_for_healthcaremagic(tmp_path):
         write_array(tmp_path / name / name, records[: 25 if name[0] == "H" else 2])
         with pytest.raises(BadInput, match="GenMedGPT-5k, written by ChatGPT"):
             list(instructions.read("healthcaremagic", tmp_path / name, Drops()))
+
+
+# ---------------------------------------------------------------- row files that are not those of their manifest
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(
+    "change", [lambda lines: lines[:1], lambda lines: lines * 2, lambda lines: lines[::-1]]
+)
+@pytest.mark.guarantee("Files", "An output that was replaced, cut or edited after its build is noticed.")
+def test_a_row_file_that_was_cut_at_a_line_end_or_doubled_is_noticed(tmp_path, raw, task_rows, split, change):
+    path = task_rows / f"medqa/{split}.jsonl"
+    path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
+    flags = ["--sources", "alpaca", "--task_rows", str(task_rows), "--task_names", "medqa"]
+    with pytest.raises(SystemExit, match=f"medqa/{split}.jsonl: not the file that its manifest lists"):
+        run(raw, tmp_path / "out", *flags)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_share_labels_alone_give_nothing_away(tmp_path):
+    labels = ", ".join(hoc.LABELS[:6])  # more than 13 words
+    assert len(labels.split()) >= build_instructions.HeldOut.N
+
+    def row(i, split):
+        card = {"task": "hoc", "scoring": "labels", "source": "hoc", "license": "MIT", "access": "public"}
+        text = {"prompt": f"Text {i} of its own.\n", "completion": labels, "choices": list(hoc.LABELS)}
+        return json.dumps({"id": f"hoc:{i}", "split": split} | card | text) + "\n"
+
+    for i, split in enumerate(("train", "test")):
+        write(tmp_path / f"tasks/hoc/{split}.jsonl", row(i, split))
+    run(
+        tmp_path,
+        tmp_path / "out",
+        "--sources",
+        "",
+        "--task_rows",
+        str(tmp_path / "tasks"),
+        "--task_names",
+        "hoc",
+    )
+    assert [row["id"] for row in lines(tmp_path / "out/train.jsonl")] == ["hoc:0"]
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, raw, monkeypatch):
+    def full(path, records):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(build_instructions, "write_jsonl", full)
+    with pytest.raises(
+        SystemExit, match="error: No space left on device. Next: free space, then the same command"
+    ):
+        run(raw, tmp_path / "out", "--sources", "alpaca")
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]

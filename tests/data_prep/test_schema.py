@@ -7,9 +7,18 @@ import pytest
 import zstandard
 
 from data_prep import build_cases, build_documents, build_instructions, build_tasks
-from data_prep.files import open_bytes, open_text, read_json, read_jsonl, whole_folder, write_jsonl
+from data_prep.files import open_bytes, open_text, read_json, read_jsonl, read_yaml, whole_folder, write_jsonl
 from data_prep.manifest import Drops, describe, read_manifest, write_manifest
-from data_prep.schema import BadInput, check_document, check_row, strictest
+from data_prep.schema import (
+    BadInput,
+    CleaningPlan,
+    Mixture,
+    check_document,
+    check_row,
+    load,
+    parse,
+    strictest,
+)
 
 DOCUMENT = {
     "id": "a:1",
@@ -202,3 +211,44 @@ def test_same_records_same_bytes_and_a_manifest_that_says_so(tmp_path):
     }
     with pytest.raises(BadInput, match="Next: python -m this"):
         read_manifest(tmp_path / "none", made_by="python -m this")
+
+
+# ---------------------------------------------------------------- YAML
+WHOLE = "block_length: 8\ntokens: one_pass\nratio: as_found\nfill: concat\nvalidation_share: 0\nseed: 0\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "seed: 1\nblock_length: 2\nseed: 3\n",
+            "m.yaml: not YAML .key 'seed' is in line 1 and again in line 3",
+        ),
+        ("ratio: {biomedical: 1, biomedical: 2}\n", "key 'biomedical' is in line 1 and again in line 1"),
+        (f"{WHOLE}seeds: 2\n", "m.yaml: unknown key 'seeds' .known: block_length, tokens"),
+        ("- 1\n", "m.yaml: must be keys and values, found list"),
+    ],
+)
+def test_a_mixture_that_cannot_be_read_is_one_sentence(tmp_path, text, said):
+    (tmp_path / "m.yaml").write_text(text)
+    with pytest.raises(BadInput, match=said):
+        load(tmp_path / "m.yaml", Mixture)
+
+
+def test_only_true_and_false_are_booleans_in_our_yaml(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: no\nb: [yes, off, On]\nc: true\nd: False\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": "no", "b": ["yes", "off", "On"], "c": True, "d": False}
+    said = "ids: must be a valid boolean, found 'no' .only true and false are booleans here"
+    with pytest.raises(BadInput, match=f"plan: decontamination: {said}"):
+        parse({"decontamination": {"ids": "no"}}, CleaningPlan, "plan")
+
+
+def test_a_file_that_no_yaml_was_copied_to_names_the_example(tmp_path):
+    with pytest.raises(BadInput, match="no such file. Next: copy this.yaml and fill it in"):
+        load(tmp_path / "none.yaml", Mixture, example="this.yaml")
+
+
+def test_errors_about_rows_quote_no_long_text():
+    with pytest.raises(BadInput) as raised:
+        check_row(ROW | {"split": "The patient was seen in the ward."}, "f")
+    assert "patient" not in str(raised.value) and "'split' is a longer text" in str(raised.value)

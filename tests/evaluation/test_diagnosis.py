@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_model import make_model, read_jsonl
 
 from data_prep import build_cases
 from data_prep.demo import sources as make_demo_sources
@@ -16,6 +15,7 @@ from evaluation import generate, judge, rating_page
 from evaluation.diagnosis import section, statistics
 from evaluation.diagnosis.differential import parse_differential
 from evaluation.diagnosis.matching import Matcher, words
+from tests.tiny_model import make_model, read_jsonl
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "differentials.jsonl"
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "case_diagnosis" / "agentclinic_medqa.jsonl"
@@ -102,7 +102,7 @@ def test_every_source_gives_rows_that_ask_for_a_differential(tmp_path, capsys):
         and len(manifest["prompt"]["sha256"]) == 64
     )
     assert manifest["dropped"]["nejm_cpc"]["text without a line in index.csv"]["count"] == 1
-    assert "nejm_cpc: 1 cases; the article has 70" in capsys.readouterr().out
+    assert "nejm_cpc: 1 cases; the paper has 70" in capsys.readouterr().out
 
 
 def test_what_is_wrong_with_a_case_is_said_with_its_place(tmp_path):
@@ -113,14 +113,14 @@ def test_what_is_wrong_with_a_case_is_said_with_its_place(tmp_path):
     for cases, message in (
         (
             [{**case_of(1), "access": "open"}],
-            r"in.jsonl: line 1: access 'open' is none of public, gated, credentialed",
+            r"in.jsonl: line 1: access 'open' is not one of public, gated, credentialed",
         ),
         (
             [{key: value for key, value in case_of(1).items() if key != "license"}],
             "line 1: field 'license' is missing",
         ),
         ([{**case_of(1), "synonyms": "gouty arthritis"}], "line 1: field 'synonyms' must be list"),
-        ([case_of(1), case_of(1, text="Other.")], "case c1 stands there twice"),
+        ([case_of(1), case_of(1, text="Other.")], "case c1 is there twice"),
         ([{**case_of(1), "final_diagnosis": " "}], "holds no case with a text and a final diagnosis"),
     ):
         with pytest.raises(SystemExit, match=message):

@@ -4,9 +4,6 @@ import json
 import socket
 
 import pytest
-from fake_openai import FakeServer
-from test_diagnosis import CASES, GOOD, POOR, case_of, run_of
-from tiny_model import make_model, read_jsonl
 
 from data_prep import egress
 from evaluation import judge, rating_page
@@ -14,6 +11,9 @@ from evaluation.diagnosis import judges
 from evaluation.diagnosis.server_judge import read_verdict
 from evaluation.diagnosis.verdicts import Log, prediction_id
 from evaluation.models import server
+from tests.evaluation.test_diagnosis import CASES, GOOD, POOR, case_of, run_of
+from tests.fake_openai import FakeServer
+from tests.tiny_model import make_model, read_jsonl
 
 CASE = {"id": "c0", "completion": "Gout", "synonyms": [], "access": "public", "license": "L"}
 
@@ -200,7 +200,7 @@ def test_a_credentialed_judge_closes_the_process_and_its_verdicts_say_so(tmp_pat
             )
         ):
             for _ in range(2):  # the second time the log answers
-                egress._inside = None
+                egress._blocked = None
                 folder = run_of(tmp_path / "run", ["1. Gout"], [case_of(0)])
                 judge.main([str(folder), "--judge", spec, "--out", str(tmp_path / f"out{number}")])
                 assert (
@@ -212,14 +212,16 @@ def test_a_credentialed_judge_closes_the_process_and_its_verdicts_say_so(tmp_pat
             assert [line["model_access"] for line in lines if not line["judge"].startswith("string")] == [
                 "credentialed"
             ]
-    egress._inside = None
+    egress._blocked = None
     judges.make_judge(f"hf:{tmp_path / 'model'}")
-    assert egress.held() == ["what model was trained under"]
+    assert egress.agreements() == ["what model was trained under"]
 
 
 @pytest.mark.parametrize(("text", "verdict"), [
     ("y", True), ("Yes.", True), ("**No**", False), ("n\nbecause", False), ("[y]", True), ("The answer is yes", True), ("<think>no, or yes</think>y", True),
     ("I would say it is not correct: no", False), ("yes and no", None), ("maybe", None), ("", None), ("No idea", None), ("Answer [y/n].", None), ("It could be yes or no", None),
+    ("True", True), ("False", False), ("**False**.", False), ('{"correct": true}', True), ("The answer is: False", False),
+    ("True or false?", None), ("It is true that they differ", None), ("False positive", None), ("correct: true\ncorrect: false", None),
 ])  # fmt: skip
 def test_what_a_judge_wrote_is_read_as_yes_no_or_nothing(text, verdict):
     assert read_verdict(text) is verdict
@@ -231,10 +233,10 @@ def test_an_entry_of_the_allow_list_opens_its_host_alone(tmp_path):
         "- {endpoint: 'https://llm.hospital.example/v1', agreement: Contract 7, person: A. Example, date: 2026-01-02}\n"
     )
     one = judges.make_judge("openai:m@https://llm.hospital.example/v1/chat/completions", allow_list=allowed)
-    one.permit([{**CASE, "access": "credentialed"}])
+    one.require_allowed([{**CASE, "access": "credentialed"}])
     assert one.opened["agreement"] == "Contract 7"
     with pytest.raises(Exception, match="not sent to api.openai.com"):
-        judges.make_judge("openai:m", allow_list=allowed).permit([{**CASE, "access": "gated"}])
+        judges.make_judge("openai:m", allow_list=allowed).require_allowed([{**CASE, "access": "gated"}])
 
 
 def test_a_judge_on_this_machine_is_asked_without_a_proxy(tmp_path, monkeypatch):

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_model import REPO, make_model, read_jsonl
 
 from data_prep import egress
 from data_prep.demo import sources
 from data_prep.demo import world as demo_world
 from data_prep.files import sha256
-from data_prep.schema import BadInput
+from data_prep.schema import BadInput, load
 from evaluation import forgetting, generate
 from evaluation.models import registry
 from evaluation.reporting import config, curves, forgetting_page, formats
 from evaluation.scoring import gate
 from evaluation.tasks import general
+from tests.tiny_model import REPO, make_model, read_jsonl
 
 REAL = REPO.parent / "shared" / "data"
 QUESTIONS = [[f"What is sold in town {i}?", "salt", "wool", "oats", "rope", "ABCD"[i % 4]] for i in range(7)]
@@ -245,7 +245,7 @@ def test_a_credentialed_model_closes_the_process_and_its_items_say_so(world, cap
     ]
     forgetting.main(asked)
     assert (
-        egress.held() == ["what notes was trained under"]
+        egress.agreements() == ["what notes was trained under"]
         and result_of(world, "closed")["access"] == "credentialed"
     )
     items = {name: read_jsonl(world / "closed" / name / "gsm8k.jsonl") for name in ("base", "notes")}
@@ -266,9 +266,7 @@ def test_a_credentialed_model_closes_the_process_and_its_items_say_so(world, cap
         for a in command(world, "x", data=None, tasks="hellaswag")
     ]
     said = refusal(capsys, arguments)
-    assert (
-        "a credentialed model is asked, so nothing is fetched" in said and "Next: --data DIR" in said
-    )
+    assert "a credentialed model is asked, so nothing is fetched" in said and "Next: --data DIR" in said
 
 
 def test_two_models_of_one_name_are_refused(world, capsys):
@@ -498,15 +496,16 @@ def test_gates_are_checked(world, capsys):
         gate.read_limits(path, {"max_general_drop": 0.5}, ["tuned", "foundation"])["max_general_drop"] == 0.5
     )
     for text, said in (
-        ("max_drop: 1", "gate.yaml: max_drop: Extra inputs are not permitted"),
-        ("max_general_drop: 1\nmax_drop: 1", "max_drop: Extra inputs"),
-        ("", "gate.yaml: sets no limit. Next: max_general_drop: 0.02"),
-        ("max_general_drop: many", "max_general_drop: Input should be a valid number"),
-        ("max_general_drop: true", "max_general_drop: Input should be a valid number"),
-        ("max_general_drop: .nan", "max_general_drop: Input should be a finite number"),
-        ("max_general_drop: 1\nuncertain: maybe", "uncertain: Input should be 'warn' or 'fail'"),
-        ("max_general_drop: 1\ntasks: [trivia]", "tasks.0: Input should be 'mmlu', "),
-        ("max_general_drop: 1\ntasks: mmlu", "tasks: Input should be a valid list"),
+        ("max_drop: 1", "gate.yaml: unknown key 'max_drop' (known: max_general_drop, "),
+        ("max_general_drop: 1\nmax_drop: 1", "unknown key 'max_drop'"),
+        ("", "gate.yaml: must be keys and values"),
+        ("uncertain: warn", "gate.yaml: sets no limit. Next: max_general_drop: 0.02"),
+        ("max_general_drop: many", "max_general_drop: must be a valid number"),
+        ("max_general_drop: true", "max_general_drop: must be a valid number"),
+        ("max_general_drop: .nan", "max_general_drop: must be a finite number"),
+        ("max_general_drop: 1\nuncertain: maybe", "uncertain: must be 'warn' or 'fail'"),
+        ("max_general_drop: 1\ntasks: [trivia]", "tasks: 0: must be 'mmlu', "),
+        ("max_general_drop: 1\ntasks: mmlu", "tasks: must be a valid list"),
     ):
         (world / "gate.yaml").write_text(text)
         assert said in refusal(capsys, command(world, "x", "--gate", str(world / "gate.yaml")))
@@ -611,7 +610,7 @@ def test_a_plan_measures_each_base_and_shows_the_papers_change_beside(world, cap
 
 
 def test_the_plan_of_the_paper_names_models_that_exist():
-    plan = config.load(REPO / "evaluation/plans/forgetting.yaml", config.ForgettingPlan)
+    plan = load(REPO / "evaluation/plans/forgetting.yaml", config.ForgettingPlan)
     known = registry.families(sorted(registry.FOLDER.glob("*.yaml")))
     assert {model for one in plan.comparisons for model in (one.base, *(t.model for t in one.tuned))} <= set(
         known

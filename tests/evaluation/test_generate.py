@@ -7,12 +7,12 @@ import shutil
 
 import pytest
 import yaml
-from tiny_model import REPO, make_model, read_jsonl, rows_of, write_rows
 
 from data_prep import egress
 from data_prep.schema import check_row
 from evaluation import bench, generate, score
 from evaluation.scoring import metrics
+from tests.tiny_model import REPO, make_model, read_jsonl, rows_of, write_rows
 
 TASKS = "medqa,medqa_ll,emrqa,i2b2,hoc,mimic_cxr"
 
@@ -333,7 +333,7 @@ def test_rows_for_the_harness_that_do_not_say_their_class_close_its_process(tmp_
         json.dumps({key: value for key, value in row.items() if key != "access"}) + "\n"
     )
     load_mibe().load("emrqa", str(tmp_path))
-    assert egress.held() == ["invented"]
+    assert egress.agreements() == ["invented"]
 
 
 def test_examples_come_from_the_training_rows_and_never_from_the_test(world):
@@ -610,3 +610,17 @@ def test_the_benchmark_compares_three_ways_that_say_the_same(tmp_path, capsys):
         result["median_seconds"]["generate"] <= 1.1 * result["median_seconds"]["bare"]
     )
     assert (tmp_path / "bench" / "bench.md").read_text() in capsys.readouterr().out
+
+
+def test_an_answer_cut_inside_the_reasoning_that_the_template_opens_is_unparsed(world):
+    import transformers
+
+    shutil.copytree(world / "model", world / "thinker")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(world / "thinker", trust_remote_code=False)
+    tokenizer.chat_template = "{{ messages[0]['content'] }}\n{% if add_generation_prompt %}<think>\n{% endif %}"
+    tokenizer.save_pretrained(world / "thinker")
+    generate.main(command(world, "eval/thinker", tasks="medqa,medqa_ll", preset="chat", model="thinker"))
+    outputs = [row["output"] for row in read_jsonl(world / "eval" / "thinker" / "medqa.jsonl")]
+    assert all(output.startswith("<think>\n") for output in outputs)
+    scores = score.score_folder(world / "eval" / "thinker")
+    assert scores["medqa"]["unparsed"] == len(outputs) and scores["medqa_ll"]["unparsed"] == 0

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from evaluation.scoring import metrics
+from evaluation.scoring import compare, metrics
 
 ANSWER = ["yes", "no", "maybe"]
 
@@ -270,3 +270,16 @@ def test_mcnemar_exact():
     assert metrics.mcnemar([True] * 5, [True] * 5) == 1.0
     assert metrics.mcnemar([True] * 6, [False] * 6) == pytest.approx(2 / 64)
     assert metrics.mcnemar([True, True, False, True], [False, True, True, True]) == 1.0
+
+
+def test_an_interval_has_a_width_where_all_rows_agree():
+    rows = [{"id": str(i), "task": "t", "scoring": "choice", "choices": ["A", "B"], "completion": "A"} for i in range(20)]
+    rows = [row | {"output": "A", "options": ["x", "y"]} for row in rows]
+    rows = [row | metrics.grade(row) for row in rows]
+    counts, finish = metrics.statistics(rows)["accuracy"]
+    right = metrics.estimate(1.0, metrics.draws(counts, finish), len(rows))
+    assert right["high"] == 1.0 and right["low"] == pytest.approx(0.8389, abs=1e-4)  # Wilson, 20 of 20
+    difference, drawn = metrics.paired_difference(rows, rows, "accuracy")
+    both = metrics.estimate(difference, drawn, len(rows), difference=True)
+    assert both["value"] == 0 and both["high"] == -both["low"] == pytest.approx(0.1611, abs=1e-4)
+    assert compare.compare(rows, rows)["metrics"]["accuracy"]["high"] > 0.1

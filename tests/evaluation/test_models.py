@@ -4,12 +4,12 @@ import json
 
 import pytest
 import yaml
-from fake_openai import FakeServer
-from tiny_model import make_model, make_tokenizer, read_jsonl, rows_of, write_rows
 
 from data_prep.schema import BadInput
 from evaluation import generate
 from evaluation.models.registry import FOLDER, families, read_entry
+from tests.fake_openai import FakeServer
+from tests.tiny_model import make_model, make_tokenizer, read_jsonl, rows_of, write_rows
 
 ENTRIES = families(sorted(FOLDER.glob("*.yaml")))
 NAMED = {  # in the article

@@ -66,6 +66,11 @@ def value(rows, name):
         ("mtsamples", "Neurosurgery", "Surgery", "Neurosurgery"),  # C4
         ("mtsamples", "Cosmetic / Plastic Surgery", "Surgery", "Cosmetic / Plastic Surgery"),
         ("mtsamples", "Neurology", "Urology", "Neurology"),
+        # in the published order: Surgery, Allergy / Immunology, Sleep Medicine, ..., Autopsy is 26th, Urology 31st
+        ("mtsamples", "Between Autopsy and Urology, the best fit is Urology.", "Autopsy", None),
+        ("mtsamples", "Urology. The note might also be filed under Sleep Medicine.", "Sleep Medicine", "Urology"),
+        ("mtsamples", "Dentistry or Dermatology", "Dermatology", None),
+        ("mtsamples", "Neurology, not Radiology", "Radiology", "Neurology"),
         ("ddi", "ddi-effect", None, "DDI-effect"),  # D1
         ("ddi", "effect", None, "DDI-effect"),
         ("ddi", "DDI-effect. There is no DDI-false.", None, "DDI-effect"),
@@ -76,6 +81,10 @@ def value(rows, name):
 def test_labels_as_they_were_read(task, output, theirs, ours):
     [row] = graded(task, [(output, CHOICES[task][0])])
     assert (row["paper"]["parsed"], row["parsed"]) == (theirs, ours)
+
+
+def test_the_published_order_of_mtsamples_has_all_of_its_labels():
+    assert sorted(reference_scorer.MTSAMPLES_ORDER) == sorted(SPECIALTIES)
 
 
 def test_a_perfect_model_cannot_reach_1_on_mtsamples():

@@ -313,7 +313,7 @@ def test_a_copy_of_the_outputs_alone_keeps_the_class_of_the_model(tmp_path, caps
         (older, "public", "public"), (older, "credentialed", "credentialed"), (told, "public", "credentialed"), (loose, "credentialed", "credentialed"),
         (told, None, "credentialed"), (loose, None, "public"), (older, None, "credentialed"), (loose[:1] + older[1:], None, "credentialed"),
     )):  # fmt: skip
-        egress._inside = None
+        egress._blocked = None
         folder = write_run(tmp_path / f"run{number}", rows, access=run_access or "public")
         if not run_access:
             (folder / "run.json").unlink()
@@ -321,7 +321,7 @@ def test_a_copy_of_the_outputs_alone_keeps_the_class_of_the_model(tmp_path, caps
         assert {row["model_access"] for row in run_outputs.read_rows(path)} == {wanted}, number
         entry = score.score_folder(folder)["mednli"]
         assert (
-            entry["redacted"] == (wanted == "credentialed") == bool(egress.held())
+            entry["redacted"] == (wanted == "credentialed") == bool(egress.agreements())
             and entry["provenance"]["access"] == wanted
         )
         unknown = "mednli.jsonl: nothing tells what the model that wrote it was trained on, so it is kept as credentialed. Next: put the run.json"
@@ -330,16 +330,16 @@ def test_a_copy_of_the_outputs_alone_keeps_the_class_of_the_model(tmp_path, caps
         )
         shown = score.score_folder(folder, redact=False) and read_jsonl(folder / "mednli.scored.jsonl")
         assert [row["model_access"] for row in shown] == [wanted] * 2
-        egress._inside = None
+        egress._blocked = None
         score.graded_rows(folder, "mednli")
-        assert bool(egress.held()) == (wanted == "credentialed"), (
+        assert bool(egress.agreements()) == (wanted == "credentialed"), (
             "rows that a scored file holds whole close a process too"
         )
 
 
 def test_what_is_left_of_a_killed_run_opens_nothing(tmp_path):
     """A partial file that anybody can read, and a link in its place."""
-    egress.keep_inside(["the agreement"], BadInput)
+    egress.block_egress(["the agreement"], BadInput)
     elsewhere, partial = tmp_path / "elsewhere", tmp_path / ".note.partial"
     for plant in (lambda: partial.touch(), lambda: partial.symlink_to(elsewhere)):
         plant()
@@ -567,11 +567,11 @@ def test_the_harness_alone_names_the_weights_and_their_class_counts(tmp_path, mo
     for number, (arguments, (access, unknown)) in enumerate(wanted.items()):
         as_dict = dict(part.split("=", 1) for part in arguments.split(",") if part)
         for form in (arguments, as_dict):
-            egress._inside = None
+            egress._blocked = None
             os.umask(0o022)
             folder = samples_of(tmp_path / f"run{number}{type(form).__name__}", model_args=form)
             entry = score.score_folder(folder)["mednli"]
-            assert (entry["provenance"]["access"], entry["redacted"], bool(egress.held())) == (
+            assert (entry["provenance"]["access"], entry["redacted"], bool(egress.agreements())) == (
                 access,
                 *[access == "credentialed"] * 2,
             ), arguments

@@ -5,14 +5,14 @@ import socket
 
 import pytest
 import yaml
-from fake_openai import FakeServer
-from tiny_model import make_tokenizer, read_jsonl, rows_of, write_rows
 
 from data_prep import egress
 from data_prep.schema import BadInput
 from evaluation import generate
 from evaluation.models import server
 from evaluation.models.registry import read_entry
+from tests.fake_openai import FakeServer
+from tests.tiny_model import make_tokenizer, read_jsonl, rows_of, write_rows
 
 N = 30
 
@@ -310,9 +310,9 @@ def test_the_folder_that_a_server_names_says_the_class(world, named):
         if named == "parent":
             fake.listed = {"root": "adapter-of-notes", "parent": "base"}
             fake.others = [{"id": "base", "root": str(notes)}]
-        fake.reply = lambda prompt: "B" if egress.held() else "sent before the process was closed"
+        fake.reply = lambda prompt: "B" if egress.agreements() else "sent before the process was closed"
         facts, rows = run(world, fake)
-    assert egress.held() == ["what fake was trained under"] and {row["output"] for row in rows} == {"B"}
+    assert egress.agreements() == ["what fake was trained under"] and {row["output"] for row in rows} == {"B"}
     assert facts["model_access"] == facts["access"] == "credentialed" == rows[0]["model_access"]
     assert not [path for path in (world / "eval" / "fake").rglob("*") if path.stat().st_mode & 0o077]
 
@@ -324,7 +324,7 @@ def test_the_folder_that_a_server_names_says_the_class(world, named):
 def test_a_relay_on_this_machine_is_as_far_as_what_it_stands_before(world):
     rows = rows_of("mednli", "choice", [("So?", "neutral")], choices=["neutral"])
     write_rows(world / "rows", "mednli", [row | {"access": "credentialed"} for row in rows])
-    egress._inside = None  # writing them here has closed this process
+    egress._blocked = None  # writing them here has closed this process
     allowed = {
         "endpoint": "https://api.openai.com/v1",
         "agreement": "contract 7",

@@ -47,18 +47,16 @@ def guard(monkeypatch):
 
 # ---------------------------------------------------------------- the log
 def test_the_log(lab):
-    config = {**PRETRAIN, "output_dir": "watched", "report_to": "tensorboard", "peak_tflops": 0.5, "logging_steps": 2, "max_steps": 6,
+    config = {**PRETRAIN, "output_dir": "logged", "report_to": "tensorboard", "peak_tflops": 0.5, "logging_steps": 2, "max_steps": 6,
               "eval_strategy": "steps", "eval_steps": 3}  # fmt: skip
     assert recipe(lab, "pretrain", config) is None
     for speed, mfu, memory, seen in logged(
-        lab / "watched", "tokens_per_second", "mfu", "memory_gb", "tokens_seen"
+        lab / "logged", "tokens_per_second", "mfu", "memory_gb", "tokens_seen"
     ):
         assert speed > 0 and 0 < mfu < 1 and memory > 0.1 and seen > 0
-    history = json.loads((lab / "watched" / "trainer_state.json").read_text())["log_history"]
-    assert [entry["step"] for entry in history if "eval_general_perplexity" in entry] == [3, 6, 6], (
-        "per domain, at every evaluation and at the end"
-    )
-    assert list((lab / "watched" / "runs").rglob("events.out.tfevents*"))
+    history = json.loads((lab / "logged" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history if "eval_general_perplexity" in entry] == [3, 6]
+    assert list((lab / "logged" / "runs").rglob("events.out.tfevents*"))
 
 
 @pytest.mark.guarantee("Uploads", "Trackers write into the run's folder and nowhere else.")
@@ -81,12 +79,6 @@ def test_trackers_write_into_the_run_and_nowhere_else(lab):
     assert not list((lab / "home").rglob("*trackio*")) and 0 < logged(lab / "tracked", "mfu")[0][0] < 1
 
 
-@pytest.mark.parametrize(("isolated", "squares"), [(True, 2 * 12**2), (False, 24**2)])
-def test_a_block_that_is_one_text_is_as_long_as_it_is(guard, isolated, squares):
-    batch = guard.Collator(isolated, 0)([{"input_ids": range(24), "seq_lengths": [12, 12], "row": 0}])
-    assert batch["taken"] == ([0], 24, squares)
-
-
 def test_model_flops_are_the_formula(guard):
     shape = LlamaConfig(
         vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
@@ -101,64 +93,70 @@ def test_model_flops_are_the_formula(guard):
     assert guard.model_flops(model, 1000, 0) == 1000 * (4 * (matrices - 3200) + 6 * 3200)
 
 
-# ---------------------------------------------------------------- the guard
+# ---------------------------------------------------------------- the loss guard
 def damaged(patch, at, value):
-    """The loss of the `at`-th micro-step becomes `value`."""
-    compute, count = transformers.Trainer.compute_loss, iter(range(1, 10**9))
+    """The loss that the model computes in the `at`-th micro-step becomes `value`."""
+    forward, count = transformers.LlamaForCausalLM.forward, iter(range(1, 10**9))
 
-    def compute_damaged(self, *args, **kwargs):
-        loss = compute(self, *args, **kwargs)
-        return loss * 0 + value if next(count) == at else loss
+    def forward_damaged(self, *args, **kwargs):
+        output = forward(self, *args, **kwargs)
+        if self.training and next(count) == at:
+            output.loss = output.loss * 0 + value
+        return output
 
-    patch.setattr(transformers.Trainer, "compute_loss", compute_damaged)
+    patch.setattr(transformers.LlamaForCausalLM, "forward", forward_damaged)
 
 
 @pytest.mark.parametrize(
     ("value", "said"), [(math.nan, "loss nan"), (math.inf, "loss inf"), (40.0, r"loss 4")]
 )
-def test_a_broken_loss_stops_the_run_with_the_weights_before_it(lab, monkeypatch, value, said):
+@pytest.mark.guarantee(
+    "Training",
+    "A loss or gradient that is not finite, or a loss spike, stops before the weights take the step.",
+)
+def test_a_broken_loss_stops_the_run_before_its_step(lab, monkeypatch, value, said):
     name = f"broken_{value}"
-    config = {**PRETRAIN, "output_dir": name, "save_steps": 100}
+    config = {**PRETRAIN, "output_dir": name}
     with monkeypatch.context() as patch:
         damaged(patch, 2 * 13 - 1, value)  # the first half of step 13
         stopped = recipe(lab, "pretrain", config)
-    assert (
-        stopped
-        and said in stopped
-        and "at step 13" in stopped
-        and "in checkpoint-12" in stopped
-        and run_json(lab / name)["status"] == "running"
-    )
+    assert stopped and said in stopped and "at step 13; the weights did not take that step" in stopped
+    assert run_json(lab / name)["status"] == "running" and len(ledger(lab / name)) == 12
     saved, good = weights(lab / name / "checkpoint-12"), weights(lab / "base" / "checkpoint-12")
-    assert all(torch.equal(saved[key], good[key]) for key in good) and len(ledger(lab / name)) == 12
-    assert recipe(lab, "pretrain", config) is None, "the same command goes on, here without the damage"
+    assert all(torch.equal(saved[key], good[key]) for key in good)
+    assert recipe(lab, "pretrain", config) is None, "the same command resumes, here without the damage"
     assert losses(lab / name) == losses(lab / "base")
 
 
-def test_a_loss_that_is_broken_from_the_start_names_no_checkpoint(lab, monkeypatch):
-    damaged(monkeypatch, 1, math.nan)
-    stopped = recipe(lab, "pretrain", {**PRETRAIN, "output_dir": "never", "save_steps": 100})
-    assert "at step 1" in stopped and "nothing was trained yet" in stopped and "checkpoint" not in stopped
+def test_a_loss_of_sft_is_guarded_too(lab, monkeypatch):
+    """TRL computes its loss from log-probabilities; the guard reads the model's own."""
+    model = importlib.import_module("trl.trainer.utils")
+    fused, count = model.FusedCausalLMOutput, iter(range(1, 10**9))
+
+    def damaged_output(*args, loss=None, **kwargs):
+        return fused(*args, loss=loss * math.nan if next(count) == 3 else loss, **kwargs)
+
+    monkeypatch.setattr(model, "FusedCausalLMOutput", damaged_output)
+    stopped = recipe(lab, "sft", {**SFT, "output_dir": "broken_sft"})
+    assert stopped and "loss nan" in stopped and "at step 3" in stopped
 
 
 def test_a_broken_gradient_stops_the_run(lab, monkeypatch):
-    clip, count = transformers.Trainer._clip_grad_norm, iter(range(1, 100))
-    monkeypatch.setattr(
-        transformers.Trainer,
-        "_clip_grad_norm",
-        lambda self, model: clip(self, model) * (math.nan if next(count) == 6 else 1),
-    )
-    stopped = recipe(lab, "pretrain", {**PRETRAIN, "output_dir": "gradient", "save_steps": 100})
-    assert (
-        stopped
-        and "gradient norm nan at step 6" in stopped
-        and (lab / "gradient" / "checkpoint-5" / "complete.json").is_file()
-    )
+    clip, count = torch.nn.utils.clip_grad_norm_, iter(range(1, 100))
+
+    def ruined(parameters, *args, **kwargs):
+        parameters = list(parameters)
+        if next(count) == 6:
+            parameters[0].grad.fill_(math.nan)
+        return clip(parameters, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", ruined)
+    stopped = recipe(lab, "pretrain", {**PRETRAIN, "output_dir": "gradient"})
+    assert stopped and "a gradient is not finite at step 6; the weights did not take that step" in stopped
+    assert len(ledger(lab / "gradient")) == 5
 
 
-@pytest.mark.guarantee(
-    "Training", "Damaged weights are never saved, and an old checkpoint goes only when the new one is whole."
-)
+@pytest.mark.guarantee("Training", "Damaged weights are never saved.")
 def test_damaged_weights_are_never_saved(lab, monkeypatch):
     """Whatever damaged them: the checkpoint before stays, the new one is not begun."""
     step, count = torch.optim.AdamW.step, iter(range(1, 100))
@@ -170,27 +168,9 @@ def test_damaged_weights_are_never_saved(lab, monkeypatch):
 
     monkeypatch.setattr(torch.optim.AdamW, "step", ruin)
     stopped = recipe(lab, "pretrain", {**PRETRAIN, "output_dir": "ruined", "save_total_limit": 1})
-    assert stopped and "weights are not finite at step 8: not saved" in stopped
+    assert stopped and "the weights are not finite at step 8 and were not saved" in stopped
     assert [path.name for path in (lab / "ruined").glob("checkpoint-*")] == ["checkpoint-4"]
     assert all(weight.isfinite().all() for weight in weights(lab / "ruined" / "checkpoint-4").values())
-
-
-def test_an_old_checkpoint_goes_only_when_the_new_one_is_whole(lab, guard, monkeypatch):
-    seen, rotate = [], guard.rotate_checkpoints
-
-    def watched(folder, *args, **kwargs):
-        seen.append(sorted(path.parent.name for path in lab.glob(f"{folder}/checkpoint-*/complete.json")))
-        rotate(folder, *args, **kwargs)
-
-    monkeypatch.setattr(guard, "rotate_checkpoints", watched)
-    assert recipe(lab, "pretrain", {**PRETRAIN, "output_dir": "rotated", "save_total_limit": 1}) is None
-    assert seen == [
-        ["checkpoint-4"],
-        ["checkpoint-4", "checkpoint-8"],
-        ["checkpoint-12", "checkpoint-8"],
-        ["checkpoint-12", "checkpoint-16"],
-    ]
-    assert [path.name for path in (lab / "rotated").glob("checkpoint-*")] == ["checkpoint-16"]
 
 
 # ---------------------------------------------------------------- refused before the first step
@@ -208,13 +188,17 @@ def refused(lab, name, config, *arguments):
 
 @pytest.mark.guarantee("Training", "A launch with other ranks than asked for is refused.")
 def test_other_ranks_than_asked_for(lab, monkeypatch):
-    assert "1 ranks run, 2 were asked for. Next: check num_processes" in refused(
+    assert "1 ranks are running, 2 were asked for. Next: check num_processes" in refused(
         lab, "pretrain", PRETRAIN, "--world_size", "2"
     )
-    for name, config in (("sft", SFT), ("finetune_task", TASK)):
-        assert "1 ranks run, 8 were asked for" in refused(lab, name, config, "--world_size", "8")
+    for name, config in (("sft", SFT), ("sft", TASK)):
+        assert "1 ranks are running, 8 were asked for" in refused(lab, name, config, "--world_size", "8")
+    assert "1 ranks are running, 0 were asked for" in refused(lab, "sft", SFT, "--world_size", "0")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert "the accelerate file asks for FSDP, NO runs" in refused(lab, "pretrain", PRETRAIN)
+    sync = '{"gradient_accumulation_kwargs": {"sync_each_batch": true}}'
+    assert "sync_each_batch" in refused(lab, "pretrain", PRETRAIN)
+    config = {**PRETRAIN, "accelerator_config": json.loads(sync)}
+    assert "the accelerate file asks for FSDP, NO is running" in refused(lab, "pretrain", config)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +221,7 @@ def test_deepspeed_in_the_yaml_is_refused(lab):
         "pretrain",
         {**PRETRAIN, "deepspeed": {"zero_optimization": {"stage": 2}, "wandb": {"enabled": True}}},
     )
-    assert "deepspeed stands in the YAML" in said and "Next: deepspeed_config_file" in said
+    assert "has no effect in a YAML. Next: deepspeed_config_file" in said
 
 
 def test_uploads_by_the_environment(guard, tmp_path, monkeypatch):
@@ -287,16 +271,16 @@ def test_a_deepspeed_key_that_nobody_reads(guard, tmp_path, change, said):
 
 
 def test_deepspeed_on_another_number_of_ranks(guard, tmp_path, monkeypatch):
-    (tmp_path / "checkpoint-4").mkdir()
-    (tmp_path / "checkpoint-4" / "complete.json").write_text('{"step": 4, "ranks": 8}')
-    arguments = SimpleNamespace(output_dir=tmp_path, world_size=4)
-    assert guard.last_checkpoint(arguments).endswith("checkpoint-4"), "DDP and FSDP go on"
+    folder = tmp_path / "checkpoint-4"
+    folder.mkdir()
+    facts = {"step": 4, "ranks": 8, "sha256": guard.hashes(folder)}
+    (folder / "complete.json").write_text(json.dumps(facts))
+    arguments = SimpleNamespace(output_dir=tmp_path, world_size=4, resume_from_checkpoint=None)
+    record = guard.RunRecord({"status": "running"})
+    assert record.resume(arguments).endswith("checkpoint-4"), "DDP and FSDP resume on other ranks"
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(
-        guard.Refused,
-        match="saved by DeepSpeed on 8 ranks, 4 run. Next: launch 8 ranks, or .*ds_to_universal",
-    ):
-        guard.last_checkpoint(arguments)
+    with pytest.raises(guard.Refused, match="DeepSpeed on 8 ranks, 4 are running. Next: launch 8 ranks, or"):
+        record.resume(arguments)
 
 
 def test_a_disk_that_is_too_small(lab, monkeypatch):
@@ -320,7 +304,7 @@ def test_a_validation_of_which_nothing_is_supervised(lab):
     shutil.copytree(lab / "task_rows", lab / "long_rows")
     row = {"id": "long", "prompt": "fever " * 400 + "\n", "completion": "yes", "access": "gated"}
     (lab / "long_rows" / "validation.jsonl").write_text(json.dumps(row) + "\n")
-    said = refused(lab, "finetune_task", {**TASK, "rows": "long_rows"})
+    said = refused(lab, "sft", {**TASK, "rows": "long_rows"})
     assert "no validation row has a supervised token" in said and "Next: a larger max_length" in said
 
 
@@ -335,18 +319,18 @@ def test_a_model_that_cannot_learn_these_texts(lab):
             or {"no_eos": {"eos_token": None}, "no_pad": {"pad_token": "</s>", "unk_token": None}}[name]
         )
         file.write_text(json.dumps(content))
-    assert "texts of 32 tokens, but short knows 16 positions" in refused(
+    assert "texts of 32 tokens, but short has 16 positions" in refused(
         lab, "pretrain", {**PRETRAIN, "model_name_or_path": "short"}
     )
-    assert "texts of 128 tokens, but short knows 16 positions" in refused(
+    assert "texts of 128 tokens, but short has 16 positions" in refused(
         lab, "sft", {**SFT, "model_name_or_path": "short"}
     )
-    for name, config in (("pretrain", PRETRAIN), ("sft", SFT), ("finetune_task", TASK)):
+    for name, config in (("pretrain", PRETRAIN), ("sft", SFT)):
         assert "the tokenizer of no_eos has no EOS" in refused(
             lab, name, {**config, "model_name_or_path": "no_eos"}
         )
-    for name, config in (("sft", SFT), ("finetune_task", TASK)):
-        assert "no token to pad with but EOS. Next: pad_token with a reserved one" in refused(
+    for name, config in (("sft", SFT), ("sft", TASK)):
+        assert "no pad token but EOS. Next: pad_token" in refused(
             lab, name, {**config, "model_name_or_path": "no_pad"}
         )
         assert (
@@ -358,7 +342,7 @@ def test_a_model_that_cannot_learn_these_texts(lab):
                     "model_name_or_path": "no_pad",
                     "pad_token": "<pad>",
                     "max_steps": 1,
-                    "output_dir": f"padded_{name}",
+                    "output_dir": f"padded_{config['output_dir']}",
                 },
             )
             is None

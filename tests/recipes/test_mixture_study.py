@@ -1,6 +1,7 @@
 """The mixture study: a planted law is found again, the prediction keeps its limit, the verdicts follow the intervals, and a tiny study runs and goes on."""
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,12 +11,10 @@ import yaml
 from safetensors.torch import load_file
 
 from data_prep import build_blocks
-from data_prep.files import BadInput as Refused
+from data_prep.schema import BadInput as Refused
 from recipes.tools import mixture_study as study
 from recipes.tools.preflight import load_recipe
 from tests.lab import PRETRAIN, ROOT, build_lab
-
-pretrain = load_recipe(ROOT / "recipes/pretrain.py")
 
 RATIOS = ["1485:99:16", "285:19:16", "135:9:16", "15:1:4", "15:1:16", "95:19:6", "10:2:3", "5:1:6"]
 SHARES = np.array([study.read_ratio("ratios", ratio) for ratio in RATIOS])
@@ -203,10 +202,13 @@ def trained(lab, monkeypatch):
     monkeypatch.setattr(study, "DRAWS", 50)
     steps = []
 
-    class Counted(pretrain.Trainer):
-        def train(self, *args, **kwargs):
-            steps.append(Path(self.args.output_dir).name)
-            return super().train(*args, **kwargs)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    pretrain = load_recipe(ROOT / "recipes/pretrain.py")
+    make_trainer = pretrain.make_trainer
+
+    def counted(args, data):
+        steps.append(Path(args[1].output_dir).name)
+        return make_trainer(args, data)
 
     def in_process(args, name, words):
         words = [str(word) for word in words]
@@ -214,13 +216,10 @@ def trained(lab, monkeypatch):
             return None
         if words[1] == "data_prep.build_blocks":
             return build_blocks.main(words[2:])
-        pretrain.main(
-            pretrain.make_parser().parse_args_and_config(
-                words[words.index(str(study.RECIPES / "pretrain.py")) + 1 :]
-            )
-        )
+        words = words[words.index(str(study.RECIPES / "pretrain.py")) + 1 :]
+        pretrain.main(pretrain.make_parser().parse_args_and_config(words))
 
-    monkeypatch.setattr(pretrain, "Trainer", Counted)
+    monkeypatch.setattr(pretrain, "make_trainer", counted)
     monkeypatch.setattr(study, "execute", in_process)
     return steps
 

@@ -1,12 +1,8 @@
-"""plan.py against what is known: published parameter counts and throughput, bytes that torch itself keeps, DeepSpeed's own estimate, the paper's run."""
+"""plan.py against what is known: published parameter counts and throughput, bytes that torch itself keeps, DeepSpeed's own estimate, the article's run."""
 
 import contextlib
-import csv
 import json
 import re
-import runpy
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -18,7 +14,6 @@ import yaml
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
-from recipes import hardware
 from recipes.tools import plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +25,7 @@ CONFIGS = [
     for path in sorted((ROOT / "recipes/configs").glob("*.yaml"))
     if not path.stem.startswith(("demo", "merge", "mixture"))
 ]
-PAPER = [
+ARTICLE = [
     "--config",
     "recipes/configs/pretrain_70b.yaml",
     "--accelerate",
@@ -49,7 +44,7 @@ def run(*arguments):
     """The Run that a command line asks for."""
     args, more = plan.make_parser().parse_known_args(arguments)
     changed = {key[2:]: yaml.safe_load(value) for key, value in zip(more[::2], more[1::2], strict=True)}
-    return plan.read_run(args.config[0], args, changed)
+    return plan.read_run(args.config, args, changed)
 
 
 def said(capsys, *arguments):
@@ -206,7 +201,7 @@ def test_the_fullest_moment_of_a_step_is_the_allocators(
 @pytest.mark.parametrize(("stage", "estimate"), [(2, "stage_1_and_2"), (3, "stage3")])
 def test_states_are_deepspeeds_own_estimate(stage, estimate):
     module = pytest.importorskip(f"deepspeed.runtime.zero.{estimate}")
-    r = replace(run(*PAPER), gpus=16, nodes=2, rows=16, stage=stage)
+    r = replace(run(*ARTICLE), gpus=16, nodes=2, rows=16, stage=stage)
     parts = plan.memory(r)
     ours = parts["trained weights"] + parts["gradients"] + parts["optimizer"]
     common = {
@@ -233,7 +228,7 @@ def published(row):
     rows = row["gpus"] * row["micro_batch"]
     return plan.Run(
         row["model"], params=matmul, matmul=matmul, layers=layers, width=width, queries=width, length=row["length"], gpu=row["gpu"], gpus=row["gpus"],
-        nodes=max(1, row["gpus"] // 8), micro=row["micro_batch"], rows=rows, network=plan.DEVICES[row["gpu"]].network, engine="fsdp", stage=3,
+        nodes=max(1, row["gpus"] // 8), micro=row["micro_batch"], rows=rows, network=plan.GPUS[row["gpu"]].network, engine="fsdp", stage=3,
         checkpointing=row["recompute"], adapter=int(row.get("lora", False)),
     )  # fmt: skip
 
@@ -255,7 +250,7 @@ def reached(row):
     return (
         row["tokens_per_second"]
         * plan.flops(published(row))["hardware"]
-        / (plan.DEVICES[row["gpu"]].tflops * 1e12)
+        / (plan.GPUS[row["gpu"]].tflops * 1e12)
     )
 
 
@@ -272,7 +267,7 @@ def test_throughput_is_within_15_per_cent_of_the_published(row):
         ours = (
             row["tokens_per_second"]
             * plan.flops(published(row))["PaLM"]
-            / (plan.DEVICES[row["gpu"]].tflops * 1e12)
+            / (plan.GPUS[row["gpu"]].tflops * 1e12)
         )
         assert 100 * ours == pytest.approx(row["mfu"], rel=0.015)
 
@@ -296,7 +291,7 @@ def test_memory_is_near_the_published_run_that_is_comparable():
 
 def test_the_accuracy_that_is_printed_is_that_of_rows_left_out():
     for row in PUBLISHED["calibration"]:
-        key = (plan.DEVICES[row["gpu"]].calibrated_on, row["recompute"])
+        key = (plan.GPUS[row["gpu"]].like, row["recompute"])
         assert plan.REACHED[key] == pytest.approx(mean(map(reached, alike(row))), abs=5e-4)
     errors = [
         abs(mean(reached(other) for other in alike(row) if other is not row) / reached(row) - 1)
@@ -308,9 +303,9 @@ def test_the_accuracy_that_is_printed_is_that_of_rows_left_out():
     assert max(errors) < 0.15 and max(checked) < 0.15
 
 
-# ---------------------------------------------------------------- the paper's run
-def test_the_papers_run():
-    r = run(*PAPER)
+# ---------------------------------------------------------------- the article's run
+def test_the_articles_run():
+    r = run(*ARTICLE)
     found = plan.plan(r)
     assert found["fits"] and [
         name for name, size in found["sharding"].items() if size <= found["memory_of_gpu"]
@@ -320,7 +315,7 @@ def test_the_papers_run():
     )
     assert (r.steps, r.accumulation, r.rows * r.length) == (12_302, 16, 10_485_760)
     assert found["hours"][0] < 700 < found["hours"][1], (
-        "the paper's about 700 hours: some of the network hidden"
+        "the article's about 700 hours: some of the network hidden"
     )
     assert found["limit"] == "computing" and 0.2 < found["network_seconds"] / found["compute_seconds"] < 0.25
     assert (round(found["disk"]["one checkpoint"] / 1e9), round(found["disk"]["packed blocks"] / 1e9)) == (
@@ -330,22 +325,22 @@ def test_the_papers_run():
 
 
 def test_seven_hundred_hours_are_an_mfu(capsys):
-    text = said(capsys, *PAPER, "--hours", "700", "--price", "2")
+    text = said(capsys, *ARTICLE, "--hours", "700", "--price", "2")
     assert (
         text.startswith(plan.PLANNED)
         and "700, 112,000 GPU-hours at the MFU stated" in text
-        and "224,000, in the currency of --price 2 per GPU-hour" in text
+        and "224,000 at the price" in text
     )
     assert "45.6 % PaLM, 43.9 % causal, 42.4 % 6N" in text
-    assert plan.plan(run(*PAPER, "--mfu", "0.456"))["hours"][0] == pytest.approx(700, rel=0.005)
+    assert plan.plan(run(*ARTICLE, "--mfu", "0.456"))["hours"][0] == pytest.approx(700, rel=0.005)
 
 
 def test_fsdp_takes_what_zero_3_takes():
-    r = run(*[part.replace("zero3_160gpu", "fsdp2_160gpu") for part in PAPER])
+    r = run(*[part.replace("zero3_160gpu", "fsdp2_160gpu") for part in ARTICLE])
     assert (
         r.engine == "fsdp"
         and plan.fits(r)
-        and plan.total(r) == pytest.approx(plan.total(run(*PAPER)), rel=0.05)
+        and plan.total(r) == pytest.approx(plan.total(run(*ARTICLE)), rel=0.05)
     )
 
 
@@ -434,57 +429,17 @@ def test_rows_that_are_none_are_named_and_not_quoted(tmp_path):
     assert "note" not in str(refused.value)
 
 
-def test_it_runs_as_a_module(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["plan", *PAPER])
-    runpy.run_module("recipes.tools.plan", run_name="__main__")
-    assert "22.8 of 84.9: fits" in capsys.readouterr().out
-
-
-def test_help_and_refusals_load_no_torch():
-    code = "import sys, recipes.tools.plan; print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
-
-
-# ---------------------------------------------------------------- recipes/hardware.py
-@pytest.mark.parametrize(("name", "device"), [
-    ("NVIDIA GeForce RTX 3090", "rtx3090"), ("NVIDIA GeForce RTX 4090", "rtx4090"), ("NVIDIA GeForce RTX 5090", "rtx5090"),
-    ("NVIDIA L40S", "l40s"), ("NVIDIA RTX A6000", "a6000"), ("NVIDIA A100-PCIE-40GB", "a100-40"),
-    ("NVIDIA A100-SXM4-80GB", "a100-80"), ("NVIDIA A100 80GB PCIe", "a100-80"), ("NVIDIA H100 PCIe", "h100-pcie"),
-    ("NVIDIA H100 NVL", "h100-nvl"), ("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA H200", "h200"), ("NVIDIA B200", "b200"),
-    ("NVIDIA GeForce RTX 4090 Laptop GPU", None), ("NVIDIA RTX 6000 Ada Generation", None), ("NVIDIA GB200", None),
-    ("NVIDIA H200 NVL", None), ("Tesla T4", None)])  # fmt: skip
-def test_a_card_is_known_by_the_name_that_its_driver_reports(name, device):
-    expected = hardware.DEVICES[device].tflops if device else None
-    assert hardware.peak_tflops(name) == expected
-
-
-@pytest.mark.parametrize("mode", ["bf16", "lora"])
-@pytest.mark.parametrize("shape", ["plain", "grouped", "qk_norm"])
-def test_the_plan_and_the_log_count_the_same_flops(shape, mode, tmp_path):
-    model, made = tiny(shape, mode, False, tmp_path)
-    planned = plan.flops(made)
-    for convention, causal in (("PaLM", False), ("causal", True)):
-        assert hardware.model_flops(model, 1, made.length, causal) == planned[convention]
-
-
-def test_below_1b_there_is_no_measured_speed(capsys):
-    small = replace(run(*PAPER), params=600_000_000)
-    found = plan.plan(small, price=2)
-    assert found["hours"] is None and "cost" not in found and found["memory_total"] > 0
-    assert "no measurement for models below 1B" in plan.table(small, found)
-
-
 @pytest.mark.parametrize(("changes", "sentence"), [
-    ({"--gpu": "cpu"}, "a CPU has no plan: its speed was never measured here. Next: "),
-    ({"--gpu": "a1000"}, "--gpu a1000 is not known. Next: one of rtx3090, rtx4090"),
+    ({"--gpu": "cpu"}, "a CPU has no plan"),
+    ({"--gpu": "a1000"}, "--gpu a1000 is not known. Next: one of a100-40, a100-80"),
     ({"--config": "recipes/configs/none.yaml"}, "recipes/configs/none.yaml: no such file. Next:"),
     ({"--accelerate": "accelerate_configs/none.yaml"}, "accelerate_configs/none.yaml: no such file. Next:"),
     ({"--config": "README.md"}, "README.md: "),
     ({"--config": "recipes/configs/merge_13b.yaml"}, "neither blocks nor rows"),
     ({"--config": "recipes/configs/demo_foundation.yaml"}, "bf16 is false"),
-    ({"--config": "recipes/configs/finetune_task_13b.yaml"}, "global_batch_size 32 is no multiple of 160 GPUs x 1. Next: --global_batch_size 160, or"),
+    ({"--config": "recipes/configs/finetune_task_13b.yaml"}, "global_batch_size 32 is not a multiple of 320 (160 GPUs x micro-batch 2 x 1). Next: --global_batch_size 320"),
     ({"--config": "recipes/configs/finetune_task_13b.yaml", "--accelerate": "accelerate_configs/zero2_8gpu.yaml"}, "Next: build it, or --rows"),
-    ({"--num_processes": "176", "--num_machines": "22"}, "is no multiple of 176 GPUs x 4096. Next: --global_batch_tokens 10092544 or 10813440"),
+    ({"--num_processes": "176", "--num_machines": "22"}, "is not a multiple of 720896 (176 GPUs x micro-batch 1 x 4096). Next: --global_batch_tokens 10092544 or 10813440"),
     ({"--num_processes": "150"}, "150 processes on 20 machines"),
     ({"--distributed_type": "MEGATRON_LM"}, "distributed_type as it is there cannot be planned with"),
     ({"--activation_checkpoint": "true"}, "--activation_checkpoint is in neither"),
@@ -494,7 +449,7 @@ def test_below_1b_there_is_no_measured_speed(capsys):
     ({"--model_name_or_path": "nowhere/at-all"}, "nowhere/at-all: no model here or on the Hub. Next:"),
 ])  # fmt: skip
 def test_bad_input_is_one_sentence(changes, sentence, monkeypatch):
-    arguments = dict(zip(PAPER[::2], PAPER[1::2], strict=True)) | changes
+    arguments = dict(zip(ARTICLE[::2], ARTICLE[1::2], strict=True)) | changes
     with pytest.raises(plan.Refused) as refused:
         plan.main(*plan.make_parser().parse_known_args([part for pair in arguments.items() for part in pair]))
     assert (
@@ -508,32 +463,3 @@ def test_a_model_of_another_kind_is_refused(tmp_path):
     )
     with pytest.raises(plan.Refused, match="no layers like LLaMA's"):
         plan.read_shape(str(tmp_path))
-
-
-# ---------------------------------------------------------------- the sweep
-def test_the_sweep_draws_and_writes_what_it_draws(tmp_path, capsys):
-    configs = ["recipes/configs/pretrain_13b.yaml", "recipes/configs/pretrain_70b.yaml"]
-    assert plan.PLANNED in said(
-        capsys, "--config", *configs, "--gpu", "a100-80", "--sweep", str(tmp_path / "out")
-    )
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["sweep.csv", "sweep.png"]
-    assert (tmp_path / "out/sweep.png").read_bytes()[:4] == b"\x89PNG"
-    rows = list(csv.DictReader((tmp_path / "out/sweep.csv").open()))
-    assert {row["basis"] for row in rows} == {plan.PLANNED} and len(rows) == 2 * 11 * 3
-    for model, first in (("meta-llama/Llama-2-13b-hf", 4), ("meta-llama/Llama-2-70b-hf", 32)):
-        fast = [row for row in rows if row["model"] == model and row["network_gbit_per_node"] == "1600"]
-        assert [int(row["gpus"]) for row in fast] == plan.COUNTS
-        assert min(int(row["gpus"]) for row in fast if row["sharding"] != "does not fit") == first
-        memory = [float(row["memory_gb ZeRO-3"]) for row in fast]
-        hours = [float(row["hours_network_hidden"]) for row in fast if row["hours_network_hidden"]]
-        assert memory == sorted(memory, reverse=True) and hours == sorted(hours, reverse=True)
-    limited = [
-        (row["model"][-6:-3], row["network_gbit_per_node"], int(row["gpus"]))
-        for row in rows
-        if row["limit"] == "network"
-    ]
-    assert not [row for row in limited if row[1] == "1600"], "eight cards of 200 Gb/s are enough for both"
-    assert (
-        min(row[2] for row in limited if row[0] == "70b") == 32
-        and min(row[2] for row in limited if row[0] == "13b") == 64
-    )

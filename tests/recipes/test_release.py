@@ -1,12 +1,12 @@
 """make release: a folder that says what is in it, refuses what its data forbids, and is proven before anybody gets it.
 
-The runs are tiny models with run.json of run_guard and manifests of data_prep; numbers in them are invented, and looked for in the card."""
+The runs are tiny models with run.json of run_record.py and manifests of data_prep; numbers in them are invented, and looked for in the card."""
 
+import importlib
 import json
 import re
 import shutil
 import stat
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,10 +26,6 @@ from recipes.release.files import Refused
 from tests.tiny_model import make_model
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "recipes"))
-import run_guard  # noqa: E402
-
-sys.path.pop(0)
 TRAINED = {
     "learning_rate": 8e-6,
     "lr_scheduler_type": "cosine",
@@ -53,11 +49,12 @@ def finished(stage, folder, parent, reads, facts=(), **arguments):
     given = SimpleNamespace(
         **({} if stage == "merge_adapter" else TRAINED) | arguments, output_dir=str(folder)
     )
-    run = run_guard.open_run(
-        str(ROOT / f"recipes/{stage}.py"), [Path(path) for path in reads], parent, False, given
-    )
-    run["sessions"][0] |= {"machine": "NVIDIA A100-SXM4-80GB", "ranks": 8}
-    run_guard.close_run(run, steps=1234, tokens_seen=56_789_012, metrics={"train_loss": 1.875}, **dict(facts))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "recipes"))
+        open_run = importlib.import_module("run_record").open_run
+    run = open_run(str(ROOT / f"recipes/{stage}.py"), (given,), parent, reads)
+    run.record["sessions"][0] |= {"machine": "NVIDIA A100-SXM4-80GB", "ranks": 8}
+    run.finish(steps=1234, tokens_seen=56_789_012, metrics={"train_loss": 1.875}, **dict(facts))
     record = json.loads(Path(folder, "run.json").read_text())
     record["sessions"][0]["seconds"] = 5400.0
     Path(folder, "run.json").write_text(json.dumps(record))
@@ -100,7 +97,8 @@ def lab(tmp_path_factory):
         }
         write_manifest(Path("blocks"), stage="build_blocks", arguments={"documents": "clean", "tokenizer": str(root / "base")}, inputs=raw, dropped=dropped,
                        outputs=outputs, domains=domains, documents_sha256=sha256("clean/manifest.json"), document_licenses={"pmc": {"CC BY": 80, "CC0": 3}})  # fmt: skip
-        finished("pretrain", "foundation", "Qwen/Qwen3-8B", ["blocks/manifest.json"], tokens_per_step=4096)
+        Path("blocks/t.arrow").touch()
+        finished("pretrain", "foundation", "Qwen/Qwen3-8B", "blocks", global_batch_tokens=4096)
         common = {
             "task": "instruction",
             "split": "train",
@@ -116,17 +114,15 @@ def lab(tmp_path_factory):
         )
         write_manifest(Path("rows"), stage="build_instructions", arguments={"raw": "raw"}, inputs=[{**raw[0], "license": "CC-BY-SA-3.0"}], dropped={},
                        outputs=[], decontamination={"rule": "exact prompt", "removed": [{"id": "secret-row"}] * 5})  # fmt: skip
-        finished(
-            "sft",
-            "adapter",
-            "foundation",
-            ["rows/manifest.json", "rows/train.jsonl"],
-            assistant_only_loss=True,
-            use_peft=True,
-            lora_r=48,
-        )
+        finished("sft", "adapter", "foundation", "rows", assistant_only_loss=True, use_peft=True, lora_r=48)
         Path("adapter/adapter_config.json").write_text("{}")
-        finished("merge_adapter", "chat", "adapter", [], {"parity": {"max_logit_difference": 3.25e-5}})
+        finished(
+            "merge_adapter",
+            "chat",
+            "adapter",
+            "adapter/adapter_config.json",
+            {"parity": {"max_logit_difference": 3.25e-5}},
+        )
         make_model(root / "made")
         for path in (root / "made").iterdir():
             if path.name != "run.json":
