@@ -17,11 +17,9 @@ class Device(NamedTuple):
     calibrated_on: str  # cards whose published runs say which share of the peak is reached
 
 
-# Data sheets: https://images.nvidia.com/aem-dam/Solutions/geforce/blackwell/nvidia-rtx-blackwell-gpu-architecture.pdf (5090),
-# https://images.nvidia.com/aem-dam/Solutions/geforce/ada/nvidia-ada-gpu-architecture.pdf (4090),
-# https://www.nvidia.com/content/PDF/nvidia-ampere-ga-102-gpu-architecture-whitepaper-v2.pdf (3090, A6000), and
-# https://www.nvidia.com/en-us/data-center/ with l40s, a100, h100, h200 and hgx (B200); recalled, not fetched again.
-# What these pages give with sparsity is halved here.
+# Data sheets: nvidia.com/en-us/data-center for L40S, A100, H100, H200 and B200; the GA102, AD102 and GB202
+# architecture white papers for RTX cards and the A6000. Peaks given with sparsity are halved. Recalled, not
+# fetched for this file.
 DEVICES = {
     "rtx3090": Device(r"RTX 3090(?! Ti)", 23.6, 71, 936, 31, 10, "a100"),
     "rtx4090": Device(r"RTX 4090(?! (D|Laptop))", 23.6, 165, 1008, 31, 10, "a100"),
