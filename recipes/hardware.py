@@ -37,7 +37,7 @@ DEVICES = {
 
 
 def peak_tflops(device_name: str) -> float | None:
-    """Dense bf16 peak, TFLOP/s, of the card that torch.cuda.get_device_name() names; None if it is not listed."""
+    """Dense bf16 TFLOP/s of the card that torch.cuda.get_device_name() names; None if it is not listed."""
     found = (d for d in DEVICES.values() if re.search(rf"\b{d.name}(?!\w)", device_name))
     return next((device.tflops for device in found), None)
 
@@ -45,9 +45,9 @@ def peak_tflops(device_name: str) -> float | None:
 def matmul_flops(tokens, squares, *, trained, frozen=0, layers, queries, causal=False):
     """FLOPs of training on `tokens`, of documents whose squared lengths sum to `squares`.
 
-    trained, frozen: weights in matrix products (6 and 4 FLOPs a token: a frozen weight has no gradient of its own);
-    queries: heads x head_dim. PaLM, appendix B (arXiv:2204.02311), or half of its attention with `causal`. Attention
-    has no weights, so it costs the same under LoRA. Recomputed activations are not counted.
+    trained, frozen: weights in matrix products (6 and 4 FLOPs a token: a frozen weight has no gradient of its
+    own); queries: heads x head_dim. PaLM, appendix B (arXiv:2204.02311), with `causal` half of its attention.
+    Attention has no weights, so it costs the same under LoRA. Recomputed activations are not counted.
     """
     return tokens * (6 * trained + 4 * frozen) + (6 if causal else 12) * layers * queries * squares
 
