@@ -21,8 +21,8 @@ Weights are random and in bf16, for full training with torchao's 8-bit AdamW and
 MFU is model FLOPs per second over the maker's dense bf16 peak, in two conventions; recomputed activations
 count as nothing. With Nmm the weights of all matrix products, L layers, width d and s tokens that a token's
 document has on average:
-    causal  6 Nmm + 6 L d s          PaLM  6 Nmm + 12 L d s          LoRA  4 instead of 6, 4 and 8 L d s:
-            frozen weights have no gradient
+    causal  6 Nmm + 6 L d s          PaLM  6 Nmm + 12 L d s          LoRA  4 Nmm in place of 6: frozen
+            weights have no gradient, attention has no weights
 """
 
 import argparse
@@ -291,8 +291,11 @@ def matmul_weights(config):
 
 
 def flops_per_token(config, context, convention, lora):
-    attention = config.num_hidden_layers * config.hidden_size * context * {"causal": 1, "palm": 2}[convention]
-    return (4 if lora else 6) * (matmul_weights(config) + attention)
+    """Without the adapter's own few weights."""
+    weights = matmul_weights(config)
+    shape = {"trained": 0, "frozen": weights} if lora else {"trained": weights}
+    shape |= {"layers": config.num_hidden_layers, "queries": config.hidden_size}
+    return hardware.matmul_flops(1, context, **shape, causal=convention == "causal")
 
 
 def documents(folder, most=2000):

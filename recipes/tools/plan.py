@@ -49,14 +49,13 @@ import itertools
 import json
 import math
 import sys
-from collections import namedtuple
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from recipes.hardware import peak_tflops
+from recipes.hardware import DEVICES, matmul_flops
 
 PLANNED = "planned, not measured"
 ACCURACY = (
@@ -67,22 +66,6 @@ ACCURACY = (
     "run, 70B with LoRA on 8 GPUs: 9 % above it. Nothing was run on a GPU for this"
 )
 
-# memory: bytes that PyTorch reports as the card's. tflops: dense bf16 peak of the maker's data sheet. link:
-# GB/s inside a node, one way, NVLink or PCIe 4. network: Gb/s of a node, all its network cards together,
-# unless --network says otherwise. like: whose published runs REACHED is taken from
-Gpu = namedtuple("Gpu", "memory tflops link network like")
-GPUS = {
-    "a100-40": Gpu(39.4 * 2**30, peak_tflops("A100-SXM4-40GB"), 300, 1600, "a100"),
-    "a100-80": Gpu(79.1 * 2**30, peak_tflops("A100"), 300, 1600, "a100"),
-    "h100": Gpu(79.1 * 2**30, peak_tflops("H100"), 450, 3200, "h100"),
-    "h200": Gpu(139.8 * 2**30, peak_tflops("H200"), 450, 3200, "h100"),
-    "b200": Gpu(178.4 * 2**30, peak_tflops("B200"), 900, 3200, "h100"),
-    "l40s": Gpu(44.4 * 2**30, peak_tflops("L40S"), 31, 200, "a100"),
-    "a6000": Gpu(47.5 * 2**30, peak_tflops("RTX A6000"), 31, 100, "a100"),
-    "rtx5090": Gpu(31.4 * 2**30, peak_tflops("RTX 5090"), 63, 10, "a100"),
-    "rtx4090": Gpu(23.6 * 2**30, peak_tflops("RTX 4090"), 31, 10, "a100"),
-    "rtx3090": Gpu(23.6 * 2**30, peak_tflops("RTX 3090"), 31, 10, "a100"),
-}
 # Share of the peak that published runs reach: (card, recomputing activations)
 REACHED = {("a100", True): 0.704, ("a100", False): 0.614, ("h100", True): 0.536, ("h100", False): 0.411}
 # config.json of https://huggingface.co/<name>, as far as sizes go: gated or offline, they can be planned with
@@ -211,21 +194,19 @@ def total(r):
 
 
 def fits(r):
-    return total(r) <= GPUS[r.gpu].memory
+    return total(r) <= DEVICES[r.gpu].memory_gib * 2**30
 
 
 def flops(r):
     """Of one token: what counts as the model's in each convention, and what the hardware does, recomputing
     included."""
-    weights, attention = (
-        (4 * r.matmul + 6 * r.adapter if r.adapter else 6 * r.matmul),
-        r.layers * r.queries * r.length,
-    )
-    palm = weights + 12 * attention
+    shape = {"trained": r.adapter or r.matmul, "frozen": r.matmul if r.adapter else 0}
+    shape |= {"layers": r.layers, "queries": r.queries}
+    palm, attention = matmul_flops(1, r.length, **shape), r.layers * r.queries * r.length
     again = (2 * r.matmul + 4 * attention) * r.checkpointing
     return {
         "PaLM": palm,
-        "causal": weights + 6 * attention,
+        "causal": matmul_flops(1, r.length, causal=True, **shape),
         "6N": (4 if r.adapter else 6) * r.params,
         "hardware": palm + again,
     }
@@ -243,7 +224,7 @@ def communication(r):
     else:
         volume = (r.gradient + 2 if r.stage else 2 * state_bytes(r)[1]) * trained
     here = r.gpus // r.nodes
-    inside = volume * (here - 1) / here / (0.8e9 * GPUS[r.gpu].link)
+    inside = volume * (here - 1) / here / (0.8e9 * DEVICES[r.gpu].link)
     enters = 8e-9 * volume * (r.nodes - 1) / r.nodes
     return volume, max(inside, enters / (0.8 * r.network)), enters
 
@@ -251,14 +232,14 @@ def communication(r):
 def timing(r):
     """Seconds of a step and hours of the run: [the network hidden behind the computing, nothing of it
     hidden]."""
-    gpu, work = GPUS[r.gpu], flops(r)
+    gpu, work = DEVICES[r.gpu], flops(r)
     tokens, peak = r.rows * (r.computed or r.length), r.gpus * gpu.tflops * 1e12
     volume, exchange, enters = communication(r)
     if r.mfu:
         compute = tokens * work["PaLM"] / (peak * r.mfu)
         step = [compute, compute]
     else:
-        compute = tokens * work["hardware"] / (peak * REACHED[gpu.like, r.checkpointing])
+        compute = tokens * work["hardware"] / (peak * REACHED[gpu.calibrated_on, r.checkpointing])
         step = [max(compute, exchange), compute + exchange]
     hours = [r.steps * seconds / 3600 for seconds in step]
     return {
@@ -606,8 +587,10 @@ def read_run(path, args, changed):
     )
     assumed += [f"{optimizer} takes the memory of AdamW"] * ("adamw" not in optimizer)
     if machine.get("nodes", 1) > 1 and not args.network:
-        assumed.append(f"{GPUS[args.gpu].network:,} Gb/s a node, usual for nodes of {args.gpu} (--network)")
-    if (like := GPUS[args.gpu].like) not in args.gpu:
+        assumed.append(
+            f"{DEVICES[args.gpu].network:,} Gb/s a node, usual for nodes of {args.gpu} (--network)"
+        )
+    if (like := DEVICES[args.gpu].calibrated_on) not in args.gpu:
         assumed.append(f"{args.gpu} reaches the share of its peak that published runs reach on {like}")
     saves = {"no": 0, "steps": 1 / every if every < 1 else steps / every}.get(
         given.get("save_strategy", "steps"), epochs
@@ -633,7 +616,7 @@ def read_run(path, args, changed):
             given.get("activation_checkpointing", given.get("gradient_checkpointing", not pretraining))
         ),
         checkpoints=min(math.ceil(saves), (most or math.inf) + 1),
-        network=args.network or GPUS[args.gpu].network,
+        network=args.network or DEVICES[args.gpu].network,
     )
 
 
@@ -658,7 +641,7 @@ def plan(r, price=None):
         "gpus": r.gpus,
         "memory": memory(r),
         "memory_total": total(r),
-        "memory_of_gpu": GPUS[r.gpu].memory,
+        "memory_of_gpu": DEVICES[r.gpu].memory_gib * 2**30,
         "fits": fits(r),
         "nearest_change": change,
         "memory_then": changed and total(changed),
@@ -774,7 +757,7 @@ def make_parser():
     )
     parser.add_argument("--config", required=True, metavar="YAML", help="of recipes/configs or yours")
     parser.add_argument("--accelerate", required=True, metavar="YAML", help="of accelerate_configs or yours")
-    parser.add_argument("--gpu", required=True, help=", ".join(GPUS))
+    parser.add_argument("--gpu", required=True, help=", ".join(DEVICES))
     parser.add_argument("--network", type=float, help="Gb/s of a node, all its network cards together")
     parser.add_argument("--tokens", type=float, help="of the corpus, where the blocks are not built")
     parser.add_argument("--rows", type=int, help="of the training set, where it is not built")
@@ -793,8 +776,8 @@ def make_parser():
 def main(args, more):
     if args.gpu == "cpu":
         raise Refused("a CPU has no plan: there is no published run to take its speed from. Next: make bench")
-    if args.gpu not in GPUS:
-        raise Refused(f"--gpu {args.gpu} is not known. Next: one of {', '.join(GPUS)}")
+    if args.gpu not in DEVICES:
+        raise Refused(f"--gpu {args.gpu} is not known. Next: one of {', '.join(DEVICES)}")
     if len(more) % 2 or not all(key.startswith("--") for key in more[::2]):
         raise Refused(f"'{' '.join(more)}' is no --key value. Next: python -m recipes.tools.plan --help")
     changed = {key[2:]: yaml.safe_load(value) for key, value in zip(more[::2], more[1::2], strict=True)}
