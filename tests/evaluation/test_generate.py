@@ -451,11 +451,11 @@ def test_overlong_prompts_are_refused_or_counted_and_never_cut(world, capsys):
         ),
         (
             {"tasks": "emrqa", "more": ["--out", __file__]},
-            "test_evaluation.py: is a file, and the output is a folder. Next: another --out",
+            "test_generate.py: is a file, and the output is a folder. Next: another --out",
         ),
         (
             {"tasks": "emrqa", "more": ["--out", f"{__file__}/run"]},
-            "test_evaluation.py: is a file, and the output is a folder. Next: another --out",
+            "test_generate.py: is a file, and the output is a folder. Next: another --out",
         ),
     ],
 )
