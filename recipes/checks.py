@@ -254,6 +254,18 @@ def check_pretraining(run, training, manifest):
         check_isolation(config, run.attn_implementation, training.device, flat=False)
 
 
+@contextlib.contextmanager
+def reading_blocks(folder):
+    """Refuse packed blocks whose manifest, order or Arrow files cannot be read."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError) as error:
+        raise Refused(
+            f"{folder}: not whole packed blocks ({type(error).__name__}). "
+            "Next: python -m data_prep.build_blocks --help"
+        ) from error
+
+
 def check_pad_token(tokenizer, pad_token):
     """Refuse EOS as padding: whoever masks the padding would mask the end of answers too."""
     pad = pad_token or tokenizer.pad_token

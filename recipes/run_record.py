@@ -594,9 +594,12 @@ def write_text(path, text):
 
 def read_json(path):
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise Refused(f"{path}: not JSON ({reason(error)}). Next: build it again") from error
+    if not isinstance(content, dict):
+        raise Refused(f"{path}: not a JSON object. Next: build it again")
+    return content
 
 
 def read_rows(path):

@@ -1,5 +1,5 @@
-"""recipes/PAPER.md against the YAMLs as the recipes parse them, against the accelerate files and, if the paper
-is beside the repository, against its text."""
+"""recipes/PAPER.md against the YAMLs as the recipes parse them, against the accelerate files and, if the
+paper is beside the repository, against its text."""
 
 import importlib
 import json
@@ -109,7 +109,7 @@ def test_the_machine_changes_the_accumulation_and_nothing_else(monkeypatch, tmp_
     values = parsed(ROOT / "recipes/configs/pretrain_70b.yaml")
     recipe = sys.modules["pretrain"]
     blocks = 129_000_000_000 // BLOCK
-    manifest = {"block_length": BLOCK, "domains": {}, "outputs": [], "order": {"blocks": blocks}}
+    manifest = {"block_length": BLOCK, "domains": {}, "outputs": [], "order": {}, "tokenizer": {}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     np.lib.format.open_memmap(tmp_path / "order.npy", mode="w+", dtype=np.int32, shape=(blocks,))  # sparse
     run = SimpleNamespace(global_batch_tokens=values["global_batch_tokens"], blocks=str(tmp_path))
