@@ -1,19 +1,15 @@
 # Me-LLaMA Recipes: the table of contents. `make` lists the targets; each is one command that you can also type.
-#
 #   CONFIG  YAML of a run              ACCEL  accelerate file of the machine     ARGS  more arguments of the command
 #   RAW     the publishers' files      DATA   where data targets write (data)    ROWS  folder of task rows
 #   MODEL   a folder or a name         TASKS  benchmarks, with commas            OUT   the folder of a release
-
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 DATA   ?= data
-# need: a variable, or a refusal that names the command; own: after the demo's stage, the command of a run of your own
 need    = $(or $($1),$(error $1 is not given. Next: make $@ $2))
 own     = $(if $(CONFIG),,@echo "Your own run: make $@ $1")
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PYTHONPATH ?= .
-
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 TARGETS := $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' Makefile)
@@ -24,8 +20,7 @@ test test-fast guarantees lint: | $(VENV)/.installed-dev
 # ---------------------------------------------------------------- set-up and demo
 setup: $(VENV)/.installed  ## make .venv with the pinned packages (Python 3.11 or 3.12)
 PIP     = $(PY) -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
-# bytecode once: where PYTHONDONTWRITEBYTECODE is set, each process would compile torch and transformers anew
-COMPILE = $(PY) -m compileall -q -j 0 $(VENV)/lib >/dev/null
+COMPILE = $(PY) -m compileall -q -j 0 $(VENV)/lib >/dev/null  # or each process does, where bytecode is not written
 $(VENV)/.installed: requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
 		{ echo "error: $(PYTHON) is not Python 3.11 or 3.12. Next: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
@@ -38,6 +33,11 @@ constraints:  ## write constraints.txt: the version of each package that a fresh
 	$(PYTHON) -m pip install --dry-run --ignore-installed --quiet --report - -r requirements.txt -r requirements-dev.txt \
 		| $(PYTHON) -c 'import json, sys; print(*sorted("{name}=={version}".format(**item["metadata"]).lower().split("+")[0] \
 		for item in json.load(sys.stdin)["install"]), sep="\n")' > constraints.new && mv constraints.new constraints.txt
+hello: | $(VENV)/.light  ## a page in a minute, without training: two baselines on invented questions, scored
+	$(PY) demo.py hello
+LIGHT = $(shell sed -nE 's/^((numpy|pydantic|PyYAML|Jinja2|matplotlib|rouge-score|pyarrow|zstandard|regex)==[^ ]+).*/\1/p' requirements.txt)
+$(VENV)/.light:
+	test -e $(VENV)/.installed || { $(PYTHON) -m venv $(VENV) && $(PIP) $(LIGHT); } && touch $@
 demo:  ## the whole chain on invented data, on a CPU: raw files to report. DEMO=full: also all twelve benchmarks
 	$(PY) demo.py $(if $(filter full,$(DEMO)),--full)
 demo-clean:  ## remove what the demo wrote
@@ -143,8 +143,8 @@ release-push:  ## OUT=DIR REPO=organization/name [ARGS=--public]: to the Hub, pr
 PYTEST = $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 test:  ## set up and run the tests
 	$(PYTEST) --durations 10 $(ARGS)
-test-fast:  ## the tests that need no trained model, in a minute
-	$(PYTEST) -m "not slow" $(ARGS)
+test-fast:  ## the rooms that train no model: data, parsing, metrics, commands, the demo's driver
+	$(PYTEST) tests/data_prep tests/evaluation/test_[bmpr]*.py tests/test_[cdg]*.py $(ARGS)
 guarantees:  ## the tests behind GUARANTEES.md
 	$(PYTEST) -m guarantee $(ARGS)
 test-cluster:  ## multinode.slurm on a real Slurm of two nodes, set up here as root

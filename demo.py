@@ -2,6 +2,7 @@
 
     python demo.py                   the whole chain; its last line names the report
     python demo.py chat_adapter      one stage, and the stages that it needs
+    python demo.py hello             no training: two baselines on invented questions, scored, on a page
     python demo.py --full            also every source and all twelve benchmarks of the paper
     python demo.py --list            the stages with their commands; runs nothing
 
@@ -138,6 +139,14 @@ STAGES = [
         python -m recipes.release build outputs/demo/release --name demo-chat --run outputs/demo/chat \
             --scores outputs/demo/evaluation/chat/scores.json \
             --forgetting outputs/demo/forgetting/forgetting.json"""),
+]  # fmt: skip
+HELLO = [
+    Stage("hello", "what a model has to beat: two baselines, scored, on a page", 15, "outputs/demo/hello",
+          "tasks", """
+        python -m evaluation.baselines --rows data/demo/tasks --out outputs/demo/hello/evaluation
+        python -m evaluation.score outputs/demo/hello/evaluation/majority outputs/demo/hello/evaluation/chance
+        python -m evaluation.report --evaluation outputs/demo/hello/evaluation --show_texts \
+            --out outputs/demo/hello/report"""),
 ]  # fmt: skip
 FULL = [
     Stage("full_data", "every source and benchmark of the paper", 20, "data/demo/full", "raw", """
@@ -319,7 +328,7 @@ def main(argv=None):
     )
     parser.add_argument("--list", action="store_true", help="print the stages and their commands")
     args = parser.parse_args(argv)
-    stages = STAGES + FULL * args.full
+    stages = STAGES + HELLO * ("hello" in args.stages) + FULL * args.full
     if unknown := set(args.stages) - {stage.name for stage in stages}:
         parser.error(f"no stage {', '.join(sorted(unknown))}. Next: python demo.py --list")
     needed = set(args.stages)
@@ -335,8 +344,9 @@ def main(argv=None):
     LOGS.mkdir(exist_ok=True)
     began = time.monotonic()
     run(stages, args.jobs)
-    made = stages[-1].makes if args.stages else "outputs/demo/report/report.html"
-    print(f"Complete after {time.monotonic() - began:.0f} s: {made}")
+    made = stages[-1].makes if args.stages else "outputs/demo/report"
+    page = next(iter(sorted(Path(made).rglob("report.html"))), made)
+    print(f"Complete after {time.monotonic() - began:.0f} s: {page}")
 
 
 if __name__ == "__main__":

@@ -106,9 +106,11 @@ def tokenize(
             (document for file in files for _, document in read_jsonl(file)), BATCH_CHARACTERS
         ):
             for document, ids in zip(batch, tokenizer.encode([d["text"] for d in batch]), strict=True):
-                split = "validation" if held_out(document["source"], person(document), share) else "train"
+                group = person(document)
+                split = "validation" if held_out(document["source"], group, share) else "train"
                 ids.tofile(tokens[split])
-                names[split].write(f"{document['id']}\n".encode())
+                of_group = f"\t{group}" if group != document["id"] else ""
+                names[split].write(f"{document['id']}{of_group}\n".encode())
                 written[split] += len(ids)
                 ends[split].append(written[split])
     return {split: np.array(values, np.int64) for split, values in ends.items()}

@@ -14,12 +14,11 @@ Reads   RAW/<source>/... (the docstring of data_prep/instructions/<source>.py is
 Writes  OUT/{train,validation}.jsonl (rows, schema.py) and OUT/manifest.json. The folder is written whole
         or not at all.
 
---seed and the ids of the rows alone decide which rows are taken, and their order: a larger size takes the same
-rows and more. A source with fewer rows than wanted gives all it has, and says so. The validation share is taken
-from each source by whole groups: rows of one prompt, or of one document or patient where the source names it,
-are on one side, across sources. What is held out, and how a row is recognized: see `HeldOut`; the manifest lists
-the ids that were removed.
-"""
+--seed and the ids of the rows alone decide which rows are taken, and their order: a larger size takes the
+same rows and more. A source with fewer rows than wanted gives all it has, and says so. The validation share
+is taken from each source by whole groups: rows of one prompt, or of one document or patient where the source
+names it, are on one side, across sources. What is held out, and how a row is recognized: see `HeldOut`; the
+manifest lists the ids that were removed. """
 
 import argparse
 import collections
@@ -260,8 +259,9 @@ def build(
 
 
 def assign(rows: list[dict], groups: dict, side: dict, wanted: int) -> int:
-    """Give each group of `rows` a split in `side`: whole groups, in the order of the rows, go to validation while at most
-    `wanted` rows are there. A group that an earlier source has keeps its split. Returns the rows of validation."""
+    """Give each group of `rows` a split in `side`: whole groups, in the order of the rows, go to validation
+    while at most `wanted` rows are there. A group that an earlier source has keeps its split. Returns the
+    rows of validation."""
     sizes = collections.Counter(groups[row["id"]] for row in rows)
     taken = sum(size for group, size in sizes.items() if side.get(group) == "validation")
     for group, size in sizes.items():

@@ -10,10 +10,9 @@ Writes  OUT/<task>/{train,validation,test}.jsonl (rows, schema.py; a split witho
         are left alone.
 
 Rows of train and validation whose prompt is also in the test, and rows of train whose prompt is also in
-validation, are dropped and counted, so few-shot examples, which are taken from train.jsonl, are never test rows.
-Texts that merely resemble one of the test are counted and kept (`near_duplicates` in the manifest): see `sketch`.
-The paper's Table 3 is printed beside the rows of each split, and why the numbers differ.
-"""
+validation, are dropped and counted, so few-shot examples, which are taken from train.jsonl, are never test
+rows. Texts that merely resemble one of the test are counted and kept (`near_duplicates` in the manifest): see
+`sketch`. The paper's Table 3 is printed beside the rows of each split, and why the numbers differ."""
 
 import argparse
 import contextlib

@@ -1,18 +1,16 @@
 """Say once what your own data is: guess the columns of a table, show them, and write source.yaml beside it.
 
     python -m data_prep.describe my_notes --access credentialed
-    python -m data_prep.describe data/raw/our_questions --kind choice --access public --answer key --options a
-    b c d
+    python -m data_prep.describe data/raw/our_questions --kind choice --access public --options a b c d
 
 Reads   PATH: a folder of .txt files, or a CSV, TSV, Excel, JSON-lines or Parquet file, a database, or a
         folder of such
 Writes  source.yaml in that folder; a flag that names a column wins over the guess. Nothing else is written.
 
-Then: notes         python -m data_prep.build_documents --source notes=PATH ...
-      instructions  python -m data_prep.build_instructions --raw RAW --sources NAME ...   where PATH is
-                    RAW/NAME
-      benchmark     python -m data_prep.build_tasks --raw RAW --tasks NAME ...            where PATH is
-                    RAW/NAME
+Then    notes          python -m data_prep.build_documents --source notes=PATH --out data/documents
+        instructions   python -m data_prep.build_instructions --raw RAW --sources NAME --out data/instructions
+        benchmark      python -m data_prep.build_tasks --raw RAW --tasks NAME --out data/tasks
+where PATH is RAW/NAME for the last two.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""Say of each of the twelve evaluation sets, and of those of your own in RAW, whether it can be used, and if not, what to do next.
+"""Say of each of the twelve evaluation sets, and of those of your own in RAW, whether it can be used, and if
+not, what to do next.
 
     python -m data_prep.tasks_status --raw data/demo/raw --rows data/demo/tasks
 

@@ -1,1 +1,2 @@
-"""Predictions, scores and reports: generate.py (lm-evaluation-harness), metrics.py and score.py, report.py."""
+"""Predictions, scores and reports: generate.py (lm-evaluation-harness), metrics.py and score.py,
+report.py."""

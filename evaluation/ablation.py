@@ -31,7 +31,7 @@ from pathlib import Path
 
 from data_prep import egress
 from data_prep.files import read_json, sha256, whole_folder
-from data_prep.schema import BadInput, strictest
+from data_prep.schema import BadInput, load, strictest
 from evaluation import generate, score
 from evaluation.models.registry import asks_server
 from evaluation.reporting import config, cost, paper_claims, tables
@@ -69,7 +69,7 @@ def main(argv=None):
     if not (args.cost or args.out):
         parser.error("--out is needed, or --cost")
     try:
-        plan = config.load(args.plan, config.Plan, EXAMPLE)
+        plan = load(args.plan, config.Plan, example=EXAMPLE)
         tasks = generate.parse_tasks(",".join(plan.tasks))
         if args.cost or not args.scored:
             print(cost.table(plan, tasks, args, done), flush=True)

@@ -43,7 +43,7 @@ import numpy as np
 
 from data_prep import egress
 from data_prep.files import check_folder, read_json, read_jsonl, replaced, whole_folder, write_jsonl
-from data_prep.schema import BadInput, strictest
+from data_prep.schema import BadInput, load, strictest
 from evaluation import generate
 from evaluation.models.registry import Entry, asks_server, fingerprint, read_entry
 from evaluation.models.response_cache import Responses
@@ -101,7 +101,7 @@ def main(argv=None):
 
 def measure_plan(args) -> list[dict]:
     """Every comparison of a plan in OUT/<base>, and the summary in OUT/forgetting.md."""
-    plan, results = config.load(args.plan, config.ForgettingPlan, "evaluation/plans/forgetting.yaml"), []
+    plan, results = load(args.plan, config.ForgettingPlan, example="evaluation/plans/forgetting.yaml"), []
     published = {record["model"]: record for record in read_json(tables.PAPER)["forgetting"]["records"]}
     for one in plan.comparisons:
         given = vars(args) | {"base": one.base, "tuned": [tuned.model for tuned in one.tuned]}

@@ -1,5 +1,5 @@
-"""Benchmarks of your own (data_prep/benchmarks/_table.py) as tasks of lm-evaluation-harness, without a file in
-evaluation/tasks: the rows say how they are asked and scored."""
+"""Benchmarks of your own (data_prep/benchmarks/_table.py) as tasks of lm-evaluation-harness, without a file
+in evaluation/tasks: the rows say how they are asked and scored."""
 
 from pathlib import Path
 

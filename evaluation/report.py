@@ -31,7 +31,7 @@ import markupsafe
 
 from data_prep import egress
 from data_prep.files import check_out, read_json, whole_folder
-from data_prep.schema import BadInput, strictest
+from data_prep.schema import BadInput, load, strictest
 from evaluation import score
 from evaluation.diagnosis import section as diagnosis_page
 from evaluation.reporting import (
@@ -112,7 +112,7 @@ def write(folder: Path, page: dict) -> None:
 def read_page(args) -> dict:
     """Everything that the page says, as plain values; report.html and markdown() only lay it out."""
     check_paths(args)
-    settings = config.load(args.config, config.ReportConfig).model_dump() if args.config else None
+    settings = load(args.config, config.ReportConfig).model_dump() if args.config else None
     settings = settings or config.ReportConfig(**runs.found_models(args.evaluation)).model_dump()
     models = settings["models"]
     trained = {model["name"]: runs.read_run(run_folder(args, model)) for model in models}
@@ -178,8 +178,6 @@ def read_page(args) -> dict:
 
 
 def check_paths(args) -> None:
-    if args.config and not args.config.is_file():
-        raise BadInput(f"{args.config}: no such file. Next: --config evaluation/claims/demo.yaml")
     if args.runs and not args.runs.is_dir():
         raise BadInput(
             f"--runs {args.runs}: no such folder. Next: the folder of the training runs, or leave it out"

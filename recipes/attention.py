@@ -1,6 +1,7 @@
 """Attention backends of our own, for `attn_implementation` in a YAML. Importing this module registers them.
 
-torch_varlen    packed documents through torch's variable-length kernel (CUDA, 16 bit); elsewhere document by document
+torch_varlen    packed documents through torch's variable-length kernel (CUDA, 16 bit); elsewhere document by
+                document
 """
 
 import torch
@@ -23,8 +24,8 @@ def torch_varlen(
     max_length_q=None,
     **kwargs,
 ):
-    """query, key, value [batch, heads, length, head_dim] -> [batch, length, heads, head_dim]. Each document attends to
-    itself, causally. Without cu_seq_lens_q (generation, padded rows) it is sdpa."""
+    """query, key, value [batch, heads, length, head_dim] -> [batch, length, heads, head_dim]. Each document
+    attends to itself, causally. Without cu_seq_lens_q (generation, padded rows) it is sdpa."""
     if cu_seq_lens_q is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -43,7 +44,8 @@ def torch_varlen(
 def attend_by_document(
     query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa
 ):
-    """What torch.nn.attention.varlen.varlen_attn computes of these arguments (causal), where it has no kernel."""
+    """What torch.nn.attention.varlen.varlen_attn computes of these arguments (causal), where it has no
+    kernel."""
     lengths = cu_seq_q.diff().tolist()
     documents = zip(*(x.transpose(0, 1).split(lengths, dim=1) for x in (query, key, value)), strict=True)
     outputs = [

@@ -1,12 +1,13 @@
 """Trainer callbacks, one concern each. They observe, record and refuse; none of them changes what is trained.
 
-LossGuard      ends the run on a loss or gradient that is not finite, or on a loss spike, before the optimizer step
+LossGuard      ends the run on a loss or gradient that is not finite, or on a loss spike, before the optimizer
+               step
 GracefulStop   SIGTERM (Slurm, Kubernetes): all ranks finish the step, save a checkpoint and exit
 Throughput     tokens/s, MFU and peak memory in the log
 Ledger         pretraining: a checksum of the blocks that each optimizer step consumed, audited at the end
 
-A recipe that does not want one deletes its line in `callbacks=[...]`. run.json and checkpoints: run_record.py.
-"""
+A recipe that does not want one deletes its line in `callbacks=[...]`. run.json and checkpoints:
+run_record.py."""
 
 import collections
 import hashlib
@@ -38,8 +39,8 @@ def all_ranks(values, device, op="sum"):
 
 
 class LossGuard(TrainerCallback):
-    """Raises Refused before the optimizer takes a step from a non-finite loss or gradient, or from a loss more than
-    `max_loss_jump` nats above the mean of the last 50 steps (None: no limit).
+    """Raises Refused before the optimizer takes a step from a non-finite loss or gradient, or from a loss
+    more than `max_loss_jump` nats above the mean of the last 50 steps (None: no limit).
 
     The loss is read by a forward hook, in time for DeepSpeed, which steps inside the last backward pass.
     """
@@ -98,14 +99,16 @@ class LossGuard(TrainerCallback):
 
     def advice(self):
         return (
-            "Next: look at the rows of that step, then a new output_dir that starts from the last checkpoint, with a "
+            "Next: look at the rows of that step, then a new output_dir that starts from the last "
+            "checkpoint, with a "
             "lower learning_rate or max_loss_jump null"
         )
 
 
 class GracefulStop(TrainerCallback):
-    """On SIGTERM all ranks agree at the end of a step, save a checkpoint and leave. (`enable_jit_checkpoint` of
-    transformers 5.23 decides on each rank alone, so ranks can save at different steps, and it skips on_save.)"""
+    """On SIGTERM all ranks agree at the end of a step, save a checkpoint and leave. (`enable_jit_checkpoint`
+    of transformers 5.23 decides on each rank alone, so ranks can save at different steps, and it skips
+    on_save.)"""
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.requested = self.stopped = False
@@ -124,8 +127,8 @@ class GracefulStop(TrainerCallback):
 
 
 class Throughput(TrainerCallback):
-    """Adds to each log line: tokens_per_second, tokens_seen (all ranks, padding excluded), memory_gb (peak) and mfu
-    = model FLOPs / (seconds x peak x ranks). Time spent in evaluation is not counted."""
+    """Adds to each log line: tokens_per_second, tokens_seen (all ranks, padding excluded), memory_gb (peak)
+    and mfu = model FLOPs / (seconds x peak x ranks). Time spent in evaluation is not counted."""
 
     def __init__(self, peak_tflops: float | None = None):
         self.peak = peak_tflops
@@ -187,8 +190,9 @@ def peak_memory_bytes():
 
 
 class Ledger(TrainerCallback):
-    """OUTPUT_DIR/ledger.jsonl: {"step", "blocks", "checksum"} of the token ids that the model was given for each
-    optimizer step, over all ranks. The checksum does not depend on how the blocks were spread over ranks."""
+    """OUTPUT_DIR/ledger.jsonl: {"step", "blocks", "checksum"} of the token ids that the model was given for
+    each optimizer step, over all ranks. The checksum does not depend on how the blocks were spread over
+    ranks."""
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.file, self.batches = Path(args.output_dir, "ledger.jsonl"), []
@@ -220,8 +224,8 @@ class Ledger(TrainerCallback):
                 file.write(json.dumps(line) + "\n")
 
     def audit(self, dataset):
-        """Compare the ledger with `dataset` (item i: the i-th block of an epoch, {"input_ids"}); Refused if a step
-        consumed other blocks than its own. Returns {"steps", "blocks", "sha256"} for run.json."""
+        """Compare the ledger with `dataset` (item i: the i-th block of an epoch, {"input_ids"}); Refused if a
+        step consumed other blocks than its own. Returns {"steps", "blocks", "sha256"} for run.json."""
         text, place = self.file.read_text(), 0
         for number, line in enumerate(map(json.loads, text.splitlines()), 1):
             rows = [dataset[i % len(dataset)]["input_ids"] for i in range(place, place + line["blocks"])]
@@ -236,7 +240,8 @@ class Ledger(TrainerCallback):
 
 
 def checksums(input_ids):
-    """int64 [rows] of int64 token ids [rows, length]: a polynomial of the ids and their positions, modulo 2**64."""
+    """int64 [rows] of int64 token ids [rows, length]: a polynomial of the ids and their positions, modulo
+    2**64."""
     positions = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
     weights = (positions * -7046029254386353131) | 1  # odd: every id counts
     row = (input_ids.long() * weights).sum(1)

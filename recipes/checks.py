@@ -16,6 +16,7 @@ from math import prod
 from pathlib import Path
 
 import torch
+from egress import isolate
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -40,7 +41,8 @@ def check_launch(run, training):
     uploads = uploads_of(vars(training))
     if uploads and not run.allow_upload:
         raise Refused(
-            f"{', '.join(uploads)} would send data away. Next: report_to tensorboard or trackio (local files), "
+            f"{', '.join(uploads)} would send data away. Next: report_to tensorboard or trackio (local "
+            f"files), "
             "or allow_upload true"
         )
     accumulation = (training.accelerator_config.gradient_accumulation_kwargs or {}).get("sync_each_batch")
@@ -66,13 +68,16 @@ def check_batch(key, value, per_pass):
 
 
 def without_effect(training):
-    """(key, value, why) of settings that a parser accepts and these recipes do not honour. Refused by name."""
+    """(key, value, why) of settings that a parser accepts and these recipes do not honour. Refused by
+    name."""
     default = {field.name: field.default for field in training.__dataclass_fields__.values()}
     reasons = {
         "deepspeed": "has no effect in a YAML. Next: deepspeed_config_file in the accelerate file",
         "do_predict": "has no effect: recipes train and evaluate. Next: python -m evaluation.generate",
-        "enable_jit_checkpoint": "saves on each rank alone. Next: leave it out, GracefulStop saves on SIGTERM",
-        "auto_find_batch_size": "restarts with another batch. Next: per_device_train_batch_size that fits (make plan)",
+        "enable_jit_checkpoint": "saves on each rank alone. Next: leave it out, GracefulStop saves on "
+        "SIGTERM",
+        "auto_find_batch_size": "restarts with another batch. Next: per_device_train_batch_size that fits "
+        "(make plan)",
         "local_rank": "is set by the launcher. Next: leave it out",
         "ignore_data_skip": "resumes on rows that were seen already. Next: leave it out",
         "trust_remote_code": "runs code of a model repository. Next: a model that transformers knows",
@@ -83,7 +88,8 @@ def without_effect(training):
     grouped = getattr(training, "train_sampling_strategy", "random") in ("group_by_length", "batch_rebalance")
     if grouped and str(getattr(training.save_strategy, "value", training.save_strategy)) in ("steps", "best"):
         why = (
-            "with save_strategy steps would resume on other rows (transformers draws its order from the global "
+            "with save_strategy steps would resume on other rows (transformers draws its order from the "
+            "global "
             "random state). Next: save_strategy epoch, or train_sampling_strategy random"
         )
         yield "train_sampling_strategy", training.train_sampling_strategy, why
@@ -99,7 +105,8 @@ UPLOAD_VARIABLES = (
 
 
 def uploads_of(arguments):
-    """Trackers, keys and environment variables with which a run of these arguments would send something away."""
+    """Trackers, keys and environment variables with which a run of these arguments would send something
+    away."""
     local = {"tensorboard", "trackio"} | (
         {"wandb"} if os.environ.get("WANDB_MODE") in ("offline", "disabled") else set()
     )
@@ -108,7 +115,8 @@ def uploads_of(arguments):
     return trackers + keys + [key for key in UPLOAD_VARIABLES if os.environ.get(key)]
 
 
-DEEPSPEED_KEYS = {  # at the top of its JSON DeepSpeed ignores unknown keys; in these sections its own classes refuse them
+# at the top of its JSON DeepSpeed ignores unknown keys; in these sections its own classes refuse them
+DEEPSPEED_KEYS = {
     "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
     "zero_optimization", "bf16", "fp16", "optimizer", "scheduler", "zero_allow_untested_optimizer",
     "zero_force_ds_cpu_optimizer", "steps_per_print", "wall_clock_breakdown", "activation_checkpointing",
@@ -143,7 +151,8 @@ def check_deepspeed(file):
         raise Refused(f"{file}: not a DeepSpeed file: {error}") from error
     if unknown:
         raise Refused(
-            f"{file}: DeepSpeed does not know {', '.join(unknown)}. Next: https://www.deepspeed.ai/docs/config-json"
+            f"{file}: DeepSpeed does not know {', '.join(unknown)}. Next: "
+            f"https://www.deepspeed.ai/docs/config-json"
         )
 
 
@@ -152,15 +161,16 @@ def check_weights(folder):
     """Refuse pickled weights of a model or adapter."""
     suffixes = {path.suffix for path in Path(folder).glob("*") if path.name != "training_args.bin"}
     if ".safetensors" not in suffixes and suffixes & {".bin", ".pt", ".pth", ".pkl", ".ckpt"}:
-        convert = f"from transformers import AutoModelForCausalLM as A; A.from_pretrained('{folder}').save_pretrained('NEW')"
+        convert = f"AutoModelForCausalLM.from_pretrained('{folder}').save_pretrained('NEW')"
         raise Refused(
-            f'{folder}: its weights are pickles, which can run code; only safetensors are read. Next: python -c "{convert}", '
-            "which reads tensors and nothing else from them"
+            f"{folder}: its weights are pickles, which can run code; only safetensors are read. Next: "
+            f'python -c "from transformers import AutoModelForCausalLM; {convert}", which reads tensors only'
         )
 
 
 def is_hub_name(name):
-    """Whether `name` can only be a repository of the Hub: no such path, and no folder that it would lie in."""
+    """Whether `name` can only be a repository of the Hub: no such path, and no folder that it would lie
+    in."""
     path = Path(name)
     return (
         bool(re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)))
@@ -170,8 +180,9 @@ def is_hub_name(name):
 
 
 def check_model(name, length, revision="main", rescaled=False):
-    """(config, tokenizer) of a model folder or Hub name. Refused if there is none, if it has fewer positions than
-    `length` (unless its positions are `rescaled` by rope_parameters), or if nothing could teach it to stop."""
+    """(config, tokenizer) of a model folder or Hub name. Refused if there is none, if it has fewer positions
+    than `length` (unless its positions are `rescaled` by rope_parameters), or if nothing could teach it to
+    stop."""
     if not Path(name, "config.json").is_file() and not is_hub_name(name):
         raise Refused(
             f"{name}: no config.json here. Next: check model_name_or_path, relative to the current folder"
@@ -189,7 +200,8 @@ def check_model(name, length, revision="main", rescaled=False):
         RecursionError,
     ) as error:  # also a model with code of its own
         raise Refused(
-            f"{name}: config.json or the tokenizer cannot be read: {error}. Next: a model that transformers knows"
+            f"{name}: config.json or the tokenizer cannot be read: {error}. Next: a model that "
+            f"transformers knows"
         ) from error
     except OSError as error:
         said = str(error).splitlines()[0].rstrip(".")
@@ -199,12 +211,14 @@ def check_model(name, length, revision="main", rescaled=False):
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if length and positions and length > positions and not rescaled:
         raise Refused(
-            f"texts of {length} tokens, but {name} has {positions} positions. Next: shorter texts, or rope_parameters "
+            f"texts of {length} tokens, but {name} has {positions} positions. Next: shorter texts, or "
+            f"rope_parameters "
             "(rope_type, rope_theta, factor) in model_init_kwargs"
         )
     if tokenizer.eos_token_id is None:
         raise Refused(
-            f"the tokenizer of {name} has no EOS: nothing would teach it to stop. Next: eos_token in its tokenizer_config.json"
+            f"the tokenizer of {name} has no EOS: nothing would teach it to stop. Next: eos_token in its "
+            f"tokenizer_config.json"
         )
     return config, tokenizer
 
@@ -240,6 +254,18 @@ def check_pretraining(run, training, manifest):
         check_isolation(config, run.attn_implementation, training.device, flat=False)
 
 
+@contextlib.contextmanager
+def reading_blocks(folder):
+    """Refuse packed blocks whose manifest, order or Arrow files cannot be read."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError) as error:
+        raise Refused(
+            f"{folder}: not whole packed blocks ({type(error).__name__}). "
+            "Next: python -m data_prep.build_blocks --help"
+        ) from error
+
+
 def check_pad_token(tokenizer, pad_token):
     """Refuse EOS as padding: whoever masks the padding would mask the end of answers too."""
     pad = pad_token or tokenizer.pad_token
@@ -249,7 +275,8 @@ def check_pad_token(tokenizer, pad_token):
 
 
 def check_texts(row):
-    """TypeError unless the texts of a row are text: its prompt and completion, or the content of each turn."""
+    """TypeError unless the texts of a row are text: its prompt and completion, or the content of each
+    turn."""
     turns = [turn for turn in row.get("messages", ()) if not turn.get("tool_calls")]
     texts = [turn["content"] for turn in turns] if "messages" in row else [row["prompt"], row["completion"]]
     if not all(isinstance(text, str) for text in texts):
@@ -268,7 +295,8 @@ def check_answers(trainer):
     rows = trainer.train_dataset.select_columns("labels").with_format("numpy")
     if not any(stops & set(row["labels"].tolist()) for row in rows.select(range(min(1000, len(rows))))):
         raise Refused(
-            "no answer ends in EOS: nothing would teach the model to stop. Next: eos_token at the end of the template's answers"
+            "no answer ends in EOS: nothing would teach the model to stop. Next: eos_token at the end of "
+            "the template's answers"
         )
     rows = trainer.eval_dataset.select_columns("labels").with_format("numpy") if trainer.eval_dataset else []
     if trainer.eval_dataset is not None and not any((row["labels"] != -100).any() for row in rows):
@@ -279,8 +307,9 @@ def check_answers(trainer):
 
 # ---------------------------------------------------------------- packing
 def check_isolation(config, attn_implementation, device, flat):
-    """Refuse an attention backend that lets packed documents see each other, judged by its gradients on one layer of
-    this model's shape with random weights. flat: documents in one row [1, tokens], as TRL packs; else rows [2, tokens]."""
+    """Refuse an attention backend that lets packed documents see each other, judged by its gradients on one
+    layer of this model's shape with random weights. flat: documents in one row [1, tokens], as TRL packs;
+    else rows [2, tokens]."""
     small = copy.deepcopy(config.get_text_config())
     small.update(
         {
@@ -312,12 +341,14 @@ def check_isolation(config, attn_implementation, device, flat):
             logits[0, 12:24].float().square().sum().backward()  # of the second document
     except (ImportError, ValueError, RuntimeError) as error:
         raise Refused(
-            f"attn_implementation {attn_implementation} does not run here: {error}. Next: torch_varlen or sdpa"
+            f"attn_implementation {attn_implementation} does not run here: {error}. Next: torch_varlen or "
+            f"sdpa"
         ) from error
     across, within = (seen.grad[0, part].abs().max().item() for part in (slice(0, 12), slice(12, 24)))
     if not (within > 0 and across < 1e-3 * within):
         raise Refused(
-            f"attn_implementation {attn_implementation} lets packed documents see each other (gradient {across:.1e} "
+            f"attn_implementation {attn_implementation} lets packed documents see each other (gradient "
+            f"{across:.1e} "
             f"across, {within:.1e} within). Next: torch_varlen or sdpa"
         )
 
@@ -337,8 +368,9 @@ def numel(weight):
 
 
 def check_precision(model, training, deepspeed=None):
-    """Refuse a learning rate that is lost in the rounding of most 16-bit weights where nothing keeps the remainder: no
-    float32 copy (DeepSpeed has one), stochastic rounding or Kahan summation. Looks at up to 1M weights of each tensor."""
+    """Refuse a learning rate that is lost in the rounding of most 16-bit weights where nothing keeps the
+    remainder: no float32 copy (DeepSpeed has one), stochastic rounding or Kahan summation. Looks at up to 1M
+    weights of each tensor."""
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" if deepspeed is None else deepspeed
     remedies = ("bf16_stochastic_round=true", "use_kahan_summation=true", "kahan_sum=true")
     kept = any(setting in (training.optim_args or "").lower() for setting in remedies)
@@ -354,14 +386,16 @@ def check_precision(model, training, deepspeed=None):
     share = moved / max(1, sum(piece.numel() for piece in pieces))
     if share < 0.5:
         raise Refused(
-            f"at learning_rate {training.learning_rate} only {100 * share:.0f} % of the {coarse[0].dtype} weights would move. "
-            "Next: dtype float32 with bf16 true, or optim adamw_torch_8bit with optim_args bf16_stochastic_round=True"
+            f"at learning_rate {training.learning_rate} only {100 * share:.0f} % of the {coarse[0].dtype} "
+            f"weights would move. "
+            "Next: dtype float32 with bf16 true, or optim adamw_torch_8bit with optim_args "
+            "bf16_stochastic_round=True"
         )
 
 
 def check_disk(model, training, deepspeed=False):
-    """Refuse unless the checkpoints fit on the disk: weights, and 8 bytes of AdamW for each trained one (12 with
-    DeepSpeed's float32 copy), one more than save_total_limit (3 if unset), and the model at the end."""
+    """Refuse unless the checkpoints fit on the disk: weights, and 8 bytes of AdamW for each trained one (12
+    with DeepSpeed's float32 copy), one more than save_total_limit (3 if unset), and the model at the end."""
     weights = list(model.parameters())
     trained = [weight for weight in weights if weight.requires_grad]
     saved = trained if len(trained) < len(weights) else weights  # an adapter is saved alone
@@ -375,7 +409,8 @@ def check_disk(model, training, deepspeed=False):
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.is_dir())).free
     if needed > free:
         raise Refused(
-            f"{training.output_dir}: {copies} checkpoints and the model need {needed / 1e9:.3g} GB, {free / 1e9:.3g} GB "
+            f"{training.output_dir}: {copies} checkpoints and the model need {needed / 1e9:.3g} GB, "
+            f"{free / 1e9:.3g} GB "
             "are free. Next: save_total_limit 1, save_only_model true, or another disk"
         )
 
@@ -390,13 +425,20 @@ def check_trainer(trainer):
     check_disk(trainer.model, trainer.args, trainer.is_deepspeed_enabled)
 
 
-# ---------------------------------------------------------------- one sentence
+# ---------------------------------------------------------------- the command line
 LIBRARIES = ("trl", "transformers", "peft", "accelerate", "jinja2")
 
 
+def begin(parser):
+    """Before arguments are parsed: a run of credentialed data moves into a network namespace, and errors are
+    one sentence."""
+    isolate(sys.argv[1:], Refused)
+    one_sentence_errors(parser)
+
+
 def one_sentence_errors(parser=None):
-    """Print what is wrong with arguments, files and settings as one sentence, once for all ranks; anything else keeps
-    its traceback. Call it again after another excepthook was installed."""
+    """Print what is wrong with arguments, files and settings as one sentence, once for all ranks; anything
+    else keeps its traceback. Call it again after another excepthook was installed."""
 
     def refuse(message):
         raise Refused(f"{' '.join(sys.argv)}: {message}. Next: --help lists the keys of this recipe")
@@ -425,7 +467,8 @@ def known_errors():
 
 
 def from_library(error):
-    """A setting that a library refused: ValueError, TypeError or a template's error raised by its own code."""
+    """A setting that a library refused: ValueError, TypeError or a template's error raised by its own
+    code."""
     if not isinstance(error, ValueError | TypeError) and type(error).__module__.partition(".")[0] not in (
         "jinja2",
         "yaml",

@@ -57,14 +57,16 @@ def load_data(args):
     """{"train": PackedBlocks in training order, in whole steps; "validation": {domain: PackedBlocks}}"""
     run, _ = args
     manifest, folder = read_manifest(run.blocks), Path(run.blocks)
-    train = PackedBlocks(folder, manifest, "train", order=np.load(folder / "order.npy", mmap_mode="r"))
-    per_step = run.global_batch_tokens // manifest["block_length"]
+    with checks.reading_blocks(folder):
+        order = np.load(folder / "order.npy", mmap_mode="r")
+        train = PackedBlocks(folder, manifest, "train", order=order)
+        held_out = {name: PackedBlocks(folder, manifest, "validation", name) for name in manifest["domains"]}
+        per_step = run.global_batch_tokens // manifest["block_length"]
     if len(train) < per_step:
         raise checks.Refused(
             f"a step takes {per_step} blocks, {folder} has {len(train)}. Next: more blocks, or fewer tokens"
         )
-    train.order = train.order[: len(train) // per_step * per_step]
-    held_out = {name: PackedBlocks(folder, manifest, "validation", name) for name in manifest["domains"]}
+    train.order = order[: len(train) // per_step * per_step]
     return {"train": train, "validation": {name: blocks for name, blocks in held_out.items() if len(blocks)}}
 
 
@@ -149,9 +151,9 @@ class PackedBlocks(torch.utils.data.Dataset):
 
 
 class Collator:
-    """Blocks -> input_ids, labels [batch, length]. With document masking, position_ids restart at each document,
-    cu_seq_lens bound them for varlen kernels, and none predicts the next one's first token. There is no
-    attention_mask: with one, transformers lets packed documents attend to each other."""
+    """Blocks -> input_ids, labels [batch, length]. With document masking, position_ids restart at each
+    document, cu_seq_lens bound them for varlen kernels, and none predicts the next one's first token. There
+    is no attention_mask: with one, transformers lets packed documents attend to each other."""
 
     def __init__(self, document_masking):
         self.document_masking = document_masking
@@ -192,7 +194,9 @@ def token_weighted(prediction):
 def read_manifest(folder):
     if not Path(folder, "order.npy").is_file() or not Path(folder, "manifest.json").is_file():
         raise checks.Refused(f"{folder} has no packed blocks. Next: python -m data_prep.build_blocks --help")
-    return json.loads(Path(folder, "manifest.json").read_text(encoding="utf-8"))
+    with checks.reading_blocks(folder):
+        manifest = json.loads(Path(folder, "manifest.json").read_text(encoding="utf-8"))
+        return {key: manifest[key] for key in ("block_length", "domains", "order", "outputs", "tokenizer")}
 
 
 def make_parser():
@@ -201,5 +205,5 @@ def make_parser():
 
 if __name__ == "__main__":
     parser = make_parser()
-    checks.one_sentence_errors(parser)
+    checks.begin(parser)
     main(parser.parse_args_and_config())

@@ -1,10 +1,12 @@
-"""The record of a run: OUTPUT_DIR/run.json, checkpoints that are whole, what may be resumed, the lock on the folder.
+"""The record of a run: OUTPUT_DIR/run.json, checkpoints that are whole, what may be resumed, the lock on the
+folder.
 
-A run is its data, its model and the arguments that change training. The same command resumes it; changed code is a
-warning, a changed cadence of logs, checkpoints or evaluation is nothing, and anything else needs another output_dir.
-Checkpoints are removed by save_total_limit alone.
+A run is its data, its model and the arguments that change training. The same command resumes it; changed code
+is a warning, a changed cadence of logs, checkpoints or evaluation is nothing, and anything else needs another
+output_dir. Checkpoints are removed by save_total_limit alone.
 
-    run.json                        status, access class, arguments, sha256 of inputs, base model, sessions, results
+    run.json                        status, access class, arguments, sha256 of inputs, base model, sessions,
+                                    results
     checkpoint-N/complete.json      sha256 of each file of the checkpoint, written last
     access.json                     access class of an adapter (a full model has it in config.json)
 """
@@ -35,7 +37,7 @@ import torch
 from accelerate.utils import gather_object
 from callbacks import Throughput, peak_memory_bytes
 from checks import UPLOAD_KEYS, Refused, check_weights, is_hub_name, one_sentence_errors, uploads_of
-from egress import block_egress, load_allow_list, require_allowed
+from egress import block_egress, load_allow_list, require_allowed, require_local_files, wall
 from huggingface_hub import try_to_load_from_cache
 from transformers import TrainerCallback
 from transformers.hf_argparser import HfArg
@@ -67,7 +69,8 @@ class RunArguments:
     )
 
 
-# Arguments that say where a run runs, or what it reports. Files are known by their content, and the batch as a whole.
+# Arguments that say where a run runs, or what it reports. Files are known by their content, and the batch as
+# a whole.
 NOT_IDENTITY = re.compile(
     r"(logging|save|eval|hub|push|trackio|ddp|fsdp|dataloader_(?!drop_last))\w*|log_\w*|batch_eval_metrics|include_\w*|report_to|project|"
     r"run_name|disable_tqdm|do_\w+|access|overwrite|world_size|verify|peak_tflops|allow_\w*|max_loss_jump|output_dir|rows|blocks|"
@@ -78,11 +81,12 @@ NOT_IDENTITY = re.compile(
 
 
 def open_run(script, args, model, data, base=None):
-    """RunRecord of output_dir: a new run, or the same run, to be resumed or already complete. Refused if the folder
-    holds another run or is in use. If what it reads is credentialed, the process closes before rows are read.
+    """RunRecord of output_dir: a new run, or the same run, to be resumed or already complete. Refused if the
+    folder holds another run or is in use. If what it reads is credentialed, the process closes before rows
+    are read.
 
-    args: dataclasses of the recipe's parser; model: folder or Hub name; data: folder with manifest.json, or any file or
-    folder; base: another model that is read."""
+    args: dataclasses of the recipe's parser; model: folder or Hub name; data: folder with manifest.json, or
+    any file or folder; base: another model that is read."""
     training = next(part for part in args if hasattr(part, "output_dir"))
     first = (
         training.main_process_first(local=False)
@@ -119,6 +123,7 @@ def _open(script, args, training, models, data):
     if data.suffix == ".jsonl" or data.is_dir():  # rows may be stricter than their manifest
         terms = access_of(data, models, arguments, rows=True)
         allowed = close_process(terms, arguments) or allowed
+    require_local_files(terms["access"], arguments, folder, Refused)
     check_outputs(data, arguments.get("verify"))
 
     parent = next(
@@ -190,12 +195,23 @@ def _open(script, args, training, models, data):
     )
     session = {"machine": machine, "ranks": ranks, "started": time.time()}
     record = {
-        "status": "running", "stage": Path(script).stem, **terms, "allowed": allowed, "parent": str(parent or model),
-        "base": {"name": model, **base}, "machine": machine, "ranks": session["ranks"], "commit": commit_of(script),
-        "versions": {name: importlib.metadata.version(name) for name in packages if importlib.util.find_spec(name)},
-        "arguments": arguments, "identity": identity, "inputs": inputs, "code": code,
+        "status": "running",
+        "stage": Path(script).stem,
+        **terms,
+        "allowed": allowed,
+        "egress": wall(),
+        "parent": str(parent or model),
+        "base": {"name": model, **base},
+        "machine": machine,
+        "ranks": session["ranks"],
+        "commit": commit_of(script),
+        "versions": {n: importlib.metadata.version(n) for n in packages if importlib.util.find_spec(n)},
+        "arguments": arguments,
+        "identity": identity,
+        "inputs": inputs,
+        "code": code,
         "sessions": [*old.get("sessions", []), session],
-    }  # fmt: skip
+    }
     write_run(record)
     return record, lock
 
@@ -209,10 +225,12 @@ def loaded_beside(script):
 
 # ---------------------------------------------------------------- what a run reads
 def data_files(data):
-    """Files that a run knows its data by: manifest and row files of a folder of data_prep, else every file."""
+    """Files that a run knows its data by: manifest and row files of a folder of data_prep, else every
+    file."""
     if not data.exists():
         raise Refused(
-            f"{data}: no such file or folder. Next: check the paths of the YAML, relative to the current folder"
+            f"{data}: no such file or folder. Next: check the paths of the YAML, relative to the current "
+            f"folder"
         )
     if data.is_file():
         return [data]
@@ -223,8 +241,8 @@ def data_files(data):
 
 
 def check_outputs(data, verify):
-    """Refuse files of a manifest that are missing or changed: rows and training order by sha256; packed blocks by
-    size, where the manifest has it, and by sha256 with verify: full."""
+    """Refuse files of a manifest that are missing or changed: rows and training order by sha256; packed
+    blocks by size, where the manifest has it, and by sha256 with verify: full."""
     manifest = data / "manifest.json"
     if not manifest.is_file():
         return
@@ -251,8 +269,9 @@ def check_outputs(data, verify):
 
 
 def access_of(data, models, arguments, rows=False):
-    """{"access", "agreements", "declassified"}: the strictest class of the YAML, the manifest, the rows (`rows`: they
-    are read) and the models, the agreements behind credentialed data, and who declassified what."""
+    """{"access", "agreements", "declassified"}: the strictest class of the YAML, the manifest, the rows
+    (`rows`: they are read) and the models, the agreements behind credentialed data, and who declassified
+    what."""
     manifest, given = data / "manifest.json", arguments.get("access")
     revision = arguments.get("model_revision")
     records = [(manifest, read_json(manifest), "missing")] if manifest.is_file() else []
@@ -272,7 +291,8 @@ def access_of(data, models, arguments, rows=False):
         records += [(path, read_json(path), silent) for path, silent in files]
     if not manifest.is_file() and not given and data.name != "adapter_config.json":
         raise Refused(
-            f"{data}: no manifest.json has its access class. Next: access: public, gated or credentialed in the YAML"
+            f"{data}: no manifest.json has its access class. Next: access: public, gated or credentialed "
+            f"in the YAML"
         )
 
     classes, agreements, signed = {given: "access"} if given else {}, set(), []
@@ -300,8 +320,8 @@ def cached_config(model, revision):
 
 
 def close_process(terms, arguments):
-    """If the data are credentialed: nothing leaves this machine from here on, but for what an entry of the allow list
-    opens. Returns the entries that were needed."""
+    """If the data are credentialed: nothing leaves this machine from here on, but for what an entry of the
+    allow list opens. Returns the entries that were needed."""
     if terms["access"] != "credentialed":
         return []
     allowed = load_allow_list(arguments.get("allow_list"), Refused)
@@ -330,7 +350,8 @@ def base_of(model, revision):
 
 
 def check_base(adapter, base, revision):
-    """(base, revision) to merge an adapter onto: the weights that it was trained on, by the run.json beside it."""
+    """(base, revision) to merge an adapter onto: the weights that it was trained on, by the run.json beside
+    it."""
     record = Path(adapter, "run.json")
     trained = read_json(record).get("base", {}) if record.is_file() else {}
     commit, weights = trained.get("revision") or revision or "main", trained.get("weights")
@@ -347,8 +368,8 @@ def check_base(adapter, base, revision):
 
 
 def fingerprint(folder):
-    """sha256 of what identifies the weights of a folder without reading them all: of each safetensors file its name,
-    size, header and 64 pieces of 64 KiB, spread evenly. None without weights."""
+    """sha256 of what identifies the weights of a folder without reading them all: of each safetensors file
+    its name, size, header and 64 pieces of 64 KiB, spread evenly. None without weights."""
     digest, files = hashlib.sha256(), sorted(Path(folder).glob("*.safetensors"))
     for path in files:
         size = path.stat().st_size
@@ -363,15 +384,16 @@ def fingerprint(folder):
 
 # ---------------------------------------------------------------- checkpoints
 class RunRecord(TrainerCallback):
-    """Seals each checkpoint with the sha256 of its files, removes old ones by their step (clocks are not trusted) and
-    keeps run.json. `resume()` gives the newest whole checkpoint."""
+    """Seals each checkpoint with the sha256 of its files, removes old ones by their step (clocks are not
+    trusted) and keeps run.json. `resume()` gives the newest whole checkpoint."""
 
     def __init__(self, record, lock=None):
         self.record, self.complete = record, record["status"] == "complete"
         self.lock = None if self.complete else lock  # the folder is free again when the file is closed
 
     def attach(self, trainer):
-        """Add this record to the trainer, and let Throughput add to a log line before the trackers write it."""
+        """Add this record to the trainer, and let Throughput add to a log line before the trackers write
+        it."""
         self.dtypes = {name: weight.dtype for name, weight in trainer.model.named_parameters()}
         trainer.add_callback(self)
         trainer.callback_handler.callbacks.sort(key=lambda callback: not isinstance(callback, Throughput))
@@ -416,13 +438,14 @@ class RunRecord(TrainerCallback):
                     shutil.rmtree(Path(args.output_dir, f"checkpoint-{step}"))
 
     def resume(self, training):
-        """The newest whole checkpoint, or the one that resume_from_checkpoint names; None to start from the beginning.
-        What is damaged is passed over in one sentence."""
+        """The newest whole checkpoint, or the one that resume_from_checkpoint names; None to start from the
+        beginning. What is damaged is passed over in one sentence."""
         asked = training.resume_from_checkpoint
         if asked and str(asked).lower() != "true":
             if damage := damage_of(Path(asked)):
                 raise Refused(
-                    f"resume_from_checkpoint {asked}: {damage}. Next: leave the key out to resume from the newest whole one"
+                    f"resume_from_checkpoint {asked}: {damage}. Next: leave the key out to resume from the "
+                    f"newest whole one"
                 )
             return str(asked)
         for step in reversed(steps_of(training.output_dir)):
@@ -434,8 +457,10 @@ class RunRecord(TrainerCallback):
             ranks = read_json(folder / "complete.json")["ranks"]
             if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and ranks != training.world_size:
                 raise Refused(
-                    f"{folder} was saved by DeepSpeed on {ranks} ranks, {training.world_size} are running. Next: launch {ranks} ranks, or "
-                    "name it as model_name_or_path of a new run (weights, no optimizer), or python -m deepspeed.checkpoint.ds_to_universal --help"
+                    f"{folder} was saved by DeepSpeed on {ranks} ranks, {training.world_size} are running. "
+                    f"Next: launch {ranks} ranks, or "
+                    "name it as model_name_or_path of a new run (weights, no optimizer), or python -m "
+                    "deepspeed.checkpoint.ds_to_universal --help"
                 )
             return str(folder)
         return None
@@ -444,7 +469,8 @@ class RunRecord(TrainerCallback):
         """Add the results; only now is the run complete."""
         history = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
         steps, losses = zip(*history, strict=True) if history else ((), ())
-        # Trainer's own train_loss is the sum since the last start divided by all steps; the log has the whole run
+        # Trainer's own train_loss is the sum since the last start divided by all steps; the log has the whole
+        # run
         metrics |= (
             {"train_loss": float(np.average(losses, weights=np.diff(steps, prepend=0)))} if history else {}
         )
@@ -519,7 +545,8 @@ def take_lock(folder):
             return file  # a file system without locks
         file.seek(0)
         raise Refused(
-            f"{folder} is in use by {file.read().strip() or 'another process'}. Next: wait for it, or another output_dir"
+            f"{folder} is in use by {file.read().strip() or 'another process'}. Next: wait for it, or "
+            f"another output_dir"
         ) from None
     file.truncate(0)
     file.write(
@@ -539,7 +566,8 @@ def move_aside(folder):
 
 
 def write_run(record):
-    """Write OUTPUT_DIR/run.json, whole or not at all. `seconds`: of all sessions, of a killed one up to its last checkpoint."""
+    """Write OUTPUT_DIR/run.json, whole or not at all. `seconds`: of all sessions, of a killed one up to its
+    last checkpoint."""
     session = record["sessions"][-1]
     session["seconds"] = round(time.time() - session["started"], 1)
     record["seconds"] = round(sum(session["seconds"] for session in record["sessions"]), 1)
@@ -566,9 +594,12 @@ def write_text(path, text):
 
 def read_json(path):
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise Refused(f"{path}: not JSON ({reason(error)}). Next: build it again") from error
+    if not isinstance(content, dict):
+        raise Refused(f"{path}: not a JSON object. Next: build it again")
+    return content
 
 
 def read_rows(path):
@@ -582,7 +613,8 @@ def read_rows(path):
 
 
 def reason(error):
-    """What is wrong with a line of data, quoting nothing of it: more people read a log than may read the data."""
+    """What is wrong with a line of data, quoting nothing of it: more people read a log than may read the
+    data."""
     if isinstance(error, UnicodeDecodeError):
         return f"byte {error.start + 1} is not UTF-8"
     if isinstance(error, json.JSONDecodeError):

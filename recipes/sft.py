@@ -105,5 +105,5 @@ def make_parser():
 
 if __name__ == "__main__":
     parser = make_parser()
-    checks.one_sentence_errors(parser)
+    checks.begin(parser)
     main(parser.parse_args_and_config())

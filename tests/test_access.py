@@ -3,7 +3,6 @@
 import importlib
 import json
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -199,8 +198,7 @@ def test_it_outlives_the_run_json(trained):
     assert read_entry(str(trained / "copied")).access == "credentialed"
     further = {**TASK, "model_name_or_path": "copied", "output_dir": "further", "max_steps": 2}
     assert (
-        recipe(trained, "finetune_task", further) is None
-        and run_json(trained / "further")["access"] == "credentialed"
+        recipe(trained, "sft", further) is None and run_json(trained / "further")["access"] == "credentialed"
     )
     assert (trained / "further" / "checkpoint-2" / "config.json").is_file()
     assert read_json(trained / "further" / "checkpoint-2" / "config.json")["access"] == "credentialed"
@@ -250,20 +248,19 @@ def test_a_manifest_that_says_less_than_its_inputs_changes_nothing(lab):
 
 
 def test_a_model_in_the_cache_of_the_hub_has_its_class(trained, monkeypatch):
-    """Named as on the Hub, not by a folder: its config.json lies in the local cache."""
-    config = {**TASK, "model_name_or_path": "org/notes", "output_dir": "from_cache", "report_to": []}
+    """Named as on the Hub, not by a folder: its config.json is in the local cache."""
     with monkeypatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "recipes"))
         patch.chdir(trained)
-        run_guard = importlib.import_module("run_guard")
+        run_record = importlib.import_module("run_record")
         patch.setattr(
-            run_guard,
+            run_record,
             "try_to_load_from_cache",
             lambda model, file, revision: str(trained / "notes_chat" / file),
         )
-        terms = [Path("task_rows", name) for name in ("manifest.json", "train.jsonl")]
-        run = run_guard.open_run(run_guard.__file__, terms, "org/notes", False, SimpleNamespace(**config))
-    assert run["access"] == "credentialed"
+        args = (SimpleNamespace(output_dir="from_cache"),)
+        run = run_record.open_run(run_record.__file__, args, "org/notes", "task_rows")
+    assert run.record["access"] == "credentialed"
 
 
 def test_an_unknown_class_in_a_model_is_refused(trained):

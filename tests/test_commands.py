@@ -1,10 +1,13 @@
 """Every YAML parses with its own recipe, and every command we print names files and flags that exist."""
 
 import ast
+import contextlib
 import importlib
+import io
 import re
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,19 +35,22 @@ def commands():
         yield from (("demo.py", shlex.join(command)) for command in stage.commands())
     launch = "accelerate launch --config_file accelerate_configs/cpu.yaml"
     for path in [*TEXTS, ROOT / "Makefile"]:
-        text = re.sub(r"\\\n\s*", " ", path.read_text(encoding="utf-8"))
+        text = re.sub(r"\\\n\s*(?:#\s*)?", " ", path.read_text(encoding="utf-8"))
         text = re.sub(r"\$\((LAUNCH|TRAIN)\)", launch, text).replace("$(PY)", "python")
         for line in text.splitlines():
             line = line.strip().lstrip("#").strip().strip("`")
-            begins = r"python -m (?:data_prep|evaluation|recipes)\.|python recipes/|accelerate launch "
+            begins = r"python -m (?:data_prep|evaluation|recipes)\.(?!{)|python recipes/|accelerate launch "
             for found in re.findall(rf"(?:^|`|Next: |\s|,)((?:{begins}).*)", line):
                 yield path.relative_to(ROOT).as_posix(), re.split(r"`|\"|, |,python|; | \.\.\.$", found)[0]
 
 
+ROOMS = ("recipes", "data_prep", "evaluation")
 COMMANDS = sorted(set(commands()))
 
 
 def recipe_parser(name):
+    if (ROOT / f"recipes/tools/{name}.py").is_file():
+        return importlib.import_module(f"recipes.tools.{name}").make_parser()
     sys.path.insert(0, str(ROOT / "recipes"))
     try:
         return importlib.import_module(name).make_parser()
@@ -52,11 +58,18 @@ def recipe_parser(name):
         sys.path.pop(0)
 
 
+@cache
 def flags(script):
-    """The flags that a script of this repository accepts."""
-    if script.startswith("recipes/") and not Path(script).stem.startswith(("bench", "__main__")):
+    """The flags that a script of this repository accepts: of its parser, of its --help, or in its text."""
+    text = (ROOT / script).read_text(encoding="utf-8")
+    if script.startswith("recipes/") and "def make_parser" in text and "__main__" not in script:
         return set(recipe_parser(Path(script).stem)._option_string_actions) | {"--config"}
-    return set(re.findall(r"add_argument\(\s*[\"'](--\w+)", (ROOT / script).read_text())) | {"--help"}
+    if script.startswith("recipes/") or "def main(argv=None" not in text:
+        return set(re.findall(r"[\"'](--\w+)[\"']", text)) | {"--help"}
+    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
+        module.main(["--help"])
+    return set(re.findall(r"--\w+", printed.getvalue()))
 
 
 def test_there_are_commands_to_check():
@@ -73,13 +86,16 @@ def test_there_are_commands_to_check():
 @pytest.mark.guarantee("Files", "Printed commands name files and flags that exist.")
 def test_printed_commands_name_existing_files_and_flags(where, command):
     words = shlex.split(command.replace("'", "").replace("\\", ""), comments=True)
-    if "-m" in words:
-        module = words[words.index("-m") + 1].replace(".", "/")
+    if {"-m", "--module"} & set(words):
+        module = next(word for word in words if word.split(".")[0] in ROOMS and "/" not in word).replace(
+            ".", "/"
+        )
         script = f"{module}/__main__.py" if (ROOT / module).is_dir() else f"{module}.py"
     else:
         script = next(word for word in words if word.startswith("recipes/"))
     assert (ROOT / script).is_file(), f"{where}: {script}"
-    rest = words[words.index(script) + 1 :] if script in words else words[3:]
+    begin = script if script in words else module.replace("/", ".")
+    rest = words[words.index(begin) + 1 :]
     for word in words:
         if word.startswith(("recipes/", "accelerate_configs/", "data_prep/", "evaluation/")) and re.search(
             r"\.(yaml|py|jinja)$", word
@@ -124,7 +140,7 @@ def test_commands_of_data_prep_in_strings_name_what_is_required():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_recipe_yaml_parses_with_its_own_recipe(path):
     header = path.read_text().splitlines()[1]
-    recipe = re.search(r"recipes/(\w+)\.py", header).group(1)
+    recipe = re.search(r"recipes[./](?:tools\.)?(\w+)(?:\.py)? --config", header).group(1)
     assert f"recipes/configs/{path.name}" in header, "the launch command stands on top"
     cpu = (
         [] if recipe in ("merge_adapter", "mixture_study") else ["--use_cpu", "true"]

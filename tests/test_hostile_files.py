@@ -13,6 +13,7 @@ import tarfile
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import openpyxl
@@ -76,6 +77,7 @@ RAW = {  # reader -> the files it reads, all with the same content
     "mimic_iv_note": ["discharge.csv", "radiology.csv.gz"], "mimic_cxr": ["files/p10/p1/s12345678.txt", "mimic-cxr-reports.zip"],
     "redpajama": ["a.jsonl", "b.jsonl.gz", "c.jsonl.zst"], "pile_pubmed": ["a.jsonl", "b.jsonl.gz", "c.jsonl.zst"],
     "guidelines": ["a.jsonl"], "plain": ["a.jsonl", "b.parquet"],
+    "notes": ["a.csv", "b.tsv.gz", "c.jsonl", "d.parquet", "e.xlsx", "f.sqlite", "g.duckdb", "h.txt"],
 }  # fmt: skip
 RAW_TASKS = {
     "bionli": ["test.csv"], "ddi": ["test.tsv"], "emrqa": ["data.json"], "hoc": ["test.tsv"], "i2b2": ["train/txt/a.txt", "train/concept/a.con"],
@@ -129,8 +131,8 @@ def test_every_reader_is_here():
 @pytest.mark.parametrize("kind", RUBBISH)
 def test_rubbish_in_a_source_is_counted_or_refused(tmp_path, monkeypatch, source, kind):
     monkeypatch.chdir(tmp_path)
-    if source == "plain":
-        put(tmp_path / "raw/source.yaml", CARD)
+    if source in ("plain", "notes"):
+        put(tmp_path / "raw/source.yaml", CARD + "\nkind: notes" * (source == "notes"))
     module, bare = SOURCES[source], RUBBISH[kind]
     for name in RAW[source]:
         for content in (bare, compressed(name, bare)):
@@ -234,6 +236,7 @@ def bombs(folder: Path) -> None:
 CHILD = """
 import json, re, resource, sys
 from pathlib import Path
+from types import SimpleNamespace
 from data_prep.schema import BadInput
 from data_prep.manifest import Drops
 from data_prep.sources import SOURCES
@@ -596,9 +599,9 @@ class Trap:
 def guard():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(Path(__file__).parents[1] / "recipes")
-        import run_guard
+        import checks
 
-        yield run_guard
+        yield checks
 
 
 @pytest.fixture
@@ -698,7 +701,9 @@ def test_an_adapter_that_is_a_pickle_is_not_merged(tmp_path, guard, model):
     ).save_pretrained(tmp_path / "adapter")
     (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
     (tmp_path / "adapter" / "adapter_model.bin").write_bytes(pickle.dumps(Trap(tmp_path / "pwned")))
-    arguments = merge_adapter.MergeArguments(str(tmp_path / "adapter"), str(tmp_path / "merged"))
+    arguments = merge_adapter.MergeArguments(
+        adapter=str(tmp_path / "adapter"), output_dir=str(tmp_path / "merged")
+    )
     with pytest.raises(guard.Refused, match="only safetensors are read"):
         merge_adapter.main(arguments)
     assert not (tmp_path / "pwned").exists() and not (tmp_path / "merged").exists()
@@ -714,13 +719,12 @@ ROWS = [
 
 @pytest.mark.parametrize("line", ROWS, ids=lambda line: repr(line[:20]))
 def test_rows_that_are_none_are_one_sentence(tmp_path, guard, line):
-    import finetune_task
     import sft
 
-    put(tmp_path / "train.jsonl", line + b"\n")
-    for read in (sft.read_conversations, finetune_task.read_rows):
-        with pytest.raises(guard.Refused, match="train.jsonl: line 1 is no row") as error:
-            read(tmp_path, "train")
+    path = put(tmp_path / "train.jsonl", line + b"\n")
+    for chat in (True, False):
+        with pytest.raises(guard.Refused, match="train.jsonl: line 1 is not a row") as error:
+            sft.read_rows(path, chat)
         assert SAID.decode() not in str(error.value)
 
 
@@ -728,17 +732,29 @@ def test_blocks_that_are_cut_or_hold_a_pickle_are_one_sentence(tmp_path, guard):
     import pretrain
 
     outputs = [{"path": "blocks.arrow", "split": "train", "domain": "general"}]
-    manifest, order = json.dumps({"domains": ["general"], "outputs": outputs}).encode(), np.arange(4)
+    facts = {"domains": ["general"], "outputs": outputs, "block_length": 4, "order": {}, "tokenizer": {}}
+    manifest, order = json.dumps(facts).encode(), np.arange(4)
     trap = io.BytesIO()
     np.save(trap, np.array([Trap(tmp_path / "pwned")], dtype=object), allow_pickle=True)
     numbers = io.BytesIO()
     np.save(numbers, order)
-    for given in ((manifest, trap.getvalue(), b""), (manifest, numbers.getvalue()[:20], b""), (b"[]", numbers.getvalue(), b""), (DEEP, b"", b""),
-                  (manifest, numbers.getvalue(), b"ARROW1 cut"), (manifest, numbers.getvalue(), b"")):  # fmt: skip
+    hostile = (
+        (manifest, trap.getvalue(), b""),
+        (manifest, numbers.getvalue()[:20], b""),
+        (manifest, numbers.getvalue(), b"ARROW1 cut"),
+        (manifest, numbers.getvalue(), b""),
+        (b"[]", numbers.getvalue(), b""),
+        (b"{}", numbers.getvalue(), b""),
+        (json.dumps(facts | {"block_length": "long"}).encode(), numbers.getvalue(), b""),
+        (b"\xff", numbers.getvalue(), b""),
+        (DEEP, b"", b""),
+    )
+    run = SimpleNamespace(blocks=str(tmp_path), global_batch_tokens=4)
+    for given in hostile:
         for name, content in zip(("manifest.json", "order.npy", "blocks.arrow"), given, strict=True):
             (tmp_path / name).write_bytes(content)
-        with pytest.raises(guard.Refused, match="not whole packed blocks"):
-            pretrain.read_blocks(tmp_path)
+        with pytest.raises(guard.Refused, match=f"^{tmp_path}.* Next: "):
+            pretrain.load_data((run, None))
     assert not (tmp_path / "pwned").exists()
 
 

@@ -112,11 +112,12 @@ def check_blocks(folder: Path, manifest: dict, count: int, seed: int) -> str:
     share = manifest["arguments"]["mixture"]["validation_share"]
     for output in manifest["outputs"]:
         with gzip.open(folder / ids_path(output["path"]), "rt", encoding="utf-8") as stream:
-            ids = stream.read().splitlines()
+            lines = [line.split("\t") for line in stream.read().splitlines()]
+        ids = [line[0] for line in lines]
         if len(ids) != output["documents"]:
             raise BadInput(f"{output['path']}: {len(ids)} ids for {output['documents']} documents")
-        for name in ids:
-            if held_out(output["source"], name, share) != (output["split"] == "validation"):
+        for name, *group in lines:  # a patient's documents are on one side
+            if held_out(output["source"], *group or [name], share) != (output["split"] == "validation"):
                 raise BadInput(f"{output['path']}: document {name} belongs to the other split")
         rows = rows_of(folder, output)
         for number in rng.choice(output["records"], min(count, output["records"]), replace=False):

@@ -32,9 +32,11 @@ WORDS_AT_ONCE = 100_000
 
 
 def adds_bos(tokenizer) -> bool:
-    """Whether `tokenizer` (of transformers) itself begins a text with its BOS token: a model expects one only then.
+    """Whether `tokenizer` (of transformers) itself begins a text with its BOS token: a model expects one only
+    then.
 
-    SmolLM2 has a BOS, <|im_start|>, that it adds to no text; of GPT-NeoX the EOS serves as BOS, and is not added either."""
+    SmolLM2 has a BOS, <|im_start|>, that it adds to no text; of GPT-NeoX the EOS serves as BOS, and is not
+    added either."""
     # not tokenizer.encode, which would reset the engine's encode_special_tokens
     ids = tokenizer.backend_tokenizer.encode("a").ids if tokenizer.is_fast else tokenizer.encode("a")
     return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
@@ -50,6 +52,8 @@ class DocumentTokenizer:
         from transformers import AutoTokenizer  # here, as it takes seconds to import
 
         try:
+            from transformers import AutoTokenizer  # seconds; not for --help
+
             self.hf = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise BadInput(
@@ -73,8 +77,8 @@ class DocumentTokenizer:
         self.words = make_word_cache(json.loads(content), self.dtype)
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """BOS (where the tokenizer adds one) + ids + EOS of each text. White space around a text is not a part
-        of it."""
+        """BOS (where the tokenizer adds one) + ids + EOS of each text. White space around a text is not a
+        part of it."""
         ids = [self.words.ids(text.strip()) if self.words else None for text in texts]
         others = [number for number, found in enumerate(ids) if found is None]
         encoded = self.engine.encode_batch_fast(

@@ -19,7 +19,6 @@ import sys
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from data_prep.files import read_jsonl, whole_folder
 from data_prep.manifest import read_manifest
@@ -32,7 +31,7 @@ PROMPT_WEIGHT = 100  # times that each prompt is counted: enough for its words t
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>"]
 
 
-def train_tokenizer(texts, vocab_size: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts, vocab_size: int):
     """BPE over bytes, digits one by one and a BOS in front, as in LLaMA-2; a pad token of its own, unlike
     LLaMA-2."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
@@ -48,6 +47,8 @@ def train_tokenizer(texts, vocab_size: int) -> PreTrainedTokenizerFast:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
     )
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",
@@ -72,6 +73,8 @@ def main(argv=None):
         files = [args.documents / output["path"] for output in manifest["outputs"]]
         documents = (document["text"] for file in files for _, document in read_jsonl(file))
         tokenizer = train_tokenizer(itertools.chain(documents, PROMPTS * PROMPT_WEIGHT), args.vocab_size)
+        from transformers import LlamaConfig
+
         config = LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=128,

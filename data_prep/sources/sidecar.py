@@ -21,18 +21,21 @@ CARD = ("domain", "license", "access")
 
 
 def read_sidecar(path: Path, hub: bool = False) -> dict:
-    """The settings in a source.yaml, with defaults. BadInput names the file and the key that is missing, unknown or impossible."""
+    """The settings in a source.yaml, with defaults. BadInput names the file and the key that is missing,
+    unknown or impossible."""
     return {"config": None} | parse(read_yaml(path) or {}, HubSidecar if hub else Sidecar, path).model_dump()
 
 
 def above(path: str | Path) -> Path:
-    """The source.yaml that is for a file or folder: in it, or in the nearest folder above. BadInput if there is none."""
+    """The source.yaml that is for a file or folder: in it, or in the nearest folder above. BadInput if there
+    is none."""
     path = Path(path)
     for folder in (path, *path.parents):
         if (folder / NAME).is_file():
             return folder / NAME
     raise BadInput(
-        f"{path}: no {NAME} beside it says its domain, licence and access. Next: write one, see data_prep/sources/sidecar.py"
+        f"{path}: no {NAME} beside it says its domain, licence and access. Next: write one, see "
+        f"data_prep/sources/sidecar.py"
     )
 
 

@@ -185,6 +185,8 @@ def rows(file: Path, settings: Table, drops=None, source: str = ""):
     stream = raw_rows(file, settings.table, settings.query, drops, source)
     first = list(itertools.islice(stream, LOOKED_AT))
     found, named = header(first), settings.columns()
+    if not first and drops is not None:
+        drops.add(source, "a table without records", str(file))
     if first and (missing := [column for column in named if column not in found]):
         raise BadInput(
             f"{file}: no column '{missing[0]}' (found: {', '.join(found)}). "

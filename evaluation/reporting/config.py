@@ -1,32 +1,22 @@
-"""What a YAML of evaluation/claims, gates and plans may hold: a model each, read by one loader."""
+"""What a YAML of evaluation/claims, gates and plans may hold: a model each, for data_prep.schema.load."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
 
-from data_prep.files import read_json, read_yaml
-from data_prep.schema import BadInput
+from data_prep.files import read_json
+from data_prep.schema import Settings
 from evaluation.reporting.formats import printable
 from evaluation.reporting.tables import PAPER, TABLES
 
 Label = Annotated[str, pydantic.AfterValidator(printable)]
 
 
-class Strict(pydantic.BaseModel, extra="forbid"):
-    """A section of a YAML: unknown keys are refused."""
+class Section(Settings):
+    """A section of a YAML. Unlike `Settings` it converts (a path, a label) and may fill in defaults."""
 
-
-def load(path: Path, model: type[Strict], example: str = ""):
-    """The YAML at `path` as `model`. BadInput: file: key: what is wrong."""
-    data = read_yaml(path)
-    try:
-        return model.model_validate({} if data is None else data)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "top level"
-        said = first["msg"].removeprefix("Value error, ")
-        raise BadInput(f"{path}: {key}: {said}" + (f". Next: copy {example}" if example else "")) from error
+    model_config = pydantic.ConfigDict(strict=False, frozen=False)
 
 
 def names(entries: list) -> list[str]:
@@ -38,7 +28,7 @@ def names(entries: list) -> list[str]:
 
 
 # ---------------------------------------------------------------- the report
-class ReportedModel(Strict):
+class ReportedModel(Section):
     """name: folder of --evaluation; run: folder of --runs; tables: of the paper, instead of what the runs
     say."""
 
@@ -50,38 +40,41 @@ class ReportedModel(Strict):
     tables: list[Literal[4, 5, 6]] | None = None
 
 
-class AccuracyClaim(Strict):
+CLAIM_KEYS = {
+    "accuracy": {"tasks", "metric", "better", "worse"},
+    "perplexity": {"domain", "new", "old", "margin"},
+}
+
+
+class Claim(Section):
+    """A claim of either kind, with the keys of its kind; what is judged how: reporting/claims.py."""
+
     name: str
     statement: str
-    kind: Literal["accuracy"]
-    tasks: Annotated[list[str], pydantic.Field(min_length=1)]
-    metric: str
-    better: str
-    worse: str
+    kind: Literal["accuracy", "perplexity"]
+    tasks: Annotated[list[str], pydantic.Field(min_length=1)] | None = None
+    metric: str | None = None
+    better: str | None = None
+    worse: str | None = None
+    domain: str | None = None
+    new: str | None = None
+    old: str | None = None
+    margin: float | None = None
+
+    @pydantic.model_validator(mode="after")
+    def check_keys(self):
+        given = {key for key, value in self if value is not None} - {"name", "statement", "kind"}
+        if wrong := sorted(given ^ CLAIM_KEYS[self.kind]):
+            keys = ", ".join(sorted(CLAIM_KEYS[self.kind]))
+            raise ValueError(f"missing or unknown: {', '.join(wrong)} (kind {self.kind} has {keys})")
+        return self
 
     @property
-    def models(self):
-        return self.better, self.worse
+    def models(self) -> list[str]:
+        return [name for name in (self.better, self.worse, self.new, self.old) if name]
 
 
-class PerplexityClaim(Strict):
-    name: str
-    statement: str
-    kind: Literal["perplexity"]
-    domain: str
-    new: str
-    old: str
-    margin: float
-
-    @property
-    def models(self):
-        return self.new, self.old
-
-
-Claim = Annotated[AccuracyClaim | PerplexityClaim, pydantic.Field(discriminator="kind")]
-
-
-class ReportConfig(Strict):
+class ReportConfig(Section):
     title: str
     about: str
     models: Annotated[list[ReportedModel], pydantic.Field(min_length=1)]
@@ -99,7 +92,7 @@ class ReportConfig(Strict):
 
 
 # ---------------------------------------------------------------- the paper's tables for any checkpoints
-class PlanModel(Strict):
+class PlanModel(Section):
     """model: as evaluation.generate has it; paper: its column in the paper's table; changes: KEY=VALUE of the
     model's entry."""
 
@@ -111,13 +104,13 @@ class PlanModel(Strict):
     changes: list[str] = []
 
 
-class Difference(Strict):
+class Difference(Section):
     what: str
     of: str
     to: str
 
 
-class Training(Strict):
+class Training(Section):
     """How Table 4's models are fine-tuned: one run for each model and task, in OUT/<model>/<task>."""
 
     recipe: str = "recipes/sft.py"
@@ -127,13 +120,13 @@ class Training(Strict):
     large: dict[str, str] = {}  # name of a model -> its own config, where `config` does not fit it
 
 
-class Plan(Strict):
+class Plan(Section):
     title: str
     table: Literal[4, 5, 6] = 6
     rows: str
     evaluation: str
-    tasks: Annotated[list[str], pydantic.Field(min_length=1)]
-    models: Annotated[list[PlanModel], pydantic.Field(min_length=2)]
+    tasks: list[str] = pydantic.Field(min_length=1, description="a list of at least one task")
+    models: list[PlanModel] = pydantic.Field(min_length=2, description="a list of at least two models")
     settings: dict[str, str | int | float | bool] = {}
     differences: Annotated[list[Difference], pydantic.Field(min_length=1)] | None = None
     training: Training | None = None
@@ -163,19 +156,19 @@ class Plan(Strict):
 
 
 # ---------------------------------------------------------------- forgetting
-class Tuned(Strict):
+class Tuned(Section):
     """published: the model in paper_tables.json, section forgetting."""
 
     model: str
     published: str | None = None
 
 
-class Comparison(Strict):
+class Comparison(Section):
     base: str
     tuned: Annotated[list[Tuned], pydantic.Field(min_length=1)]
 
 
-class ForgettingPlan(Strict):
+class ForgettingPlan(Section):
     tasks: str = "general"
     gate: Path | None = None
     comparisons: Annotated[list[Comparison], pydantic.Field(min_length=1)]

@@ -12,15 +12,16 @@ from typing import Literal
 import pydantic
 
 from data_prep.files import read_json
+from data_prep.schema import load
 from evaluation.reporting import tables
-from evaluation.reporting.config import Strict, load
+from evaluation.reporting.config import Section
 from evaluation.reporting.formats import markdown_table
 
 CLAIMS = Path(__file__).resolve().parents[1] / "claims/paper.yaml"
 DATASETS = 12
 
 
-class PaperClaim(Strict):
+class PaperClaim(Section):
     kind: Literal["wins", "close", "gain", "picture"]
     source: str
     quote: str
@@ -34,7 +35,7 @@ class PaperClaim(Strict):
     high: float | None = None
 
 
-class PaperClaims(Strict):
+class PaperClaims(Section):
     claims: list[PaperClaim]
 
 

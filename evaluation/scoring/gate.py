@@ -16,8 +16,8 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from data_prep.schema import BadInput
-from evaluation.reporting.config import Strict, load
+from data_prep.schema import BadInput, load
+from evaluation.reporting.config import Section
 from evaluation.reporting.formats import format_interval
 from evaluation.tasks import general
 
@@ -29,7 +29,7 @@ NUMBERS = ("max_general_drop", "max_general_perplexity_ratio")
 Number = Annotated[float, pydantic.Field(strict=True, allow_inf_nan=False)]
 
 
-class Limits(Strict):
+class Limits(Section):
     """A YAML of evaluation/gates."""
 
     max_general_drop: Number | None = None
@@ -41,7 +41,7 @@ class Limits(Strict):
 
 def read_limits(path: Path | None, instead: dict, tuned: list[str]) -> dict:
     """The limits of a YAML, with the numbers of `instead` that are not None in place of its own."""
-    limits = load(path, Limits, EXAMPLE).model_dump() if path else Limits().model_dump()
+    limits = load(path, Limits, example=EXAMPLE).model_dump() if path else Limits().model_dump()
     if path and not limits_set(limits):
         raise BadInput(f"{path}: sets no limit. Next: max_general_drop: 0.02, as in {EXAMPLE}")
     for name in NUMBERS:

@@ -1,19 +1,25 @@
-"""Make a trained model into a folder that can be published, prove it, and publish it: privately, and only when asked.
+"""Make a trained model into a folder that can be published, prove it, and publish it: privately, and only
+when asked.
 
-Reads   --run: a finished run with whole weights, the runs it came from, and the manifests of the data they read, each as run.json knows it;
-        --scores and --forgetting: what evaluation/ wrote of this model; licences.yaml, card.md and licence.md beside this file.
-Writes  FOLDER: safetensors shards, tokenizer, chat template, generation_config.json, README.md (the model card), LICENSE.md, provenance.json (runs,
-        manifests in short, the hash of each tensor) and SHA256SUMS.txt. Of a run that read credentialed data: a bundle in PhysioNet's layout,
-        which stays here, readable by its owner alone.
+Reads   --run: a finished run with whole weights, the runs it came from, and the manifests of the data they
+        read, each as run.json knows it; --scores and --forgetting: what evaluation/ wrote of this model;
+        licences.yaml, card.md and licence.md beside this file.
+Writes  FOLDER: safetensors shards, tokenizer, chat template, generation_config.json, README.md (the model
+        card), LICENSE.md, provenance.json (runs, manifests in short, the hash of each tensor) and
+        SHA256SUMS.txt. Of a run that read credentialed data: a bundle in PhysioNet's layout, which stays
+        here, readable by its owner alone.
 
-    python -m recipes.release build outputs/release/chat --run outputs/demo/chat --scores outputs/demo/evaluation/chat/scores.json
+    python -m recipes.release build outputs/release/chat --run outputs/demo/chat --scores
+    outputs/demo/evaluation/chat/scores.json
     python -m recipes.release verify outputs/release/chat --run outputs/demo/chat
     python -m recipes.release push outputs/release/chat --repo organisation/name
 
-Every number of the card is read from a file; what no file says is "not recorded" or "not measured". Nothing is sent by build and verify.
+Every number of the card is read from a file; what no file says is "not recorded" or "not measured". Nothing
+is sent by build and verify.
 
-    build.py asks runs.py (the runs behind it, and their data), licences.py (what these ask together) and evidence.py (what was measured),
-    writes the model's files, and has card.py write the papers; private.py keeps paths out; verify.py is the proof, push.py the way out.
+    build.py asks runs.py (the runs behind it, and their data), licences.py (what these ask together) and
+    evidence.py (what was measured), writes the model's files, and has card.py write the papers; private.py
+    keeps paths out; verify.py is the proof, push.py the way out.
 """
 
 import argparse

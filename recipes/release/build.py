@@ -1,4 +1,5 @@
-"""A finished run becomes a release: first everything that is known of it, then its folder, whole and verified, or not at all."""
+"""A finished run becomes a release: first everything that is known of it, then its folder, whole and
+verified, or not at all."""
 
 import json
 import os
@@ -39,7 +40,8 @@ def build(args):
             raise Refused(f"{run}: not released, {failed}. Next: mend that in the run")
     kind = "a local bundle, never pushed" if bundle else f"access {facts['access']}"
     print(
-        f"wrote {folder}: {len(weights)} tensors, {kind}, licence {licence}. Next: python -m recipes.release verify {folder}"
+        f"wrote {folder}: {len(weights)} tensors, {kind}, licence {licence}. Next: python -m "
+        f"recipes.release verify {folder}"
     )
 
 
@@ -59,11 +61,19 @@ def gather(run, name, args):
     licence = roll_up(used, closed, args.license, access, known)
     check_release(licence, access, name)
     return {
-        "name": name, "access": access, "terms": args.terms, "licence": licence, "base": base,
+        "name": name,
+        "access": access,
+        "terms": args.terms,
+        "licence": licence,
+        "base": base,
         "chat": any(record["arguments"].get("assistant_only_loss") for record in chain),
-        "scores": read_scores(args.scores, run) if args.scores else None, "forgetting": read_forgetting(args.forgetting, run) if args.forgetting else None,
-        "data": [stage["sources"] for stage in data], "contamination": dealt, "runs": chain, "manifests": manifests,
-    }  # fmt: skip
+        "scores": read_scores(args.scores, run) if args.scores else None,
+        "forgetting": read_forgetting(args.forgetting, run) if args.forgetting else None,
+        "data": [stage["sources"] for stage in data],
+        "contamination": dealt,
+        "runs": chain,
+        "manifests": manifests,
+    }
 
 
 @contextmanager
@@ -87,7 +97,8 @@ def whole(folder, owner_only):
 
 
 def write_model(run, folder, facts):
-    """Weights in shards, config, tokenizer and generation config; returns {tensor: {"dtype", "shape", "sha256"}} as the run has them."""
+    """Weights in shards, config, tokenizer and generation config; returns {tensor: {"dtype", "shape",
+    "sha256"}} as the run has them."""
     config = read_json(run / "config.json") | (
         {} if facts["access"] == "public" else {"access": facts["access"]}
     )
@@ -114,7 +125,8 @@ def write_generation_config(run, folder, tokenizer, config):
     ends = sorted({tokenizer.eos_token_id, answer, *(given if isinstance(given, list) else [given])} - {None})
     if not ends:
         raise Refused(
-            f"{run}: no EOS in tokenizer or config: nothing would end an answer. Next: eos_token in tokenizer_config.json"
+            f"{run}: no EOS in tokenizer or config: nothing would end an answer. Next: eos_token in "
+            f"tokenizer_config.json"
         )
     pads = (tokenizer.pad_token_id, settings.get("pad_token_id"), config.get("pad_token_id"), ends[0])
     starts = (tokenizer.bos_token_id, settings.get("bos_token_id"))

@@ -1,5 +1,6 @@
-"""The papers of a release: provenance.json; README.md of card.md and LICENSE of licence.md, which are Jinja templates; NOTICE.txt where a base asks for
-it; RECORDS of a bundle. Every number is one that a file has told."""
+"""The papers of a release: provenance.json; README.md of card.md and LICENSE of licence.md, which are Jinja
+templates; NOTICE.txt where a base asks for it; RECORDS of a bundle. Every number is one that a file has
+told."""
 
 import json
 import math
@@ -18,10 +19,34 @@ ASKED = {
     "text": "The medical condition is characterized by",
 }
 SHOWN = (
-    "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "optim",
-    "num_train_epochs", "max_steps", "global_batch_tokens", "global_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps", "max_length",
-    "packing", "dtype", "bf16", "load_in_4bit", "use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "from_scratch", "seed",
-)  # fmt: skip
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "optim",
+    "num_train_epochs",
+    "max_steps",
+    "global_batch_tokens",
+    "global_batch_size",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_length",
+    "packing",
+    "dtype",
+    "bf16",
+    "load_in_4bit",
+    "use_peft",
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_target_modules",
+    "from_scratch",
+    "seed",
+)
 
 
 def write_papers(folder, facts, copies):
@@ -79,28 +104,51 @@ def card(facts):
     sent = [entry for record in runs for entry in record.get("allowed", ())]
     tensors = ", ".join(f"{key}={value!r}" for key, value in TENSORS.items())
     return {
-        "runs": runs, "manifests": manifests, "front": front(facts), "trained": [training(record) for record in runs], **hardware(runs),
+        "runs": runs,
+        "manifests": manifests,
+        "front": front(facts),
+        "trained": [training(record) for record in runs],
+        **hardware(runs),
         "commits": sorted({record["commit"] for record in runs if record.get("commit")}),
-        "texts": [(record["stage"], source) for record, part in zip(runs, facts["data"][::-1], strict=True) for source in part],
-        "signed": dict.fromkeys(f"{e['from']} to {e['to']} by {e['who']} on {e['date']}: {e['why']}" for e in signed),
+        "texts": [
+            (record["stage"], source)
+            for record, part in zip(runs, facts["data"][::-1], strict=True)
+            for source in part
+        ],
+        "signed": dict.fromkeys(
+            f"{e['from']} to {e['to']} by {e['who']} on {e['date']}: {e['why']}" for e in signed
+        ),
         "sent": dict.fromkeys(f"{e['endpoint']}: {e['agreement']}, {e['person']}, {e['date']}" for e in sent),
         "asks": [f"{entry['asks']} ({', '.join(entry['by'])})" for entry in facts["licence"]["terms"]],
         "prompt": json.dumps(ASKED["chat" if facts["chat"] else "text"]),
-        "inputs": f"tokenizer.apply_chat_template(prompt, {tensors})" if facts["chat"] else "tokenizer(prompt, return_tensors='pt')",
-    }  # fmt: skip
+        "inputs": f"tokenizer.apply_chat_template(prompt, {tensors})"
+        if facts["chat"]
+        else "tokenizer(prompt, return_tensors='pt')",
+    }
 
 
 def front(facts):
     """The card's YAML header: https://huggingface.co/docs/hub/model-cards."""
     name, datasets = facts["licence"]["card"], read_terms()["datasets"]
     header = {
-        "license": name, "license_name": "terms-of-data-and-base" if name == "other" else None, "license_link": "LICENSE.md" if name == "other" else None,
+        "license": name,
+        "license_name": "terms-of-data-and-base" if name == "other" else None,
+        "license_link": "LICENSE.md" if name == "other" else None,
         "base_model": facts["base"]["name"] if "/" in facts["base"]["name"] else None,
-        "language": ["en"], "pipeline_tag": "text-generation", "library_name": "transformers",
+        "language": ["en"],
+        "pipeline_tag": "text-generation",
+        "library_name": "transformers",
         "tags": ["medical", *(["conversational"] if facts["chat"] else []), f"access-{facts['access']}"],
-        "datasets": sorted({datasets[source["source"]] for stage in facts["data"] for source in stage if source["source"] in datasets}),
+        "datasets": sorted(
+            {
+                datasets[source["source"]]
+                for stage in facts["data"]
+                for source in stage
+                if source["source"] in datasets
+            }
+        ),
         "extra_gated_prompt": facts["terms"],
-    }  # fmt: skip
+    }
     return yaml.safe_dump(
         {key: value for key, value in header.items() if value}, sort_keys=False, allow_unicode=True
     )
@@ -129,7 +177,8 @@ def training(record):
 
 
 def hardware(runs):
-    """Each session as (stage, machine, ranks, hours, GPU-hours, peak memory). A GPU-hour is one rank for one hour on a machine that is no CPU."""
+    """Each session as (stage, machine, ranks, hours, GPU-hours, peak memory). A GPU-hour is one rank for one
+    hour on a machine that is no CPU."""
     rows, total = [], 0.0
     for record, session in [(run, session) for run in runs for session in run["sessions"]]:
         hours, peak = session.get("seconds", math.nan) / 3600, record.get("peak_memory_bytes")

@@ -1,4 +1,5 @@
-"""Files as every part of a release reads them: JSON that is what a run has read, sums, access classes; and Refused, which says why there is no release."""
+"""Files as every part of a release reads them: JSON that is what a run has read, sums, access classes; and
+Refused, which says why there is no release."""
 
 import hashlib
 import json
@@ -13,7 +14,8 @@ class Refused(Exception):
 
 
 def read_json(path, expected=None):
-    """The JSON of a file. Refused if it is not there, or not the one with the sha256 that a run.json knows."""
+    """The JSON of a file. Refused if it is not there, or not the one with the sha256 that a run.json
+    knows."""
     try:
         text = Path(path).read_bytes()
         found = json.loads(text)
@@ -25,7 +27,8 @@ def read_json(path, expected=None):
         raise Refused(f"{path}: not JSON ({error}). Next: make it again") from error
     if expected and hashlib.sha256(text).hexdigest() != expected:
         raise Refused(
-            f"{path}: has changed since a run read it, so its facts are others. Next: bring it back, or train again"
+            f"{path}: has changed since a run read it, so its facts are others. Next: bring it back, or "
+            f"train again"
         )
     return found
 
@@ -48,6 +51,7 @@ def strictest(classes, where):
     """The strictest access class. Refused if one is unknown: silence is never public."""
     if wrong := [found for found in classes if found not in ACCESS]:
         raise Refused(
-            f"{where}: access is {wrong[0]}, there or in what it was made of, and never taken as public. Next: make that again"
+            f"{where}: access is {wrong[0]}, there or in what it was made of, and never taken as public. "
+            f"Next: make that again"
         )
     return max(classes, key=ACCESS.index)

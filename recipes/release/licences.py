@@ -1,4 +1,5 @@
-"""What the licences of data and base model ask of the release together (licences.yaml knows each of them), and the licence that holds it all."""
+"""What the licences of data and base model ask of the release together (licences.yaml knows each of them),
+and the licence that holds it all."""
 
 import fnmatch
 import json
@@ -34,12 +35,14 @@ def find_licence(name, known, where):
             return key
     line = f"  {json.dumps(str(name))}: {{url: ADDRESS, terms: [attribution]}}"
     raise Refused(
-        f"{where}: its licence '{name}' is not known. Next: read it, and add to {TERMS}, under licences, what it asks: `{line}`"
+        f"{where}: its licence '{name}' is not known. Next: read it, and add to {TERMS}, under licences, "
+        f"what it asks: `{line}`"
     )
 
 
 def base_licences(base, stated, known):
-    """The licences of the base model: by its name, by the card in its folder, by --base_license. Refused if nobody says one."""
+    """The licences of the base model: by its name, by the card in its folder, by --base_license. Refused if
+    nobody says one."""
     if base["from_scratch"] and not stated:
         return []
     last = Path(base["name"]).name.casefold()
@@ -56,14 +59,16 @@ def base_licences(base, stated, known):
     found += [stated] if stated else []
     if not found:
         raise Refused(
-            f"{base['name']}: the licence of this base model is not known. Next: --base_license, or base_models in {TERMS}"
+            f"{base['name']}: the licence of this base model is not known. Next: --base_license, or "
+            f"base_models in {TERMS}"
         )
     return list(dict.fromkeys(find_licence(name, known, base["name"]) for name in found))
 
 
 def licences_in(sources, base, of_base, runs, known):
-    """({key in licences.yaml: [names of the sources that are under it]}, the base model among them; the part of it that only credentialed people may
-    have). What somebody signed for is out of that part (data_prep/declassify.py); an agreement that a run.json names is always in it."""
+    """({key in licences.yaml: [names of the sources that are under it]}, the base model among them; the part
+    of it that only credentialed people may have). What somebody signed for is out of that part
+    (data_prep/declassify.py); an agreement that a run.json names is always in it."""
     used = {key: [base["name"]] for key in of_base}
     for source, name in [(row["source"], name) for row in sources for name in row["licences"]]:
         names = used.setdefault(find_licence(name, known, source), [])
@@ -86,8 +91,9 @@ def licences_in(sources, base, of_base, runs, known):
 
 
 def roll_up(used, closed, asked, access, known):
-    """The terms of all licences together, and the licence of the release: `asked` if it holds them all, else Refused; without `asked` the loosest of
-    those in use that does, else "other", which is all of them at once; of credentialed data PhysioNet's. `used`, `closed`: see licences_in."""
+    """The terms of all licences together, and the licence of the release: `asked` if it holds them all, else
+    Refused; without `asked` the loosest of those in use that does, else "other", which is all of them at
+    once; of credentialed data PhysioNet's. `used`, `closed`: see licences_in."""
     entries, needed, unsettled = known["licences"], {}, {}
     for key, term, source in [
         (k, term, name) for k, names in used.items() for term in entries[k]["terms"] for name in names
@@ -100,37 +106,57 @@ def roll_up(used, closed, asked, access, known):
     if access == "credentialed":
         if release not in (None, PHYSIONET):
             raise Refused(
-                f"--license {asked}: credentialed data was read, so only {PHYSIONET} is possible. Next: leave --license out"
+                f"--license {asked}: credentialed data was read, so only {PHYSIONET} is possible. Next: "
+                f"leave --license out"
             )
         release = PHYSIONET
     elif release is None:
         if not needed:
             raise Refused(
-                "neither data nor base asks for anything: the licence is yours to choose. Next: --license Apache-2.0, for one"
+                "neither data nor base asks for anything: the licence is yours to choose. Next: --license "
+                "Apache-2.0, for one"
             )
         own = [key for key in used if "card" in entries[key] and needed.keys() <= set(entries[key]["terms"])]
         release = min(own, key=lambda key: len(entries[key]["terms"]), default="other")
     elif release != "other":
         if "card" not in entries[release]:
             raise Refused(
-                f"--license {asked}: no model is released under it. Next: a licence that has a card in {TERMS}, or other"
+                f"--license {asked}: no model is released under it. Next: a licence that has a card in "
+                f"{TERMS}, or other"
             )
         if lacking := sorted(needed.keys() - set(entries[release]["terms"])):
             said = f"looser than {', '.join(needed[lacking[0]])}: {known['terms'][lacking[0]]}"
             raise Refused(
-                f"--license {asked}: {said}. Next: leave --license out, or --license other, which is all terms together"
+                f"--license {asked}: {said}. Next: leave --license out, or --license other, which is all "
+                f"terms together"
             )
     return {
-        "release": release, "card": entries.get(release, {}).get("card", "other"), "url": entries.get(release, {}).get("url"), "open": unsettled,
-        "terms": [{"term": term, "asks": known["terms"][term], "by": sources} for term, sources in needed.items()],
-        "used": [{"licence": key, "url": entries[key]["url"], "for": sources} for key, sources in used.items()],
+        "release": release,
+        "card": entries.get(release, {}).get("card", "other"),
+        "url": entries.get(release, {}).get("url"),
+        "open": unsettled,
+        "terms": [
+            {"term": term, "asks": known["terms"][term], "by": sources} for term, sources in needed.items()
+        ],
+        "used": [
+            {"licence": key, "url": entries[key]["url"], "for": sources} for key, sources in used.items()
+        ],
         "agreements": [entries[key].get("agreement", key) for key in closed],
-        "permissions": {s: known["permissions"][s] for sources in used.values() for s in sources if s in known["permissions"]},
+        "permissions": {
+            s: known["permissions"][s]
+            for sources in used.values()
+            for s in sources
+            if s in known["permissions"]
+        },
         "copies": [key for key in used if entries[key].get("copy")],
-        "notices": [f"{key}. Copyright (c) {entries[key]['holder']}, all rights reserved." for key in used if "holder" in entries[key]],
+        "notices": [
+            f"{key}. Copyright (c) {entries[key]['holder']}, all rights reserved."
+            for key in used
+            if "holder" in entries[key]
+        ],
         "shown": [entries[key]["shown"] for key in used if "shown" in entries[key]],
         "name_begins": [entries[key]["name_begins"] for key in used if "name_begins" in entries[key]],
-    }  # fmt: skip
+    }
 
 
 def check_release(licence, access, name):
@@ -138,19 +164,22 @@ def check_release(licence, access, name):
     for begin in licence["name_begins"]:
         if not name.startswith(begin):
             raise Refused(
-                f"--name {name}: the base model's licence wants a name that begins with '{begin}'. Next: --name {begin}-{name}"
+                f"--name {name}: the base model's licence wants a name that begins with '{begin}'. Next: "
+                f"--name {begin}-{name}"
             )
     if access != "credentialed" and licence["open"]:
         source, said = next(iter(licence["open"].items()))
         line = f'  {source}: "who allowed it, when, and where that is filed"'
         why = f"{source}: its terms ('{said}') let nobody publish what was made of it"
         raise Refused(
-            f"{why}. Next: train without it, or write what its owner allowed into {TERMS}, under permissions: `{line}`"
+            f"{why}. Next: train without it, or write what its owner allowed into {TERMS}, under "
+            f"permissions: `{line}`"
         )
 
 
 def base_files(base, licence, folder):
-    """The licence files of the base model, where its licence asks that a copy goes along: those in `folder` before those beside the base."""
+    """The licence files of the base model, where its licence asks that a copy goes along: those in `folder`
+    before those beside the base."""
     if not licence["copies"]:
         return []
     places = [Path(place) for place in (base["path"], folder) if place]
@@ -159,6 +188,7 @@ def base_files(base, licence, folder):
     if not any(name.startswith("LICENSE") for name in files):
         asks = f"{licence['copies'][0]} asks that a copy of it goes along"
         raise Refused(
-            f"{base['name']}: {asks}. Next: --license_files FOLDER, which holds its LICENSE.txt and USE_POLICY.md"
+            f"{base['name']}: {asks}. Next: --license_files FOLDER, which holds its LICENSE.txt and "
+            f"USE_POLICY.md"
         )
     return list(files.values())

@@ -1,4 +1,5 @@
-"""Nothing private: paths are shortened on the way out, and what is left of a machine or a person is seen by verify."""
+"""Nothing private: paths are shortened on the way out, and what is left of a machine or a person is seen by
+verify."""
 
 import os
 import re
@@ -14,7 +15,8 @@ PRIVATE = re.compile(
 
 
 def scrub(value):
-    """The same JSON value with paths that start at the current folder, or only the name of what lies outside it, and without where it ran."""
+    """The same JSON value with paths that start at the current folder, or only the name of what lies outside
+    it, and without where it ran."""
     if isinstance(value, dict):
         return {scrub(key): scrub(part) for key, part in value.items() if not PRIVATE.match(key)}
     if isinstance(value, list):

@@ -1,4 +1,5 @@
-"""To the Hub, only when asked: never a credentialed release, a gated one only behind its terms, private unless --public, verified first."""
+"""To the Hub, only when asked: never a credentialed release, a gated one only behind its terms, private
+unless --public, verified first."""
 
 import os
 import re
@@ -27,11 +28,13 @@ def push(args):
     )
     if access == "credentialed":
         raise Refused(
-            f"{folder}: was made of credentialed data, and is never pushed. Next: submit the bundle at PhysioNet, by its own way"
+            f"{folder}: was made of credentialed data, and is never pushed. Next: submit the bundle at "
+            f"PhysioNet, by its own way"
         )
     if access == "gated" and not facts["terms"]:
         raise Refused(
-            f'{folder}: access is gated, and the terms for those who ask are not stated. Next: build it again with --terms "..."'
+            f"{folder}: access is gated, and the terms for those who ask are not stated. Next: build it "
+            f'again with --terms "..."'
         )
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", args.repo):
         raise Refused(
@@ -39,7 +42,8 @@ def push(args):
         )
     if not (token := os.environ.get("HF_TOKEN")):
         raise Refused(
-            "HF_TOKEN is not set: the token is taken from the environment and from nowhere else. Next: export HF_TOKEN=..."
+            "HF_TOKEN is not set: the token is taken from the environment and from nowhere else. Next: "
+            "export HF_TOKEN=..."
         )
     if failed := failures(folder):
         raise Refused(f"{folder}: not pushed, {failed}. Next: build it again")

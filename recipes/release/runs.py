@@ -1,4 +1,5 @@
-"""The runs behind a model, from the last to the first, and the data that each of them read, as their run.json and manifest.json know it."""
+"""The runs behind a model, from the last to the first, and the data that each of them read, as their run.json
+and manifest.json know it."""
 
 import json
 from pathlib import Path
@@ -7,17 +8,20 @@ from .files import Refused, read_json, sha256, strictest
 
 
 def read_chain(folder):
-    """([run.json of the run, of the run it continued, ...], base model: {"name", "path" or None, "from_scratch"})."""
+    """([run.json of the run, of the run it continued, ...], base model: {"name", "path" or None,
+    "from_scratch"})."""
     if (folder / "adapter_config.json").is_file():
         raise Refused(
-            f"{folder}: an adapter, no whole model. Next: python recipes/merge_adapter.py --adapter {folder} --output_dir MERGED"
+            f"{folder}: an adapter, no whole model. Next: python recipes/merge_adapter.py --adapter "
+            f"{folder} --output_dir MERGED"
         )
     chain, path, expected = [], folder / "run.json", None
     while True:
         record = read_json(path, expected)
         if record.get("status") != "complete":
             raise Refused(
-                f"{path}: status is {record.get('status')}, no finished run. Next: run the same command again, it goes on"
+                f"{path}: status is {record.get('status')}, no finished run. Next: run the same command "
+                f"again, it goes on"
             )
         strictest([record.get("access", "missing")], path)
         chain.append(record)
@@ -27,7 +31,8 @@ def read_chain(folder):
         path, expected = parent, record["inputs"].get(str(parent))
     if parent.name == "complete.json":
         raise Refused(
-            f"{path}: began from the checkpoint {parent}, whose run is not known. Next: begin from the finished run"
+            f"{path}: began from the checkpoint {parent}, whose run is not known. Next: begin from the "
+            f"finished run"
         )
     local = parent.parent if parent.name == "config.json" else None
     base = {"name": local.name, "path": str(local)} if local else {"name": record["parent"], "path": None}
@@ -35,8 +40,8 @@ def read_chain(folder):
 
 
 def read_data(record):
-    """What a run learned from: {"manifests": in short, "contamination": [lines], "sources": [{source, domain, records, unit, tokens, licences, access,
-    declassified}]}."""
+    """What a run learned from: {"manifests": in short, "contamination": [lines], "sources": [{source, domain,
+    records, unit, tokens, licences, access, declassified}]}."""
     found = {"manifests": [], "sources": [], "contamination": []}
     for path in (Path(path) for path in record["inputs"] if Path(path).name == "manifest.json"):
         manifest, rows = read_json(path, record["inputs"][str(path)]), path.with_name("train.jsonl")
@@ -72,10 +77,12 @@ def block_sources(manifest, path):
 
 
 def row_sources(manifest, path, inputs):
-    """Of rows (build_instructions.py, build_tasks.py): how many of each source were trained on. Tokens are not recorded by source."""
+    """Of rows (build_instructions.py, build_tasks.py): how many of each source were trained on. Tokens are
+    not recorded by source."""
     if not path.is_file() or sha256(path) != inputs.get(str(path)):
         raise Refused(
-            f"{path}: missing, or changed since it was trained on. Next: bring it back, its rows say their licences"
+            f"{path}: missing, or changed since it was trained on. Next: bring it back, its rows say their "
+            f"licences"
         )
     rows = {}
     for row in map(json.loads, path.open(encoding="utf-8")):
@@ -156,7 +163,8 @@ def contamination(manifest):
         return [f"Documents: evaluation items looked for: {looked}; {done}{missing}."]
     if found and not found["rule"].startswith("none"):
         return [
-            f"Rows: {len(found['removed']):,} that give an evaluation row away were left out; rule: {found['rule']}."
+            f"Rows: {len(found['removed']):,} that give an evaluation row away were left out; rule: "
+            f"{found['rule']}."
         ]
     if "near_duplicates" in manifest:
         near = (

@@ -1,4 +1,5 @@
-"""The proof of a release: its files are the listed ones and harmless, its weights the run's and finite, nothing private is in it, and it generates."""
+"""The proof of a release: its files are the listed ones and harmless, its weights the run's and finite,
+nothing private is in it, and it generates."""
 
 import hashlib
 import re
@@ -24,7 +25,8 @@ def verify(args):
         print(f"{'FAILED' if wrong else 'ok':7}{what}{f': {wrong}' if wrong else ''}")
     if failed := [what for what, wrong in found if wrong]:
         raise Refused(
-            f"{args.folder}: {len(failed)} of {len(found)} checks failed ({', '.join(failed)}). Next: build it again"
+            f"{args.folder}: {len(failed)} of {len(found)} checks failed ({', '.join(failed)}). Next: "
+            f"build it again"
         )
 
 
@@ -33,7 +35,8 @@ def failures(folder):
 
 
 def checks(folder, run=None):
-    """[(check, what is wrong or None)]. Nothing of the folder is loaded as a model unless its files are the listed ones, of harmless kinds."""
+    """[(check, what is wrong or None)]. Nothing of the folder is loaded as a model unless its files are the
+    listed ones, of harmless kinds."""
     facts = read_json(folder / PROVENANCE)
     model, private = (
         model_folder(folder, facts),
@@ -194,10 +197,12 @@ def check_generation(model, chat):
 
 
 def model_folder(folder, facts):
-    """Where the model's own files are: of a bundle, in a folder of its name, as PhysioNet's projects have several."""
+    """Where the model's own files are: of a bundle, in a folder of its name, as PhysioNet's projects have
+    several."""
     if not re.fullmatch(NAME, facts["name"]):
         raise Refused(
-            f"--name {facts['name']}: letters, digits, dots, hyphens and underscores only. Next: --name my-model"
+            f"--name {facts['name']}: letters, digits, dots, hyphens and underscores only. Next: --name "
+            f"my-model"
         )
     return folder / facts["name"] if facts["access"] == "credentialed" else folder
 
@@ -207,7 +212,8 @@ def open_tensors(folder):
     tensors, files = {}, sorted(folder.glob("*.safetensors"))
     if not files:
         raise Refused(
-            f"{folder}: no *.safetensors here. Next: wait for its training to end; pickled weights are not released"
+            f"{folder}: no *.safetensors here. Next: wait for its training to end; pickled weights are not "
+            f"released"
         )
     for file in files:
         try:
@@ -217,7 +223,8 @@ def open_tensors(folder):
             raise Refused(f"{file}: no safetensors file ({error}). Next: fetch or save it again") from error
         if twice := sorted(tensors.keys() & found.keys()):
             raise Refused(
-                f"{file}: {twice[0]} is in another file as well, left by an earlier save. Next: remove the older files"
+                f"{file}: {twice[0]} is in another file as well, left by an earlier save. Next: remove the "
+                f"older files"
             )
         tensors |= found
     return tensors

@@ -1,19 +1,22 @@
-"""Speed of the recipes on a CPU: how much of a bare PyTorch loop's speed each keeps, and what packing gives on rows of the instruction set's lengths.
+"""Speed of the recipes on a CPU: how much of a bare PyTorch loop's speed each keeps, and what packing gives
+on rows of the instruction set's lengths.
 
     python -m recipes.tools.bench --documents data/demo/documents --out outputs/bench
 
 Reads   a folder of data_prep/build_documents.py, for real text; the demo's will do.
 Writes  OUT/bench.json and, printed as well, OUT/bench.md. With --results RESULTS.md a row is added there.
 
-Bare loop. A recipe trains as it always does. After each of its optimizer steps the inputs that its model was given go through a twin of the model in
-a bare loop: forward, backward, clip, AdamW. The two take turns step by step, so a slow moment of the machine hits both; a recipe's step counts
-everything from step to step: reading, collating, logging, its ledger. That both end at the same loss is part of the output.
+Bare loop. A recipe trains as it always does. After each of its optimizer steps the inputs that its model was
+given go through a twin of the model in a bare loop: forward, backward, clip, AdamW. The two take turns step
+by step, so a slow moment of the machine hits both; a recipe's step counts everything from step to step:
+reading, collating, logging, its ledger. That both end at the same loss is part of the output.
 
-Packing. The lengths are drawn from the log-normal distribution with the median (185) and 95th percentile (930 tokens) estimated for the article's
-214k rows; its mean is 299. The article's own rows are not public as a set. Packed rows against padded batches of 8, TRL's default, in tokens that are not padding.
+Packing. The lengths are drawn from the log-normal distribution with the median (185) and 95th percentile (930
+tokens) estimated for the article's 214k rows; its mean is 299. The article's own rows are not public as a
+set. Packed rows against padded batches of 8, TRL's default, in tokens that are not padding.
 
-Nothing here is a recipe: this file may import its siblings. The GPU's counterpart is -m recipes.tools.bench_gpu.
-"""
+Nothing here is a recipe: this file may import its siblings. The GPU's counterpart is -m
+recipes.tools.bench_gpu."""
 
 import argparse
 import copy
@@ -61,11 +64,12 @@ class Enough(Exception):
 
 
 class Clock(TrainerCallback):
-    """Times a recipe from one optimizer step to the next, wall and CPU, and leaves it after `steps` of them beyond the warm-up.
+    """Times a recipe from one optimizer step to the next, wall and CPU, and leaves it after `steps` of them
+    beyond the warm-up.
 
-    `beside`, if there is one, is told the model before training and, after each step while the clock stands, what the model was given for it:
-    one dict of inputs per micro-batch. Tokens are those of documents: cu_seq_lens or attention_mask say how many.
-    """
+    `beside`, if there is one, is told the model before training and, after each step while the clock stands,
+    what the model was given for it: one dict of inputs per micro-batch. Tokens are those of documents:
+    cu_seq_lens or attention_mask say how many."""
 
     def __init__(self, steps, beside=None):
         self.steps, self.beside = steps, beside
@@ -102,7 +106,8 @@ class Clock(TrainerCallback):
 
 
 class BareLoop:
-    """Forward, backward, clip, AdamW on a twin of a recipe's model, with the inputs that the recipe's model was given."""
+    """Forward, backward, clip, AdamW on a twin of a recipe's model, with the inputs that the recipe's model
+    was given."""
 
     def __init__(self):
         self.windows, self.differences = [], []
@@ -149,12 +154,14 @@ def watched(clock, trainer):
     except Enough:
         return clock.windows[WARM_UP:]
     raise SystemExit(
-        f"error: the training ended after {len(clock.windows)} steps. Next: fewer --steps, or more --documents"
+        f"error: the training ended after {len(clock.windows)} steps. Next: fewer --steps, or more "
+        f"--documents"
     )
 
 
 def timed(recipe, config, clock):
-    """Train by a recipe (its module) with a YAML's keys, its callbacks included, until the clock has enough."""
+    """Train by a recipe (its module) with a YAML's keys, its callbacks included, until the clock has
+    enough."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "run.yaml")
         path.write_text(yaml.safe_dump({**config, "output_dir": str(Path(folder, "out"))}))
@@ -166,8 +173,21 @@ def timed(recipe, config, clock):
 
 
 # ---------------------------------------------------------------- what is trained
-COMMON = {"attn_implementation": "sdpa", "dtype": "float32", "learning_rate": 3e-4, "weight_decay": 1e-5, "max_grad_norm": 1.0, "warmup_steps": 0.05, "logging_steps": 1,
-          "save_strategy": "no", "eval_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True, "bf16": False}  # fmt: skip
+COMMON = {
+    "attn_implementation": "sdpa",
+    "dtype": "float32",
+    "learning_rate": 3e-4,
+    "weight_decay": 1e-5,
+    "max_grad_norm": 1.0,
+    "warmup_steps": 0.05,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": True,
+    "bf16": False,
+}
 ROWS = {
     "activation_checkpointing": False,
     "num_train_epochs": 100,
@@ -201,7 +221,8 @@ def recipes(folder):
 
 
 def packings(folder):
-    """The same rows packed and padded: {name: (recipe, keys)}, 4,096 tokens of packed rows or 8 padded rows a step."""
+    """The same rows packed and padded: {name: (recipe, keys)}, 4,096 tokens of packed rows or 8 padded rows a
+    step."""
     base = {
         **COMMON,
         **ROWS,
@@ -219,8 +240,15 @@ def prepare(documents, folder, rows):
     data_prep("demo.backbone", documents=documents, out=folder / "model", vocab_size=VOCABULARY)
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     torch.manual_seed(0)
-    config = LlamaConfig(**SHAPE, vocab_size=len(tokenizer), max_position_embeddings=4096, bos_token_id=tokenizer.bos_token_id,
-                         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, tie_word_embeddings=False)  # fmt: skip
+    config = LlamaConfig(
+        **SHAPE,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=4096,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
     LlamaForCausalLM(config).save_pretrained(folder / "model")
     write_blocks(documents, folder / "model", folder / "blocks", BLOCK)
     write_rows(folder / "rows", rows, LONGEST, folder / "blocks", tokenizer)
@@ -240,7 +268,8 @@ def write_blocks(documents, tokenizer, out, length):
     """All documents once, in blocks of `length` tokens."""
     mixture = out.with_name("mixture.yaml")
     mixture.write_text(
-        f"block_length: {length}\ntokens: one_pass\nratio: as_found\nfill: best_fit\nvalidation_share: 0.02\nseed: 0\n"
+        f"block_length: {length}\ntokens: one_pass\nratio: as_found\nfill: best_fit\nvalidation_share: "
+        f"0.02\nseed: 0\n"
     )
     data_prep("build_blocks", documents=documents, tokenizer=tokenizer, mixture=mixture, out=out)
 
@@ -264,7 +293,8 @@ def write_rows(out, count, longest, blocks, tokenizer):
 
 
 def invented_rows(split, count, longest, stream, tokenizer):
-    """Rows of the instruction set's lengths (see above) cut from a stream of tokens; the second half of each is its answer."""
+    """Rows of the instruction set's lengths (see above) cut from a stream of tokens; the second half of each
+    is its answer."""
     drawn = np.random.default_rng(len(split)).lognormal(
         math.log(MEDIAN), math.log(P95 / MEDIAN) / 1.645, count
     )
@@ -273,8 +303,17 @@ def invented_rows(split, count, longest, stream, tokenizer):
     ):  # 32 tokens for the chat format
         piece = np.take(stream, range(number * 997, number * 997 + length), mode="wrap")
         prompt, completion = tokenizer.decode(piece[: length // 2]), tokenizer.decode(piece[length // 2 :])
-        yield {"id": f"{split}{number}", "task": "bench", "split": split, "prompt": prompt.strip() + "\n", "completion": completion.strip() or "yes",
-               "scoring": "none", "source": "bench", "license": "CC0", "access": "public"}  # fmt: skip
+        yield {
+            "id": f"{split}{number}",
+            "task": "bench",
+            "split": split,
+            "prompt": prompt.strip() + "\n",
+            "completion": completion.strip() or "yes",
+            "scoring": "none",
+            "source": "bench",
+            "license": "CC0",
+            "access": "public",
+        }
 
 
 # ---------------------------------------------------------------- measure and report
@@ -320,23 +359,33 @@ def machine():
     commit = subprocess.run(
         ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
     ).stdout.strip()
-    return {"cpu": cpu.group(1) if cpu else platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
-            "transformers": transformers.__version__, "commit": commit}  # fmt: skip
+    return {
+        "cpu": cpu.group(1) if cpu else platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "commit": commit,
+    }
 
 
 def markdown(found):
     lines = [
-        "| recipe | tokens/s | of a bare loop, wall | of a bare loop, CPU time | largest difference of the loss |",
+        "| recipe | tokens/s | of a bare loop, wall | of a bare loop, CPU time | largest difference of the "
+        "loss |",
         "|---|---|---|---|---|",
     ]
     lines += [
-        f"| {r['recipe']} | {r['tokens_per_second']:,.0f} | {r['ratio_seconds']:.3f} | {r['ratio_cpu_seconds']:.3f} | {r['largest_loss_difference']:.1e} |"
+        f"| {r['recipe']} | {r['tokens_per_second']:,.0f} | {r['ratio_seconds']:.3f} | "
+        f"{r['ratio_cpu_seconds']:.3f} | {r['largest_loss_difference']:.1e} |"
         for r in found["recipes"]
     ]
     packing = found["packing"]
     lines += [
-        f"| packed rows against padded batches of 8 | {packing['packed']['tokens_per_second']:,.0f} against {packing['padded']['tokens_per_second']:,.0f} "
-        f"| {packing['ratio_tokens_per_second']:.2f} times | {packing['ratio_tokens_per_cpu_second']:.2f} times | |"
+        f"| packed rows against padded batches of 8 | {packing['packed']['tokens_per_second']:,.0f} "
+        f"against {packing['padded']['tokens_per_second']:,.0f} "
+        f"| {packing['ratio_tokens_per_second']:.2f} times | {packing['ratio_tokens_per_cpu_second']:.2f} "
+        f"times | |"
     ]
     return "\n".join(lines) + "\n"
 
@@ -346,8 +395,10 @@ def results_row(found):
     m, packing = found["machine"], found["packing"]
     ratios = ", ".join(f"{r['recipe']} {r['ratio_cpu_seconds']:.3f}" for r in found["recipes"])
     return (
-        f"| `make bench` | {m['commit']} | {m['cpu']}, {m['cores']} cores, {m['threads']} threads | {found['seconds'] / 60:.0f} min | | of a bare loop's speed (CPU time): "
-        f"{ratios}; packed against padded {packing['ratio_tokens_per_second']:.2f} times the real tokens/s; {found['parameters'] / 1e6:.1f}M weights |\n"
+        f"| `make bench` | {m['commit']} | {m['cpu']}, {m['cores']} cores, {m['threads']} threads | "
+        f"{found['seconds'] / 60:.0f} min | | of a bare loop's speed (CPU time): "
+        f"{ratios}; packed against padded {packing['ratio_tokens_per_second']:.2f} times the real "
+        f"tokens/s; {found['parameters'] / 1e6:.1f}M weights |\n"
     )
 
 
@@ -364,7 +415,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if not (args.documents / "manifest.json").is_file():
         sys.exit(
-            f"error: {args.documents} holds no documents. Next: make bench, or python -m data_prep.build_documents --help"
+            f"error: {args.documents} holds no documents. Next: make bench, or python -m "
+            f"data_prep.build_documents --help"
         )
     began = time.time()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,21 +1,28 @@
-"""Speed of the recipes on a GPU at the size of real models: 7B- and 13B-shaped random weights, 4,096 tokens, real text.
+"""Speed of the recipes on a GPU at the size of real models: 7B- and 13B-shaped random weights, 4,096 tokens,
+real text.
 
     python -m recipes.tools.bench_gpu --documents data/demo/documents --out outputs/bench_gpu
     python -m recipes.tools.bench_gpu --documents data/demo/documents --out outputs/bench_gpu_tiny --tiny
 
-Reads   a folder of data_prep/build_documents.py, for real text; the demo's will do. Or your own --blocks, with the folder of their --tokenizer.
-Writes  OUT/bench_gpu.json after each case and OUT/bench_gpu.md at the end. With --results RESULTS.md a row for each shape is added there.
+Reads   a folder of data_prep/build_documents.py, for real text; the demo's will do. Or your own --blocks,
+        with the folder of their --tokenizer.
+Writes  OUT/bench_gpu.json after each case and OUT/bench_gpu.md at the end. With --results RESULTS.md a row
+        for each shape is added there.
 
-Each case is a process of its own, so one that runs out of memory is a row and not the end. In one run, on one machine:
+Each case is a process of its own, so one that runs out of memory is a row and not the end. In one run, on one
+machine:
     recipe  recipes/pretrain.py or recipes/sft.py as they are, left before they would evaluate and save
     stock   trl's SFTTrainer with its defaults and packing, on the same text and with the same optimizer steps
     bare    a PyTorch loop with the recipe's inputs and optimizer
     matmul  what this GPU reaches on one large bf16 product: the ceiling of all of them
-Weights are random and in bf16, for full training with torchao's 8-bit AdamW and stochastic rounding, so that 13B fits one large GPU.
+Weights are random and in bf16, for full training with torchao's 8-bit AdamW and stochastic rounding, so that
+13B fits one large GPU.
 
-MFU is model FLOPs per second over the maker's dense bf16 peak, in two conventions; recomputed activations count as nothing. With Nmm the weights of
-all matrix products, L layers, width d and s tokens that a token's document has on average:
-    causal  6 Nmm + 6 L d s          PaLM  6 Nmm + 12 L d s          LoRA  4 instead of 6, 4 and 8 L d s: frozen weights have no gradient
+MFU is model FLOPs per second over the maker's dense bf16 peak, in two conventions; recomputed activations
+count as nothing. With Nmm the weights of all matrix products, L layers, width d and s tokens that a token's
+document has on average:
+    causal  6 Nmm + 6 L d s          PaLM  6 Nmm + 12 L d s          LoRA  4 Nmm in place of 6: frozen
+            weights have no gradient, attention has no weights
 """
 
 import argparse
@@ -89,7 +96,8 @@ def name(case):
 
 # ---------------------------------------------------------------- one case, in its own process
 def run_case(case, folder, size):
-    """{"seconds_per_step", "tokens_per_second", "mfu_causal", "mfu_palm", ...} of a case. `size` is {"length", "accumulation", "steps", "tiny"}."""
+    """{"seconds_per_step", "tokens_per_second", "mfu_causal", "mfu_palm", ...} of a case. `size` is
+    {"length", "accumulation", "steps", "tiny"}."""
     if case["system"] == "matmul":
         return {"tflops": matmul(256 if size["tiny"] else 8192)}
     if case["system"] == "weights":
@@ -120,11 +128,23 @@ def run_case(case, folder, size):
 
 def recipe(case, folder, size):
     keys = {
-        "model_name_or_path": str(folder / case["shape"]), "attn_implementation": case["attention"],
-        "activation_checkpointing": case["checkpointing"], "per_device_train_batch_size": 1, "gradient_accumulation_steps": size["accumulation"], "num_train_epochs": 1000, "learning_rate": 8e-6,
-        "weight_decay": 1e-5, "warmup_steps": 0.05, "logging_steps": 10, "save_strategy": "no", "eval_strategy": "no", "report_to": "none",
-        "disable_tqdm": True, "use_cpu": size["tiny"], "bf16": not size["tiny"],
-    }  # fmt: skip
+        "model_name_or_path": str(folder / case["shape"]),
+        "attn_implementation": case["attention"],
+        "activation_checkpointing": case["checkpointing"],
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": size["accumulation"],
+        "num_train_epochs": 1000,
+        "learning_rate": 8e-6,
+        "weight_decay": 1e-5,
+        "warmup_steps": 0.05,
+        "logging_steps": 10,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": size["tiny"],
+        "bf16": not size["tiny"],
+    }
     if case["stage"] == "pretrain":
         keys |= {
             "blocks": str(folder / "blocks"),
@@ -141,9 +161,21 @@ def recipe(case, folder, size):
             }
         )
         return bench.timed(pretrain, keys, bench.Clock(size["steps"]))
-    keys |= {"rows": str(folder / "rows"), "packing": True, "pad_token": "<pad>", "max_length": size["length"], "dtype": "float32" if size["tiny"] else "bfloat16",
-             "chat_template_path": bench.ROWS["chat_template_path"], "assistant_only_loss": True, "use_peft": True, "lora_r": 16, "lora_target_modules": TARGETS,
-             "load_in_4bit": case["stage"] == "qlora", "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": True}  # fmt: skip
+    keys |= {
+        "rows": str(folder / "rows"),
+        "packing": True,
+        "pad_token": "<pad>",
+        "max_length": size["length"],
+        "dtype": "float32" if size["tiny"] else "bfloat16",
+        "chat_template_path": bench.ROWS["chat_template_path"],
+        "assistant_only_loss": True,
+        "use_peft": True,
+        "lora_r": 16,
+        "lora_target_modules": TARGETS,
+        "load_in_4bit": case["stage"] == "qlora",
+        "bnb_4bit_quant_type": "nf4",
+        "use_bnb_nested_quant": True,
+    }
     return bench.timed(sft, keys, bench.Clock(size["steps"]))
 
 
@@ -169,11 +201,21 @@ def stock(case, folder, size):
         )
     with tempfile.TemporaryDirectory() as out:
         args = SFTConfig(
-            out, packing=True, max_length=size["length"], per_device_train_batch_size=1, gradient_accumulation_steps=size["accumulation"],
-            activation_checkpointing=case["checkpointing"], num_train_epochs=1000, learning_rate=8e-6, save_strategy="no", report_to="none",
-            disable_tqdm=True, use_cpu=size["tiny"], bf16=not size["tiny"],
+            out,
+            packing=True,
+            max_length=size["length"],
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=size["accumulation"],
+            activation_checkpointing=case["checkpointing"],
+            num_train_epochs=1000,
+            learning_rate=8e-6,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=size["tiny"],
+            bf16=not size["tiny"],
             model_init_kwargs={"dtype": dtype, "attn_implementation": case["attention"]},
-        )  # fmt: skip
+        )
         trainer = {
             "model": str(folder / case["shape"]),
             "train_dataset": data,
@@ -239,7 +281,8 @@ def matmul(size, times=30):
 
 
 def matmul_weights(config):
-    """Weights of all matrix products of a LLaMA without grouped heads: four of attention, three of the MLP, and the head."""
+    """Weights of all matrix products of a LLaMA without grouped heads: four of attention, three of the MLP,
+    and the head."""
     width = config.hidden_size
     return (
         config.num_hidden_layers * (4 * width**2 + 3 * width * config.intermediate_size)
@@ -248,8 +291,11 @@ def matmul_weights(config):
 
 
 def flops_per_token(config, context, convention, lora):
-    attention = config.num_hidden_layers * config.hidden_size * context * {"causal": 1, "palm": 2}[convention]
-    return (4 if lora else 6) * (matmul_weights(config) + attention)
+    """Without the adapter's own few weights."""
+    weights = matmul_weights(config)
+    shape = {"trained": 0, "frozen": weights} if lora else {"trained": weights}
+    shape |= {"layers": config.num_hidden_layers, "queries": config.hidden_size}
+    return hardware.matmul_flops(1, context, **shape, causal=convention == "causal")
 
 
 def documents(folder, most=2000):
@@ -300,12 +346,23 @@ def prepare(args, folder, size):
 
 
 def write_weights(folder, shape, tiny):
-    """FOLDER/SHAPE: random weights with the tokenizer. In a process of its own, so that the GPU's memory is free again; {} for run_case."""
+    """FOLDER/SHAPE: random weights with the tokenizer. In a process of its own, so that the GPU's memory is
+    free again; {} for run_case."""
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     layers, width, mlp, heads, vocabulary = SHAPES[shape]
-    config = LlamaConfig(num_hidden_layers=layers, hidden_size=width, intermediate_size=mlp, num_attention_heads=heads, num_key_value_heads=heads,
-                         vocab_size=max(vocabulary, len(tokenizer)), max_position_embeddings=4096, bos_token_id=tokenizer.bos_token_id,
-                         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, tie_word_embeddings=False)  # fmt: skip
+    config = LlamaConfig(
+        num_hidden_layers=layers,
+        hidden_size=width,
+        intermediate_size=mlp,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        vocab_size=max(vocabulary, len(tokenizer)),
+        max_position_embeddings=4096,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
     with torch.device("cpu" if tiny else "cuda"):
         AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder / shape)
     tokenizer.save_pretrained(folder / shape)
@@ -348,13 +405,15 @@ def markdown(found):
         else:
             mfu = [f"{100 * row[key]:.1f} %" if key in row else "" for key in ("mfu_causal", "mfu_palm")]
             lines.append(
-                f"| {name(row)} | {row['tokens_per_second']:,.0f} | {mfu[0]} | {mfu[1]} | {row['peak_memory_gb']:.1f} | {row['seconds_per_step']:.2f} |"
+                f"| {name(row)} | {row['tokens_per_second']:,.0f} | {mfu[0]} | {mfu[1]} | "
+                f"{row['peak_memory_gb']:.1f} | {row['seconds_per_step']:.2f} |"
             )
     return "\n".join(lines) + "\n"
 
 
 def results_rows(found):
-    """A row of RESULTS.md for each shape: the recipe, without recomputing where that fits, against stock and bare in the same setting."""
+    """A row of RESULTS.md for each shape: the recipe, without recomputing where that fits, against stock and
+    bare in the same setting."""
     speed = {
         (row["shape"], row["checkpointing"], row["system"]): row
         for row in found["cases"]
@@ -376,8 +435,18 @@ def results_rows(found):
             else []
         )
         said = "; ".join([f"{ours['tokens_per_second']:,.0f} tokens/s", *mfu, *against])
-        run = f"`make bench-gpu`, pretraining, {shape} shape, activations {'recomputed' if checkpointing else 'kept'}"
-        yield f"| {run} | {found['machine']['commit']} | {found['device']} | {found['seconds'] / 60:.0f} min | {ours['peak_memory_gb']:.1f} GB | {said} |\n"
+        kept = "recomputed" if checkpointing else "kept"
+        run = f"`make bench-gpu`, pretraining, {shape} shape, activations {kept}"
+        minutes, memory = found["seconds"] / 60, ours["peak_memory_gb"]
+        cells = [
+            run,
+            found["machine"]["commit"],
+            found["device"],
+            f"{minutes:.0f} min",
+            f"{memory:.1f} GB",
+            said,
+        ]
+        yield f"| {' | '.join(cells)} |\n"
 
 
 def main(argv=None):
@@ -406,12 +475,14 @@ def main(argv=None):
         return
     if not args.tiny and not torch.cuda.is_available():
         sys.exit(
-            "error: no CUDA device here. Next: run this on a machine that has one, or --tiny to try the code on a CPU"
+            "error: no CUDA device here. Next: run this on a machine that has one, or --tiny to try the "
+            "code on a CPU"
         )
     text = args.blocks if args.blocks and args.tokenizer else args.documents
     if not text or not (text / "manifest.json").is_file():
         sys.exit(
-            f"error: {text} has no manifest.json. Next: --documents of data_prep.build_documents, or --blocks with --tokenizer"
+            f"error: {text} has no manifest.json. Next: --documents of data_prep.build_documents, or "
+            f"--blocks with --tokenizer"
         )
     shapes = ["tiny"] if args.tiny else args.shapes.split(",")
     if unknown := [shape for shape in shapes if shape not in SHAPES]:

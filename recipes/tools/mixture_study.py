@@ -1,29 +1,42 @@
-"""How much general text does continual pretraining need? A mixture study with small proxies: the question that the article leaves open.
+"""How much general text does continual pretraining need? A mixture study with small proxies: the question
+that the article leaves open.
 
-    python -m recipes.tools.mixture_study --config recipes/configs/mixture_study_demo.yaml --accelerate accelerate_configs/cpu.yaml
+    python -m recipes.tools.mixture_study --config recipes/configs/mixture_study_demo.yaml --accelerate
+    accelerate_configs/cpu.yaml
 
-The article mixed medical and general text 4:1, blames what PMC-LLaMA (19:1) and Meditron (99:1) forgot on theirs, and closes: "Future studies should examine
-methods to better determine the optimal ratio." This is such a method, in six steps:
-    plan      the ratios of the YAML, all with the same number of tokens, before anything runs (--plan_only true stops there)
-    train     for each ratio data_prep/build_blocks.py lays down the blocks and recipes/pretrain.py trains a proxy from the same base. Held-out documents
-              are chosen by a hash of their id, so all proxies are asked the same blocks; the base itself is asked by one step at learning rate 0
-    fit       a mixing law per domain, of the token-weighted loss L on its held-out blocks (nats) against the shares r of the three domains:
-                  exponential   L = c + k exp(t1 r_clinical + t2 r_general)    Ye et al. 2024, arXiv:2403.16952; the shares sum to 1, so two exponents do
-                  power         L = c + k (r_own + e)^-g                       the term of the ratio in the D-CPT law, Que et al. 2024, arXiv:2406.01375
-              c and k by least squares, the two exponents on a grid. Each domain takes the law that misses less when proxies are left out in turn
-    predict   the shares with the least target loss (`target`, a weighted sum of the domains) among those whose general perplexity stays within
-              max_general_perplexity_ratio of the base, with its interval: less general text is nearly always better for the target, so the best point
-              stands on the limit, and would be beyond it half of the time. Searched only between the ratios tried
+The article mixed medical and general text 4:1, blames what PMC-LLaMA (19:1) and Meditron (99:1) forgot on
+theirs, and closes: "Future studies should examine methods to better determine the optimal ratio." This is
+such a method, in six steps:
+    plan      the ratios of the YAML, all with the same number of tokens, before anything runs (--plan_only
+              true stops there)
+    train     for each ratio data_prep/build_blocks.py lays down the blocks and recipes/pretrain.py trains a
+              proxy from the same base. Held-out documents are chosen by a hash of their id, so all proxies
+              are asked the same blocks; the base itself is asked by one step at learning rate 0
+    fit       a mixing law per domain, of the token-weighted loss L on its held-out blocks (nats) against the
+              shares r of the three domains:
+                  exponential   L = c + k exp(t1 r_clinical + t2 r_general)    Ye et al. 2024,
+                                arXiv:2403.16952; the shares sum to 1, so two exponents do
+                  power         L = c + k (r_own + e)^-g                       the term of the ratio in the
+                                D-CPT law, Que et al. 2024, arXiv:2406.01375
+              c and k by least squares, the two exponents on a grid. Each domain takes the law that misses
+              less when proxies are left out in turn
+    predict   the shares with the least target loss (`target`, a weighted sum of the domains) among those
+              whose general perplexity stays within max_general_perplexity_ratio of the base, with its
+              interval: less general text is nearly always better for the target, so the best point stands on
+              the limit, and would be beyond it half of the time. Searched only between the ratios tried
     check     one more proxy at the predicted shares, which no fit has seen: predicted against measured loss
     report    OUT/study.md, study.json, study.png
 
-Reads   the YAML of recipes/pretrain.py that is `pretrain_config`, whose base model and settings every proxy shares, and `documents`, as build_blocks does.
-Writes  output_dir/{mixtures, blocks, runs, logs} and the report. What is complete is not made again: the same command goes on after a stop.
+Reads   the YAML of recipes/pretrain.py that is `pretrain_config`, whose base model and settings every proxy
+        shares, and `documents`, as build_blocks does.
+Writes  output_dir/{mixtures, blocks, runs, logs} and the report. What is complete is not made again: the same
+        command goes on after a stop.
 
-Intervals are 95 % percentile intervals of a paired bootstrap: held-out blocks are drawn with replacement, the same for all proxies, and all but the choice of
-the law is computed again for each draw, fit and optimum too. They hold what the choice of held-out text could change, not what another seed of the training would:
-for that give more than one of `seeds`. Where a ratio needs more text of a domain than there is, the text is repeated; passes are reported.
-"""
+Intervals are 95 % percentile intervals of a paired bootstrap: held-out blocks are drawn with replacement, the
+same for all proxies, and all but the choice of the law is computed again for each draw, fit and optimum too.
+They hold what the choice of held-out text could change, not what another seed of the training would: for that
+give more than one of `seeds`. Where a ratio needs more text of a domain than there is, the text is repeated;
+passes are reported."""
 
 import itertools
 import json
@@ -37,10 +50,9 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from matplotlib.figure import Figure
 from trl import TrlParser
 
-from recipes.checks import Refused, one_sentence_errors
+from data_prep.schema import BadInput as Refused
 
 DOMAINS = ("biomedical", "clinical", "general")
 RECIPES = Path(__file__).resolve().parents[1]
@@ -113,7 +125,8 @@ def main(args):
         )
         minutes = sum(run["record"]["seconds"] for run in proxies[ratio]) / 60
         print(
-            f"{len(ratios) - len(proxies)} ratios and the check are left, at {minutes:.1f} min of training each",
+            f"{len(ratios) - len(proxies)} ratios and the check are left, at {minutes:.1f} min of training "
+            f"each",
             flush=True,
         )
 
@@ -156,7 +169,8 @@ def replace(path, text):
 
 
 def read_study(args):
-    """{"shares": [ratios, 3], "weights": [3] of the target, "base", "ranks"}; Refused where the YAML asks for what cannot be fitted or compared."""
+    """{"shares": [ratios, 3], "weights": [3] of the target, "base", "ranks"}; Refused where the YAML asks for
+    what cannot be fitted or compared."""
     base = read_yaml("pretrain_config", args.pretrain_config).get("model_name_or_path")
     machine = read_yaml("accelerate", args.accelerate)
     if not base:
@@ -165,7 +179,8 @@ def read_study(args):
         )
     if machine.get("num_machines", 1) > 1:
         raise Refused(
-            f"{args.accelerate}: num_machines {machine['num_machines']}, a study runs on one. Next: a smaller proxy, or an accelerate file of one machine"
+            f"{args.accelerate}: num_machines {machine['num_machines']}, a study runs on one. Next: a "
+            f"smaller proxy, or an accelerate file of one machine"
         )
     if not args.seeds:
         raise Refused("seeds: none is given. Next: seeds: [0]")
@@ -173,7 +188,8 @@ def read_study(args):
     for ratio, share in zip(args.ratios, shares, strict=True):
         if share.min() <= 0:
             raise Refused(
-                f"ratios: '{ratio}' leaves a domain out, whose loss is to be fitted. Next: a small weight, as 0.01"
+                f"ratios: '{ratio}' leaves a domain out, whose loss is to be fitted. Next: a small weight, "
+                f"as 0.01"
             )
         if np.isclose(shares, share).all(1).sum() > 1:
             raise Refused(
@@ -181,15 +197,18 @@ def read_study(args):
             )
     if len(shares) < FEWEST or len(np.unique(shares[:, 2].round(6))) < 4:
         raise Refused(
-            f"ratios: {len(shares)} are too few or too alike for a law. Next: at least {FEWEST}, with 4 different shares of general text"
+            f"ratios: {len(shares)} are too few or too alike for a law. Next: at least {FEWEST}, with 4 "
+            f"different shares of general text"
         )
     if np.ptp(shares[:, 1] / shares[:, :2].sum(1)) < 0.01:
         raise Refused(
-            "ratios: biomedical and clinical text stand in one proportion in all of them, so their effects cannot be told apart. Next: vary it in two"
+            "ratios: biomedical and clinical text stand in one proportion in all of them, so their effects "
+            "cannot be told apart. Next: vary it in two"
         )
     if args.max_general_perplexity_ratio < 1 or args.max_prediction_error <= 0:
         raise Refused(
-            "max_general_perplexity_ratio must be at least 1 and max_prediction_error above 0. Next: see recipes/configs/mixture_study_demo.yaml"
+            "max_general_perplexity_ratio must be at least 1 and max_prediction_error above 0. Next: see "
+            "recipes/configs/mixture_study_demo.yaml"
         )
     check_held_out(base, args.validation_share)
     return {
@@ -207,13 +226,15 @@ def read_yaml(key, path):
             raise ValueError("no keys and values")
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise Refused(
-            f"{key} {path}: cannot be read ({error}). Next: a file of recipes/configs or accelerate_configs, from the current folder"
+            f"{key} {path}: cannot be read ({error}). Next: a file of recipes/configs or "
+            f"accelerate_configs, from the current folder"
         ) from error
     return content
 
 
 def read_ratio(key, text):
-    """[3] shares of DOMAINS, whose sum is 1, of "15:1:4". YAML reads 15:1:4 without quotes as a number of seconds."""
+    """[3] shares of DOMAINS, whose sum is 1, of "15:1:4". YAML reads 15:1:4 without quotes as a number of
+    seconds."""
     try:
         weights = np.array([float(part) for part in text.split(":")])
         if len(weights) != len(DOMAINS) or (weights < 0).any() or not 0 < weights.sum() < math.inf:
@@ -226,7 +247,8 @@ def read_ratio(key, text):
 
 
 def check_held_out(base, share):
-    """Refused if the base was trained on documents that this study would hold out: a larger share of the same hash holds out more."""
+    """Refused if the base was trained on documents that this study would hold out: a larger share of the same
+    hash holds out more."""
     record = Path(base, "run.json")
     blocks = (
         Path(json.loads(record.read_text())["arguments"].get("blocks", ""), "manifest.json")
@@ -240,7 +262,8 @@ def check_held_out(base, share):
     )
     if trained < share:
         raise Refused(
-            f"validation_share {share}: the base was trained with {trained} ({blocks}), so it has read what would be held out. Next: validation_share {trained}"
+            f"validation_share {share}: the base was trained with {trained} ({blocks}), so it has read "
+            f"what would be held out. Next: validation_share {trained}"
         )
 
 
@@ -249,13 +272,16 @@ def plan_table(args, study):
     lines = [f"{'ratio':>20} {'biomedical':>11} {'clinical':>9} {'general':>9}   medical:general"]
     for ratio, (biomedical, clinical, general) in zip(args.ratios, study["shares"], strict=True):
         lines.append(
-            f"{ratio:>20} {biomedical:11.2%} {clinical:9.2%} {general:9.2%}   {(biomedical + clinical) / general:.3g}:1"
+            f"{ratio:>20} {biomedical:11.2%} {clinical:9.2%} {general:9.2%}   "
+            f"{(biomedical + clinical) / general:.3g}:1"
         )
     lines.append(
-        f"{len(args.ratios)} ratios and one check x {len(args.seeds)} seeds x {args.tokens:,} tokens = {runs * args.tokens:,} tokens, from {study['base']}"
+        f"{len(args.ratios)} ratios and one check x {len(args.seeds)} seeds x {args.tokens:,} tokens = "
+        f"{runs * args.tokens:,} tokens, from {study['base']}"
     )
     lines.append(
-        f"hours on GPUs: python -m recipes.tools.plan --config {args.pretrain_config} --accelerate {args.accelerate} --gpu NAME, for these tokens"
+        f"hours on GPUs: python -m recipes.tools.plan --config {args.pretrain_config} --accelerate "
+        f"{args.accelerate} --gpu NAME, for these tokens"
     )
     return "\n".join(lines)
 
@@ -268,8 +294,14 @@ def train_proxies(args, study, ratio, shares):
         name, blocks = f"{ratio.replace(':', '-')}_seed{seed}", blocks_folder(args, ratio, seed)
         mixture = Path(args.output_dir, "mixtures", f"{name}.yaml")
         mixture.parent.mkdir(exist_ok=True)
-        given = {"block_length": args.block_length, "tokens": args.tokens, "ratio": dict(zip(DOMAINS, shares.tolist(), strict=True)), "fill": args.fill,
-                 "validation_share": args.validation_share, "seed": seed}  # fmt: skip
+        given = {
+            "block_length": args.block_length,
+            "tokens": args.tokens,
+            "ratio": dict(zip(DOMAINS, shares.tolist(), strict=True)),
+            "fill": args.fill,
+            "validation_share": args.validation_share,
+            "seed": seed,
+        }
         replace(mixture, yaml.safe_dump(given, sort_keys=False))
         arguments = {
             "documents": args.documents,
@@ -289,7 +321,8 @@ def train_proxies(args, study, ratio, shares):
         for domain, facts in json.loads((blocks / "manifest.json").read_text())["domains"].items():
             if not facts["validation_tokens"]:
                 raise Refused(
-                    f"{blocks}: no {domain} document is held out. Next: a larger validation_share, or more documents"
+                    f"{blocks}: no {domain} document is held out. Next: a larger validation_share, or more "
+                    f"documents"
                 )
         runs.append(train(args, study, name, blocks, seed))
     return runs
@@ -300,11 +333,17 @@ def blocks_folder(args, ratio, seed):
 
 
 def train(args, study, name, blocks, seed, more=()):
-    """{"name", "seed", "blocks" (their manifest), "record" (run.json), "validation"} of a proxy, which is trained unless it is complete.
-    It is evaluated at the end only."""
+    """{"name", "seed", "blocks" (their manifest), "record" (run.json), "validation"} of a proxy, which is
+    trained unless it is complete. It is evaluated at the end only."""
     folder = Path(args.output_dir, "runs", name)
-    given = {"config": args.pretrain_config, "blocks": blocks, "output_dir": folder, "seed": seed, "world_size": study["ranks"],
-             "eval_strategy": "no"}  # fmt: skip
+    given = {
+        "config": args.pretrain_config,
+        "blocks": blocks,
+        "output_dir": folder,
+        "seed": seed,
+        "world_size": study["ranks"],
+        "eval_strategy": "no",
+    }
     launch = ["-m", "accelerate.commands.launch", "-q", "--config_file", args.accelerate]
     given = [*itertools.chain(*((f"--{key}", value) for key, value in given.items())), *more]
     if not any(
@@ -317,7 +356,8 @@ def train(args, study, name, blocks, seed, more=()):
     record, validation = (json.loads((folder / file).read_text()) for file in ("run.json", "validation.json"))
     said = ", ".join(f"{domain} {sum(v['nll']) / sum(v['tokens']):.4f}" for domain, v in validation.items())
     print(
-        f"{name}: {record['tokens_seen']:,} tokens in {record['seconds']:.0f} s; held-out loss (nats): {said}",
+        f"{name}: {record['tokens_seen']:,} tokens in {record['seconds']:.0f} s; held-out loss (nats): "
+        f"{said}",
         flush=True,
     )
     return {
@@ -330,7 +370,8 @@ def train(args, study, name, blocks, seed, more=()):
 
 
 def execute(args, name, words):
-    """Run python with `words`; what it says goes to OUT/logs/NAME.log. Refused with its last line if it fails."""
+    """Run python with `words`; what it says goes to OUT/logs/NAME.log. Refused with its last line if it
+    fails."""
     log = Path(args.output_dir, "logs", f"{name}.log")
     log.parent.mkdir(exist_ok=True)
     with log.open("ab") as file:
@@ -351,7 +392,8 @@ def execute(args, name, words):
 
 
 class Bootstrap:
-    """Losses on held-out blocks and on draws of them, [1 + DRAWS]: row 0 is the estimate, with every block once. All runs are given the same draws."""
+    """Losses on held-out blocks and on draws of them, [1 + DRAWS]: row 0 is the estimate, with every block
+    once. All runs are given the same draws."""
 
     def __init__(self, run):
         rng = np.random.default_rng(0)
@@ -367,7 +409,8 @@ class Bootstrap:
         for run in runs:
             if held_out_files(run) != self.held_out:
                 raise Refused(
-                    f"{run['name']}: its held-out blocks are not those of the other proxies. Next: another output_dir, and leave the documents as they are"
+                    f"{run['name']}: its held-out blocks are not those of the other proxies. Next: another "
+                    f"output_dir, and leave the documents as they are"
                 )
         nll = np.mean([run["validation"][domain]["nll"] for run in runs], 0)
         return self.times[domain] @ nll / (self.times[domain] @ self.tokens[domain])
@@ -401,7 +444,8 @@ LAWS = {  # the law without c and k, and the grid of its two exponents
 
 
 def fit(law, own, shares, losses):
-    """The law of domain number `own` for each row of `losses` [rows, proxies]: at each point of the grid c and k are a straight line through the proxies."""
+    """The law of domain number `own` for each row of `losses` [rows, proxies]: at each point of the grid c
+    and k are a straight line through the proxies."""
     shape, grid = LAWS[law]
     x = shape(shares, own, grid)  # [grid, proxies]
     x_centred, y_centred = x - x.mean(1, keepdims=True), losses - losses.mean(1, keepdims=True)
@@ -426,8 +470,9 @@ def predict(fitted, shares):
 
 
 def choose_law(shares, losses, own):
-    """The law that misses less when proxies are left out in turn, fitted to all of them. "missed": {law: predicted less measured, nats, of each left out}.
-    Those with the least and the most general text stay in: without them a law would be asked beyond what it was fitted to, which no prediction does."""
+    """The law that misses less when proxies are left out in turn, fitted to all of them. "missed": {law:
+    predicted less measured, nats, of each left out}. Those with the least and the most general text stay in:
+    without them a law would be asked beyond what it was fitted to, which no prediction does."""
     general, missed = shares[:, 2], {}
     inner = np.flatnonzero((general > general.min() + 1e-9) & (general < general.max() - 1e-9))
     for law in LAWS:
@@ -451,8 +496,8 @@ SEARCHED = {
 
 
 def search_grid(shares):
-    """[points, 3] shares in steps of STEP that lie between the ratios tried in what is SEARCHED, to half a step; without those ratios, whose proxy would not
-    be held out."""
+    """[points, 3] shares in steps of STEP that lie between the ratios tried in what is SEARCHED, to half a
+    step; without those ratios, whose proxy would not be held out."""
     steps = round(1 / STEP)
     points = np.array([(steps - c - g, c, g) for g in range(1, steps) for c in range(1, steps - g)]) / steps
     inside = np.abs(points[:, None] - shares).max(2).min(1) >= STEP / 2
@@ -462,13 +507,15 @@ def search_grid(shares):
 
 
 def predict_best(study, laws, limit):
-    """The point of the search grid with the least target loss among those whose general loss is within `limit` [1 + DRAWS] for sure; where none is, the one
-    with the least general loss. "drawn" [draws with such a point, 3]: the best point of each draw; "edges": of what is SEARCHED, where it could lie beyond."""
+    """The point of the search grid with the least target loss among those whose general loss is within
+    `limit` [1 + DRAWS] for sure; where none is, the one with the least general loss. "drawn" [draws with such
+    a point, 3]: the best point of each draw; "edges": of what is SEARCHED, where it could lie beyond."""
     points = search_grid(study["shares"])
     predicted = {domain: predict(laws[domain], points) for domain in DOMAINS}  # [1 + DRAWS, points]
     target = sum(weight * predicted[domain] for domain, weight in zip(DOMAINS, study["weights"], strict=True))
     over = predicted["general"] - limit[:, None]
-    # For sure: by as much as the upper end of the interval lies above the estimate. The same of each draw, or their points would not be this one's interval
+    # For sure: by as much as the upper end of the interval lies above the estimate. The same of each draw, or
+    # their points would not be this one's interval
     allowed = over + np.quantile(over, 0.975, axis=0) - over[0] <= 0
     best = np.where(
         allowed.any(1), np.where(allowed, target, np.inf).argmin(1), predicted["general"].argmin(1)
@@ -509,23 +556,49 @@ def report(args, study, proxies, check_runs, losses, base_losses, laws, best, me
 
     record = proxies[args.ratios[0]][0]["record"]
     return {
-        "arguments": vars(args), **{key: record[key] for key in ("access", "agreements", "declassified", "machine", "commit", "versions") if key in record}, "base": study["base"],
+        "arguments": vars(args),
+        **{
+            key: record[key]
+            for key in ("access", "agreements", "declassified", "machine", "commit", "versions")
+            if key in record
+        },
+        "base": study["base"],
         "base_loss": {d: interval(base_losses[d]) for d in DOMAINS},
-        "proxies": [entry(ratio, runs, {d: losses[d][:, place] for d in DOMAINS}) for place, (ratio, runs) in enumerate(proxies.items())],
+        "proxies": [
+            entry(ratio, runs, {d: losses[d][:, place] for d in DOMAINS})
+            for place, (ratio, runs) in enumerate(proxies.items())
+        ],
         "check": entry("check", check_runs, measured),
-        "laws": {d: {"law": laws[d]["law"], "c": laws[d]["c"][0], "k": laws[d]["k"][0], "exponents": laws[d]["exponents"][0].tolist(),
-                     "missed_left_out": {law: missed.tolist() for law, missed in laws[d]["missed"].items()}} for d in DOMAINS},
-        "prediction": {"shares": best["shares"].tolist(), "within_limit": best["within_limit"], "draws_within_limit": len(best["drawn"]) / DRAWS,
-                       "interval": np.quantile(best["drawn"], [0.025, 0.975], axis=0).T.tolist() if len(best["drawn"]) else None,
-                       "edges": best["edges"], "loss": {d: interval(best["losses"][d]) for d in DOMAINS},
-                       "general_perplexity_ratio": interval(np.exp(best["losses"]["general"] - base_losses["general"]))},
-        "verdicts": verdicts(args, study["shares"][:, 2], losses["general"], base_losses["general"], best["losses"], measured),
-    }  # fmt: skip
+        "laws": {
+            d: {
+                "law": laws[d]["law"],
+                "c": laws[d]["c"][0],
+                "k": laws[d]["k"][0],
+                "exponents": laws[d]["exponents"][0].tolist(),
+                "missed_left_out": {law: missed.tolist() for law, missed in laws[d]["missed"].items()},
+            }
+            for d in DOMAINS
+        },
+        "prediction": {
+            "shares": best["shares"].tolist(),
+            "within_limit": best["within_limit"],
+            "draws_within_limit": len(best["drawn"]) / DRAWS,
+            "interval": np.quantile(best["drawn"], [0.025, 0.975], axis=0).T.tolist()
+            if len(best["drawn"])
+            else None,
+            "edges": best["edges"],
+            "loss": {d: interval(best["losses"][d]) for d in DOMAINS},
+            "general_perplexity_ratio": interval(np.exp(best["losses"]["general"] - base_losses["general"])),
+        },
+        "verdicts": verdicts(
+            args, study["shares"][:, 2], losses["general"], base_losses["general"], best["losses"], measured
+        ),
+    }
 
 
 def verdicts(args, general, losses, base, predicted, measured):
-    """The three questions and what the intervals say. general [proxies]: shares of general text; losses [1 + DRAWS, proxies] and base on general text;
-    predicted and measured: {domain: [1 + DRAWS]} of the check."""
+    """The three questions and what the intervals say. general [proxies]: shares of general text; losses [1 +
+    DRAWS, proxies] and base on general text; predicted and measured: {domain: [1 + DRAWS]} of the check."""
     least, most = (losses[:, np.isclose(general, end)].mean(1) for end in (general.min(), general.max()))
     more = interval(least - most)
     pairs = [
@@ -538,23 +611,37 @@ def verdicts(args, general, losses, base, predicted, measured):
     kept = interval(np.exp(measured["general"] - base))
     limit = args.max_general_perplexity_ratio
     return {
-        "forgetting": {"verdict": "shown" if more[1] > 0 else "reversed" if more[2] < 0 else "not shown", "nats": more, "pairs": len(pairs),
-                       "pairs_in_order": int(sum(losses[0, a] > losses[0, b] for a, b in pairs))},
+        "forgetting": {
+            "verdict": "shown" if more[1] > 0 else "reversed" if more[2] < 0 else "not shown",
+            "nats": more,
+            "pairs": len(pairs),
+            "pairs_in_order": int(sum(losses[0, a] > losses[0, b] for a, b in pairs)),
+        },
         "prediction": {"verdict": "held" if held else "missed" if failed else "not settled", "nats": missed},
-        "limit": {"verdict": "kept" if kept[2] <= limit else "not kept" if kept[1] > limit else "too close to call", "general_perplexity_ratio": kept},
-    }  # fmt: skip
+        "limit": {
+            "verdict": "kept" if kept[2] <= limit else "not kept" if kept[1] > limit else "too close to call",
+            "general_perplexity_ratio": kept,
+        },
+    }
 
 
 def described(ratio, runs):
-    """What the runs of a ratio were: shares as trained, passes, steps, tokens, time, and how far its seeds lie apart."""
+    """What the runs of a ratio were: shares as trained, passes, steps, tokens, time, and how far its seeds
+    lie apart."""
     domains = runs[0]["blocks"]["domains"]
     means = {
         d: [sum(run["validation"][d]["nll"]) / sum(run["validation"][d]["tokens"]) for run in runs]
         for d in DOMAINS
     }
-    return {"ratio": ratio, "shares": [domains[d]["share"] for d in DOMAINS], "passes": [domains[d]["passes"] for d in DOMAINS],
-            "steps": runs[0]["record"]["steps"], "tokens_seen": runs[0]["record"]["tokens_seen"], "seconds": sum(run["record"]["seconds"] for run in runs),
-            "apart_over_seeds": {d: max(values) - min(values) for d, values in means.items()}}  # fmt: skip
+    return {
+        "ratio": ratio,
+        "shares": [domains[d]["share"] for d in DOMAINS],
+        "passes": [domains[d]["passes"] for d in DOMAINS],
+        "steps": runs[0]["record"]["steps"],
+        "tokens_seen": runs[0]["record"]["tokens_seen"],
+        "seconds": sum(run["record"]["seconds"] for run in runs),
+        "apart_over_seeds": {d: max(values) - min(values) for d, values in means.items()},
+    }
 
 
 def markdown(args, found):
@@ -569,36 +656,74 @@ def markdown(args, found):
             " : ".join(f"{x:.2f}" for x in entry["passes"]),
         )
         losses = " | ".join(plus(entry["loss"][d]) for d in DOMAINS)
-        return f"| {name} | {shares} | {passes} | {entry['steps']} | {losses} | {plus(entry['general_perplexity_ratio'])} |"
+        ratio = plus(entry["general_perplexity_ratio"])
+        return f"| {name} | {shares} | {passes} | {entry['steps']} | {losses} | {ratio} |"
 
     forgetting, prediction, limit = found["verdicts"].values()
     best, general = found["prediction"], [entry["shares"][2] for entry in found["proxies"]]
     within = f"general perplexity within {args.max_general_perplexity_ratio:g} times the base's"
     lines = [
-        "# Mixture study", "",
-        f"{len(found['proxies'])} ratios from `{found['base']}`, {args.tokens:,} tokens each, seed {', '.join(map(str, args.seeds))}, on {found['machine']}. Access of the data: "
-        f"{found['access']}. Losses are nats per token of held-out blocks, the same blocks for all. In brackets 95 % intervals of a paired bootstrap over blocks; "
-        f"they do not hold what another seed of the training would change.", "",
-        f"- **Less general text forgets more: {forgetting['verdict']}.** General loss with {min(general):.1%} of general text less that with {max(general):.1%}: "
-        f"{plus(forgetting['nats'])} nats. {forgetting['pairs_in_order']} of {forgetting['pairs']} pairs of proxies stand in that order.",
+        "# Mixture study",
+        "",
+        f"{len(found['proxies'])} ratios from `{found['base']}`, {args.tokens:,} tokens each, seed "
+        f"{', '.join(map(str, args.seeds))}, on {found['machine']}. Access of the data: "
+        f"{found['access']}. Losses are nats per token of held-out blocks, the same blocks for all. In "
+        f"brackets 95 % intervals of a paired bootstrap over blocks; "
+        f"they do not hold what another seed of the training would change.",
+        "",
+        f"- **Less general text forgets more: {forgetting['verdict']}.** General loss with "
+        f"{min(general):.1%} of general text less that with {max(general):.1%}: "
+        f"{plus(forgetting['nats'])} nats. {forgetting['pairs_in_order']} of {forgetting['pairs']} pairs "
+        f"of proxies stand in that order.",
         f"- **Predicted best: {' : '.join(f'{100 * share:.1f}' for share in best['shares'])} %.** "
-        + (f"The least loss weighted {args.target} with {within}." if best["within_limit"] else f"Nothing tried keeps {within}; this comes nearest.")
-        + ("" if best["interval"] is None else " Over the draws {:.1%} to {:.1%} of general and {:.1%} to {:.1%} of clinical text.".format(
-            *best["interval"][2], *best["interval"][1]))
-        + "".join(f" It lies at the edge of the {name} that was tried: what is beyond is not known." for name in best["edges"]),
-        f"- **The prediction at these shares, of a proxy that no fit has seen: {prediction['verdict']}** (allowed beforehand: {args.max_prediction_error:g} nats). "
-        f"Measured less predicted: {', '.join(f'{domain} {plus(values)}' for domain, values in prediction['nats'].items())}.",
-        f"- **The forgetting limit in that proxy: {limit['verdict']}.** General perplexity {plus(limit['general_perplexity_ratio'])} times the base's, "
-        f"{best['general_perplexity_ratio'][0]:.3f} predicted, limit {args.max_general_perplexity_ratio:g}.", "",
-        "| biomedical:clinical:general | shares, % | passes over the text | steps | biomedical loss | clinical loss | general loss | general perplexity over the base's |",
+        + (
+            f"The least loss weighted {args.target} with {within}."
+            if best["within_limit"]
+            else f"Nothing tried keeps {within}; this comes nearest."
+        )
+        + (
+            ""
+            if best["interval"] is None
+            else " Over the draws {:.1%} to {:.1%} of general and {:.1%} to {:.1%} of clinical text.".format(
+                *best["interval"][2], *best["interval"][1]
+            )
+        )
+        + "".join(
+            f" It lies at the edge of the {name} that was tried: what is beyond is not known."
+            for name in best["edges"]
+        ),
+        f"- **The prediction at these shares, of a proxy that no fit has seen: {prediction['verdict']}** "
+        f"(allowed beforehand: {args.max_prediction_error:g} nats). "
+        f"Measured less predicted: "
+        f"{', '.join(f'{domain} {plus(values)}' for domain, values in prediction['nats'].items())}.",
+        f"- **The forgetting limit in that proxy: {limit['verdict']}.** General perplexity "
+        f"{plus(limit['general_perplexity_ratio'])} times the base's, "
+        f"{best['general_perplexity_ratio'][0]:.3f} predicted, limit {args.max_general_perplexity_ratio:g}.",
+        "",
+        "| biomedical:clinical:general | shares, % | passes over the text | steps | biomedical loss | "
+        "clinical loss | general loss | general perplexity over the base's |",
         "|---|---|---|---|---|---|---|---|",
         f"| the base | | | | {' | '.join(plus(found['base_loss'][d]) for d in DOMAINS)} | 1 |",
-        *(row(entry["ratio"], entry) for entry in found["proxies"]), row("the check", found["check"]), "",
-        "| domain | law in use | missed when proxies are left out in turn (root mean square, nats) |", "|---|---|---|",
-        *(f"| {domain} | {law['law']} | " + ", ".join(f"{name} {math.sqrt(np.square(missed).mean()):.3f}" for name, missed in law["missed_left_out"].items()) + " |"
-          for domain, law in found["laws"].items()), "",
-        confounders(args, found), "", "![losses against the share of general text, and the trade-off](study.png)", "",
-    ]  # fmt: skip
+        *(row(entry["ratio"], entry) for entry in found["proxies"]),
+        row("the check", found["check"]),
+        "",
+        "| domain | law in use | missed when proxies are left out in turn (root mean square, nats) |",
+        "|---|---|---|",
+        *(
+            f"| {domain} | {law['law']} | "
+            + ", ".join(
+                f"{name} {math.sqrt(np.square(missed).mean()):.3f}"
+                for name, missed in law["missed_left_out"].items()
+            )
+            + " |"
+            for domain, law in found["laws"].items()
+        ),
+        "",
+        confounders(args, found),
+        "",
+        "![losses against the share of general text, and the trade-off](study.png)",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -621,7 +746,8 @@ def confounders(args, found):
     if len(args.seeds) > 1:
         apart = max(max(entry["apart_over_seeds"].values()) for entry in everyone)
         chance = f"Seeds of one ratio lie up to {apart:.3f} nats apart."
-    blocks = f"the same tokens make {min(steps)} to {max(steps)} steps, because blocks of short documents are less full"
+    counts = f"{min(steps)} to {max(steps)}"
+    blocks = f"the same tokens make {counts} steps, because blocks of short documents are less full"
     return f"What differs beside the ratio: {text}; {blocks}. {chance}"
 
 
@@ -631,7 +757,10 @@ INK, LIMIT = "#1c1e21", "#c0504d"
 
 
 def draw(args, study, laws, losses, base_losses, best, measured):
-    """Against the share of general text: what is forgotten, and what is learned of medicine; then the one against the other."""
+    """Against the share of general text: what is forgotten, and what is learned of medicine; then the one
+    against the other."""
+    from matplotlib.figure import Figure
+
     shares, check, base = study["shares"], best["shares"], base_losses["general"]
     part, check_part = (
         shares[:, 1] / shares[:, :2].sum(1),
@@ -715,8 +844,13 @@ def draw(args, study, laws, losses, base_losses, best, measured):
                 fontsize=7.5,
                 **place,
             )
-    check_marks(right, [learned(best["losses"])[0], learned(measured)[0]], forgotten(best["losses"]["general"])[0], forgotten(measured["general"])[0],
-                ("predicted best", "check, trained at it"))  # fmt: skip
+    check_marks(
+        right,
+        [learned(best["losses"])[0], learned(measured)[0]],
+        forgotten(best["losses"]["general"])[0],
+        forgotten(measured["general"])[0],
+        ("predicted best", "check, trained at it"),
+    )
 
     ticks = [
         tick
@@ -748,8 +882,12 @@ def draw(args, study, laws, losses, base_losses, best, measured):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.15)
         axes.legend(frameon=False, fontsize=8)
-    figure.supxlabel(f"Filled circles: clinical text is {usual:.1%} of the medical; hollow: another part; dotted: the check's, {check_part:.1%}. "
-                     "Bands: 95 %, held-out blocks drawn anew. Labels: biomedical:clinical:general.", fontsize=8.5)  # fmt: skip
+    figure.supxlabel(
+        f"Filled circles: clinical text is {usual:.1%} of the medical; hollow: another part; "
+        f"dotted: the check's, {check_part:.1%}. "
+        "Bands: 95 %, held-out blocks drawn anew. Labels: biomedical:clinical:general.",
+        fontsize=8.5,
+    )
     return figure
 
 
@@ -758,6 +896,7 @@ def make_parser():
 
 
 if __name__ == "__main__":
-    parser = make_parser()
-    one_sentence_errors(parser)
-    main(*parser.parse_args_and_config())
+    try:
+        main(*make_parser().parse_args_and_config())
+    except (Refused, ValueError, OSError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")

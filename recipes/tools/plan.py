@@ -1,31 +1,46 @@
-"""Know before you pay: memory, time, network, disk and cost of a run from its YAML, an accelerate file and the name of a GPU. Nothing is loaded or run.
+"""Know before you pay: memory, time, network, disk and cost of a run from its YAML, an accelerate file and
+the name of a GPU. Nothing is loaded or run.
 
-    python -m recipes.tools.plan --config recipes/configs/pretrain_70b.yaml --accelerate accelerate_configs/zero3_160gpu.yaml --gpu a100-80
+    python -m recipes.tools.plan --config recipes/configs/pretrain_70b.yaml --accelerate
+    accelerate_configs/zero3_160gpu.yaml --gpu a100-80
 
-Reads   the YAML of a recipe, the accelerate file with its DeepSpeed JSON, the size of the data where it is built already, and config.json of the model: of
-        a folder, of KNOWN below, or of the Hub; for a model that is still to be made, of what the YAML beside it that makes it starts from.
-        Any --key value more replaces that key of the YAML or of the accelerate file, as when the recipe is launched.
+Reads   the YAML of a recipe, the accelerate file with its DeepSpeed JSON, the size of the data where it is
+        built already, and config.json of the model: of a folder, of KNOWN below, or of the Hub; for a model
+        that is still to be made, of what the YAML beside it that makes it starts from. Any --key value more
+        replaces that key of the YAML or of the accelerate file, as when the recipe is launched.
 Writes  nothing but a table (--json: the same as JSON). Everything in it is planned, not measured.
 
-Formulas. A model of N weights (M of them in matrix products, A trained ones if the rest is frozen), L layers, width d, queries q, keys k and MLP f wide,
-vocabulary V; a micro-batch of t tokens in rows of s; G GPUs. Bytes unless said otherwise.
-  states       a trained weight, its gradient and its optimizer take, with AdamW: DeepSpeed 2 + 4 + 12, FSDP2 or one GPU with float32 masters 4 + 4 + 8,
-               bf16 weights 2 + 2 + 4; 8-bit AdamW 2.03 for its two moments. ZeRO-1 divides the optimizer by G, ZeRO-2 gradients too, ZeRO-3 and FSDP
-               weights too (arXiv:1910.02054). A frozen weight: 2, in NF4 0.516 (arXiv:2305.14314). DDP holds the gradients twice (its buckets).
-               FSDP reduces after each micro-batch, which the recipes ask of it; left to accelerate it would hold 2 N of unsharded gradients.
-  activations  a layer keeps, a token, 16 d + 4 q + 4 k + 8 f (bf16 weights, transformers' modules, sdpa or flash attention); 26 d in place of 16 d under
-               autocast; 18 d + 2 q under LoRA, and 5 d + q + f of dropout masks; with norms on queries and keys 6 (q + k) more. Checkpointed, it keeps
-               its input: 2 d, under autocast 4 d. Read off torch's saved tensors; tests/recipes/test_plan.py measures them again with the versions pinned here.
-  loss, layer  the larger of: the loss, 12 V t (none in sft, whose head is fused), with the bf16 copies of the weights under autocast,
-               2 M; and one checkpointed layer while it is recomputed, what it keeps + 2 f t.
-  gathered     ZeRO-3, FSDP: weights of two layers and of the head, gradients of one, in bf16. ZeRO-1 and 2: gradients of a layer and two buckets, 4 d^2.
-  FLOPs        a token: 6 M + 12 L q s (convention "PaLM", arXiv:2204.02311, the recipes' own), 6 M + 6 L q s ("causal"), 6 N ("6N"); 4 M + 6 A where
-               weights are frozen. Recomputing adds 2 M + 4 L q s to what runs, not to what counts.
-  time         what runs / (G x peak x REACHED), REACHED being the mean of published runs (tests/golden/published_throughput.yaml).
-  network      ZeRO-3: 2 gathers of 2 N and a scatter of 2 N a micro-batch; ZeRO-2: a scatter a micro-batch and a gather a step; DDP: an all-reduce a step.
-               Over the links of a node and over those between the nodes, each at 80 % of its line rate
-               (https://github.com/stas00/ml-engineering/blob/master/network/README.md); the slower one counts. Latency is left out.
-  disk         a checkpoint: weights and optimizer as trained, one more than save_total_limit; blocks: 2 or 4 a token; text: 3.4 a token.
+Formulas. A model of N weights (M of them in matrix products, A trained ones if the rest is frozen), L layers,
+width d, queries q, keys k and MLP f wide, vocabulary V; a micro-batch of t tokens in rows of s; G GPUs. Bytes
+unless said otherwise.
+  states       a trained weight, its gradient and its optimizer take, with AdamW: DeepSpeed 2 + 4 + 12, FSDP2
+               or one GPU with float32 masters 4 + 4 + 8, bf16 weights 2 + 2 + 4; 8-bit AdamW 2.03 for its two
+               moments. ZeRO-1 divides the optimizer by G, ZeRO-2 gradients too, ZeRO-3 and FSDP weights too
+               (arXiv:1910.02054). A frozen weight: 2, in NF4 0.516 (arXiv:2305.14314). DDP holds the
+               gradients twice (its buckets). FSDP reduces after each micro-batch, which the recipes ask of
+               it; left to accelerate it would hold 2 N of unsharded gradients.
+  activations  a layer keeps, a token, 16 d + 4 q + 4 k + 8 f (bf16 weights, transformers' modules, sdpa or
+               flash attention); 26 d in place of 16 d under autocast; 18 d + 2 q under LoRA, and 5 d + q + f
+               of dropout masks; with norms on queries and keys 6 (q + k) more. Checkpointed, it keeps its
+               input: 2 d, under autocast 4 d. Read off torch's saved tensors; tests/recipes/test_plan.py
+               measures them again with the versions pinned here.
+  loss, layer  the larger of: the loss, 12 V t (none in sft, whose head is fused), with the bf16 copies of the
+               weights under autocast, 2 M; and one checkpointed layer while it is recomputed, what it keeps +
+               2 f t.
+  gathered     ZeRO-3, FSDP: weights of two layers and of the head, gradients of one, in bf16. ZeRO-1 and 2:
+               gradients of a layer and two buckets, 4 d^2.
+  FLOPs        a token: 6 M + 12 L q s (convention "PaLM", arXiv:2204.02311, the recipes' own), 6 M + 6 L q s
+               ("causal"), 6 N ("6N"); 4 M + 6 A where weights are frozen. Recomputing adds 2 M + 4 L q s to
+               what runs, not to what counts.
+  time         what runs / (G x peak x REACHED), REACHED being the mean of published runs
+               (tests/golden/published_throughput.yaml).
+  network      ZeRO-3: 2 gathers of 2 N and a scatter of 2 N a micro-batch; ZeRO-2: a scatter a micro-batch
+               and a gather a step; DDP: an all-reduce a step. Over the links of a node and over those between
+               the nodes, each at 80 % of its line rate
+               (https://github.com/stas00/ml-engineering/blob/master/network/README.md); the slower one
+               counts. Latency is left out.
+  disk         a checkpoint: weights and optimizer as trained, one more than save_total_limit; blocks: 2 or 4
+               a token; text: 3.4 a token.
 """
 
 import argparse
@@ -34,37 +49,23 @@ import itertools
 import json
 import math
 import sys
-from collections import namedtuple
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from recipes.hardware import peak_tflops
+from recipes.hardware import DEVICES, matmul_flops
 
 PLANNED = "planned, not measured"
 ACCURACY = (
-    "hours are within 15 % of 24 published runs of tuned code, 6 % on average (each left out of the mean it is held against), and within 15 % of 4 more, "
-    "LoRA and Hugging Face's own code among them. Bytes of activations are within 3 % on tiny models. Memory as a whole was held against one published "
+    "hours are within 15 % of 24 published runs of tuned code, 6 % on average (each left out of the mean "
+    "it is held against), and within 15 % of 4 more, "
+    "LoRA and Hugging Face's own code among them. Bytes of activations are within 3 % on tiny models. "
+    "Memory as a whole was held against one published "
     "run, 70B with LoRA on 8 GPUs: 9 % above it. Nothing was run on a GPU for this"
 )
 
-# memory: bytes that PyTorch reports as the card's. tflops: dense bf16 peak of the maker's data sheet. link: GB/s inside a node, one way, NVLink or PCIe 4.
-# network: Gb/s of a node, all its network cards together, unless --network says otherwise. like: whose published runs REACHED is taken from
-Gpu = namedtuple("Gpu", "memory tflops link network like")
-GPUS = {
-    "a100-40": Gpu(39.4 * 2**30, peak_tflops("A100-SXM4-40GB"), 300, 1600, "a100"),
-    "a100-80": Gpu(79.1 * 2**30, peak_tflops("A100"), 300, 1600, "a100"),
-    "h100": Gpu(79.1 * 2**30, peak_tflops("H100"), 450, 3200, "h100"),
-    "h200": Gpu(139.8 * 2**30, peak_tflops("H200"), 450, 3200, "h100"),
-    "b200": Gpu(178.4 * 2**30, peak_tflops("B200"), 900, 3200, "h100"),
-    "l40s": Gpu(44.4 * 2**30, peak_tflops("L40S"), 31, 200, "a100"),
-    "a6000": Gpu(47.5 * 2**30, peak_tflops("RTX A6000"), 31, 100, "a100"),
-    "rtx5090": Gpu(31.4 * 2**30, peak_tflops("RTX 5090"), 63, 10, "a100"),
-    "rtx4090": Gpu(23.6 * 2**30, peak_tflops("RTX 4090"), 31, 10, "a100"),
-    "rtx3090": Gpu(23.6 * 2**30, peak_tflops("RTX 3090"), 31, 10, "a100"),
-}
 # Share of the peak that published runs reach: (card, recomputing activations)
 REACHED = {("a100", True): 0.704, ("a100", False): 0.614, ("h100", True): 0.536, ("h100", False): 0.411}
 # config.json of https://huggingface.co/<name>, as far as sizes go: gated or offline, they can be planned with
@@ -135,7 +136,8 @@ class Run:
 
 
 def activation_bytes(r):
-    """Bytes a token, kept for the backward pass: (by a layer, by a checkpointed layer, by what comes after the layers)."""
+    """Bytes a token, kept for the backward pass: (by a layer, by a checkpointed layer, by what comes after
+    the layers)."""
     heads = 4 * r.queries + 4 * r.keys + (4 if r.adapter else 6) * (r.queries + r.keys) * r.qk_norm
     if r.adapter:
         own, entry, end = 18 * r.width + 2 * r.queries + (5 * r.width + r.queries + r.mlp) * r.dropout, 2, 4
@@ -192,20 +194,19 @@ def total(r):
 
 
 def fits(r):
-    return total(r) <= GPUS[r.gpu].memory
+    return total(r) <= DEVICES[r.gpu].memory_gib * 2**30
 
 
 def flops(r):
-    """Of one token: what counts as the model's in each convention, and what the hardware does, recomputing included."""
-    weights, attention = (
-        (4 * r.matmul + 6 * r.adapter if r.adapter else 6 * r.matmul),
-        r.layers * r.queries * r.length,
-    )
-    palm = weights + 12 * attention
+    """Of one token: what counts as the model's in each convention, and what the hardware does, recomputing
+    included."""
+    shape = {"trained": r.adapter or r.matmul, "frozen": r.matmul if r.adapter else 0}
+    shape |= {"layers": r.layers, "queries": r.queries}
+    palm, attention = matmul_flops(1, r.length, **shape), r.layers * r.queries * r.length
     again = (2 * r.matmul + 4 * attention) * r.checkpointing
     return {
         "PaLM": palm,
-        "causal": weights + 6 * attention,
+        "causal": matmul_flops(1, r.length, causal=True, **shape),
         "6N": (4 if r.adapter else 6) * r.params,
         "hardware": palm + again,
     }
@@ -223,32 +224,41 @@ def communication(r):
     else:
         volume = (r.gradient + 2 if r.stage else 2 * state_bytes(r)[1]) * trained
     here = r.gpus // r.nodes
-    inside = volume * (here - 1) / here / (0.8e9 * GPUS[r.gpu].link)
+    inside = volume * (here - 1) / here / (0.8e9 * DEVICES[r.gpu].link)
     enters = 8e-9 * volume * (r.nodes - 1) / r.nodes
     return volume, max(inside, enters / (0.8 * r.network)), enters
 
 
 def timing(r):
-    """Seconds of a step and hours of the run: [the network hidden behind the computing, nothing of it hidden]."""
-    gpu, work = GPUS[r.gpu], flops(r)
+    """Seconds of a step and hours of the run: [the network hidden behind the computing, nothing of it
+    hidden]."""
+    gpu, work = DEVICES[r.gpu], flops(r)
     tokens, peak = r.rows * (r.computed or r.length), r.gpus * gpu.tflops * 1e12
     volume, exchange, enters = communication(r)
     if r.mfu:
         compute = tokens * work["PaLM"] / (peak * r.mfu)
         step = [compute, compute]
     else:
-        compute = tokens * work["hardware"] / (peak * REACHED[gpu.like, r.checkpointing])
+        compute = tokens * work["hardware"] / (peak * REACHED[gpu.calibrated_on, r.checkpointing])
         step = [max(compute, exchange), compute + exchange]
     hours = [r.steps * seconds / 3600 for seconds in step]
     return {
-        "compute_seconds": compute, "network_seconds": exchange, "network_bytes": volume, "network_is_limit_below_gbit": enters / 0.8 / compute,
-        "limit": "network" if exchange > compute else "computing", "step_seconds": step, "hours": hours, "gpu_hours": [r.gpus * h for h in hours],
-        "tokens_per_second": tokens / step[0], "mfu": {name: tokens * work[name] / (peak * step[0]) for name in ("PaLM", "causal", "6N")},
-    }  # fmt: skip
+        "compute_seconds": compute,
+        "network_seconds": exchange,
+        "network_bytes": volume,
+        "network_is_limit_below_gbit": enters / 0.8 / compute,
+        "limit": "network" if exchange > compute else "computing",
+        "step_seconds": step,
+        "hours": hours,
+        "gpu_hours": [r.gpus * h for h in hours],
+        "tokens_per_second": tokens / step[0],
+        "mfu": {name: tokens * work[name] / (peak * step[0]) for name in ("PaLM", "causal", "6N")},
+    }
 
 
 def disk(r):
-    """{what: bytes}: the checkpoints that lie there at once, the final model and, in pretraining, the data."""
+    """{what: bytes}: the checkpoints that lie there at once, the final model and, in pretraining, the
+    data."""
     weight, _, optimizer = state_bytes(r)
     one, model = (weight + optimizer) * (r.adapter or r.params), weight * (r.adapter or r.params)
     data = (
@@ -260,7 +270,8 @@ def disk(r):
 
 
 def nearest(r):
-    """([changes], run) that fits: without more GPUs if it can be, without quantisation if it can be, then by the fewest changes and the least lost time."""
+    """([changes], run) that fits: without more GPUs if it can be, without quantisation if it can be, then by
+    the fewest changes and the least lost time."""
     lora = (
         16 * r.layers * (7 * r.width + 2 * r.queries + 2 * r.keys + 3 * r.mlp)
     )  # rank 16 on the seven matrices of each layer
@@ -317,7 +328,8 @@ def read(path):
 
 
 def find_base(config, name, seen=()):
-    """The model whose shape `name` has: itself, or what the YAML beside `config` that will write it starts from."""
+    """The model whose shape `name` has: itself, or what the YAML beside `config` that will write it starts
+    from."""
     if not Path(name, "config.json").is_file() and name not in KNOWN:
         for path in sorted(set(Path(config).parent.glob("*.yaml")) - set(seen)):
             with contextlib.suppress(Refused):  # some other file
@@ -328,8 +340,8 @@ def find_base(config, name, seen=()):
 
 
 def read_shape(name, targets=(), rank=0, saved=()):
-    """The model's symbols: weights counted on the meta device, an adapter's from the matrices that it is put on and
-    the modules trained beside it."""
+    """The model's symbols: weights counted on the meta device, an adapter's from the matrices that it is put
+    on and the modules trained beside it."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -344,7 +356,8 @@ def read_shape(name, targets=(), rank=0, saved=()):
             model = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError) as error:
         raise Refused(
-            f"{name}: no model here or on the Hub. Next: --model_name_or_path, a folder or {' or '.join(KNOWN)}"
+            f"{name}: no model here or on the Hub. Next: --model_name_or_path, a folder or "
+            f"{' or '.join(KNOWN)}"
         ) from error
     c, weights = config.get_text_config(), dict(model.named_parameters())
     linear = {
@@ -352,7 +365,8 @@ def read_shape(name, targets=(), rank=0, saved=()):
     }
     if not any(path.endswith("gate_proj") for path in linear) or any("expert" in path for path in weights):
         raise Refused(
-            f"{name}: no layers like LLaMA's, which the formulas are for. Next: a LLaMA, Mistral or Qwen model without experts"
+            f"{name}: no layers like LLaMA's, which the formulas are for. Next: a LLaMA, Mistral or Qwen "
+            f"model without experts"
         )
     chosen = [
         w
@@ -362,12 +376,19 @@ def read_shape(name, targets=(), rank=0, saved=()):
     beside = [w for path, w in weights.items() if path.split(".")[-2] in saved]
     head = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     return {
-        "model": name, "params": model.num_parameters(), "matmul": sum(w.numel() for w in linear.values()), "layers": c.num_hidden_layers,
-        "layer": sum(w.numel() for path, w in weights.items() if ".layers." in path) // c.num_hidden_layers, "width": c.hidden_size,
-        "queries": c.num_attention_heads * head, "keys": c.num_key_value_heads * head, "mlp": c.intermediate_size, "vocab": c.vocab_size,
+        "model": name,
+        "params": model.num_parameters(),
+        "matmul": sum(w.numel() for w in linear.values()),
+        "layers": c.num_hidden_layers,
+        "layer": sum(w.numel() for path, w in weights.items() if ".layers." in path) // c.num_hidden_layers,
+        "width": c.hidden_size,
+        "queries": c.num_attention_heads * head,
+        "keys": c.num_key_value_heads * head,
+        "mlp": c.intermediate_size,
+        "vocab": c.vocab_size,
         "qk_norm": any(path.endswith("q_norm.weight") for path in weights),
         "adapter": rank * sum(sum(w.shape) for w in chosen) + sum(w.numel() for w in beside),
-    }  # fmt: skip
+    }
 
 
 def read_machine(path, changed):
@@ -375,7 +396,8 @@ def read_machine(path, changed):
     given = read(path) | changed
     if "distributed_type" not in given:
         raise Refused(
-            f"{path}: no accelerate file (distributed_type is missing). Next: one of accelerate_configs/*.yaml"
+            f"{path}: no accelerate file (distributed_type is missing). Next: one of "
+            f"accelerate_configs/*.yaml"
         )
     nodes, gpus, kind = (
         given.get("num_machines", 1),
@@ -411,7 +433,8 @@ def read_machine(path, changed):
 
 
 def read_rows(folder, args, chat):
-    """([tokens of each training row], what is assumed): from the rows' bytes or, where they are not built yet, drawn around a mean."""
+    """([tokens of each training row], what is assumed): from the rows' bytes or, where they are not built
+    yet, drawn around a mean."""
     path = Path(folder, "train.jsonl")
     if path.is_file() and not args.rows:
         tokens = []
@@ -426,12 +449,14 @@ def read_rows(folder, args, chat):
                 tokens.append(len("".join(texts).encode()) / 3.4)
             except (ValueError, KeyError, TypeError) as error:  # the error may quote the row
                 raise Refused(
-                    f"{path}: line {number} is no row ({type(error).__name__}). Next: build it again, or --rows N"
+                    f"{path}: line {number} is no row ({type(error).__name__}). Next: build it again, or "
+                    f"--rows N"
                 ) from error
         return np.array(tokens), f"a token of {path} is 3.4 bytes"
     if not args.rows and not chat:
         raise Refused(
-            f"{path}: no such file, so the length of the run is not known. Next: build it, or --rows 10178 --row_tokens 300"
+            f"{path}: no such file, so the length of the run is not known. Next: build it, or --rows 10178 "
+            f"--row_tokens 300"
         )
     count, mean = args.rows or ARTICLE["rows"], args.row_tokens or ARTICLE["row_tokens"]
     spread = 0.98  # of the logarithm: with a mean of 299 the median is 185, and 95 % are below 930
@@ -458,18 +483,29 @@ def read_blocks(folder, args):
 
 
 NUMBERS = (
-    "per_device_train_batch_size", "gradient_accumulation_steps", "global_batch_tokens", "global_batch_size", "max_length", "max_steps", "num_train_epochs",
-    "save_steps", "save_total_limit", "lora_r", "lora_dropout",
-)  # fmt: skip
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "global_batch_tokens",
+    "global_batch_size",
+    "max_length",
+    "max_steps",
+    "num_train_epochs",
+    "save_steps",
+    "save_total_limit",
+    "lora_r",
+    "lora_dropout",
+)
 
 
 def read_run(path, args, changed):
-    """The YAML, its model and its machine as a Run. Refused where the recipe would not start on that machine either."""
+    """The YAML, its model and its machine as a Run. Refused where the recipe would not start on that machine
+    either."""
     given = read(path)
     known = {*given, *(read(args.accelerate) if args.accelerate else ()), "max_steps"}
     if unknown := changed.keys() - known:
         raise Refused(
-            f"--{min(unknown)} is in neither {path} nor {args.accelerate}. Next: python -m recipes.tools.plan --help"
+            f"--{min(unknown)} is in neither {path} nor {args.accelerate}. Next: python -m "
+            f"recipes.tools.plan --help"
         )
     given |= changed
     for key in NUMBERS:
@@ -492,7 +528,8 @@ def read_run(path, args, changed):
     shape = read_shape(base, *(adapter if given.get("use_peft") else ()))
     if shape["params"] < 1e9 and not args.mfu:
         raise Refused(
-            f"{path}: {shape['params'] / 1e9:.2g}B weights: there is no measurement of a model below 1B to plan its "
+            f"{path}: {shape['params'] / 1e9:.2g}B weights: there is no measurement of a model below 1B to "
+            f"plan its "
             "speed from. Next: --mfu 0.1, a guess of your own"
         )
     assumed = [f"{given['model_name_or_path']} will have the shape of {base}"] * (
@@ -512,7 +549,8 @@ def read_run(path, args, changed):
     if wanted % per_pass:
         near = " or ".join(str(n * per_pass) for n in (wanted // per_pass, wanted // per_pass + 1) if n)
         raise Refused(
-            f"{path}: {key} {wanted} is not a multiple of {per_pass} ({gpus} GPUs x micro-batch {limit} x {unit}). "
+            f"{path}: {key} {wanted} is not a multiple of {per_pass} ({gpus} GPUs x micro-batch {limit} x "
+            f"{unit}). "
             f"Next: --{key} {near}, or other GPUs"
         )
     rows, computed, micro = wanted // unit, length, limit
@@ -549,21 +587,37 @@ def read_run(path, args, changed):
     )
     assumed += [f"{optimizer} takes the memory of AdamW"] * ("adamw" not in optimizer)
     if machine.get("nodes", 1) > 1 and not args.network:
-        assumed.append(f"{GPUS[args.gpu].network:,} Gb/s a node, usual for nodes of {args.gpu} (--network)")
-    if (like := GPUS[args.gpu].like) not in args.gpu:
+        assumed.append(
+            f"{DEVICES[args.gpu].network:,} Gb/s a node, usual for nodes of {args.gpu} (--network)"
+        )
+    if (like := DEVICES[args.gpu].calibrated_on) not in args.gpu:
         assumed.append(f"{args.gpu} reaches the share of its peak that published runs reach on {like}")
     saves = {"no": 0, "steps": 1 / every if every < 1 else steps / every}.get(
         given.get("save_strategy", "steps"), epochs
     )
     return Run(
-        **shape, **machine, gpu=args.gpu, length=length, micro=micro, rows=rows, computed=float(computed), steps=steps, tokens=float(tokens),
-        dropout=given.get("lora_dropout", 0.05) > 0, fused_loss=not pretraining, mfu=args.mfu or 0, assumed=tuple(assumed),
+        **shape,
+        **machine,
+        gpu=args.gpu,
+        length=length,
+        micro=micro,
+        rows=rows,
+        computed=float(computed),
+        steps=steps,
+        tokens=float(tokens),
+        dropout=given.get("lora_dropout", 0.05) > 0,
+        fused_loss=not pretraining,
+        mfu=args.mfu or 0,
+        assumed=tuple(assumed),
         four_bit=(0.516 if given.get("use_bnb_nested_quant") else 0.5625) * bool(given.get("load_in_4bit")),
         masters=given.get("dtype", "float32" if pretraining else "bfloat16") == "float32",
         moments=2.03 if "8bit" in optimizer else 1.06 if "4bit" in optimizer else None,
-        checkpointing=bool(given.get("activation_checkpointing", given.get("gradient_checkpointing", not pretraining))),
-        checkpoints=min(math.ceil(saves), (most or math.inf) + 1), network=args.network or GPUS[args.gpu].network,
-    )  # fmt: skip
+        checkpointing=bool(
+            given.get("activation_checkpointing", given.get("gradient_checkpointing", not pretraining))
+        ),
+        checkpoints=min(math.ceil(saves), (most or math.inf) + 1),
+        network=args.network or DEVICES[args.gpu].network,
+    )
 
 
 # ---------------------------------------------------------------- the table
@@ -579,15 +633,36 @@ def plan(r, price=None):
     """All that is known of a run, for the table and for --json."""
     change, changed = (None, None) if fits(r) else nearest(r)
     found = {
-        "basis": PLANNED, "model": r.model, "parameters": r.params, "trained": r.adapter or r.params, "gpu": r.gpu, "gpus": r.gpus,
-        "memory": memory(r), "memory_total": total(r), "memory_of_gpu": GPUS[r.gpu].memory, "fits": fits(r),
-        "nearest_change": change, "memory_then": changed and total(changed),
+        "basis": PLANNED,
+        "model": r.model,
+        "parameters": r.params,
+        "trained": r.adapter or r.params,
+        "gpu": r.gpu,
+        "gpus": r.gpus,
+        "memory": memory(r),
+        "memory_total": total(r),
+        "memory_of_gpu": DEVICES[r.gpu].memory_gib * 2**30,
+        "fits": fits(r),
+        "nearest_change": change,
+        "memory_then": changed and total(changed),
         "other_checkpointing": memory(replace(r, checkpointing=not r.checkpointing))["activations"],
-        "sharding": {name: total(replace(r, stage=stage, engine=engine)) for name, (stage, engine) in SHARDING.items()} if r.gpus > 1 else {},
-        "tokens": r.tokens, "steps": r.steps, "global_batch_size": r.rows, "row_tokens": r.length, "micro_batch": r.micro, "accumulation": r.accumulation,
-        "flops": r.steps * r.rows * (r.computed or r.length) * flops(r)["PaLM"], **timing(r), "disk": disk(r), "assumed": r.assumed,
+        "sharding": {
+            name: total(replace(r, stage=stage, engine=engine)) for name, (stage, engine) in SHARDING.items()
+        }
+        if r.gpus > 1
+        else {},
+        "tokens": r.tokens,
+        "steps": r.steps,
+        "global_batch_size": r.rows,
+        "row_tokens": r.length,
+        "micro_batch": r.micro,
+        "accumulation": r.accumulation,
+        "flops": r.steps * r.rows * (r.computed or r.length) * flops(r)["PaLM"],
+        **timing(r),
+        "disk": disk(r),
+        "assumed": r.assumed,
         "accuracy": ACCURACY,
-    }  # fmt: skip
+    }
     return found | ({"cost": [price * hours for hours in found["gpu_hours"]]} if price else {})
 
 
@@ -617,7 +692,8 @@ def table(r, found):
     )
 
     lines.append("\nmemory of one GPU, GB")
-    beside = f"   ({gb(found['other_checkpointing'] / 1e9).strip()} {'without' if r.checkpointing else 'with'} checkpointing)"
+    other, how = gb(found["other_checkpointing"] / 1e9).strip(), "without" if r.checkpointing else "with"
+    beside = f"   ({other} {how} checkpointing)"
     for part, size in found["memory"].items():
         if size:
             say(f"  {part}", gb(size / 1e9), beside * (part == "activations"))
@@ -656,7 +732,9 @@ def table(r, found):
         f"{found['tokens_per_second']:,.0f}, {found['tokens_per_second'] / r.gpus:,.0f} on each GPU",
     )
     if r.gpus > 1:
-        times = f"{found['network_bytes'] / 1e9:,.0f} GB to each GPU in {found['network_seconds']:,.1f} s, {found['compute_seconds']:,.1f} s of computing"
+        sent, network = found["network_bytes"] / 1e9, found["network_seconds"]
+        computing = found["compute_seconds"]
+        times = f"{sent:,.0f} GB to each GPU in {network:,.1f} s, {computing:,.1f} s of computing"
         ratio = f" a step: {found['network_seconds'] / found['compute_seconds']:.2f}"
         say(
             "  network",
@@ -679,7 +757,7 @@ def make_parser():
     )
     parser.add_argument("--config", required=True, metavar="YAML", help="of recipes/configs or yours")
     parser.add_argument("--accelerate", required=True, metavar="YAML", help="of accelerate_configs or yours")
-    parser.add_argument("--gpu", required=True, help=", ".join(GPUS))
+    parser.add_argument("--gpu", required=True, help=", ".join(DEVICES))
     parser.add_argument("--network", type=float, help="Gb/s of a node, all its network cards together")
     parser.add_argument("--tokens", type=float, help="of the corpus, where the blocks are not built")
     parser.add_argument("--rows", type=int, help="of the training set, where it is not built")
@@ -698,8 +776,8 @@ def make_parser():
 def main(args, more):
     if args.gpu == "cpu":
         raise Refused("a CPU has no plan: there is no published run to take its speed from. Next: make bench")
-    if args.gpu not in GPUS:
-        raise Refused(f"--gpu {args.gpu} is not known. Next: one of {', '.join(GPUS)}")
+    if args.gpu not in DEVICES:
+        raise Refused(f"--gpu {args.gpu} is not known. Next: one of {', '.join(DEVICES)}")
     if len(more) % 2 or not all(key.startswith("--") for key in more[::2]):
         raise Refused(f"'{' '.join(more)}' is no --key value. Next: python -m recipes.tools.plan --help")
     changed = {key[2:]: yaml.safe_load(value) for key, value in zip(more[::2], more[1::2], strict=True)}

@@ -1,4 +1,4 @@
-"""Pre-launch checks on real samples: decodes rows as the trainer will see them and finds what most often goes wrong.
+"""Pre-launch checks on real samples: decodes rows as the trainer will see them, finds what often goes wrong.
 
     python -m recipes.tools.preflight --config recipes/configs/demo_chat.yaml
     accelerate launch --config_file accelerate_configs/zero3_8gpu.yaml --module recipes.tools.preflight \
@@ -7,29 +7,29 @@
         --accelerate accelerate_configs/zero3_160gpu.yaml
     python -m recipes.tools.preflight --config my.yaml --recipe elsewhere/my_sft.py
 
-The second checks on every rank of the machine that will train; the third judges that machine from another one, such
-as a login node; the fourth checks a copy of a recipe that you changed. Any other --key value goes to the recipe, as at
-launch. Trains nothing, writes nothing. Exit code 1, with what, where, why and what to change, unless all of this holds:
+The second checks on every rank of the machine that will train; the third judges that machine from another
+one, as a login node; the fourth checks a changed copy of a recipe. Any other --key value goes to the recipe.
+Trains and writes nothing. Exit code 1, with what, where, why and what to change, unless all of this is so:
 
   ranks       every rank has the same Python, packages, recipe, YAML, data, tokenizer and sizes of weights
-  launch      the ranks asked for are running, settings have an effect, nothing uploads what the access class forbids
-  inputs      data, model and settings can be read, the chat template takes every row, the step divides among the ranks
+  launch      the ranks asked for run, settings have an effect, nothing uploads what the access class forbids
+  inputs      data, model and settings can be read, the chat template takes every row, steps divide evenly
   vocabulary  the tokenizer is the one of the blocks, and every id has a row in the embedding
-  eos         each answer ends in a supervised stop token (EOS of the tokenizer or of generation_config.json) and has
+  eos         each answer ends in a supervised stop token (EOS of tokenizer or generation_config.json) and has
               none inside; each document of the blocks ends in EOS
-  bos         rows and blocks begin as the tokenizer begins a text: with one BOS where it adds one. Later ones only
-              before turns of the user, or as the turn marker of a format whose tokenizer adds none (SmolLM2's ChatML)
-  labels      each row has a supervised token, only the assistant's turns are supervised, batches have the rows' labels
+  bos         rows and blocks begin as the tokenizer begins a text: with one BOS if it adds one. Others only
+              before turns of the user, or as turn marker if the tokenizer adds none (SmolLM2's ChatML)
+  labels      each row has a supervised token, only the assistant's turns do, batches keep the labels of rows
   truncation  at most --max_truncated of the rows are longer than max_length
   padding     padded positions have no label, and the pad token is not EOS
-  prompt      the trained row begins with the ids that `generate`, the evaluation (the calls of lm-evaluation-harness)
-              and a server are given, and the answer follows; a blank between them passes (LLaMA-2's format has one)
-  packing     packed documents do not see each other on this backend, and the bounds in batches are those of documents
+  prompt      the trained row begins with the ids that `generate`, evaluation (calls of lm-evaluation-harness)
+              and a server are given, then the answer follows; a blank between them passes, as LLaMA-2 has one
+  packing     packed documents do not see each other on this backend; bounds in batches are those of documents
   precision   a step of the learning rate changes most weights in the type that they are stored in
   disk        checkpoints and model fit
 
-It calls make_parser(), load_data(args) and make_trainer(args, data, model) of the recipe file on --sample rows spread
-evenly over the data, once without cutting and packing and once as the YAML says, with a model of one tiny layer.
+It calls make_parser(), load_data(args) and make_trainer(args, data, model) of the recipe file on --sample
+rows, spread over the data, once uncut and unpacked and once as the YAML says, with a model of one tiny layer.
 """
 
 import argparse
@@ -61,7 +61,9 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import PeftModel, get_peft_model
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, Trainer
+from torch.utils.data import Subset
+from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, Trainer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as MODELS
 from trl import get_training_chat_template
 from trl.chat_template_utils import has_generation_markers
 
@@ -72,10 +74,10 @@ WHY = {  # the checks, in the order of the table
     "inputs": "the recipe would stop here by itself, on the machine that you waited for",
     "vocabulary": "ids would mean other words, or have no row in the embedding",
     "eos": "the model would not learn where to stop: its answers run on to the limit, or end early",
-    "bos": "the model would be prompted in another way than it was trained, which costs accuracy without an error",
+    "bos": "the model would be prompted otherwise than it was trained, which costs accuracy without an error",
     "labels": "nothing, or other tokens than meant, would be learned from these rows",
     "truncation": "the end is cut off: the answer and its EOS",
-    "padding": "the model would learn to write padding; whoever masks padding that is EOS masks ends of answers too",
+    "padding": "the model would learn to write padding, or, where EOS pads and is masked, no end of answers",
     "prompt": "the model would be given prompts that it was not trained on",
     "packing": "texts would be learned as the continuation of unrelated ones",
     "precision": "the step is lost in rounding: the loss is logged, and the weights do not change",
@@ -86,7 +88,16 @@ PROMPTS = 200  # rows whose prompts are rendered on every path
 NAMED = 3  # failures of one kind that are named; the others are counted
 REBUILD = "python -m data_prep.build_blocks with this tokenizer"
 ANSWERS = "an answer in the row, and generation marks around answers in the chat template"
-PACKAGES = "torch transformers trl peft accelerate datasets tokenizers safetensors numpy deepspeed bitsandbytes torchao"
+PACKAGES = (
+    "torch transformers trl peft accelerate datasets tokenizers safetensors numpy deepspeed bitsandbytes"
+)
+DEFAULTS = (
+    "allow_upload from_scratch packing padding_free document_masking assistant_only_loss"  # False, without
+)
+OPTIONAL = (
+    "blocks rows model_name_or_path model_init_kwargs attn_implementation chat_template_path max_length"
+)
+OPTIONAL += " eos_token global_batch_size world_size packing_strategy truncation_mode"  # None, without
 
 
 class Failed(Exception):
@@ -132,8 +143,10 @@ def load_recipe(path):
         raise Failed(f"{path} cannot be imported ({located(error, path)}). Next: fix it") from error
     names = ("make_parser", "load_data", "make_trainer")
     if missing := [f"{name}()" for name in names if not hasattr(module, name)]:
-        example = "make_parser(), load_data(args) and make_trainer(args, data, model=None), as recipes/sft.py has them"
-        raise Failed(f"{path} has no {', '.join(missing)}, so its rows cannot be checked. Next: {example}")
+        what = f"{path} has no {', '.join(missing)}, so its rows cannot be checked"
+        raise Failed(
+            f"{what}. Next: add make_trainer(args, data, model=None) and the like, as in recipes/sft.py"
+        )
     return module
 
 
@@ -166,49 +179,24 @@ class Run:
                 self.more = [*more, "--use_cpu", "true"]
         self.scratch = tempfile.TemporaryDirectory(prefix="preflight_")
 
-        defaults = {
-            "world_size": None,
-            "allow_upload": False,
-            "from_scratch": False,
-            "dtype": "float32",
-            "blocks": None,
-        }
-        defaults |= {
-            "model_revision": "main",
-            "max_length": None,
-            "chat_template_path": None,
-            "eos_token": None,
-        }
-        defaults |= {
-            "assistant_only_loss": False,
-            "model_init_kwargs": None,
-            "attn_implementation": None,
-            "rows": None,
-        }
-        defaults |= {
-            "packing": False,
-            "packing_strategy": "",
-            "padding_free": False,
-            "document_masking": False,
-        }
-        defaults |= {"global_batch_size": None, "truncation_mode": "keep_start", "model_name_or_path": None}
+        given = dict.fromkeys(OPTIONAL.split()) | dict.fromkeys(DEFAULTS.split(), False)
+        given |= {"model_revision": "main", "dtype": "float32"}
         self.args, self.training, self.output_dir = self.parse()
-        self.given = SimpleNamespace(**defaults | {k: v for part in self.args for k, v in vars(part).items()})
+        for part in self.args:
+            given |= vars(part)
+        self.given = SimpleNamespace(**given)
         self.model, self.blocks = self.given.model_name_or_path, bool(self.given.blocks)
         self.data_path = Path(self.given.blocks or self.given.rows or "")
         if not self.model or self.data_path == Path():
             what = f"{self.path.name} has no argument {'rows' if self.model else 'model_name_or_path'}"
-            raise Failed(
-                f"{what}, by which its data and their access class are known. Next: add it to its dataclass"
-            )
+            raise Failed(f"{what}, which tells data and access class. Next: add it to its dataclass")
         manifest = self.data_path / "manifest.json"
-        self.manifest = (
-            json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() and self.blocks else {}
-        )
+        there = manifest.is_file() and self.blocks
+        self.manifest = json.loads(manifest.read_text(encoding="utf-8")) if there else {}
         self.strategy = self.given.packing and self.given.packing_strategy
 
     def parse(self):
-        """The recipe's (arguments, its TrainingArguments, output_dir), which a temporary folder stands in for."""
+        """(arguments, their TrainingArguments, output_dir), for which a temporary folder stands in."""
         parser = self.recipe.make_parser()
         self.checks.one_sentence_errors(parser)
         world = ["--world_size", self.options.world_size] if self.options.world_size else []
@@ -226,32 +214,25 @@ class Run:
         return self.access in (None, "credentialed") and not self.options.show_texts
 
     def check_launch(self):
-        """Ranks, settings and uploads; opening the run, in a temporary folder, closes the process to the network if
-        its data are credentialed."""
         with self.report.check("launch"):
             self.checks.check_launch(self.given, on_ranks(self.training, self.ranks))
+        where = f"{self.options.accelerate}, judged from here" if self.ranks else self.training.device.type
+        ranks, trackers = self.ranks or self.training.world_size, ", ".join(self.given.report_to) or "none"
+        self.notes["launch"] = f"ranks: {ranks} ({where}), report_to: {trackers}"
+
+    def open(self):
+        """Open the run, in a temporary folder; credentialed data close the process to the network."""
         with self.report.check("launch"):
             if self.data_path.exists():  # else load_data says so
                 opened = self.record.open_run(self.path, self.args, self.model, self.data_path)
                 self.access = opened.record["access"]
-        machine = (
-            f"{self.options.accelerate}, judged on this machine" if self.ranks else self.training.device.type
-        )
-        trackers = ", ".join(self.given.report_to) or "none"
-        self.notes["launch"] = (
-            f"ranks: {self.ranks or self.training.world_size} ({machine}), report_to: {trackers}"
-        )
 
     def check_model(self):
-        """Config, tokenizer, isolation of packed documents, pad token, and the batch, as the recipe's main has them."""
+        """Config, tokenizer, pad token, isolation of packed documents, and batch, as in the recipe's main."""
         given, check = self.given, self.report.check
-        length, rescaled = (
-            self.manifest.get("block_length"),
-            "rope_parameters" in (given.model_init_kwargs or {}),
-        )
-        self.config, self.tokenizer = self.checks.check_model(
-            self.model, length or given.max_length, given.model_revision, rescaled
-        )
+        length, revision = self.manifest.get("block_length"), given.model_revision
+        longest, rescaled = length or given.max_length, "rope_parameters" in (given.model_init_kwargs or ())
+        self.config, self.tokenizer = self.checks.check_model(self.model, longest, revision, rescaled)
         with check("vocabulary"):
             if self.blocks and hasattr(self.recipe, "check_tokenizer"):
                 self.recipe.check_tokenizer(copy.deepcopy(self.tokenizer), self.manifest, given)
@@ -261,9 +242,8 @@ class Run:
         flat = given.padding_free or (given.packing and self.strategy != "wrapped")
         with check("packing"):
             if flat or given.document_masking:
-                self.checks.check_isolation(
-                    self.config, given.attn_implementation, self.training.device, flat=flat
-                )
+                device = self.training.device
+                self.checks.check_isolation(self.config, given.attn_implementation, device, flat=flat)
         with check("inputs"):
             step = (given.global_batch_tokens, length) if self.blocks else (given.global_batch_size,)
             if hasattr(self.recipe, "set_accumulation") and step[0]:
@@ -272,37 +252,34 @@ class Run:
         self.tokenizer.eos_token = given.eos_token or self.tokenizer.eos_token
         self.generation = None
         with contextlib.suppress(OSError):
-            self.generation = GenerationConfig.from_pretrained(self.model, revision=given.model_revision)
+            self.generation = GenerationConfig.from_pretrained(self.model, revision=revision)
         self.stops = list(self.checks.stop_tokens(self.tokenizer, self.generation))
         bos = self.tokenizer.bos_token_id
-        self.has_bos, self.adds_bos = (
-            bos not in (None, *self.stops),
-            self.tokenizer("a").input_ids[:1] == [bos],
-        )
+        self.has_bos = bos not in (None, *self.stops)
+        self.adds_bos = self.has_bos and self.tokenizer("a").input_ids[:1] == [bos]
         self.files = stored_weights(given)
 
     def build(self):
-        """The recipe's trainers on the sample: `whole`, the rows before cutting and packing (None for blocks), and
-        `trainer`, as the YAML says."""
+        """The recipe's trainers on the sample: `whole`, rows before cutting and packing (None for blocks),
+        and `trainer`, as the YAML says."""
         data = self.recipe.load_data(self.args)
         if not isinstance(data, dict) or not hasattr(data.get("train"), "__len__"):
             what = f"load_data of {self.path.name} does not return {{'train': rows, 'validation': rows}}"
             raise Failed(f"{what}. Next: return datasets with a length")
         train, held_out, self.count = data["train"], data.get("validation"), len(data["train"])
         if not self.count:
-            raise Failed(
-                f"{self.data_path}: not one step of training data. Next: more data, or a smaller global batch"
-            )
+            raise Failed(f"{self.data_path}: less than one step. Next: more data, or a smaller global batch")
         self.rows = (Blocks if self.blocks else Rows)(self, train)
         self.sample = self.renderable(train, spread(self.count, self.options.sample or sys.maxsize), "train")
         self.notes["inputs"] = f"{len(self.sample):,} of {self.count:,} {'blocks' if self.blocks else 'rows'}"
         if isinstance(held_out, dict):
             held_out = {name: subset(rows, spread(len(rows), 8)) for name, rows in held_out.items()}
         elif held_out is not None:
-            held_out = subset(held_out, self.renderable(held_out, spread(len(held_out), 8), "validation"))
+            kept = self.renderable(held_out, spread(len(held_out), 8), "validation")
+            held_out = subset(held_out, kept) if len(kept) or not len(held_out) else None
         if not len(self.sample):
             return
-        self.data = {"train": subset(train, self.sample), "validation": held_out or None}
+        self.data = {"train": subset(train, self.sample), "validation": held_out}
         self.trainer = self.make_trainer()
         if hasattr(self.training, "packing"):
             uncut = {"packing": False, "eval_packing": False, "max_length": None, "shuffle_dataset": False}
@@ -313,13 +290,8 @@ class Run:
 
     def make_trainer(self, **changes):
         args, training, _ = self.parse()
-        quiet = {
-            "report_to": [],
-            "push_to_hub": False,
-            "dataloader_num_workers": 0,
-            "dataloader_prefetch_factor": None,
-        }
-        for key, value in (quiet | changes).items():
+        changes |= {"report_to": [], "push_to_hub": False, "dataloader_num_workers": 0}
+        for key, value in (changes | {"dataloader_prefetch_factor": None}).items():
             setattr(training, key, value)
         trainer = self.recipe.make_trainer(args, dict(self.data), model=tiny_model(self))
         if not isinstance(trainer, Trainer):
@@ -329,7 +301,7 @@ class Run:
 
     # ---------------- rows before they are tokenised
     def renderable(self, rows, indices, split):
-        """Indices of rows that the chat template renders with a supervised answer; the others fail here, by name."""
+        """Indices of rows that the chat template renders with a supervised token; others fail by name."""
         columns = set(getattr(rows, "column_names", ()))
         if not columns & {"messages", "prompt", "text"}:
             return indices
@@ -342,7 +314,7 @@ class Run:
             found += [(index, *stray) for stray in special_in(row, special, self.tokenizer.eos_token)]
             if template is None or conversation(row) is None or self.renders(row, template, marked, name):
                 good.append(index)
-        count = Counter(stray for _, *stray in map(tuple, found) for stray in [tuple(stray)])
+        count = Counter((token, part) for _, token, part in found)
         for index, token, part in found:
             if part == "prompt" and count[token, part] == len(indices) > 1:
                 continue  # in every prompt: a format
@@ -365,20 +337,17 @@ class Run:
             ).chat_template
         self.template = tokenizer.chat_template
         if needed and not self.template:
-            raise Failed(
-                "the tokenizer has no chat template. Next: chat_template_path recipes/chat_template.jinja"
-            )
+            change = "chat_template_path recipes/chat_template.jinja"
+            raise Failed(f"the tokenizer has no chat template. Next: {change}")
         if self.template and self.given.assistant_only_loss and not has_generation_markers(self.template):
             beside = (Path(self.model, name) for name in ("chat_template.jinja", "tokenizer_config.json"))
             source = path or next(filter(Path.is_file, beside), self.model)
             try:
                 self.template = get_training_chat_template(tokenizer)
             except ValueError as error:
-                raise Failed(
-                    f"the chat template in {source} has no {{% generation %}} marks, so nothing says which tokens are "
-                    "the assistant's. Next: chat_template_path with a copy of it in which {% generation %} and "
-                    "{% endgeneration %} enclose the assistant's text and its end-of-turn token"
-                ) from error
+                what = f"the chat template in {source} has no {{% generation %}} marks that tell the answers"
+                change = "{% generation %} and {% endgeneration %} enclose each answer and its last token"
+                raise Failed(f"{what}. Next: chat_template_path with a copy in which {change}") from error
         return self.template
 
     def renders(self, row, template, marked, name):
@@ -389,11 +358,12 @@ class Run:
             encoded = render(self.tokenizer, messages, row, template, marked)
         except Exception as error:
             text = " ".join(str(error).split())
-            text = text if text in " ".join(template.split()) or not self.hide() else type(error).__name__
-            change = "rows without these turns (a system text can begin the first question), or a chat_template_path"
-            self.fail(
-                "inputs", f"the chat template refuses a row: {text}", f"{change} that takes them", where
-            )
+            if self.hide() and not any(quote + text + quote in template for quote in "'\""):
+                text = type(error).__name__
+            change = "chat_template_path with a template that takes them, or rows without these turns"
+            if "system" in where:
+                change += " (a system text can begin the first question)"
+            self.fail("inputs", f"the chat template refuses a row: {text}", change, where)
             return False
         if marked and not any(encoded["assistant_masks"]):
             self.fail("labels", "a row has no supervised token", ANSWERS, where)
@@ -415,9 +385,7 @@ def spread(rows, sample):
 
 
 def subset(rows, indices):
-    return (
-        rows.select(indices) if hasattr(rows, "select") else torch.utils.data.Subset(rows, indices.tolist())
-    )
+    return rows.select(indices) if hasattr(rows, "select") else Subset(rows, indices.tolist())
 
 
 def tiny_model(run):
@@ -428,18 +396,18 @@ def tiny_model(run):
     small.update(sizes | {"num_key_value_heads": 2, "head_dim": 8, "pad_token_id": None})
     small.layer_types = (getattr(config, "layer_types", None) or [])[:1] or None
     try:
-        model = AutoModelForCausalLM.from_config(small)
+        model = MODELS[type(small)](small)  # not by from_config, which shards under ZeRO-3
     except Exception:  # sizes that depend on each other, as in MLA or state-space layers
-        model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=config.vocab_size, **sizes))
+        model = MODELS[LlamaConfig](LlamaConfig(vocab_size=config.vocab_size, **sizes))
     source, files = run.model, ["*.json", "*.jinja", "*.model", "*.txt"]
     if not Path(source).is_dir() and revision not in (None, "main"):
         source = snapshot_download(source, revision=revision, allow_patterns=files)
-    model.config._name_or_path = source
+    model.config.name_or_path = source
     model.generation_config = run.generation or model.generation_config
     return model
 
 
-# ---------------------------------------------------------------- rows and blocks, and what may be shown of them
+# ---------------------------------------------------------------- rows and blocks
 class Rows:
     """Training rows, tokenised and not yet cut: `texts` holds (index, ids, labels, row)."""
 
@@ -451,9 +419,7 @@ class Rows:
             rows = list(lines_of(path))
             own += [row.get("access", run.access) for row in rows]
             names = (f"row {row.get('id')} ({path} line {n})" for n, row in enumerate(rows, 1))
-            self.facts[split] = [
-                (name, row.get("access", run.access)) for name, row in zip(names, rows, strict=True)
-            ]
+            self.facts[split] = list(zip(names, own[-len(rows) :] if rows else (), strict=True))
         # rows that account for the class of the whole are taken at their word
         self.trusted = set(own) <= set(ACCESS) and max(own, key=ACCESS.index, default=None) == run.access
         if len(self.facts["train"]) != len(train):
@@ -461,7 +427,8 @@ class Rows:
 
     def read(self):
         run = self.run
-        if {"input_ids", "labels"} <= set(run.whole.column_names) and len(run.whole) == len(run.sample):
+        columns = set(getattr(run.whole, "column_names", None) or ())
+        if {"input_ids", "labels"} <= columns and len(run.whole) == len(run.sample):
             numbers = run.whole.select_columns(["input_ids", "labels"]).with_format("numpy")
             for index, each, row in zip(run.sample.tolist(), numbers, run.data["train"], strict=True):
                 self.texts.append((index, each["input_ids"], each["labels"], row))
@@ -477,9 +444,8 @@ class Rows:
 
     def around(self, index, ids, at):
         """Where in a row: the token, and what comes before and after."""
-        before, after = (
-            self.run.tokenizer.decode(part.tolist()) for part in (ids[max(0, at - 8) : at], ids[at : at + 4])
-        )
+        parts = ids[max(0, at - 8) : at], ids[at : at + 4]
+        before, after = (self.run.tokenizer.decode(part.tolist()) for part in parts)
         text = "(credentialed, not shown)" if self.hidden(index) else f"{before!r} | {after!r}"
         return f"{self.name(index)}, token {at}: {text}"
 
@@ -499,9 +465,8 @@ class Blocks(Rows):
     def read(self):
         for i, index in enumerate(self.run.sample):
             row = self.run.trainer.train_dataset[i]
-            self.texts.append(
-                (int(self.order[index]), np.asarray(row["input_ids"], dtype=np.int64), None, row)
-            )
+            ids = np.asarray(row["input_ids"], dtype=np.int64)
+            self.texts.append((int(self.order[index]), ids, None, row))
 
     def file_of(self, number):
         """(output of the manifest that holds a block, number of its first block)"""
@@ -526,11 +491,8 @@ class Blocks(Rows):
 
 def lines_of(path):
     """The rows of a JSON Lines file, if there is one."""
-    with (
-        contextlib.suppress(ValueError),
-        path.open(encoding="utf-8") if path.is_file() else contextlib.nullcontext(()) as f,
-    ):
-        yield from (row for row in map(json.loads, f) if isinstance(row, dict))
+    with contextlib.suppress(ValueError, OSError), path.open(encoding="utf-8") as lines:
+        yield from (row for row in map(json.loads, lines) if isinstance(row, dict))
 
 
 def spans_of(labels):
@@ -552,9 +514,8 @@ def answers_of(row):
 def options_of(row):
     """What apply_chat_template is given beside the messages, as TRL reads it from a row."""
     tools = row.get("tools")
-    return {"tools": json.loads(tools) if isinstance(tools, str) else tools} | (
-        row.get("chat_template_kwargs") or {}
-    )
+    tools = json.loads(tools) if isinstance(tools, str) else tools
+    return {"tools": tools} | (row.get("chat_template_kwargs") or {})
 
 
 def render(tokenizer, messages, row, template, marked):
@@ -564,27 +525,29 @@ def render(tokenizer, messages, row, template, marked):
 
 
 def special_in(row, special, eos):
-    """{(special token, the part of a row whose text has it)}. A completion may end in EOS: TRL adds no second one."""
+    """{(special token, the part of a row whose text has it)}. A completion may end in EOS."""
     texts = [(message["role"], message.get("content")) for message in conversation(row) or ()]
     texts = texts or [(key, row.get(key)) for key in ("prompt", "completion", "text")]
-    texts = [
-        (key, text.removesuffix(eos) if key == "completion" else text)
-        for key, text in texts
-        if isinstance(text, str)
-    ]
+    texts = [(key, text) for key, text in texts if isinstance(text, str)]
+    texts = [(key, text.removesuffix(eos) if key == "completion" else text) for key, text in texts]
     return {(token, key) for key, text in texts for token in special if token in text}
+
+
+def plain(run, ids):
+    """The text of ids, with SentencePiece's sign for a blank as a blank, however the tokenizer decodes it."""
+    return run.tokenizer.decode(ids).replace("\u2581", " ")
 
 
 # ---------------------------------------------------------------- eos, bos
 def check_row_ends(run):
     stops, names, count = run.stops, " or ".join(run.tokenizer.convert_ids_to_tokens(sorted(run.stops))), 0
-    change = "each answer of the chat template ends in its stop token, inside its generation marks; or eos_token in the"
-    change += f" YAML with the token that ends it (now {names})"
+    change = "each answer of the chat template ends in its stop token, inside generation marks; or eos_token"
+    change += f" in the YAML with the token that ends it (now {names})"
     for index, ids, labels, row in run.rows.texts:
         spans, answers = spans_of(labels), answers_of(row)
         for start, stop in spans:
             last = stop - 1
-            while last > start and ids[last] not in stops and not run.tokenizer.decode(ids[last]).strip():
+            while last > start and ids[last] not in stops and not plain(run, ids[last]).strip():
                 last -= 1  # the line break that ChatML puts after an EOS
             if ids[last] not in stops:
                 where = run.rows.around(index, ids, stop)
@@ -609,7 +572,7 @@ def check_row_begins(run):
         users = sum(message["role"] == "user" for message in conversation(row) or [{"role": "user"}])
         for position in filter(None, at):
             if ids[position - 1] == bos:
-                what, change = "BOS stands twice", change
+                what = "BOS stands twice"
             elif not run.adds_bos or index in run.strays:
                 continue  # the turn marker of this format
             elif ids[position - 1] not in run.stops and labels[position - 1] == -100:
@@ -619,13 +582,8 @@ def check_row_begins(run):
             else:
                 continue
             run.fail("bos", what, change, run.rows.around(index, ids, position))
-    habit = (
-        "begins a text with BOS"
-        if run.adds_bos
-        else "adds its BOS to no text"
-        if run.has_bos
-        else "has no BOS of its own"
-    )
+    habit = "adds its BOS to no text" if run.has_bos else "has no BOS of its own"
+    habit = "begins a text with BOS" if run.adds_bos else habit
     run.notes["bos"] = f"{len(run.rows.texts):,} rows; the tokenizer {habit}"
 
 
@@ -637,23 +595,21 @@ def check_piece_ends(run):
         if ids[stop - 1] != eos and stop < len(ids):
             run.fail("eos", "a document does not end in EOS", REBUILD, run.rows.around(number, ids, stop))
         if eos != run.tokenizer.bos_token_id and inside.size:
-            run.fail(
-                "eos", "EOS stands inside a document", REBUILD, run.rows.around(number, ids, int(inside[0]))
-            )
+            where = run.rows.around(number, ids, int(inside[0]))
+            run.fail("eos", "EOS stands inside a document", REBUILD, where)
     run.notes["eos"] = f"{count:,} pieces of documents in {len(run.rows.texts):,} blocks"
 
 
 def check_piece_begins(run):
-    """A document begins as the tokenizer begins a text. A piece without BOS has its beginning in another block."""
+    """A document begins as the tokenizer begins a text. Without BOS it began in another block."""
     bos, headless = run.tokenizer.bos_token_id, {}
     for number, ids, start, stop, document in run.rows.pieces() if run.has_bos else ():
         if not run.adds_bos and ids[start] == bos:
             what = "a document begins with a BOS that this tokenizer adds to no text"
             run.fail("bos", what, REBUILD, run.rows.around(number, ids, start))
         elif run.adds_bos and ids[start] != bos:
-            headless.setdefault(run.rows.file_of(number)[0]["path"], []).append(
-                (number, ids, start, document)
-            )
+            piece = (number, ids, start, document)
+            headless.setdefault(run.rows.file_of(number)[0]["path"], []).append(piece)
         for at in start + 1 + np.flatnonzero(ids[start + 1 : stop] == bos):
             what = "BOS stands twice" if ids[at - 1] == bos else "BOS stands inside a document"
             run.fail("bos", what, REBUILD, run.rows.around(number, ids, int(at)))
@@ -662,9 +618,8 @@ def check_piece_begins(run):
         pieces = np.bincount(np.concatenate([chunk.flatten().to_numpy() for chunk in rows.chunks]))
         for number, ids, start, document in parts:
             if pieces[document] == 1:
-                run.fail(
-                    "bos", "a document does not begin with BOS", REBUILD, run.rows.around(number, ids, start)
-                )
+                where = run.rows.around(number, ids, start)
+                run.fail("bos", "a document does not begin with BOS", REBUILD, where)
     run.notes["bos"] = run.notes["eos"] if run.has_bos else "the tokenizer has no BOS of its own"
 
 
@@ -678,9 +633,8 @@ def check_supervised(run):
     run.notes["labels"] = f"{len(texts):,} rows, {100 * share:.0f} % of their tokens supervised"
 
     # whose words are supervised: what stands in for each turn of another role is looked for among them
-    for index, _, _, row in (
-        (texts[i] for i in spread(len(texts), PROMPTS)) if run.given.assistant_only_loss else ()
-    ):
+    some = [texts[i] for i in spread(len(texts), PROMPTS)] if run.given.assistant_only_loss else ()
+    for index, _, _, row in some:
         messages = copy.deepcopy(conversation(row))
         others = [m for m in messages if m["role"] != "assistant" and isinstance(m.get("content"), str)]
         for number, message in enumerate(others):
@@ -702,9 +656,7 @@ def check_truncation(run):
     over = [index for index, ids, _, _ in texts if len(ids) > longest]
     lost = sum(not (labels[kept] != -100).any() for _, _, labels, _ in texts)
     lengths, splits = [len(ids) for _, ids, _, _ in texts], run.strategy in ("bfd_split", "wrapped")
-    note = (
-        f"{len(over):,} of {len(texts):,} rows longer than {run.given.max_length}, longest {max(lengths):,}"
-    )
+    note = f"{len(over):,} of {len(texts):,} rows longer than {run.given.max_length}, longest {max(lengths)}"
     run.notes["truncation"] = note + ("; packing splits them" if splits else "")
     if len(over) > limit * len(texts) and not splits:
         what = f"{100 * len(over) / len(texts):.3g} % of the rows are longer than max_length {longest}"
@@ -720,9 +672,8 @@ def check_batches(run):
     collator, rows, counts = run.trainer.data_collator, run.trainer.train_dataset, Counter()
     size, longest, isolated = run.training.per_device_train_batch_size, run.given.max_length, False
     if hasattr(rows, "select_columns"):
-        rows = rows.select_columns(
-            [c for c in ("input_ids", "labels", "seq_lengths") if c in rows.column_names]
-        )
+        columns = set(rows.column_names) & {"input_ids", "labels", "seq_lengths"}
+        rows = rows.select_columns(sorted(columns))
     known = {ids[:longest].astype(np.int64).tobytes() for _, ids, _, _ in run.rows.texts}
     for first in range(0, len(rows), size):
         members = [rows[i] for i in range(first, min(first + size, len(rows)))]
@@ -738,11 +689,7 @@ def check_batches(run):
             counts.update(padded=end - offset - used, documents=len(lengths))
             right = np.array(row.get("labels", right_ids), dtype=np.int64)[:used]
             right[starts[:-1] if isolated else []] = -100  # no document predicts the first token of the next
-            name = (
-                f"row {first + i} of the packed data"
-                if run.given.packing
-                else f"row {first + i} of the sample"
-            )
+            name = f"row {first + i} of the {'packed data' if run.given.packing else 'sample'}"
             name = run.rows.name(run.rows.texts[first + i][0]) if run.blocks else name
 
             if (padded := np.flatnonzero(labels[offset + used : end] != -100)).size:
@@ -764,16 +711,15 @@ def check_batches(run):
         counts["batches"] += 1
     run.notes["padding"] = f"{counts['padded']:,} padded positions in {counts['batches']:,} batches"
     bounds = f"bounds of {counts['documents']:,} documents in {counts['batches']:,} batches"
-    run.notes["packing"] = (
-        f"attention on {run.training.device.type}, {bounds}" if isolated else "not asked for"
-    )
+    device = run.training.device.type
+    run.notes["packing"] = f"attention on {device}, {bounds}" if isolated else "not asked for"
     if run.blocks:
         run.notes["labels"] = f"{len(run.rows.texts):,} blocks"
 
 
 def wrong_bounds(batch, offset, starts, ids, known):
-    """(what, where) if the kernels are given other documents than begin at `offset` + `starts`, or one that is none of
-    the `known` rows, if these are given."""
+    """(what, where) if the kernels are given other documents than begin at `offset` + `starts`, or one
+    that is none of the `known` rows, if these are given."""
     used, right = int(starts[-1]), starts[:-1].tolist()
     given = [bound - offset for bound in batch["cu_seq_lens_q"].tolist() if offset <= bound < offset + used]
     if given != right:
@@ -790,13 +736,13 @@ def wrong_bounds(batch, offset, starts, ids, known):
 
 # ---------------------------------------------------------------- prompts
 def evaluation_ids(tokenizer, text):
-    """As lm-evaluation-harness 0.4.13 does (HFLM.tok_batch_encode): special tokens unless the text begins with BOS."""
+    """As HFLM.tok_batch_encode of lm-evaluation-harness 0.4.13: special tokens unless it begins with BOS."""
     begun = tokenizer.bos_token and text.startswith(tokenizer.bos_token)
     return tokenizer(text, **({"add_special_tokens": False} if begun else {})).input_ids
 
 
 def prompt_paths(tokenizer, row, answer):
-    """{path: ids of the prompt} for the answer at index `answer` of a conversation, or for the one of plain text."""
+    """{path: ids of the prompt} for the answer at index `answer` of a conversation, or after plain text."""
     messages = conversation(row)
     if messages is None:
         text, generate = row["prompt"], tokenizer(row["prompt"]).input_ids
@@ -811,9 +757,11 @@ def prompt_paths(tokenizer, row, answer):
 
 
 def check_prompts(run):
-    """What was trained before each answer against the prompt on each path; how many BOS they begin with is for bos."""
+    """What was trained before each answer against the prompt on each path; their first BOS are for bos."""
     count, blanks, rows = 0, 0, run.rows
-    change = "one chat template for training and prompting, whose add_generation_prompt writes what precedes an answer"
+    change = (
+        "one chat template to train and to prompt, whose add_generation_prompt writes what precedes answers"
+    )
     if variant := getattr(run.trainer, "chat_template", None):  # TRL trains on its own
         folder = Path(importlib.util.find_spec("trl").origin).parent / "chat_templates"
         file = next((f for f in folder.glob("*.jinja") if f.read_text(encoding="utf-8") == variant), folder)
@@ -822,12 +770,9 @@ def check_prompts(run):
     for index, ids, labels, row in [rows.texts[i] for i in spread(len(rows.texts), PROMPTS)]:
         answers, spans = answers_of(row), spans_of(labels)
         marked = len(spans) == len(answers) and spans[0][0] > 0  # else all of the row is supervised
-        pairs = (
-            zip(answers, spans.tolist(), strict=True)
-            if marked
-            else [(a, (0, len(ids))) for a in answers[-1:]]
-        )
-        for answer, (start, stop) in pairs if "text" not in row else ():
+        whole = [(answer, (0, len(ids))) for answer in answers[-1:]]
+        pairs = zip(answers, spans.tolist(), strict=True) if marked else whole
+        for answer, (start, stop) in pairs if {"messages", "prompt"} & set(row) else ():
             count += 1
             trained, before = without_bos(run, ids[:stop])
             try:
@@ -845,7 +790,7 @@ def check_prompts(run):
                 same = len(os.path.commonprefix([prompt.tolist(), trained.tolist()]))
                 gap = trained[same : max(same, start - before)]
                 gap = gap[gap != tokenizer.bos_token_id] if run.adds_bos and run.has_bos else gap
-                if same < len(prompt) or (len(gap) and tokenizer.decode(gap).strip(" ")):
+                if same < len(prompt) or (len(gap) and plain(run, gap).strip(" ")):
                     what = f"the prompt for {path} is not what comes before the answer in training"
                     there, here = rows.around(index, trained, same), rows.around(index, prompt, same)
                     run.fail("prompt", what, change, f"{there} trained, {here.split(': ', 1)[1]} prompted")
@@ -872,9 +817,7 @@ def full_size(run):
     """The model on the meta device: shapes, types and which weights train, without their bytes."""
     given, config = run.given, run.config.get_text_config()
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=getattr(torch, str(given.dtype), torch.float32)
-        )
+        model = MODELS[type(config)](config).to(getattr(torch, str(given.dtype), torch.float32))
         if isinstance(run.trainer.model, PeftModel):
             adapter = copy.deepcopy(next(iter(run.trainer.model.peft_config.values())))
             model = get_peft_model(model, adapter, autocast_adapter_dtype=not run.deepspeed)
@@ -885,13 +828,12 @@ def full_size(run):
 
 
 def stored_weights(given):
-    """Safetensors files of a local folder or the Hub's cache; [] if the weights are not here, or are to be random."""
+    """Safetensors files of a local folder or the Hub's cache; [] if not here, or to be random."""
     folder = Path(given.model_name_or_path)
     with contextlib.suppress(LocalEntryNotFoundError):
         if not folder.is_dir():
-            folder = Path(
-                snapshot_download(str(folder), revision=given.model_revision, local_files_only=True)
-            )
+            where = {"revision": given.model_revision, "local_files_only": True}
+            folder = Path(snapshot_download(str(folder), **where))
     return [] if given.from_scratch else sorted(folder.glob("*.safetensors"))
 
 
@@ -934,28 +876,24 @@ def check_precision(run):
     trained = {name: weight for name, weight in run.sizes.named_parameters() if weight.requires_grad}
     coarse = [name for name, weight in trained.items() if weight.element_size() == 2]
     kinds = " and ".join(sorted({str(weight.dtype).removeprefix("torch.") for weight in trained.values()}))
-    note = f"{kinds}, learning_rate {run.training.learning_rate:g}"
-    note += ", DeepSpeed keeps float32 copies" if run.deepspeed else ""
+    copies = ", DeepSpeed keeps float32 copies" if run.deepspeed else ""
+    run.notes["precision"] = f"{kinds}, learning_rate {run.training.learning_rate:g}{copies}"
     if coarse and not run.deepspeed:
         chosen = {coarse[i] for i in spread(len(coarse), 24)}
         rows = {name: max(1, 200_000 * len(trained[name]) // trained[name].numel()) for name in chosen}
         parts = [tensor[: rows[name]] for _, name, tensor in stored(run.files, chosen)]
         origin = f"{len(parts)} stored tensors" if parts else "none stored here, random as at initialisation"
         parts = parts or [fresh(name, trained[name].shape, rows[name], run.config) for name in sorted(chosen)]
-        note += f", on {sum(part.numel() for part in parts):,} weights: {origin}"
+        run.notes["precision"] += f", on {sum(part.numel() for part in parts):,} weights: {origin}"
         weights = (torch.nn.Parameter(part.to(trained[coarse[0]].dtype)) for part in parts)
         run.checks.check_precision(torch.nn.ParameterList(weights), run.training, deepspeed=False)
-    run.notes["precision"] = note
 
 
 def fresh(name, shape, rows, config):
     """The first `rows` of a weight as it is initialised: adapters as in PEFT (B at zero), others normal."""
     if "lora_" in name:
-        return (
-            torch.zeros(shape)
-            if "lora_B" in name
-            else torch.empty(shape).uniform_(-1, 1) / math.sqrt(shape[-1])
-        )
+        bound = 0 if "lora_B" in name else 1 / math.sqrt(shape[-1])
+        return torch.empty(shape).uniform_(-bound, bound)
     return torch.randn(rows, *shape[1:]) * getattr(config, "initializer_range", 0.02)
 
 
@@ -971,17 +909,11 @@ def check_disk(run):
 # ---------------------------------------------------------------- ranks
 def fingerprint(run):
     """{item: version, sha256 or size} of what must be alike on every rank."""
-    facts = {
-        name: importlib.metadata.version(name) for name in PACKAGES.split() if importlib.util.find_spec(name)
-    }
+    installed = filter(importlib.util.find_spec, PACKAGES.split())
+    facts = {name: importlib.metadata.version(name) for name in installed}
     data, model, config = run.data_path, Path(run.model), Path(run.options.config)
-    files = [
-        config,
-        data,
-        Path(__file__),
-        Path(run.given.chat_template_path or config),
-        *run.path.parent.glob("*.py"),
-    ]
+    files = [config, data, Path(__file__), *run.path.parent.glob("*.py")]
+    files += [Path(run.given.chat_template_path)] if run.given.chat_template_path else []
     files += [data / name for name in ("manifest.json", "order.npy", "train.jsonl", "validation.jsonl")]
     files += [path for ending in ("json", "jinja", "model") for path in model.glob(f"*.{ending}")]
     facts |= {str(file): run.record.sha256(file)[:12] for file in files if file.is_file()}
@@ -1023,16 +955,13 @@ def examples(run):
             ids, labels = batch["input_ids"][0, :used].numpy(), batch["labels"][0, :used].numpy()
         yield f"{run.rows.name(index)}: {len(ids):,} tokens, {(labels != -100).sum():,} supervised"
         spans = ", ".join(f"{start} to {stop - 1}" for start, stop in spans_of(labels)[:12])
-        hidden = (
-            f"    credentialed: its text is not shown without --show_texts. Supervised are tokens {spans}"
-        )
+        hidden = f"    credentialed, shown with --show_texts only. Supervised are tokens {spans}"
         yield hidden if run.rows.hidden(index) else decoded(run, ids, labels)
 
 
 def failures(report):
-    for (check, what, change), where in sorted(
-        report.failures.items(), key=lambda item: list(WHY).index(item[0][0])
-    ):
+    found = sorted(report.failures.items(), key=lambda item: list(WHY).index(item[0][0]))
+    for (check, what, change), where in found:
         more = f"\n            and {len(where) - NAMED:,} more" if len(where) > NAMED else ""
         yield f"{check} FAILED: {what}"
         if where:
@@ -1053,13 +982,10 @@ def infer_recipe(config):
     try:
         keys = set(yaml.safe_load(Path(config).read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
-        raise Failed(
-            f"{config}: no YAML of a run ({type(error).__name__}). Next: one of recipes/configs"
-        ) from error
+        reason = type(error).__name__
+        raise Failed(f"{config}: no YAML of a run ({reason}). Next: one of recipes/configs") from error
     if not keys & {"blocks", "rows"}:
-        raise Failed(
-            f"{config}: neither blocks nor rows, so no run that trains. Next: --recipe with its recipe"
-        )
+        raise Failed(f"{config}: neither blocks nor rows, so no training run. Next: --recipe with its recipe")
     return "pretrain" if "blocks" in keys else "sft"
 
 
@@ -1086,6 +1012,7 @@ def inspect(options, more):
     with report.check("inputs"):
         try:
             run.check_model()
+            run.open()
             run.build()
             run.sizes = full_size(run) if run.trainer else None
         except (Failed, run.checks.Refused):
@@ -1105,9 +1032,8 @@ def inspect(options, more):
         checks |= {"labels": check_supervised, "padding": check_batches, "prompt": check_prompts}
     else:
         columns = ", ".join(getattr(run.trainer.train_dataset, "column_names", ()))
-        run.notes["labels"] = (
-            f"not checked: {type(run.trainer).__name__} prepares {columns}, not input_ids and labels"
-        )
+        kind = type(run.trainer).__name__
+        run.notes["labels"] = f"not checked: {kind} prepares {columns}, not input_ids and labels"
     for name in filter(checks.get, WHY):
         with report.check(name):
             checks[name](run)
@@ -1134,24 +1060,14 @@ def main(options, more):
 
 
 def make_parser():
-    about = {
-        "description": __doc__,
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
-        "allow_abbrev": False,
-    }
-    parser = argparse.ArgumentParser(prog="python -m recipes.tools.preflight", **about)
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form, allow_abbrev=False)
     add = parser.add_argument
     add("--config", required=True, metavar="YAML", help="a file of recipes/configs, or yours")
-    add(
-        "--recipe",
-        metavar="FILE",
-        help="a recipe of yours, as elsewhere/my_sft.py; else by the keys of the YAML",
-    )
+    add("--recipe", metavar="FILE", help="a recipe of yours, as my_sft.py; else by the keys of the YAML")
     add("--accelerate", metavar="YAML", help="judge the machine of this file, from here")
     add("--world_size", metavar="N", help="ranks that must be running, as the recipe has it")
-    add(
-        "--sample", type=int, default=2000, metavar="N", help="rows or blocks to check; 0: all (default 2000)"
-    )
+    add("--sample", type=int, default=2000, metavar="N", help="rows or blocks; 0: all (default 2000)")
     share = "share of rows that may be longer than max_length (default 0.01)"
     add("--max_truncated", type=float, default=0.01, metavar="SHARE", help=share)
     add("--show_texts", action="store_true", help="show texts of credentialed rows too")

@@ -723,7 +723,7 @@ def test_bad_records_are_counted_with_their_place_and_too_many_stop_the_build(tm
         BadInput,
         match=(
             r"redpajama: 8 of 49 records are bad, more than --max_bad 0.1; the first is .*a.jsonl: "
-            r"line 7: 'text' is no string. Next: mend"
+            r"line 7: 'text' is no string. Next: (mend|correct) them"
         ),
     ):
         build_documents.build([("redpajama", tmp_path / "raw")], tmp_path / "two", max_bad=0.1)

@@ -110,7 +110,8 @@ addEventListener("securitypolicyviolation", () => refused++);
   found.imported = [seen(), csv() === found.csv, state.rater];
   await fetch("http://127.0.0.1:9/").catch(() => 0); await wait();
   found.title = document.title; found.refused = refused;
-  found.shown = data.cases.findIndex(c => c.id === "c0"); turn(found.shown); found.text = at("text").textContent;
+  found.shown = data.cases.findIndex(c => c.id === "c0"); turn(found.shown);
+  found.text = at("text").textContent;
   document.body.innerHTML = "<pre></pre>"; document.querySelector("pre").textContent = JSON.stringify(found);
 })();
 """
@@ -151,7 +152,8 @@ def test_keys_rate_a_reload_keeps_them_and_the_export_is_read_back(page):
         and found["reloaded"][1] == 'A, "B"'
         and found["reloaded"][2] == len(found["back"][1]) > 0
     )
-    assert found["all"][1:] == [f"{total} of {total} diagnoses, 4 of 4 cases", "All is rated. Export the CSV."]
+    done = f"{total} of {total} diagnoses, 4 of 4 cases"
+    assert found["all"][1:] == [done, "All is rated. Export the CSV."]
     assert found["emptied"].startswith("0 of") and found["imported"] == [
         [*found["imported"][0][:1], found["all"][1], f"Read {total} ratings; 1 were not of this page."],
         True,

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from data_prep.files import sha256
+from data_prep.schema import load
 from evaluation import generate, report, score
 from evaluation.reporting import config, formats, intervals, runs
 from tests.tiny_model import REPO, rows_of
@@ -123,15 +124,15 @@ def make_report(folder, *more):
 
 def test_the_demo_claims_are_those_that_were_agreed():
     path = REPO / "evaluation" / "claims" / "demo.yaml"
-    claims = config.load(path, config.ReportConfig).model_dump()["claims"]
-    assert [(c["name"], c.get("better", c.get("new")), c.get("worse", c.get("old"))) for c in claims] == [
+    claims = load(path, config.ReportConfig).model_dump()["claims"]
+    assert [(c["name"], c["better"] or c["new"], c["worse"] or c["old"]) for c in claims] == [
         ("knowledge", "foundation", "backbone"),
         ("instructions", "chat", "foundation"),
         ("both", "chat", "backbone_chat"),
         ("supervised", "task", "chat"),
         ("forgetting", "foundation", "backbone"),
     ]
-    assert {task for c in claims for task in c.get("tasks", [])} <= set(generate.KNOWN)
+    assert {task for c in claims for task in c["tasks"] or ()} <= set(generate.KNOWN)
 
 
 def test_verdicts_are_printed_as_they_come_out(tmp_path, capsys):
@@ -527,13 +528,15 @@ def test_what_is_missing_is_named_with_the_command(tmp_path):
     (tmp_path / "runs" / "chat" / "run.json").unlink()
     with pytest.raises(SystemExit, match="chat/run.json: no such run. Next: make demo"):
         make_report(tmp_path)
-    invented_config(tmp_path, claims=[{"kind": "accuracy", "name": "x"}])
-    with pytest.raises(SystemExit, match="claims.yaml: claims.0.accuracy.statement: Field required"):
+    invented_config(tmp_path, claims=[{"kind": "accuracy", "name": "x", "statement": "x", "new": "chat"}])
+    with pytest.raises(
+        SystemExit, match="claims.yaml: claims: 0: missing or unknown: better, metric, new, tasks, worse"
+    ):
         make_report(tmp_path)
     invented_config(
         tmp_path, models=[{"name": "backbone", "label": "Backbone", "what": "x", "and more": None}]
     )
-    with pytest.raises(SystemExit, match="claims.yaml: models.0.preset: Field required"):
+    with pytest.raises(SystemExit, match="claims.yaml: models: 0: preset: missing"):
         make_report(tmp_path)
     assert not (tmp_path / "report").exists()
 

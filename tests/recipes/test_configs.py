@@ -1,5 +1,5 @@
-"""The machines: every accelerate file loads with accelerate's own loader. The runs: every YAML is complete, marked and
-refuses what its recipe does not know."""
+"""accelerate_configs: accelerate's own loader takes every file. recipes/configs: every YAML is complete, says
+where its values come from, and refuses a key that its recipe does not know."""
 
 import importlib
 import json
@@ -18,8 +18,15 @@ from transformers import PreTrainedTokenizerFast
 
 ROOT = Path(__file__).resolve().parents[2]
 MACHINES = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
-PROCESSES = {"cpu": (1, 1), "single_gpu": (1, 1), "ddp_8gpu": (1, 8), "zero2_8gpu": (1, 8), "zero3_8gpu": (1, 8), "zero3_160gpu": (20, 8),
-             "fsdp2_160gpu": (20, 8)}  # fmt: skip
+PROCESSES = {  # nodes, processes of each
+    "cpu": (1, 1),
+    "single_gpu": (1, 1),
+    "ddp_8gpu": (1, 8),
+    "zero2_8gpu": (1, 8),
+    "zero3_8gpu": (1, 8),
+    "zero3_160gpu": (20, 8),
+    "fsdp2_160gpu": (20, 8),
+}
 
 
 # ---------------------------------------------------------------- accelerate
@@ -146,17 +153,18 @@ PLUMBING = {
 
 def recipe_of(path):
     """The recipe that the launch command on top of a YAML names."""
-    return re.search(
-        r"recipes/(\w+)\.py --config recipes/configs/" + re.escape(path.name), path.read_text()
-    ).group(1)
+    config = f"recipes/configs/{re.escape(path.name)}"
+    command = rf"(?:recipes/(\w+)\.py|-m recipes\.tools\.(\w+)) --config {config}"
+    return next(filter(None, re.search(command, path.read_text()).groups()))
 
 
 def parsed(path, recipe=None):
-    """{key: value} of a YAML as its own recipe parses it. A CPU refuses bf16 unless it is told that it is one."""
+    """{key: value} of a YAML as its own recipe parses it. Without a GPU, bf16 needs use_cpu."""
     recipe = recipe or recipe_of(path)
     sys.path.insert(0, str(ROOT / "recipes"))
     try:
-        parser = importlib.import_module(recipe).make_parser()
+        name = "recipes.tools.mixture_study" if recipe == "mixture_study" else recipe
+        parser = importlib.import_module(name).make_parser()
     finally:
         sys.path.pop(0)
     cpu = [] if recipe in ("merge_adapter", "mixture_study") else ["--use_cpu", "true"]
@@ -169,7 +177,8 @@ def test_a_yaml_is_flat_short_marked_and_parses(path, tmp_path):
     lines = path.read_text().splitlines()
     assert len(lines) <= 40 and lines[0].startswith("# ")
     assert re.search(
-        rf"^# (accelerate launch --config_file accelerate_configs/\w+\.yaml|python) recipes/{recipe_of(path)}\.py ",
+        r"^# (accelerate launch --config_file accelerate_configs/\w+\.yaml recipes/\w+\.py|"
+        r"python recipes/\w+\.py|python -m recipes\.tools\.\w+) --config ",
         lines[1],
     )
     written = yaml.safe_load(path.read_text())
@@ -189,8 +198,8 @@ def test_a_yaml_is_flat_short_marked_and_parses(path, tmp_path):
         "weight_decay",
         "warmup_steps",
         "num_train_epochs",
-        "tokens_per_step",
-        "rows_per_step",
+        "global_batch_tokens",
+        "global_batch_size",
         "max_length",
     ):
         assert key not in written or values[key] == written[key]
@@ -225,22 +234,22 @@ def test_a_yaml_uploads_nothing_and_names_no_machine(path):
     ids=lambda p: p.stem,
 )
 def test_the_machine_on_top_can_take_the_step(path):
-    """Every launch command divides the step among its ranks, and weights in bf16 alone are never updated without stochastic rounding."""
+    """Every launch command divides the step among its ranks, and bf16 weights without a float32 copy
+    are never updated without stochastic rounding."""
     machine = load_config_from_file(str(ROOT / re.search(r"--config_file (\S+)", path.read_text()).group(1)))
     values = parsed(path)
-    rows = values["tokens_per_step"] // 4096 if "tokens_per_step" in values else values["rows_per_step"]
+    rows = values.get("global_batch_tokens", 0) // 4096 or values["global_batch_size"]
     assert rows % machine.num_processes == 0
-    if values.get("use_peft") or values["dtype"] == "float32":
-        assert (
-            values["optim"].value == "adamw_torch_fused"
-            if hasattr(values["optim"], "value")
-            else values["optim"] == "adamw_torch_fused"
-        )
+    adapter = (
+        values.get("use_peft") and not values["load_in_4bit"]
+    )  # float32; of QLoRA in the type of its base
+    if adapter or values["dtype"] == "float32":
+        assert getattr(values["optim"], "value", values["optim"]) == "adamw_torch_fused"
     else:
         assert "bf16_stochastic_round=True" in values["optim_args"]
 
 
-def test_the_chain_of_the_article_is_closed():
+def test_the_chain_of_the_paper_is_closed():
     """What a stage starts from is what the stage before it writes."""
     made = {yaml.safe_load(path.read_text())["output_dir"] for path in REAL}
     for path in REAL:
@@ -249,10 +258,22 @@ def test_the_chain_of_the_article_is_closed():
         assert base in made or not base.startswith("outputs/"), f"{path.name}: nothing writes {base}"
 
 
-def test_every_stage_of_the_article_has_its_yaml():
+def test_every_stage_of_the_paper_has_its_yaml():
     names = {path.stem for path in REAL}
-    assert names >= {"pretrain_13b", "pretrain_70b", "sft_13b_lora", "sft_70b_lora", "sft_13b_qlora", "sft_13b_full", "finetune_task_13b",
-                     "finetune_task_70b_lora", "pretrain_llama31_8b", "pretrain_qwen3_8b", "sft_llama31_8b_lora", "sft_qwen3_8b_lora"}  # fmt: skip
+    assert names >= {
+        "pretrain_13b",
+        "pretrain_70b",
+        "sft_13b_lora",
+        "sft_70b_lora",
+        "sft_13b_qlora",
+        "sft_13b_full",
+        "finetune_task_13b",
+        "finetune_task_70b_lora",
+        "pretrain_llama31_8b",
+        "pretrain_qwen3_8b",
+        "sft_llama31_8b_lora",
+        "sft_qwen3_8b_lora",
+    }
 
 
 FAMILIES = {  # the special tokens of the two base models: (BOS, EOS); neither has an unknown token
@@ -263,8 +284,9 @@ FAMILIES = {  # the special tokens of the two base models: (BOS, EOS); neither h
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_base_model_of_today_learns_to_stop_with_a_token_it_knows(name):
-    """The shipped template on a tokenizer with the family's special tokens: each answer ends in a trained EOS, padding is another token, and no token of
-    the family's own chat format, which its base model has not learned, is used."""
+    """The shipped template on a tokenizer with the family's special tokens: each answer ends in a trained EOS,
+    padding is another token, and tokens of the family's chat format, which its base has not learned, do not
+    occur."""
     values, (bos, eos) = parsed(ROOT / "recipes/configs" / name), FAMILIES[name]
     words = ["[INST]", "[/INST]", " ", "Fever", "?", "Yes", ".", "<|eot_id|>", "<|im_end|>"]
     vocabulary = {word: i for i, word in enumerate([*filter(None, (bos,)), eos, values["pad_token"], *words])}

@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 from data_prep import build_blocks
-from recipes.checks import Refused
+from data_prep.schema import BadInput as Refused
 from recipes.tools import mixture_study as study
 from recipes.tools.preflight import load_recipe
 from tests.lab import PRETRAIN, ROOT, build_lab

@@ -14,6 +14,7 @@ import yaml
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
+from recipes import hardware
 from recipes.tools import plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -228,7 +229,7 @@ def published(row):
     rows = row["gpus"] * row["micro_batch"]
     return plan.Run(
         row["model"], params=matmul, matmul=matmul, layers=layers, width=width, queries=width, length=row["length"], gpu=row["gpu"], gpus=row["gpus"],
-        nodes=max(1, row["gpus"] // 8), micro=row["micro_batch"], rows=rows, network=plan.GPUS[row["gpu"]].network, engine="fsdp", stage=3,
+        nodes=max(1, row["gpus"] // 8), micro=row["micro_batch"], rows=rows, network=plan.DEVICES[row["gpu"]].network, engine="fsdp", stage=3,
         checkpointing=row["recompute"], adapter=int(row.get("lora", False)),
     )  # fmt: skip
 
@@ -250,7 +251,7 @@ def reached(row):
     return (
         row["tokens_per_second"]
         * plan.flops(published(row))["hardware"]
-        / (plan.GPUS[row["gpu"]].tflops * 1e12)
+        / (plan.DEVICES[row["gpu"]].tflops * 1e12)
     )
 
 
@@ -267,7 +268,7 @@ def test_throughput_is_within_15_per_cent_of_the_published(row):
         ours = (
             row["tokens_per_second"]
             * plan.flops(published(row))["PaLM"]
-            / (plan.GPUS[row["gpu"]].tflops * 1e12)
+            / (plan.DEVICES[row["gpu"]].tflops * 1e12)
         )
         assert 100 * ours == pytest.approx(row["mfu"], rel=0.015)
 
@@ -291,7 +292,7 @@ def test_memory_is_near_the_published_run_that_is_comparable():
 
 def test_the_accuracy_that_is_printed_is_that_of_rows_left_out():
     for row in PUBLISHED["calibration"]:
-        key = (plan.GPUS[row["gpu"]].like, row["recompute"])
+        key = (plan.DEVICES[row["gpu"]].calibrated_on, row["recompute"])
         assert plan.REACHED[key] == pytest.approx(mean(map(reached, alike(row))), abs=5e-4)
     errors = [
         abs(mean(reached(other) for other in alike(row) if other is not row) / reached(row) - 1)
@@ -429,9 +430,31 @@ def test_rows_that_are_none_are_named_and_not_quoted(tmp_path):
     assert "note" not in str(refused.value)
 
 
+# ---------------------------------------------------------------- recipes/hardware.py
+@pytest.mark.parametrize(("name", "device"), [
+    ("NVIDIA GeForce RTX 3090", "rtx3090"), ("NVIDIA GeForce RTX 4090", "rtx4090"), ("NVIDIA GeForce RTX 5090", "rtx5090"),
+    ("NVIDIA L40S", "l40s"), ("NVIDIA RTX A6000", "a6000"), ("NVIDIA A100-PCIE-40GB", "a100-40"),
+    ("NVIDIA A100-SXM4-80GB", "a100-80"), ("NVIDIA A100 80GB PCIe", "a100-80"), ("NVIDIA H100 PCIe", "h100-pcie"),
+    ("NVIDIA H100 NVL", "h100-nvl"), ("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA H200", "h200"), ("NVIDIA B200", "b200"),
+    ("NVIDIA GeForce RTX 4090 Laptop GPU", None), ("NVIDIA RTX 6000 Ada Generation", None), ("NVIDIA GB200", None),
+    ("NVIDIA H200 NVL", None), ("Tesla T4", None)])  # fmt: skip
+def test_a_card_is_known_by_the_name_that_its_driver_reports(name, device):
+    expected = hardware.DEVICES[device].tflops if device else None
+    assert hardware.peak_tflops(name) == expected
+
+
+@pytest.mark.parametrize("mode", ["bf16", "lora"])
+@pytest.mark.parametrize("shape", ["plain", "grouped", "qk_norm"])
+def test_the_plan_and_the_log_count_the_same_flops(shape, mode, tmp_path):
+    model, made = tiny(shape, mode, False, tmp_path)
+    planned = plan.flops(made)
+    for convention, causal in (("PaLM", False), ("causal", True)):
+        assert hardware.model_flops(model, 1, made.length, causal) == planned[convention]
+
+
 @pytest.mark.parametrize(("changes", "sentence"), [
     ({"--gpu": "cpu"}, "a CPU has no plan"),
-    ({"--gpu": "a1000"}, "--gpu a1000 is not known. Next: one of a100-40, a100-80"),
+    ({"--gpu": "a1000"}, "--gpu a1000 is not known. Next: one of rtx3090, rtx4090"),
     ({"--config": "recipes/configs/none.yaml"}, "recipes/configs/none.yaml: no such file. Next:"),
     ({"--accelerate": "accelerate_configs/none.yaml"}, "accelerate_configs/none.yaml: no such file. Next:"),
     ({"--config": "README.md"}, "README.md: "),

@@ -1,4 +1,4 @@
-"""Each fault that costs weeks is made on purpose and found by its own check, and by no other; what is right passes.
+"""Each fault that costs weeks is made on purpose and found by its own check and no other; right runs pass.
 
 Faults are made in rows, templates, tokenizers and copied recipes, as users make them.
 """
@@ -96,7 +96,7 @@ def assert_only(report, check, *texts):
 
 
 def copy_of(name, *edits, after=""):
-    """Arguments for a copy of recipes/NAME.py in which texts were replaced, and code `after` make_trainer was added."""
+    """Arguments for a copy of recipes/NAME.py with texts replaced and code added `after` make_trainer."""
     text = (ROOT / f"recipes/{name}.py").read_text(encoding="utf-8")
     for old, new in edits:
         assert old in text
@@ -112,7 +112,8 @@ def after_trainer(code):
     """Code that changes the trainer that make_trainer gives."""
     lines = "".join(f"    {line}\n" for line in code.splitlines())
     return (
-        f"stock = make_trainer\n\n\ndef make_trainer(args, data, model=None):\n    trainer = stock(args, data, model)\n{lines}"
+        f"stock = make_trainer\n\n\ndef make_trainer(args, data, model=None):\n"
+        f"    trainer = stock(args, data, model)\n{lines}"
         "    return trainer\n"
     )
 
@@ -151,7 +152,7 @@ def test_what_is_right_passes(inspect, stage, changes):
 
 
 def test_the_shipped_yamls_of_the_demo_pass(lab, inspect, tmp_path, monkeypatch):
-    """On small data in the places that they name; the inferred recipe is the one that their first lines launch."""
+    """On small data in the places that they name; the inferred recipe is the one they name in their head."""
     monkeypatch.chdir(tmp_path)
     links = {
         "data/demo/backbone_config": "backbone",
@@ -359,7 +360,8 @@ END = "+ eos_token -}}{%- endgeneration -%}"
 )
 @pytest.mark.guarantee(
     "Before a run",
-    "Misplaced EOS, BOS and padding, and templates that differ between training, generate, evaluation and a server, stop a launch.",
+    "Misplaced EOS, BOS and padding, and templates that differ between training, generate, evaluation and a "
+    "server, stop a launch.",
 )
 def test_a_template_gone_wrong(inspect, check, old, new, found):
     assert old in TEMPLATE
@@ -372,7 +374,7 @@ def test_a_template_that_renders_bos_for_every_message(inspect, family):
     first = "{%- if loop.index0 == 0 %}{{- bos_token }}{%- endif %}"
     assert first in template
     report, _ = inspect("sft", family(llama3(), template.replace(first, "{{- bos_token }}"), added=HEADERS))
-    assert_only(report, "bos", "BOS stands")
+    assert "bos" in report.failed() and "BOS stands more often than turns of the user" in said(report)
 
 
 @pytest.mark.parametrize("source", ["path", "chat_template.jinja", "tokenizer_config.json"])
@@ -586,7 +588,10 @@ LOSE_A_BOUND = (
     ],
 )
 def test_a_collator_gone_wrong(inspect, stage, changes, fault, check, found):
-    wrap = f"plain = trainer.data_collator\ndef faulty(rows):\n    batch = plain(rows)\n    {fault}\n    return batch\n"
+    wrap = (
+        "plain = trainer.data_collator\n"
+        f"def faulty(rows):\n    batch = plain(rows)\n    {fault}\n    return batch\n"
+    )
     recipe = copy_of(
         "pretrain" if stage == "pretrain" else "sft",
         after=after_trainer(f"{wrap}trainer.data_collator = faulty"),
@@ -597,9 +602,10 @@ def test_a_collator_gone_wrong(inspect, stage, changes, fault, check, found):
 
 
 def test_documents_that_are_no_rows(inspect):
-    """Packing that cuts in the wrong places: the bounds agree with seq_lengths, and the documents are no rows."""
+    """Packing that cuts in the wrong places: bounds agree with seq_lengths, documents are no rows."""
     shift = (
-        "def shift(row):\n    a, b, *more = row['seq_lengths']\n    return {'seq_lengths': [a + 1, b - 1, *more]}\n"
+        "def shift(row):\n    a, b, *more = row['seq_lengths']\n"
+        "    return {'seq_lengths': [a + 1, b - 1, *more]}\n"
         "if 'seq_lengths' in trainer.train_dataset.column_names:\n"
         "    trainer.train_dataset = trainer.train_dataset.map(shift)"
     )
@@ -658,7 +664,7 @@ def as_credentialed(lab, name):
 def test_texts_of_credentialed_rows_are_not_shown(inspect, lab):
     rows = as_credentialed(lab, "closed")
     Path("endless.jinja").write_text(TEMPLATE.replace(" + eos_token", ""))
-    raises = "{{- raise_exception(message['content']) if message['content'] == 'no' -}}"
+    raises = "{{- raise_exception(message['content']) if message['content'] | length == 2 -}}"
     Path("quoting.jinja").write_text(TEMPLATE.replace("{%- generation -%}", raises + "{%- generation -%}"))
     for template in (CONFIGS["sft"]["chat_template_path"], "endless.jinja", "quoting.jinja"):
         report, shown = inspect("sft", {"rows": "closed", "chat_template_path": template})
@@ -700,13 +706,13 @@ def test_an_error_of_a_library_quotes_no_credentialed_row(inspect, lab):
 
 
 def test_the_machine_of_an_accelerate_file(inspect, lab):
-    """Judged from here: its ranks divide the step, and DeepSpeed, which keeps float32 copies, saves small steps."""
+    """Judged from here: its ranks divide the step, and DeepSpeed (float32 copies) saves small steps."""
     shutil.copytree(ROOT / "accelerate_configs", lab / "accelerate_configs", dirs_exist_ok=True)
     low = {"model_name_or_path": "model", "dtype": "bfloat16", "learning_rate": 8e-6, "from_scratch": False}
     machine = ("--accelerate", "accelerate_configs/zero3_8gpu.yaml")
     report, _ = inspect("pretrain", {**low, "global_batch_tokens": 512}, *machine)
     assert not report.failed(), said(report)
-    assert report.notes["launch"].startswith("ranks: 8 (accelerate_configs/zero3_8gpu.yaml, judged on this")
+    assert report.notes["launch"].startswith("ranks: 8 (accelerate_configs/zero3_8gpu.yaml, judged from here")
     assert_only(inspect("pretrain", low)[0], "precision")
     report, _ = inspect("pretrain", {**low, "global_batch_tokens": 128}, *machine)
     assert_only(report, "inputs", "128 is not a multiple of 256 (8 ranks x 32)")
@@ -721,7 +727,7 @@ def test_the_machine_of_an_accelerate_file(inspect, lab):
         ("sft", {"rows": "nowhere"}, "nowhere/train.jsonl"),
         ("sft", {"model_name_or_path": "a/b/c"}, "a/b/c: no config.json here"),
         ("sft", {"chat_template_path": None}, "the tokenizer has no chat template"),
-        ("sft", {"lora_target_modules": ["nothing"]}, "Target modules {'nothing'} not found"),
+        ("sft", {"lora_target_modules": ["nothing"]}, "Target modules nothing not found"),
         ("sft", {"global_batch_size": 3, "world_size": 1, "max_length": 9999}, "has 2048 positions"),
     ],
 )
@@ -752,9 +758,12 @@ def test_a_copy_that_reads_a_csv(inspect, lab):
 
 
 def test_copies_with_other_trainers_are_checked_or_told(inspect):
+    line = next(
+        line for line in (ROOT / "recipes/sft.py").read_text().splitlines() if line.startswith("from trl")
+    )
     imports = (
-        "from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser",
-        "import trl as library\nfrom trl import *",
+        line,
+        "import trl as library\nfrom trl import *  # noqa: F403\nfrom trl import get_quantization_config",
     )
     subclass = "class Mine(SFTTrainer):\n    pass\n\n\nclass Other(SFTTrainer):\n    pass\n"
     classes = ("    return SFTTrainer(", "    return Mine(")
@@ -770,7 +779,7 @@ def test_copies_with_other_trainers_are_checked_or_told(inspect):
     assert_only(inspect("sft", {}, *wrong)[0], "inputs", "KeyError: 'text', my_sft.py line")
 
     plain = after_trainer(
-        "import transformers\nreturn transformers.Trainer(model=model, args=args[1], train_dataset=data['train'])"
+        "import transformers as hf\nreturn hf.Trainer(model=model, args=args[1], train_dataset=data['train'])"
     )
     report, _ = inspect("sft", {}, *copy_of("sft", after=plain))
     assert not report.failed() and report.notes["labels"].startswith("not checked: Trainer prepares messages")
@@ -779,8 +788,13 @@ def test_copies_with_other_trainers_are_checked_or_told(inspect):
 def test_files_that_are_no_recipe_are_told(inspect):
     Path("nothing.py").write_text("def make_parser():\n    pass\n")
     Path("crash.py").write_text("\nimport no_such_module\n")
-    for file, found in (("nothing.py", r"nothing.py has no load_data\(\), make_trainer\(\)"), ("gone.py", "no recipe here"),
-                        ("crash.py", "ModuleNotFoundError: No module named 'no_such_module', crash.py line 2")):  # fmt: skip
+    crash = "ModuleNotFoundError: No module named 'no_such_module', crash.py line 2"
+    cases = {
+        "nothing.py": r"has no load_data\(\), make_trainer\(\)",
+        "gone.py": "no recipe here",
+        "crash.py": crash,
+    }
+    for file, found in cases.items():
         with pytest.raises(preflight.Failed, match=found):
             inspect("sft", {}, "--recipe", file)
 

@@ -114,49 +114,69 @@ def test_a_complete_run_is_left_alone(lab, capsys):
     )
 
 
-def test_the_step_is_the_yamls_and_the_micro_batch_the_machines(lab):
-    """What fits into memory changes micro-batch and accumulation, not the blocks of a step nor its loss; blocks that fill no step are left over."""
-    micro, blocks = {}, json.loads((lab / "blocks" / "manifest.json").read_text())["order"]["blocks"]
+def test_micro_batches_do_not_change_the_step(lab):
+    """Memory decides micro-batch and accumulation; the blocks of a step and its loss stay. Blocks that do not fill a
+    step are left over."""
+    accumulation, blocks = {}, json.loads((lab / "blocks" / "manifest.json").read_text())["order"]["blocks"]
     assert blocks % 6
-    for limit in (1, 4, 8):
+    for size in (1, 3, 6):
         config = {
             **PRETRAIN,
             "global_batch_tokens": 6 * 32,
-            "per_device_train_batch_size": limit,
-            "output_dir": f"limit{limit}",
+            "per_device_train_batch_size": size,
+            "output_dir": f"size{size}",
         }
         assert recipe(lab, "pretrain", config) is None
-        record = run_json(lab / f"limit{limit}")
-        micro[limit] = [
-            record["arguments"][key] for key in ("per_device_train_batch_size", "gradient_accumulation_steps")
-        ]
-        assert (record["steps"], record["left_over_blocks"]) == divmod(blocks, 6) and record["ledger"][
-            "blocks"
-        ] == blocks // 6 * 6
-    assert micro == {1: [1, 6], 4: [3, 2], 8: [6, 1]}
-    assert ledger(lab / "limit1") == ledger(lab / "limit4") == ledger(lab / "limit8")
-    for limit in (4, 8):
-        assert losses(lab / f"limit{limit}") == pytest.approx(losses(lab / "limit1"), abs=1e-4)
+        record = run_json(lab / f"size{size}")
+        accumulation[size] = record["arguments"]["gradient_accumulation_steps"]
+        assert (record["steps"], record["left_over_blocks"]) == divmod(blocks, 6)
+        assert record["ledger"]["blocks"] == blocks // 6 * 6
+    assert accumulation == {1: 6, 3: 2, 6: 1}
+    assert ledger(lab / "size1") == ledger(lab / "size3") == ledger(lab / "size6")
+    for size in (3, 6):
+        assert losses(lab / f"size{size}") == pytest.approx(losses(lab / "size1"), abs=1e-4)
+
+
+class Reached(Exception):
+    pass
 
 
 @pytest.mark.parametrize(
-    ("tokens", "ranks", "length", "limit", "split"),
+    ("name", "step", "ranks", "micro_batch", "accumulation"),
     [
-        (10_485_760, 160, 4096, 1, (1, 16)),  # the paper: 16 x 160 x 4,096
-        (10_485_760, 8, 4096, 1, (1, 320)),
-        (10_485_760, 8, 4096, 6, (5, 64)),
-        (10_485_760, 1, 4096, 3, (2, 1280)),
+        ("pretrain", 10_485_760, 160, 1, 16),  # the paper: 16 x 160 x 4,096
+        ("pretrain", 10_485_760, 8, 1, 320),
+        ("pretrain", 10_485_760, 8, 5, 64),
+        ("pretrain", 10_485_760, 8, 6, "10420224 or 10616832"),
+        ("pretrain", 4096, 8, 1, "32768"),
+        ("sft", 32, 8, 2, 2),
+        ("sft", 32, 8, 3, "24 or 48"),
+        ("sft", 32, 1, 32, 1),
     ],
 )
-def test_micro_batch_and_accumulation(monkeypatch, tokens, ranks, length, limit, split):
+def test_accumulation_follows_from_step_ranks_and_micro_batch(
+    monkeypatch, name, step, ranks, micro_batch, accumulation
+):
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    arguments = SimpleNamespace(
-        world_size=ranks, per_device_train_batch_size=limit, gradient_accumulation_steps=1
+    module = importlib.import_module(name)
+
+    def reached(*args):
+        raise Reached
+
+    monkeypatch.setattr(module.checks, "check_launch", reached)
+    monkeypatch.setattr(
+        importlib.import_module("pretrain"), "read_manifest", lambda _: {"block_length": 4096}
     )
-    importlib.import_module("pretrain").set_accumulation(arguments, tokens, length)
-    assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == split
-    importlib.import_module("sft").set_accumulation(arguments, ranks * 6)
-    assert arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps == 6
+    run = SimpleNamespace(global_batch_tokens=step, global_batch_size=step, blocks="")
+    training = SimpleNamespace(world_size=ranks, per_device_train_batch_size=micro_batch)
+    args = (run, training) if name == "pretrain" else (run, training, None)
+    if isinstance(accumulation, str):
+        with pytest.raises(module.checks.Refused, match=f"Next: global_batch_\\w+ {accumulation}$"):
+            module.main(args)
+    else:
+        with pytest.raises(Reached):
+            module.main(args)
+        assert training.gradient_accumulation_steps == accumulation
 
 
 def test_sft_then_merge(lab):
