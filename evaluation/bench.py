@@ -81,7 +81,8 @@ def bench(args) -> dict:
         lm = generate.load_model(options, entry)
         identity = fingerprint(entry)
         settings = {"chat_template": False, "template": {"name": "none", "sha256": None}, "max_new_tokens": args.new_tokens,
-                    "backend": entry.backend, "dtype": options.dtype, "backend_args": options.backend_args}  # fmt: skip
+                    "backend": entry.backend, "dtype": options.dtype, "batch_size": options.batch_size,
+                    "device": generate.device_of(options, entry), "backend_args": options.backend_args}  # fmt: skip
 
         def through_generate():
             for path in scratch.glob(".responses/*"):

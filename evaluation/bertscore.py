@@ -112,7 +112,7 @@ class Encoder:
         if Path(model).exists() and not (Path(model) / "config.json").is_file():
             raise BadInput(f"{model}: no model here (no config.json). Next: the folder of an encoder")
         try:
-            config = AutoConfig.from_pretrained(model, revision=revision)
+            config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
         except OSError as error:
             raise BadInput(
                 f"--model {model}: no such folder, and the Hub did not give it. Next: hf download {model}"
@@ -121,9 +121,12 @@ class Encoder:
             raise BadInput(
                 f"--layer {layer}: {model} has {config.num_hidden_layers} layers. Next: --layer {config.num_hidden_layers} or less"
             )
-        self.tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+        self.tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = AutoModel.from_pretrained(model, revision=revision).to(self.device).eval()
+        self.model = AutoModel.from_pretrained(
+            model, revision=revision, trust_remote_code=False, use_safetensors=True
+        )
+        self.model = self.model.to(self.device).eval()
         # a tokenizer without a limit says 1e30; positions of the RoBERTa family begin after the padding token's
         positions = config.max_position_embeddings - (
             config.pad_token_id + 1 if "roberta" in config.model_type else 0

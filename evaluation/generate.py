@@ -168,6 +168,8 @@ def generate(args) -> None:
         "do_sample": False,
         "stop": "EOS",
         "dtype": args.dtype,
+        "batch_size": None if entry.on_server else args.batch_size,
+        "device": None if entry.on_server else device_of(args, entry),
         "backend_args": args.backend_args,
     }
     origin = {"fingerprint": identity, "settings": settings}
@@ -294,6 +296,13 @@ def devices() -> list[str]:
     ]
 
 
+def device_of(args, entry: Entry) -> str:
+    """The device that the model runs on; vLLM has its own choice of GPUs."""
+    import torch
+
+    return args.device or ("cuda" if entry.backend == "vllm" or torch.cuda.is_available() else "cpu")
+
+
 def parse_tasks(text: str, own=()) -> list[str]:
     """The tasks that `text` names; `own` are those of the rows beyond the twelve (own_tasks.py)."""
     names = [name.strip() for name in text.split(",") if name.strip()]
@@ -380,7 +389,7 @@ def template_facts(args, entry: Entry) -> dict:
         )
     from transformers import AutoTokenizer
 
-    text = AutoTokenizer.from_pretrained(entry.path).chat_template
+    text = AutoTokenizer.from_pretrained(entry.path, trust_remote_code=False).chat_template
     if not text:
         raise BadInput(
             f"{entry.path}: its tokenizer has no chat template. Next: --preset paper, or recipes/sft.py to make a chat model of it"
@@ -486,13 +495,18 @@ def load_model(args, entry: Entry):
         lm = VLLM(**common, **more)
         lm.hf_chat_template = entry.chat_template or lm.hf_chat_template
     else:
-        import torch
         from lm_eval.models.huggingface import HFLM
 
-        lm = HFLM(**common, device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"), **more)
+        lm = HFLM(**common, device=device_of(args, entry), **more)
     if entry.chat_template:
         lm.tokenizer.chat_template = entry.chat_template
     return lm
+
+
+def weights_dtype(lm) -> str | None:
+    """The type of the weights that were loaded, as "bfloat16"; None where the backend does not say."""
+    dtype = getattr(getattr(lm, "model", None), "dtype", None)
+    return str(dtype).removeprefix("torch.") if dtype is not None else None
 
 
 def answer(
@@ -538,6 +552,7 @@ def answer(
             args, entry, lm, task, names[name], todo[names[name]]
         )
         facts[names[name]] |= {
+            "weights_dtype": weights_dtype(lm),
             "template": settings["template"],
             "shots": {
                 "number": args.num_fewshot,

@@ -6,6 +6,7 @@ Pure functions over text. PARSER_VERSION stands in every summary: raise it with 
 answer is read as stands in tests/golden/differentials.jsonl, labelled by hand.
 """
 
+import itertools
 import json
 import re
 
@@ -14,6 +15,8 @@ from evaluation.scoring.parsing import answer_part
 
 PARSER_VERSION = "1.1"
 LENGTH = 5
+MOST_TEXT, MOST_LINE = 20_000, 2_000  # characters of an answer, and of a line of it, that are read: the patterns look ahead
+MOST_JSON = 50  # brackets at which JSON is looked for
 LONGEST = 16  # words of a name; what is longer is a sentence
 
 MARK = r"(?:(?:rank|diagnosis|dx|option|#|no\.?)\s*)?"  # of a numbered line, in whatever brackets and bold
@@ -33,7 +36,7 @@ OTHER_HEAD = re.compile(
 )
 RULED_OUT = re.compile(r"(?i)unlikely|less likely|ruled? out|exclude|against|reason for|why")
 CUE = re.compile(
-    r"(?i)(?:^|(?<=[.\n*_#]))[ \t*_#]*(?:(?:the|my|single|leading|final|primary|top|working|provisional)\s+){0,3}(?:(?:most\s+)?(?:likely|probable)\s+)?(?:clinical\s+)?"
+    r"(?i)(?:^|(?<=[.\n*_#]))[ \t*_#]{0,9}(?:(?:the|my|single|leading|final|primary|top|working|provisional)\s+){0,3}(?:(?:most\s+)?(?:likely|probable)\s+)?(?:clinical\s+)?"
     r"(?:diagnos[ie]s|answer)\b(?:\s+(?:here|in this case|for this patient))?[*_]*\s*(?::|=|\bis\b(?:\s+(?:most\s+)?(?:likely|probably))?)[ \t*_:]*(?!\s*$)([^\n]+)"
 )
 SAYS = re.compile(
@@ -96,6 +99,7 @@ def parse_differential(text: str) -> tuple[list[str] | None, str]:
     text = text.encode(errors="ignore").decode().replace("\r\n", "\n")  # without halves of characters
     answer = re.sub(r"(\d)\ufe0f?\u20e3", r"\1. ", answer_part(text))  # keycap digits
     answer = re.sub(r"(?m)^([^\n:]{0,40}:)[ \t]+(?=1[.)]\s)", r"\1\n", answer)
+    answer = "\n".join(line[:MOST_LINE] for line in answer[:MOST_TEXT].split("\n"))
     answer = NAME_BELOW.sub(r"\1 ", answer)
     if not answer:
         return None, "empty"
@@ -166,9 +170,9 @@ def _stands_before(answer: str, first: str, second: str) -> bool:
 
 # ---------------------------------------------------------------- one rule each: the raw entries, [] if the answer has not that form
 def _json(answer: str) -> list[str]:
-    for start in (m.start() for m in re.finditer(r"[\[{]", answer)):
+    for start in itertools.islice((m.start() for m in re.finditer(r"[\[{]", answer)), MOST_JSON):
         try:
-            value, _ = json.JSONDecoder().raw_decode(answer[start:])
+            value, _ = json.JSONDecoder().raw_decode(answer, start)
         except (ValueError, RecursionError):
             continue
         if names := _names_in(value):
@@ -256,16 +260,12 @@ def _bullets(lines: list[str]) -> list[str]:
 
 def _chosen(runs: list[tuple[int, list[str]]], lines: list[str]) -> list[str]:
     """Of several lists the last whose heading speaks of diagnoses, else the first whose heading speaks of nothing else."""
-    kinds = []
+    heads, kinds = [""], []  # above each line, the nearest one that is neither empty nor an entry
+    for line in lines:
+        entry = not line.strip() or BULLET.match(line) or NUMBERED.match(line)
+        heads.append(heads[-1] if entry else line)
     for place, items in runs:
-        above = next(
-            (
-                line
-                for line in reversed(lines[:place])
-                if line.strip() and not BULLET.match(line) and not NUMBERED.match(line)
-            ),
-            "",
-        )
+        above = heads[place]
         names_list = LIST_HEAD.search(above) and not RULED_OUT.search(above)
         if items := [item for item in items if clean(item)]:
             kinds.append(("list" if names_list else "other" if OTHER_HEAD.search(above) else "plain", items))

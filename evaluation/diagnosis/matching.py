@@ -23,6 +23,7 @@ SPELLINGS = (  # British and Latin -> American, inside a word
 )  # fmt: skip
 ROMAN = {"ii": "2", "iii": "3", "iv": "4", "vi": "6", "vii": "7", "viii": "8"}
 ONE_LETTER = {"i": "1", "v": "5", "x": "10"}  # letters as well: only after "type" and the like
+LONGEST = 400  # characters of a prediction that are compared
 EMPTY = {"an", "the", "of", "in", "and", "with", "by", "to", "type"}
 HEADS = {"disease", "syndrome", "disorder"}  # "Crohn" is Crohn's disease
 CHANGES = {  # a word that makes of a disease another thing
@@ -88,6 +89,7 @@ class Matcher:
 
     def same(self, prediction: str, diagnosis: str, synonyms: list[str]) -> tuple[bool, str]:
         """(whether `prediction` names `diagnosis`, the rule that said so)."""
+        prediction = prediction[:LONGEST]
         given = names_of(prediction)
         wanted = names_of(diagnosis) + [name for synonym in synonyms for name in names_of(synonym)]
         others = {name for known in wanted for name in self.groups.get(frozenset(known), ())}

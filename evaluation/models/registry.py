@@ -263,7 +263,7 @@ def check_folder(folder: Path) -> None:
     if ".safetensors" not in endings and endings & PICKLES:
         raise BadInput(
             f'{folder}: its weights are pickles, which can run code; only safetensors are read. Next: python -c "from transformers import '
-            f"AutoModelForCausalLM as A; A.from_pretrained('{folder}').save_pretrained('NEW')\", which reads tensors and nothing else of them"
+            f"AutoModelForCausalLM as A; A.from_pretrained('{folder}', trust_remote_code=False).save_pretrained('NEW')\", which reads tensors and nothing else of them"
         )
     if ".safetensors" not in endings:
         raise BadInput(

@@ -8,15 +8,19 @@ import json
 from pathlib import Path
 
 
+MADE_WITH = ("backend", "dtype", "backend_args", "batch_size", "device")
+
+
 class Responses:
     """Stands for a model of the harness, and asks it only what `folder` does not hold."""
 
     def __init__(self, lm, folder: Path, identity: str, settings: dict):
-        """A key is the request alone, so each model has a file of its own, and the same one run otherwise has another."""
+        """A key is the request alone, so each model has its own file, and so has each of its backends, types of weights,
+        batch sizes and devices: in bfloat16 the batch changes some outputs."""
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)  # it holds text
         made_with = hashlib.sha256(
-            json.dumps([settings[key] for key in ("backend", "dtype", "backend_args")]).encode()
+            json.dumps([settings.get(key) for key in MADE_WITH]).encode()
         ).hexdigest()
         path = folder / f"{identity[:16]}-{made_with[:8]}.jsonl"
         self.lm, self.known = lm, {}

@@ -149,7 +149,9 @@ class Chat(_Patient, LocalChatCompletion):
 
     def __init__(self, entry, **arguments):
         super().__init__(entry, **arguments)
-        self.counter = AutoTokenizer.from_pretrained(entry.path) if entry.path else None
+        self.counter = (
+            AutoTokenizer.from_pretrained(entry.path, trust_remote_code=False) if entry.path else None
+        )
         if entry.chat_template and self.counter:
             self.counter.chat_template = entry.chat_template
 

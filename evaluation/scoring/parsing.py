@@ -28,8 +28,8 @@ def answer_part(text: str, next_example: re.Pattern = NEXT_PROMPT) -> str:
     text = re.split(r"(?i)</(?:think|thinking|reasoning)>", text)[-1]
     text = re.split(r"(?i)<(?:think|thinking|reasoning)>", text)[0]
     text = END.split(text)[0].strip()
-    if tagged := re.findall(r"(?is)<answer>(.*?)</answer>", text):
-        text = tagged[-1].strip()
+    closed = [re.split(r"(?i)<answer>", part, maxsplit=1) for part in re.split(r"(?i)</answer>", text)[:-1]]
+    text = next((parts[1].strip() for parts in reversed(closed) if len(parts) == 2), text)
     return next_example.split(text, maxsplit=1)[0].strip()
 
 
@@ -462,7 +462,10 @@ def _item(text):
 
 
 # ---------------------------------------------------------------- entities: <span class="problem">chest pain</span> in the sentence
-TAG = re.compile(r"<span\s+class\s*=\s*[\"']?\s*([^\"'>]*?)\s*[\"']?\s*>|(</span\s*>)", re.IGNORECASE)
+TAG = re.compile(
+    r"<span\s{1,9}class\s{0,9}=\s{0,9}[\"']?\s{0,9}([^\"'<>]{0,99}?)\s{0,9}[\"']?\s{0,9}>|(</span\s{0,9}>)",
+    re.IGNORECASE,
+)
 
 
 def parse_entities(text: str) -> tuple[list[str], list[tuple[str, int, int]]]:

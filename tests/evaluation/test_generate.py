@@ -1,9 +1,12 @@
 """Task files and generation, end to end on a tiny random model and invented rows."""
 
+import ast
 import hashlib
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -624,3 +627,35 @@ def test_an_answer_cut_inside_the_reasoning_that_the_template_opens_is_unparsed(
     assert all(output.startswith("<think>\n") for output in outputs)
     scores = score.score_folder(world / "eval" / "thinker")
     assert scores["medqa"]["unparsed"] == len(outputs) and scores["medqa_ll"]["unparsed"] == 0
+
+
+def test_batch_size_type_and_device_are_in_the_record_and_in_the_key_of_the_cache(world):
+    record = json.loads((world / "eval" / "raw" / "run.json").read_text())
+    assert {name: record["settings"][name] for name in ("batch_size", "dtype", "device")} == {
+        "batch_size": "16",
+        "dtype": "auto",
+        "device": "cpu",
+    }
+    assert record["tasks"]["medqa"]["weights_dtype"] == "float32"
+    for batch_size, caches in (("2", 1), ("3", 2)):
+        generate.main(command(world, "batches/raw", "--batch_size", batch_size, tasks="medqa"))
+        assert len(list((world / "batches" / ".responses").iterdir())) == caches
+
+
+@pytest.mark.parametrize("name", ["generate", "score", "judge", "bertscore", "bench"])
+def test_help_loads_neither_torch_nor_the_harness(name):
+    heavy = ("torch", "transformers", "lm_eval", "datasets", "vllm", "aiohttp", "rouge_score")
+    code = f"import runpy, sys; sys.modules |= dict.fromkeys({heavy}); sys.argv = ['x', '--help']; "
+    code += f"runpy.run_module('evaluation.{name}', run_name='__main__')"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", cwd=REPO)
+    assert run.returncode == 0 and "usage:" in run.stdout, run.stderr
+
+
+def test_no_remote_code_at_any_from_pretrained():
+    calls = []
+    for path in sorted((REPO / "evaluation").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "from_pretrained":
+                refused = any(k.arg == "trust_remote_code" and k.value.value is False for k in node.keywords)
+                calls.append((path.name, node.lineno, refused))
+    assert calls and all(refused for *_, refused in calls), calls
