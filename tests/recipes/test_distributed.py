@@ -1,5 +1,5 @@
-"""Two CPU processes under DDP, DeepSpeed ZeRO-2 and ZeRO-3 and FSDP2, from the shipped accelerate files: the same
-experiment as one process."""
+"""Two CPU processes under DDP, DeepSpeed ZeRO-2 and ZeRO-3 and FSDP2, from the shipped accelerate files: the
+same experiment as one process."""
 
 import json
 import os
@@ -76,10 +76,10 @@ def lab(tmp_path_factory):
 
 
 def launch(lab, machine, *runs, shim="", ranks=2):
-    """(exit code, output) of `accelerate launch` with a shipped accelerate file on `ranks` processes of this machine.
+    """(exit code, output) of `accelerate launch` with a shipped accelerate file on `ranks` processes.
 
-    runs: (recipe, config) or (recipe, config, what goes wrong, at which micro-step), one after the other in the same
-    processes.
+    runs: (recipe, config) or (recipe, config, what goes wrong, at which micro-step), one after the other in
+    the same processes.
     """
     config = yaml.safe_load((ROOT / "accelerate_configs" / f"{machine}.yaml").read_text()) | {
         "num_processes": ranks,
@@ -115,8 +115,8 @@ def launch(lab, machine, *runs, shim="", ranks=2):
 
 
 def same_as_one(lab, name, tolerance=1e-4):
-    """The run of two ranks took the blocks of the run of one in the same steps, with the same losses and the same
-    saved model."""
+    """The run of two ranks took the blocks of the run of one in the same steps, with the same losses and the
+    same saved model."""
     assert run_json(lab / name)["ranks"] == 2 and run_json(lab / "one")["ranks"] == 1
     assert ledger(lab / name) == ledger(lab / "one")
     assert losses(lab / name) == pytest.approx(losses(lab / "one"), abs=tolerance)
