@@ -43,7 +43,7 @@ for argv, event, at in json.loads(sys.argv[1]):
     count = iter(range(1, 10**9))
     def forward_on_rank_1(self, *args, **kwargs):
         output = forward(self, *args, **kwargs)
-        if self.training and next(count) == at:
+        if self.training and output.loss is not None and next(count) == at:  # not the probe of packing
             if event == "sigterm on rank 1":
                 os.kill(os.getpid(), signal.SIGTERM)
             else:
