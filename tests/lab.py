@@ -102,6 +102,7 @@ def run_script(folder, argv):
         elsewhere = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
         patch.setattr(sys, "path", [str(folder), *elsewhere])
         patch.setattr(sys, "excepthook", sys.__excepthook__)
+        os.environ.pop("TRACKIO_DIR", None)  # of the run before: it would have ended with its process
         try:
             runpy.run_path(argv[0], run_name="__main__")
         except SystemExit as stop:
