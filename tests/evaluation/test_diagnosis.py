@@ -516,3 +516,13 @@ def test_a_model_answers_cases_through_the_harness(tmp_path, capsys):
     )
     judge.main([str(tmp_path / "run"), "--judge", "string", "--out", str(tmp_path / "judged")])
     assert json.loads((tmp_path / "judged" / "summary.json").read_text())["models"][0]["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    "reasoning", ["A long line of thought here.\n" * 900, "Let me think. " * 1600 + "\n"]
+)
+def test_the_list_after_long_reasoning_is_read(reasoning):
+    assert parse_differential(f"{reasoning}Differential diagnosis:\n1. Gout\n2. Lupus")[0] == [
+        "Gout",
+        "Lupus",
+    ]

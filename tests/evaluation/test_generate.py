@@ -620,7 +620,9 @@ def test_an_answer_cut_inside_the_reasoning_that_the_template_opens_is_unparsed(
 
     shutil.copytree(world / "model", world / "thinker")
     tokenizer = transformers.AutoTokenizer.from_pretrained(world / "thinker", trust_remote_code=False)
-    tokenizer.chat_template = "{{ messages[0]['content'] }}\n{% if add_generation_prompt %}<think>\n{% endif %}"
+    tokenizer.chat_template = (
+        "{{ messages[0]['content'] }}\n{% if add_generation_prompt %}<think>\n{% endif %}"
+    )
     tokenizer.save_pretrained(world / "thinker")
     generate.main(command(world, "eval/thinker", tasks="medqa,medqa_ll", preset="chat", model="thinker"))
     outputs = [row["output"] for row in read_jsonl(world / "eval" / "thinker" / "medqa.jsonl")]
@@ -647,7 +649,9 @@ def test_help_loads_neither_torch_nor_the_harness(name):
     heavy = ("torch", "transformers", "lm_eval", "datasets", "vllm", "aiohttp", "rouge_score")
     code = f"import runpy, sys; sys.modules |= dict.fromkeys({heavy}); sys.argv = ['x', '--help']; "
     code += f"runpy.run_module('evaluation.{name}', run_name='__main__')"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", cwd=REPO)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", cwd=REPO
+    )
     assert run.returncode == 0 and "usage:" in run.stdout, run.stderr
 
 

@@ -273,7 +273,10 @@ def test_mcnemar_exact():
 
 
 def test_an_interval_has_a_width_where_all_rows_agree():
-    rows = [{"id": str(i), "task": "t", "scoring": "choice", "choices": ["A", "B"], "completion": "A"} for i in range(20)]
+    rows = [
+        {"id": str(i), "task": "t", "scoring": "choice", "choices": ["A", "B"], "completion": "A"}
+        for i in range(20)
+    ]
     rows = [row | {"output": "A", "options": ["x", "y"]} for row in rows]
     rows = [row | metrics.grade(row) for row in rows]
     counts, finish = metrics.statistics(rows)["accuracy"]

@@ -68,7 +68,12 @@ def value(rows, name):
         ("mtsamples", "Neurology", "Urology", "Neurology"),
         # in the published order: Surgery, Allergy / Immunology, Sleep Medicine, ..., Autopsy is 26th, Urology 31st
         ("mtsamples", "Between Autopsy and Urology, the best fit is Urology.", "Autopsy", None),
-        ("mtsamples", "Urology. The note might also be filed under Sleep Medicine.", "Sleep Medicine", "Urology"),
+        (
+            "mtsamples",
+            "Urology. The note might also be filed under Sleep Medicine.",
+            "Sleep Medicine",
+            "Urology",
+        ),
         ("mtsamples", "Dentistry or Dermatology", "Dermatology", None),
         ("mtsamples", "Neurology, not Radiology", "Radiology", "Neurology"),
         ("ddi", "ddi-effect", None, "DDI-effect"),  # D1
