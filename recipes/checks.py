@@ -429,7 +429,7 @@ def check_trainer(trainer):
 
 
 # ---------------------------------------------------------------- the command line
-LIBRARIES = ("trl", "transformers", "peft", "accelerate", "jinja2")
+LIBRARIES = ("trl", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "jinja2")
 
 
 def begin(parser):
@@ -453,7 +453,7 @@ def one_sentence_errors(parser=None):
             text = (
                 str(error)
                 if isinstance(error, Refused)
-                else f"{' '.join(sys.argv)}: {type(error).__name__}: {error}"
+                else f"{' '.join(sys.argv)}: {type(error).__name__}: {error}. Next: check that path or setting"
             )
             print(f"error: {' '.join(text.split())}", file=sys.stderr)
 

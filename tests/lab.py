@@ -1,4 +1,5 @@
-"""A folder outside the repository in which copies of the recipes run: invented documents, tokenizer, blocks, rows and a trained base model."""
+"""A folder outside the repository in which copies of the recipes run: invented documents, tokenizer, blocks,
+rows and a trained base model."""
 
 import contextlib
 import io
@@ -95,7 +96,8 @@ def copied(folder, name, config):
 
 
 def run_script(folder, argv):
-    """Run `python ARGV` in this process, in `folder`; return the sentence that it exits with (None: all is well)."""
+    """Run `python ARGV` in this process, in `folder`; return the sentence that it exits with (None: all is
+    well)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "argv", argv)

@@ -1,4 +1,5 @@
-"""Words and phrases that are gone from product, pages and messages: a native engineer would not write them."""
+"""Words and phrases that are gone from product, pages and messages: a native engineer would not write
+them."""
 
 import re
 import subprocess
@@ -23,14 +24,7 @@ GONE = (
     r"\brows_per_step\b",
     r"\bfinetune_task\.py\b",
 )
-FILES = (
-    "*.md",
-    "recipes/*.py",
-    "recipes/tools/*.py",
-    "recipes/configs/*.yaml",
-    "Makefile",
-    "demo.py",
-)
+FILES = ("*.md", "recipes/*.py", "recipes/tools/*.py", "recipes/configs/*.yaml", "Makefile", "demo.py")
 HISTORY = ("CHANGELOG.md", "RESULTS.md")  # name what was, as it was then
 
 

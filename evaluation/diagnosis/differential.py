@@ -15,7 +15,10 @@ from evaluation.scoring.parsing import answer_part
 
 PARSER_VERSION = "1.1"
 LENGTH = 5
-MOST_TEXT, MOST_LINE = 20_000, 2_000  # characters of an answer, and of a line of it, that are read: the patterns look ahead
+MOST_TEXT, MOST_LINE = (
+    20_000,
+    2_000,
+)  # characters of an answer, and of a line of it, that are read: the patterns look ahead
 MOST_JSON = 50  # brackets at which JSON is looked for
 LONGEST = 16  # words of a name; what is longer is a sentence
 

@@ -135,7 +135,9 @@ def read_verdict(text: str) -> bool | None:
     """The verdict that a judge wrote: its first word is yes or no (or true or false, by itself), only one of yes and no
     occurs in it, or it gives a value as `"correct": true`. None in doubt."""
     text = re.sub(
-        r"\by/n\b|\btrue/false\b|\bno (?:idea|answer|information|way)\b|\byes (?:and|or) no\b", "", answer_part(text).lower()
+        r"\by/n\b|\btrue/false\b|\bno (?:idea|answer|information|way)\b|\byes (?:and|or) no\b",
+        "",
+        answer_part(text).lower(),
     )
     if first := re.match(r"\W*(yes|no|y|n)\b", text):
         return first[1].startswith("y")

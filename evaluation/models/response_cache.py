@@ -7,7 +7,6 @@ import hashlib
 import json
 from pathlib import Path
 
-
 MADE_WITH = ("backend", "dtype", "backend_args", "batch_size", "device")
 
 
@@ -19,9 +18,7 @@ class Responses:
         batch sizes and devices: in bfloat16 the batch changes some outputs."""
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)  # it holds text
-        made_with = hashlib.sha256(
-            json.dumps([settings.get(key) for key in MADE_WITH]).encode()
-        ).hexdigest()
+        made_with = hashlib.sha256(json.dumps([settings.get(key) for key in MADE_WITH]).encode()).hexdigest()
         path = folder / f"{identity[:16]}-{made_with[:8]}.jsonl"
         self.lm, self.known = lm, {}
         text = path.read_text() if path.is_file() else ""

@@ -78,7 +78,9 @@ def compare(rows: list[dict], others: list[dict], where: str = "the two runs") -
     differences = {}
     for name in shared:
         difference, drawn = metrics.paired_difference(rows, others, name)
-        differences[name] = metrics.estimate(difference, drawn, len(rows), difference=True) | {"p": metrics.p_value(drawn)}
+        differences[name] = metrics.estimate(difference, drawn, len(rows), difference=True) | {
+            "p": metrics.p_value(drawn)
+        }
         differences[name]["difference"] = differences[name].pop("value")
     tested = next((name for name in RIGHT_OR_WRONG if name in shared), None)
     return {"n": len(rows), "metrics": differences, "mcnemar": tested and mcnemar(rows, others, tested)}

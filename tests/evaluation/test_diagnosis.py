@@ -1,4 +1,5 @@
-"""Clinical cases: from files to rows, from answers to lists, from names to verdicts, from verdicts to accuracies."""
+"""Clinical cases: from files to rows, from answers to lists, from names to verdicts, from verdicts to
+accuracies."""
 
 import json
 import math
@@ -87,7 +88,8 @@ def test_every_source_gives_rows_that_ask_for_a_differential(tmp_path, capsys):
         )
     osce, _, nejm, *_ = rows
     assert osce["question"] == (
-        "Demographics: 40-year-old sailor\nSymptoms:\n  Secondary Symptoms: a limp; a cough\nPhysical Examination Findings:\n  Vital Signs:\n"
+        "Demographics: 40-year-old sailor\nSymptoms:\n  Secondary Symptoms: a limp; a cough\nPhysical "
+        "Examination Findings:\n  Vital Signs:\n"
         "    Heart Rate: 72 bpm\nTest Results:\n  Done: yes"
     )
     assert (
@@ -231,13 +233,17 @@ def test_the_golden_answers_are_many_and_any_text_at_all_is_read_without_an_erro
 
 # ---------------------------------------------------------------- names
 @pytest.mark.parametrize(("prediction", "diagnosis", "synonyms", "same"), [
-    ("Acute lymphoblastic leukaemia (ALL)", "Acute lymphoblastic leukemia", [], True), ("Oesophageal perforation (Boerhaave syndrome)", "Boerhaave syndrome", [], True),
+    ("Acute lymphoblastic leukaemia (ALL)", "Acute lymphoblastic leukemia", [], True), ("Oesophageal "
+                                                                                        "perforation "
+                                                                                        "(Boerhaave "
+                                                                                        "syndrome)", "Boerhaave syndrome", [], True),
     ("Legg-Calve-Perthes disease", "Legg-Calvé-Perthes disease (LCPD)", [], True), ("LCPD", "Legg-Calvé-Perthes disease (LCPD)", [], True),
     ("Hirschsprung’s disease", "Hirschsprung disease", [], True), ("Crohn's", "Crohn disease", [], True), ("Hemorrhoid", "Hemorrhoids", [], True),
     ("Type II diabetes mellitus", "Diabetes mellitus type 2", [], True), ("Viral myocarditis", "Myocarditis", [], True), ("Haemophilia A", "Hemophilia", [], True),
     ("DLBCL", "Diffuse large B-cell lymphoma", ["DLBCL"], True), ("DLBCL", "Diffuse large B-cell lymphoma", [], False),
     ("Wegener's granulomatosis", "Granulomatosis with polyangiitis", ["Wegener granulomatosis"], True), ("Lymphoma", "Diffuse large B-cell lymphoma", [], False),
-    ("Tuberculosis", "Pulmonary tuberculosis", [], False), ("Type 1 diabetes mellitus", "Diabetes mellitus type 2", [], False), ("Pseudogout", "Gout", [], False),
+    ("Tuberculosis", "Pulmonary tuberculosis", [], False), ("Type 1 diabetes mellitus", "Diabetes mellitus "
+                                                                                        "type 2", [], False), ("Pseudogout", "Gout", [], False),
     ("Non-Hodgkin lymphoma", "Hodgkin lymphoma", [], False), ("Serum sickness-like reaction", "Serum sickness", [], False), ("Cushing disease", "Cushing syndrome", [], False),
     ("Hyperparathyroidism", "Secondary hyperparathyroidism", [], False), ("Dyspnoea due to heart failure", "Heart failure", [], True),
     ("Hepatitis B", "Hepatitis A", [], False), ("Family history of breast cancer", "Breast cancer", [], False), ("Gout vs. pseudogout", "Gout", [], False),
@@ -467,7 +473,8 @@ def test_runs_that_cannot_be_judged_together_are_named(tmp_path):
     write_lines(tmp_path / "else" / "medqa.jsonl", [{}])
     with pytest.raises(
         SystemExit,
-        match="else: no outputs of diagnosis. Next: python -m evaluation.generate --model .* --tasks diagnosis --preset",
+        match="else: no outputs of diagnosis. Next: python -m evaluation.generate --model .* --tasks "
+        "diagnosis --preset",
     ):
         judge.main([str(tmp_path / "else"), *out])
     with pytest.raises(
@@ -478,7 +485,8 @@ def test_runs_that_cannot_be_judged_together_are_named(tmp_path):
         judge.main([str(good), "--judge", "oracle", "--out", str(tmp_path / "out")])
     with pytest.raises(
         SystemExit,
-        match="ratings: no such file or folder of ratings. Next: python -m evaluation.rating_page RUN --out rate.html",
+        match="ratings: no such file or folder of ratings. Next: python -m evaluation.rating_page RUN "
+        "--out rate.html",
     ):
         judge.main([str(good), "--judge", f"human:{tmp_path / 'ratings'}", "--out", str(tmp_path / "out")])
     (tmp_path / "file").touch()

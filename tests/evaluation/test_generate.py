@@ -485,7 +485,8 @@ def test_a_group_goes_on_with_the_tasks_that_have_rows_and_counts_them(world, tm
     for asked, said in (
         (
             "all_ll",
-            "has rows of none of the 5 tasks of --tasks all_ll. Next: python -m data_prep.build_tasks --raw RAW --tasks all",
+            "has rows of none of the 5 tasks of --tasks all_ll. Next: python -m data_prep.build_tasks "
+            "--raw RAW --tasks all",
         ),
         ("all,medqa", "medqa/test.jsonl: no such file"),  # what is named must be there
     ):
@@ -517,7 +518,8 @@ def test_rows_that_lack_a_field_are_named(world, tmp_path):
         (
             {},
             "medqa_ll",
-            "test.jsonl: line 1: no 'options', so medqa_ll cannot be asked of it. Next: python -m data_prep.build_tasks",
+            "test.jsonl: line 1: no 'options', so medqa_ll cannot be asked of it. Next: python -m "
+            "data_prep.build_tasks",
         ),
         ({"scoring"}, "medqa", "test.jsonl: line 1: field 'scoring' is missing"),
         ({"completion"}, "medqa", "test.jsonl: line 1: field 'completion' is missing or empty"),

@@ -214,7 +214,8 @@ def test_draws_of_a_macro_f1_are_a_bootstrap():
     golds = [rng.choice(ANSWER) for _ in range(60)]
     rows = choice_rows(golds, [g if rng.random() < 0.6 else rng.choice(ANSWER) for g in golds], ANSWER)
     counts, finish = metrics.statistics(rows)["macro_f1"]
-    # the weights of one draw, by kind of row, are rows drawn with replacement: the metric of these rows is the draw's
+    # the weights of one draw, by kind of row, are rows drawn with replacement: the metric of these rows is
+    # the draw's
     distinct, kinds = np.unique(counts, axis=0, return_inverse=True)
     weights = np.random.default_rng(0).multinomial(60, np.bincount(kinds) / 60, size=100)
     one_of = {kind: rows[place] for place, kind in enumerate(kinds)}

@@ -66,7 +66,8 @@ def value(rows, name):
         ("mtsamples", "Neurosurgery", "Surgery", "Neurosurgery"),  # C4
         ("mtsamples", "Cosmetic / Plastic Surgery", "Surgery", "Cosmetic / Plastic Surgery"),
         ("mtsamples", "Neurology", "Urology", "Neurology"),
-        # in the published order: Surgery, Allergy / Immunology, Sleep Medicine, ..., Autopsy is 26th, Urology 31st
+        # in the published order: Surgery, Allergy / Immunology, Sleep Medicine, ..., Autopsy is 26th, Urology
+        # 31st
         ("mtsamples", "Between Autopsy and Urology, the best fit is Urology.", "Autopsy", None),
         (
             "mtsamples",

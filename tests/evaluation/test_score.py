@@ -1,4 +1,5 @@
-"""Scoring from logged outputs alone: what the files say, what is withheld or redacted, two runs compared, and bad input."""
+"""Scoring from logged outputs alone: what the files say, what is withheld or redacted, two runs compared, and
+bad input."""
 
 import json
 import os
@@ -411,7 +412,8 @@ def test_what_cannot_be_compared_is_said(tmp_path, capsys):
     [
         (
             {"output": None},
-            r"mednli.jsonl: line 2: field 'output' is missing \(row mednli:1\). Next: python -m evaluation.generate",
+            r"mednli.jsonl: line 2: field 'output' is missing \(row mednli:1\). Next: python -m "
+            r"evaluation.generate",
         ),
         ({"completion": ...}, "line 2: field 'completion' is missing"),
         ({"access": ...}, "line 2: field 'access' is missing"),
