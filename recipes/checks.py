@@ -55,7 +55,6 @@ def check_launch(run, training):
             "FSDP2 would keep whole, unreduced 16-bit gradients on every GPU while it accumulates. Next: "
             """--accelerator_config '{"gradient_accumulation_kwargs": {"sync_each_batch": true}}'"""
         )
-    os.environ["TRACKIO_DIR"] = str(Path(training.output_dir, "trackio").resolve())
 
 
 def check_batch(key, value, per_pass):

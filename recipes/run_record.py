@@ -123,6 +123,7 @@ def _open(script, args, training, models, data):
     if data.suffix == ".jsonl" or data.is_dir():  # rows may be stricter than their manifest
         terms = access_of(data, models, arguments, rows=True)
         allowed = close_process(terms, arguments) or allowed
+    os.environ["TRACKIO_DIR"] = str((folder / "trackio").resolve())
     require_local_files(terms["access"], arguments, folder, Refused)
     check_outputs(data, arguments.get("verify"))
 

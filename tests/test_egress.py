@@ -466,7 +466,7 @@ dist.destroy_process_group()
     assert not list(Path(tempfile.gettempdir()).glob("egress-*"))
 
 
-READS_NO_NOTES = {"bench", "sources", "backbone", "fetch", "tasks_status", "curves", "paper_claims"}
+READS_NO_NOTES = {"bench", "sources", "backbone", "fetch", "tasks_status", "curves", "paper_claims", "baselines"}
 
 
 def test_every_command_that_reads_records_isolates_itself_first():
@@ -656,16 +656,16 @@ def test_a_run_with_credentialed_rows_uploads_nothing_whatever_its_yaml_allows(
 
 def test_an_entry_of_the_allow_list_is_the_only_way_and_is_recorded(lab, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    import run_guard
+    import run_record
 
     terms = {"access": "credentialed", "agreements": [LICENSE]}
     wandb = ENTRY | {"endpoint": "https://api.wandb.ai"}
     given = {"report_to": ["wandb", "tensorboard"], "allow_list": allow_list(tmp_path / "a.yaml", wandb)}
-    assert run_guard.keep_on_site(terms, given) == [wandb]
+    assert run_record.close_process(terms, given) == [wandb]
     assert (
-        run_guard.keep_on_site(terms, {"report_to": ["tensorboard"], "allow_list": given["allow_list"]}) == []
+        run_record.close_process(terms, {"report_to": ["tensorboard"], "allow_list": given["allow_list"]}) == []
     ), "what is not needed is not opened"
-    assert run_guard.keep_on_site({"access": "gated", "agreements": []}, {"report_to": ["wandb"]}) == []
+    assert run_record.close_process({"access": "gated", "agreements": []}, {"report_to": ["wandb"]}) == []
 
 
 @pytest.mark.guarantee(
@@ -674,7 +674,7 @@ def test_an_entry_of_the_allow_list_is_the_only_way_and_is_recorded(lab, tmp_pat
 )
 def test_what_a_run_writes_stays_in_its_folder_and_is_its_owners(lab, closed, tmp_path):
     argv = copied(
-        lab, "sft", {**closed, "report_to": ["tensorboard"], "packing": "isolated", "dataset_num_proc": 2}
+        lab, "sft", {**closed, "report_to": ["tensorboard"], "packing": True, "dataset_num_proc": 2}
     )
     short = tempfile.mkdtemp(dir="/tmp")  # a socket file lies in it, whose path has a limit
     elsewhere = {

@@ -572,7 +572,7 @@ def test_hashes_in_a_manifest_are_those_on_the_disk(tmp_path):
 
 
 def test_an_unforeseen_error_about_credentialed_text_quotes_none_of_it(monkeypatch):
-    monkeypatch.setattr(executors.egress, "held", lambda: ["PhysioNet"])
+    monkeypatch.setattr(executors.egress, "agreements", lambda: ["PhysioNet"])
     step = executors.Units("tests.data_prep.test_executors:quote", [({"name": "a"}, "m")], "/tmp")
     step.terms = []
     with pytest.raises(RuntimeError) as raised:

@@ -216,6 +216,11 @@ class WithoutSafeguards(ast.NodeTransformer):
         node.bases = [base for base in node.bases if not self.used(base)]
         return self.generic_visit(node)
 
+    def visit_With(self, node):
+        used = any(self.used(item) for item in node.items)
+        node = self.generic_visit(node)
+        return node.body if used else node
+
     def visit_Call(self, node):
         node.keywords = [keyword for keyword in node.keywords if not self.used(keyword)]
         return self.generic_visit(node)

@@ -278,11 +278,14 @@ def test_a_base_that_moved_on_the_hub_is_the_commit_that_was_trained_on(lab, mon
     assert torch.equal(base["model.norm.weight"], merged["model.norm.weight"])
 
 
-def test_peft_loads_an_adapter_of_ours_without_a_warning(lab, recwarn, monkeypatch):
-    monkeypatch.chdir(lab)  # its base is named as in the YAML
-    AutoPeftModelForCausalLM.from_pretrained(lab / "adapter")
+def test_peft_loads_an_adapter_of_ours_without_a_warning(lab, recwarn):
+    assert recipe(lab, "sft", {**SFT, "output_dir": "quiet", "max_steps": 1}) is None
+    recwarn.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(lab)  # where its base is
+        AutoPeftModelForCausalLM.from_pretrained("quiet")
     assert not [w for w in recwarn if "keyword arguments" in str(w.message)]
-    assert json.loads((lab / "adapter" / "access.json").read_text()) == {"access": "gated"}
+    assert json.loads((lab / "quiet" / "access.json").read_text()) == {"access": "gated"}
 
 
 def test_qlora_then_merge_into_the_unquantised_base(lab):
