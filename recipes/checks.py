@@ -239,12 +239,9 @@ def check_sft_model(named, training):
         )
 
 
-def check_pretraining(run, training, manifest):
-    """check_model for recipes/pretrain.py, with the tokenizer and the packing of its blocks."""
-    rescaled = "rope_parameters" in (run.model_init_kwargs or {})
-    name, length = run.model_name_or_path, manifest["block_length"]
-    config, tokenizer = check_model(name, length, run.model_revision, rescaled)
-    engine = tokenizer.backend_tokenizer
+def check_tokenizer(run, tokenizer, manifest):
+    """Refuse blocks of another tokenizer: their ids would mean other words."""
+    name, engine = run.model_name_or_path, tokenizer.backend_tokenizer
     engine.no_truncation()
     engine.no_padding()
     if hashlib.sha256(engine.to_str().encode()).hexdigest() != manifest["tokenizer"]["sha256"]:
@@ -252,6 +249,14 @@ def check_pretraining(run, training, manifest):
             f"the tokenizer of {name} is not the one that made {run.blocks}. "
             f"Next: python -m data_prep.build_blocks --tokenizer {name} ..."
         )
+
+
+def check_pretraining(run, training, manifest):
+    """check_model for recipes/pretrain.py, with the tokenizer and the packing of its blocks."""
+    rescaled = "rope_parameters" in (run.model_init_kwargs or {})
+    name, length = run.model_name_or_path, manifest["block_length"]
+    config, tokenizer = check_model(name, length, run.model_revision, rescaled)
+    check_tokenizer(run, tokenizer, manifest)
     if run.document_masking:
         check_isolation(config, run.attn_implementation, training.device, flat=False)
 

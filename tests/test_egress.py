@@ -54,7 +54,7 @@ def closed(lab):
         ]
         rows = [row | {"prompt": f"Is {MARK} there?\n"} if "prompt" in row else row for row in rows]
         write_jsonl(lab / "closed" / f"{split}.jsonl", rows)
-    (lab / "closed" / "manifest.json").write_text(json.dumps({"access": "credentialed"}))
+    (lab / "closed" / "manifest.json").write_text(json.dumps({"access": "credentialed", "inputs": [CLOSED]}))
     return {**SFT, "rows": "closed", "output_dir": "closed_run", "max_steps": 2, "save_steps": 1}
 
 
@@ -466,7 +466,16 @@ dist.destroy_process_group()
     assert not list(Path(tempfile.gettempdir()).glob("egress-*"))
 
 
-READS_NO_NOTES = {"bench", "sources", "backbone", "fetch", "tasks_status", "curves", "paper_claims", "baselines"}
+READS_NO_NOTES = {
+    "bench",
+    "sources",
+    "backbone",
+    "fetch",
+    "tasks_status",
+    "curves",
+    "paper_claims",
+    "baselines",
+}
 
 
 def test_every_command_that_reads_records_isolates_itself_first():
@@ -663,7 +672,8 @@ def test_an_entry_of_the_allow_list_is_the_only_way_and_is_recorded(lab, tmp_pat
     given = {"report_to": ["wandb", "tensorboard"], "allow_list": allow_list(tmp_path / "a.yaml", wandb)}
     assert run_record.close_process(terms, given) == [wandb]
     assert (
-        run_record.close_process(terms, {"report_to": ["tensorboard"], "allow_list": given["allow_list"]}) == []
+        run_record.close_process(terms, {"report_to": ["tensorboard"], "allow_list": given["allow_list"]})
+        == []
     ), "what is not needed is not opened"
     assert run_record.close_process({"access": "gated", "agreements": []}, {"report_to": ["wandb"]}) == []
 

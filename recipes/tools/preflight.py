@@ -234,8 +234,8 @@ class Run:
         longest, rescaled = length or given.max_length, "rope_parameters" in (given.model_init_kwargs or ())
         self.config, self.tokenizer = self.checks.check_model(self.model, longest, revision, rescaled)
         with check("vocabulary"):
-            if self.blocks and hasattr(self.recipe, "check_tokenizer"):
-                self.recipe.check_tokenizer(copy.deepcopy(self.tokenizer), self.manifest, given)
+            if self.blocks:
+                self.checks.check_tokenizer(given, self.tokenizer, self.manifest)
         with check("padding"):
             if hasattr(given, "pad_token"):
                 self.checks.check_pad_token(self.tokenizer, given.pad_token)
@@ -245,9 +245,11 @@ class Run:
                 device = self.training.device
                 self.checks.check_isolation(self.config, given.attn_implementation, device, flat=flat)
         with check("inputs"):
-            step = (given.global_batch_tokens, length) if self.blocks else (given.global_batch_size,)
-            if hasattr(self.recipe, "set_accumulation") and step[0]:
-                self.recipe.set_accumulation(on_ranks(self.training, self.ranks), *step)
+            key = "global_batch_tokens" if self.blocks else "global_batch_size"
+            if value := getattr(given, key, None):
+                ranks = on_ranks(self.training, self.ranks).world_size
+                per_pass = self.training.per_device_train_batch_size * ranks * (length or 1)
+                self.checks.check_batch(key, value, per_pass)
 
         self.tokenizer.eos_token = given.eos_token or self.tokenizer.eos_token
         self.generation = None

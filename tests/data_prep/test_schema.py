@@ -136,7 +136,10 @@ def test_missing_file_and_bad_encoding(tmp_path):
     with pytest.raises(BadInput, match="nothing.json: no such file"):
         read_json(tmp_path / "nothing.json")
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
-    with pytest.raises(BadInput, match="latin.txt: not UTF-8"), open_text(tmp_path / "latin.txt") as text:
+    with (
+        pytest.raises(BadInput, match="latin.txt: line 1 is not UTF-8"),
+        open_text(tmp_path / "latin.txt") as text,
+    ):
         text.read()
 
 

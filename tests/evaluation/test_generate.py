@@ -266,7 +266,7 @@ def test_answers_of_another_type_of_weights_are_not_taken_for_these(world):
     )
 
 
-@pytest.mark.guarantee("Evaluation", "A killed generation goes on where it was.")
+@pytest.mark.guarantee("Evaluation", "A killed generation resumes where it stopped.")
 def test_a_killed_run_goes_on_where_it_was(world, monkeypatch):
     from lm_eval.models.huggingface import HFLM
 

@@ -715,7 +715,7 @@ def test_the_machine_of_an_accelerate_file(inspect, lab):
     assert report.notes["launch"].startswith("ranks: 8 (accelerate_configs/zero3_8gpu.yaml, judged from here")
     assert_only(inspect("pretrain", low)[0], "precision")
     report, _ = inspect("pretrain", {**low, "global_batch_tokens": 128}, *machine)
-    assert_only(report, "inputs", "128 is not a multiple of 256 (8 ranks x 32)")
+    assert_only(report, "inputs", "128 is not a multiple of 512 (ranks x micro-batch)")
     (lab / "accelerate_configs" / "zero3.json").write_text(json.dumps({"zero_optimisation": {"stage": 3}}))
     report, _ = inspect("pretrain", {**low, "global_batch_tokens": 512}, *machine)
     assert_only(report, "launch", "DeepSpeed does not know zero_optimisation")
