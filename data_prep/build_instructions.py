@@ -143,7 +143,7 @@ def build(
     """Write OUT and return its manifest. `plan`: "sources" {name: rows wanted, or None for all}, "validation"
     (a share), "seed".
 
-    `skip`: go on without a source whose raw files are not there."""
+    `skip`: continue without a source whose raw files are not there."""
     check_out(out)
     held_out, drops, seen, inputs, removed = HeldOut(task_rows), Drops(), set(), [], []
     side, groups = {}, {}  # {group: its split}, {id of a row: its group}
@@ -411,7 +411,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, help="else the plan's, or 0")
     parser.add_argument(
-        "--skip_missing", action="store_true", help="go on without a source whose raw files are not there"
+        "--skip_missing", action="store_true", help="continue without a source whose raw files are not there"
     )
     return parser
 

@@ -266,7 +266,9 @@ def ask_model(
         "backend": entry.backend,
         "lm_eval": importlib.metadata.version("lm_eval"),
     }
-    settings |= {key: getattr(args, key) for key in ("limit", "dtype", "backend_args")}
+    settings |= {
+        key: getattr(args, key) for key in ("limit", "dtype", "batch_size", "device", "backend_args")
+    }
     keys = {
         task: hashlib.sha256(
             json.dumps([identity, settings, asked[task]["shots"], asked[task]["data_sha256"]]).encode()

@@ -72,7 +72,7 @@ def _mark(record: dict) -> None:
 
 
 def row_files(rows: str | Path, splits) -> list[Path]:
-    """ROWS/<task>/<split>.jsonl of all tasks. BadInput if there is none."""
+    """ROWS/<task>/<split>.jsonl of all tasks. BadInput where no file is found."""
     found = [path for path in sorted(Path(rows).glob("*/*.jsonl")) if path.stem in splits]
     if not found:
         raise BadInput(

@@ -111,7 +111,7 @@ def write_model(run, folder, facts):
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     for path in (run / name for name in TOKENIZER if (run / name).is_file()):
         shutil.copyfile(path, folder / path.name)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     write_generation_config(run, folder, tokenizer, config)
     return {name: describe(tensor) for name, tensor in tensors.items()}
 

@@ -163,7 +163,7 @@ def differ(mine, theirs):
 
 
 def check_template(model, chat):
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     if not tokenizer.chat_template:
         return "there is no chat template, and the model was trained to chat" if chat else None
     end, ends = answer_end(tokenizer), read_json(model / "generation_config.json")["eos_token_id"]
@@ -176,8 +176,8 @@ def check_generation(model, chat):
     place = {"device_map": "auto"} if torch.cuda.is_available() else {}
     try:
         tokenizer, loaded = (
-            AutoTokenizer.from_pretrained(model),
-            AutoModelForCausalLM.from_pretrained(model, **place),
+            AutoTokenizer.from_pretrained(model, trust_remote_code=False),
+            AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False, **place),
         )
         inputs = (
             tokenizer.apply_chat_template(prompt, **TENSORS)

@@ -238,7 +238,7 @@ def packings(folder):
 def prepare(documents, folder, rows):
     """FOLDER/{model, blocks, rows} from the text of DOCUMENTS: weights, blocks and rows of one tokenizer."""
     data_prep("demo.backbone", documents=documents, out=folder / "model", vocab_size=VOCABULARY)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model", trust_remote_code=False)
     torch.manual_seed(0)
     config = LlamaConfig(
         **SHAPE,

@@ -266,7 +266,7 @@ def hashes(folder):
     }
 
 
-@pytest.mark.guarantee("Corpus", "A build that is killed at any moment goes on to the same bytes.")
+@pytest.mark.guarantee("Corpus", "A build killed at any moment resumes and ends in the same bytes.")
 def test_a_build_killed_at_any_moment_goes_on_to_the_same_bytes(tmp_path):
     raw, code = (
         raw_files(tmp_path / "raw"),
