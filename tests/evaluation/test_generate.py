@@ -485,7 +485,8 @@ def test_a_group_goes_on_with_the_tasks_that_have_rows_and_counts_them(world, tm
     for asked, said in (
         (
             "all_ll",
-            "has rows of none of the 5 tasks of --tasks all_ll. Next: python -m data_prep.build_tasks --raw RAW --tasks all",
+            "has rows of none of the 5 tasks of --tasks all_ll. Next: python -m data_prep.build_tasks "
+            "--raw RAW --tasks all",
         ),
         ("all,medqa", "medqa/test.jsonl: no such file"),  # what is named must be there
     ):
@@ -517,7 +518,8 @@ def test_rows_that_lack_a_field_are_named(world, tmp_path):
         (
             {},
             "medqa_ll",
-            "test.jsonl: line 1: no 'options', so medqa_ll cannot be asked of it. Next: python -m data_prep.build_tasks",
+            "test.jsonl: line 1: no 'options', so medqa_ll cannot be asked of it. Next: python -m "
+            "data_prep.build_tasks",
         ),
         ({"scoring"}, "medqa", "test.jsonl: line 1: field 'scoring' is missing"),
         ({"completion"}, "medqa", "test.jsonl: line 1: field 'completion' is missing or empty"),
@@ -542,8 +544,13 @@ def test_scores_are_deterministic_and_complete(world):
     scores = json.loads(before["scores.json"])
     assert sorted(scores) == sorted(TASKS.split(","))
     assert {task: entry["primary"] for task, entry in scores.items()} == {
-        "medqa": "accuracy", "medqa_ll": "accuracy", "emrqa": "f1", "i2b2": "macro_f1", "hoc": "macro_f1", "mimic_cxr": "rougeL",
-    }  # fmt: skip
+        "medqa": "accuracy",
+        "medqa_ll": "accuracy",
+        "emrqa": "f1",
+        "i2b2": "macro_f1",
+        "hoc": "macro_f1",
+        "mimic_cxr": "rougeL",
+    }
     for task, entry in scores.items():
         rows = read_jsonl(folder / f"{task}.scored.jsonl")
         assert entry["n"] == len(rows) and entry["unparsed"] == sum(row["parsed"] is None for row in rows)
@@ -620,7 +627,9 @@ def test_an_answer_cut_inside_the_reasoning_that_the_template_opens_is_unparsed(
 
     shutil.copytree(world / "model", world / "thinker")
     tokenizer = transformers.AutoTokenizer.from_pretrained(world / "thinker", trust_remote_code=False)
-    tokenizer.chat_template = "{{ messages[0]['content'] }}\n{% if add_generation_prompt %}<think>\n{% endif %}"
+    tokenizer.chat_template = (
+        "{{ messages[0]['content'] }}\n{% if add_generation_prompt %}<think>\n{% endif %}"
+    )
     tokenizer.save_pretrained(world / "thinker")
     generate.main(command(world, "eval/thinker", tasks="medqa,medqa_ll", preset="chat", model="thinker"))
     outputs = [row["output"] for row in read_jsonl(world / "eval" / "thinker" / "medqa.jsonl")]
@@ -647,7 +656,9 @@ def test_help_loads_neither_torch_nor_the_harness(name):
     heavy = ("torch", "transformers", "lm_eval", "datasets", "vllm", "aiohttp", "rouge_score")
     code = f"import runpy, sys; sys.modules |= dict.fromkeys({heavy}); sys.argv = ['x', '--help']; "
     code += f"runpy.run_module('evaluation.{name}', run_name='__main__')"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", cwd=REPO)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", cwd=REPO
+    )
     assert run.returncode == 0 and "usage:" in run.stdout, run.stderr
 
 

@@ -9,7 +9,23 @@ from data_prep.benchmarks.mtsamples import SPECIALTIES
 from evaluation.diagnosis import differential, matching, server_judge
 from evaluation.scoring import metrics, parsing, reference_scorer
 
-PIECES = ("<answer>", "<span class=", "(", "[", "{", "1. a", "1. a\n", "<a", "<!--", "* ", "**", "<![", "A, ", " ", "answer is ")
+PIECES = (
+    "<answer>",
+    "<span class=",
+    "(",
+    "[",
+    "{",
+    "1. a",
+    "1. a\n",
+    "<a",
+    "<!--",
+    "* ",
+    "**",
+    "<![",
+    "A, ",
+    " ",
+    "answer is ",
+)
 ENTITY = '<span class="problem">a cough</span>'
 OPTIONS = ("Mesenteric ischemia", "Gout", "A (b)", "Appendicitis")
 
@@ -20,7 +36,9 @@ def paper(task, scoring):
 
 
 def strict(scoring, gold):
-    return lambda text: metrics.grade({"scoring": scoring, "completion": gold, "output": text, "choices": ["problem"]})
+    return lambda text: metrics.grade(
+        {"scoring": scoring, "completion": gold, "output": text, "choices": ["problem"]}
+    )
 
 
 READERS = {
@@ -52,7 +70,10 @@ def test_time_is_linear_in_the_length_of_hostile_text(name):
         for start in ("", "<span class=" if name == "entities" else "Diagnosis: "):
             short, long = ((start + piece * (size // len(piece) + 1))[:size] for size in (25_000, 100_000))
             first = seconds(short)
-            assert first < 4, (piece, first)  # of processor time; a quadratic reader needs minutes for the long text
+            assert first < 4, (
+                piece,
+                first,
+            )  # of processor time; a quadratic reader needs minutes for the long text
             second = seconds(long)
             if second >= 6 * max(first, 0.02):  # once more: the machine may be busy
                 first, second = seconds(short), seconds(long)

@@ -23,7 +23,7 @@ def test_macro_f1_is_over_the_declared_labels():
     rows = choice_rows(["yes", "yes", "no", "no"], ["yes", "I do not know", "no", "maybe"], ANSWER)
     assert metrics.value(rows, "macro_f1") == pytest.approx(
         4 / 9
-    )  # maybe is wrongly given: 0; an unparsed answer is no class of its own
+    )  # maybe is wrongly given: 0; an unparsed answer is not a class
     assert metrics.value(rows, "accuracy") == 0.5
     assert [row["parsed"] for row in rows] == ["yes", None, "no", "maybe"]
 
@@ -214,7 +214,8 @@ def test_draws_of_a_macro_f1_are_a_bootstrap():
     golds = [rng.choice(ANSWER) for _ in range(60)]
     rows = choice_rows(golds, [g if rng.random() < 0.6 else rng.choice(ANSWER) for g in golds], ANSWER)
     counts, finish = metrics.statistics(rows)["macro_f1"]
-    # the weights of one draw, by kind of row, are rows drawn with replacement: the metric of these rows is the draw's
+    # the weights of one draw, by kind of row, are rows drawn with replacement: the metric of these rows is
+    # the draw's
     distinct, kinds = np.unique(counts, axis=0, return_inverse=True)
     weights = np.random.default_rng(0).multinomial(60, np.bincount(kinds) / 60, size=100)
     one_of = {kind: rows[place] for place, kind in enumerate(kinds)}
@@ -273,7 +274,10 @@ def test_mcnemar_exact():
 
 
 def test_an_interval_has_a_width_where_all_rows_agree():
-    rows = [{"id": str(i), "task": "t", "scoring": "choice", "choices": ["A", "B"], "completion": "A"} for i in range(20)]
+    rows = [
+        {"id": str(i), "task": "t", "scoring": "choice", "choices": ["A", "B"], "completion": "A"}
+        for i in range(20)
+    ]
     rows = [row | {"output": "A", "options": ["x", "y"]} for row in rows]
     rows = [row | metrics.grade(row) for row in rows]
     counts, finish = metrics.statistics(rows)["accuracy"]

@@ -1,4 +1,5 @@
-"""The models named in evaluation/models: their facts, their prompts, and a run of each on a tiny stand-in of its architecture."""
+"""The models named in evaluation/models: their facts, their prompts, and a run of each on a tiny stand-in of
+its architecture."""
 
 import json
 
@@ -12,24 +13,47 @@ from tests.fake_openai import FakeServer
 from tests.tiny_model import make_model, make_tokenizer, read_jsonl, rows_of, write_rows
 
 ENTRIES = families(sorted(FOLDER.glob("*.yaml")))
-NAMED = {  # in the article
-    "llama-2-7b", "llama-2-13b", "llama-2-70b", "llama-2-7b-chat", "llama-2-13b-chat", "llama-2-70b-chat", "pmc-llama-13b",
-    "pmc-llama-13b-chat", "meditron-7b", "meditron-70b", "medalpaca-7b", "medalpaca-13b", "chatdoctor", "alpacare-13b", "clinical-llama-7b",
-    "gatortrongpt-5b", "gatortrongpt-20b", "me-llama-13b", "me-llama-70b", "me-llama-13b-chat", "me-llama-70b-chat", "gpt-3.5-turbo-0301",
+NAMED = {  # in the paper
+    "llama-2-7b",
+    "llama-2-13b",
+    "llama-2-70b",
+    "llama-2-7b-chat",
+    "llama-2-13b-chat",
+    "llama-2-70b-chat",
+    "pmc-llama-13b",
+    "pmc-llama-13b-chat",
+    "meditron-7b",
+    "meditron-70b",
+    "medalpaca-7b",
+    "medalpaca-13b",
+    "chatdoctor",
+    "alpacare-13b",
+    "clinical-llama-7b",
+    "gatortrongpt-5b",
+    "gatortrongpt-20b",
+    "me-llama-13b",
+    "me-llama-70b",
+    "me-llama-13b-chat",
+    "me-llama-70b-chat",
+    "gpt-3.5-turbo-0301",
     "gpt-4-0314",
-}  # fmt: skip
+}
 ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\n"
 ASKED = {  # the exact prompt for the row "Is it so?\n"
     "llama-2": "<s>[INST] Is it so? [/INST]",
     "pmc-llama": f"{ALPACA}Is it so?\n\n### Response:",
     "alpacare": f"{ALPACA}Is it so?\n\n### Response:",
-    "medalpaca": "Below is an instruction that describes a task, paired with an input that provides further context. Write a response that "
+    "medalpaca": "Below is an instruction that describes a task, paired with an input that provides "
+    "further context. Write a response that "
     "appropriately completes the request.\n\n### Instruction:\nIs it so?\n\n### Input:\n\n\n### Response:\n",
-    "chatdoctor": "If you are a doctor, please answer the medical questions based on the patient's description. \n\nChatDoctor: I am "
+    "chatdoctor": "If you are a doctor, please answer the medical questions based on the patient's "
+    "description. \n\nChatDoctor: I am "
     "ChatDoctor, what medical questions do you have?\n\nPatient: Is it so?\n\nChatDoctor: ",
     "me-llama": "Human: \nIs it so?\n\nAssistant: \n",
-    "llama-3.1": "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: 26 Jul "
-    "2024\n\n<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nIs it so?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    "llama-3.1": "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: "
+    "December 2023\nToday Date: 26 Jul "
+    "2024\n\n<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nIs it "
+    "so?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
     "qwen3": "<|im_start|>user\nIs it so?\n<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
     "medgemma": "<bos><start_of_turn>user\nIs it so?<end_of_turn>\n<start_of_turn>model\n",
     "gpt": '[{"role": "user", "content": "Is it so?\\n"}]',
@@ -37,11 +61,16 @@ ASKED = {  # the exact prompt for the row "Is it so?\n"
 TWO_TURNS = {  # with one example before it
     "llama-2": "<s>[INST] Or so? [/INST] no </s><s>[INST] Is it so? [/INST]",
     "chatdoctor": "\n\nPatient: Or so?\n\nChatDoctor: no\n\nPatient: Is it so?\n\nChatDoctor: ",
-    "me-llama": "Human: \nOr so?\nno\n\nIs it so?\n\nAssistant: \n",  # its wrapper has no second turn: all in the one question
+    # its wrapper has no second turn: all in the one question
+    "me-llama": "Human: \nOr so?\nno\n\nIs it so?\n\nAssistant: \n",
     "alpacare": "### Instruction:\nOr so?\nno\n\nIs it so?\n\n### Response:",
 }
-TOKENIZERS = {"llama-3.1": ("<|begin_of_text|>", "<|eot_id|>", True), "med-llama3": ("<|begin_of_text|>", "<|eot_id|>", True),
-              "qwen3": ("<|im_start|>", "<|im_end|>", False), "medgemma": ("<bos>", "<end_of_turn>", True)}  # fmt: skip
+TOKENIZERS = {
+    "llama-3.1": ("<|begin_of_text|>", "<|eot_id|>", True),
+    "med-llama3": ("<|begin_of_text|>", "<|eot_id|>", True),
+    "qwen3": ("<|im_start|>", "<|im_end|>", False),
+    "medgemma": ("<bos>", "<end_of_turn>", True),
+}
 
 
 def family_of(name, of=ASKED):
@@ -169,7 +198,8 @@ def test_what_a_name_lacks_is_said_with_the_next_command(world, tmp_path):
         (
             "llama-2-7b",
             [],
-            "meta-llama/Llama-2-7b-hf is not on this machine. Next: hf download meta-llama/Llama-2-7b-hf, or path=DIR",
+            "meta-llama/Llama-2-7b-hf is not on this machine. Next: hf download meta-llama/Llama-2-7b-hf, "
+            "or path=DIR",
         ),
         (
             "me-llama-70b",

@@ -15,7 +15,8 @@ from data_prep.benchmarks.mtsamples import SPECIALTIES
 from data_prep.files import read_jsonl
 from evaluation.scoring import parsing
 
-# each line: family, choices (a name below), text, label as a careful reader takes it (null: none, several, or doubt), options where the question
+# each line: family, choices (a name below), text, label as a careful reader takes it (null: none, several, or
+# doubt), options where the question
 # has texts; "missed": the parser is known not to read it
 GOLDEN = [row for _, row in read_jsonl(Path(__file__).parents[1] / "golden" / "answers.jsonl")]
 CHOICES = {
@@ -57,8 +58,22 @@ def test_golden_answers(family):
 
 
 def test_every_label_is_read_back_however_it_is_dressed():
-    forms = ("{}", "{}.", " {}\n", "**{}**", "({})", '"{}"', "Answer: {}", "The answer is {}.", "The correct answer is **{}**.", "\\boxed{{{}}}",
-             "<think>first this, then that</think>{}", "Final answer: {}", "{}\n\nINPUT: another\nOUTPUT:\nx", '{{"answer": "{}"}}')  # fmt: skip
+    forms = (
+        "{}",
+        "{}.",
+        " {}\n",
+        "**{}**",
+        "({})",
+        '"{}"',
+        "Answer: {}",
+        "The answer is {}.",
+        "The correct answer is **{}**.",
+        "\\boxed{{{}}}",
+        "<think>first this, then that</think>{}",
+        "Final answer: {}",
+        "{}\n\nINPUT: another\nOUTPUT:\nx",
+        '{{"answer": "{}"}}',
+    )
     for name, choices in CHOICES.items():
         for label in choices if name != "hoc" else ():
             for form in forms:
@@ -74,9 +89,12 @@ def test_every_label_is_read_back_however_it_is_dressed():
 
 # ---------------------------------------------------------------- an output that names no option never scores
 PROSE = (
-    "the patient was seen with fever and pain so therefore I think it is likely that the best option would be to wait as this seems correct to "
-    "me answer : . , ; ( ) ** \" ' - Answer: Final answer: The answer is The correct option is Diagnosis: \n \n\n Therefore, thus hence Option "
-    "choice Based on 12 3.5 mg % <think> </think> \\boxed{ } { } [ ] $ I'm sorry cannot help Please ask your doctor see ACE DNA HbA1c EKG CT"
+    "the patient was seen with fever and pain so therefore I think it is likely that the best option would "
+    "be to wait as this seems correct to "
+    "me answer : . , ; ( ) ** \" ' - Answer: Final answer: The answer is The correct option is Diagnosis: "
+    "\n \n\n Therefore, thus hence Option "
+    "choice Based on 12 3.5 mg % <think> </think> \\boxed{ } { } [ ] $ I'm sorry cannot help Please ask "
+    "your doctor see ACE DNA HbA1c EKG CT"
 )
 TERMS = [
     "vitamin C",
@@ -91,8 +109,23 @@ TERMS = [
     "A 45-year-old",
     "A patient",
 ]
-OTHER_TERMS = ["know", "nothing", "cannot", "noted", "eyes", "Bayesian", "neurosurgical", "effective", "surgeries", "mechanisms", "contradicts", "entails",
-               "no difference", "no evidence", "unknown"]  # fmt: skip
+OTHER_TERMS = [
+    "know",
+    "nothing",
+    "cannot",
+    "noted",
+    "eyes",
+    "Bayesian",
+    "neurosurgical",
+    "effective",
+    "surgeries",
+    "mechanisms",
+    "contradicts",
+    "entails",
+    "no difference",
+    "no evidence",
+    "unknown",
+]
 
 
 def sentences(rng, terms, number):
@@ -191,7 +224,8 @@ def test_reasoning_and_further_examples_are_no_answer():
 
 def test_entities_of_a_text():
     words, entities = parsing.parse_entities(
-        'A <span class="Problem">chest pain</span>, <span class=test>x <span class="drug">y</span></span> <b>z'
+        'A <span class="Problem">chest pain</span>, <span class=test>x <span class="drug">y</span></span> '
+        "<b>z"
     )
     assert words == ["a", "chest", "pain", ",", "x", "y", "<", "b", ">", "z"]
     assert sorted(entities) == [("drug", 5, 6), ("problem", 1, 3), ("test", 4, 6)]

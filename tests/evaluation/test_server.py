@@ -106,7 +106,8 @@ def test_a_request_that_never_succeeds_is_set_aside_and_the_others_are_kept(worl
         fake.refuse = lambda prompt: status if "Question 20" in prompt else None
         with pytest.raises(
             SystemExit,
-            match=f"1 requests failed, the first for row medqa:test:20 .HTTP {status}: .*injected.*; {N - 1} answers are kept",
+            match=f"1 requests failed, the first for row medqa:test:20 .HTTP {status}: .*injected.*; "
+            f"{N - 1} answers are kept",
         ):
             run(world, fake)
         assert not (world / "eval" / "fake").exists()
@@ -144,7 +145,8 @@ def test_a_server_that_answers_nothing_is_given_up_early(world):
         fake.dead_after = 0
         with pytest.raises(
             SystemExit,
-            match="stopped answering .ServerDisconnectedError: .*; 0 answers are kept. Next: see to the server, then",
+            match="stopped answering .ServerDisconnectedError: .*; 0 answers are kept. Next: see to the "
+            "server, then",
         ):
             run(world, fake)
     with pytest.raises(SystemExit, match="no server answers there .*Next: start it"):
@@ -238,14 +240,26 @@ def test_what_must_not_or_cannot_be_sent_is_refused_before_anything_is(world):
     paths = ["--rows", str(world / "rows"), "--preset", "chat", "--out", str(world / "eval" / "x")]
     with pytest.raises(
         SystemExit,
-        match="credentialed text is not sent to api.openai.com: its terms .invented. .* Next: .* allow_list FILE with an entry for api.openai.com",
+        match="credentialed text is not sent to api.openai.com: its terms .invented. .* Next: .* "
+        "allow_list FILE with an entry for api.openai.com",
     ):
         generate.main(["--model", "gpt-4-0314", "--tasks", "mednli", *paths])
     with FakeServer(model="other") as fake:
         fake.model = "renamed"
         with pytest.raises(SystemExit, match="serves renamed, not other. Next: served=NAME"):
-            generate.main(["--model", "server", "backend=chat", f"base_url={fake.url('chat')}", "served=other", "access=public", "--tasks", "medqa",
-                           *paths])  # fmt: skip
+            generate.main(
+                [
+                    "--model",
+                    "server",
+                    "backend=chat",
+                    f"base_url={fake.url('chat')}",
+                    "served=other",
+                    "access=public",
+                    "--tasks",
+                    "medqa",
+                    *paths,
+                ]
+            )
         with pytest.raises(
             SystemExit, match="medqa_ll: likelihoods need the completions endpoint and a tokenizer"
         ):
@@ -263,7 +277,8 @@ def test_what_must_not_or_cannot_be_sent_is_refused_before_anything_is(world):
         generate.main(["--model", "server", "--tasks", "medqa", *paths])
 
 
-# ---------------------------------------------------------------- the class of a model that cannot be looked at
+# ---------------------------------------------------------------- the class of a model that cannot be looked
+# at
 def test_a_server_says_what_its_model_was_trained_on_or_is_not_asked(world, tmp_path):
     mine = tmp_path / "mine.yaml"
     with FakeServer() as fake:
@@ -319,9 +334,10 @@ def test_the_folder_that_a_server_names_says_the_class(world, named):
 
 @pytest.mark.guarantee(
     "Credentialed data",
-    "An entry of another machine that is asked at this one is a relay: it needs the allow list as if asked there.",
+    "An entry of another machine that is asked at this one is a relay: it needs the allow list as if asked "
+    "there.",
 )
-def test_a_relay_on_this_machine_is_as_far_as_what_it_stands_before(world):
+def test_a_relay_on_this_machine_is_as_far_as_what_it_precedes(world):
     rows = rows_of("mednli", "choice", [("So?", "neutral")], choices=["neutral"])
     write_rows(world / "rows", "mednli", [row | {"access": "credentialed"} for row in rows])
     egress._blocked = None  # writing them here has closed this process
@@ -334,11 +350,25 @@ def test_a_relay_on_this_machine_is_as_far_as_what_it_stands_before(world):
     (world / "allow.yaml").write_text(yaml.safe_dump([allowed]).replace("'2026-01-02'", "2026-01-02"))
     with FakeServer("gpt-4-0314") as fake:
         fake.reply = lambda prompt: "neutral"
-        arguments = ["--model", "gpt-4-0314", f"base_url={fake.url('chat')}", "--rows", str(world / "rows"), "--tasks", "mednli", "--preset", "chat",
-                     "--max_new_tokens", "8", "--out", str(world / "eval" / "relay")]  # fmt: skip
+        arguments = [
+            "--model",
+            "gpt-4-0314",
+            f"base_url={fake.url('chat')}",
+            "--rows",
+            str(world / "rows"),
+            "--tasks",
+            "mednli",
+            "--preset",
+            "chat",
+            "--max_new_tokens",
+            "8",
+            "--out",
+            str(world / "eval" / "relay"),
+        ]
         with pytest.raises(
             SystemExit,
-            match="gpt-4-0314: is at api.openai.com, and http://127.0.0.1:.* is taken for a relay to it; .*--model server",
+            match="gpt-4-0314: is at api.openai.com, and http://127.0.0.1:.* is taken for a relay to it; "
+            ".*--model server",
         ):
             generate.main(arguments)
         assert fake.requests == []
