@@ -230,6 +230,9 @@ def check_sft_model(named, training):
     check_pad_token(tokenizer, training.pad_token)
     if (training.packing and training.packing_strategy != "wrapped") or training.padding_free:
         check_isolation(config, named.attn_implementation, training.device, flat=True)
+    template = Path(training.chat_template_path or "")
+    if template.suffix in (".jinja", ".j2") and not template.is_file():  # TRL would look for it on the Hub
+        raise Refused(f"{template}: no such template. Next: check chat_template_path")
     chat = training.assistant_only_loss or training.chat_template_path
     if chat and not (training.chat_template_path or tokenizer.chat_template):
         raise Refused(
@@ -426,7 +429,7 @@ def check_trainer(trainer):
 
 
 # ---------------------------------------------------------------- the command line
-LIBRARIES = ("trl", "transformers", "peft", "accelerate", "jinja2")
+LIBRARIES = ("trl", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "jinja2")
 
 
 def begin(parser):
@@ -450,7 +453,7 @@ def one_sentence_errors(parser=None):
             text = (
                 str(error)
                 if isinstance(error, Refused)
-                else f"{' '.join(sys.argv)}: {type(error).__name__}: {error}"
+                else f"{' '.join(sys.argv)}: {type(error).__name__}: {error}. Next: check that path or setting"
             )
             print(f"error: {' '.join(text.split())}", file=sys.stderr)
 

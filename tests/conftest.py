@@ -1,4 +1,5 @@
-"""No test may reach the network, and no recipe that a test starts may either: the socket guard of this process and an offline hub for all."""
+"""No test may reach the network, and no recipe that a test starts may either: the socket guard of this
+process and an offline hub for all."""
 
 import os
 import socket

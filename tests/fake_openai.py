@@ -3,7 +3,8 @@
 with FakeServer(model="m") as server:
     server.url("chat")          address of an endpoint
     server.reply = lambda prompt: "B"
-    server.faults[n] = 429      the n-th request (from 1) is answered so; "drop" closes the connection, "text" answers no JSON
+    server.faults[n] = 429      the n-th request (from 1) is answered so; "drop" closes the connection, "text"
+                                answers no JSON
     server.redirect = URL       every request is sent on to another address
     server.complaint            prompt -> what a refusal says
     server.dead_after = 5       from the 6th on every connection is closed

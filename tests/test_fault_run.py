@@ -1,6 +1,8 @@
-"""Stages of data and evaluation, each killed at random moments and started again: every file of them, and the report, are as if nothing had happened.
+"""Stages of data and evaluation, each killed at random moments and started again: every file of them, and the
+report, are as if nothing had happened.
 
-The training stages are killed in test_resume.py, and the whole demo, stage by stage, by `make fault-run` (fault_run.py)."""
+The training stages are killed in test_resume.py, and the whole demo, stage by stage, by `make fault-run`
+(fault_run.py)."""
 
 import hashlib
 import itertools

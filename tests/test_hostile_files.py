@@ -1,5 +1,6 @@
-"""Files made to harm the one who reads them. Each ends in one sentence that names the file, or is counted as a bad record: nothing is executed, fetched,
-written elsewhere, held in memory without a bound, or waited for."""
+"""Files made to harm the one who reads them. Each ends in one sentence that names the file, or is counted as
+a bad record: nothing is executed, fetched, written elsewhere, held in memory without a bound, or waited
+for."""
 
 import gzip
 import io
@@ -62,7 +63,8 @@ RUBBISH = {
     "a huge integer": b'{"data": ' + b"9" * 5000 + b', "text": "t"}',
     "nan": b'[NaN, Infinity, {"text": NaN, "conversations": NaN, "data": -Infinity}]',
     "scalars": b'"text"\n1\nnull\n[]\n{}\n',
-    "null fields": b'{"id": null, "text": null, "data": null, "question": null, "instruction": null, "conversations": [null], "query": 1}\n',
+    "null fields": b'{"id": null, "text": null, "data": null, "question": null, "instruction": null, '
+    b'"conversations": [null], "query": 1}\n',
     "billion laughs": LAUGHS,
     "deep xml": b"<article>" * 5000,
     "an open quote": b'index,sentence,label\n1,"open\n' * 3,
@@ -329,7 +331,8 @@ def test_a_spreadsheet_that_claims_every_cell_is_read_by_what_it_holds(tmp_path)
 # ---------------------------------------------------------------- JSON and text
 def test_what_only_python_reads_is_counted_as_bad(tmp_path):
     lines = [b'{"text": "a", "meta": {"x": NaN}}', b'{"text": "b", "meta": {"x": -Infinity}}', b'{"text": "c", "meta": {"x": ' + b"9" * 5000 + b"}}",
-             b'{"text": "d", "meta": ' + b"[" * 500 + b"]" * 500 + b"}", b'{"text": "e", "meta": {"x": 1e999}}']  # fmt: skip
+             b'{"text": "d", "meta": ' + b"[" * 500 + b"]" * 500 + b"}", b'{"text": "e", "meta": {"x": '
+                                                                         b'1e999}}']  # fmt: skip
     file, drops = put(tmp_path / "a.jsonl", b"\n".join(lines)), Drops()
     documents = list(redpajama.read(file, drops))
     assert bad_of(drops) == {"not JSON": 5} and not documents
@@ -360,15 +363,19 @@ def test_numbers_of_thousands_of_digits_are_no_years_versions_or_pmids(tmp_path)
 
 # ---------------------------------------------------------------- XML
 @pytest.mark.parametrize(("read", "name", "form"), [
-    (SOURCES["pubmed"].read, "a.xml", article_set(citation(abstract="<AbstractText>one &file; &b; two</AbstractText>")).partition(">")[2]),
+    (SOURCES["pubmed"].read, "a.xml", article_set(citation(abstract="<AbstractText>one &file; &b; "
+                                                                    "two</AbstractText>")).partition(">")[2]),
     (SOURCES["pmc"].read, "a.nxml", jats("<p>one &file; &b; two</p>").partition(">")[2]),
     (lambda file, drops: instructions.load("liveqa").read(file.parent, drops), "LiveQA-Medical-Train-1.xml",
-     "<x><NLM-QUESTION><MESSAGE>one &file; &b; two</MESSAGE><ANSWER>one &file; &b;</ANSWER></NLM-QUESTION></x>"),
+     "<x><NLM-QUESTION><MESSAGE>one &file; &b; two</MESSAGE><ANSWER>one &file; "
+     "&b;</ANSWER></NLM-QUESTION></x>"),
     (lambda file, drops: instructions.load("mediqa2019").read(file.parent, drops), "Task3-QA-Training.xml",
-     '<x><Question><QuestionText>one &file; &b;</QuestionText><AnswerList><Answer ReferenceScore="4"><AnswerText>&file; &b; two</AnswerText>'
+     '<x><Question><QuestionText>one &file; &b;</QuestionText><AnswerList><Answer '
+     'ReferenceScore="4"><AnswerText>&file; &b; two</AnswerText>'
      "</Answer></AnswerList></Question></x>"),
     (lambda file, drops: benchmarks.load("ddi").read(file.parents[2], drops), "DDICorpus/Train/a.xml",
-     '<x><sentence text="one, two"><entity id="1" charOffset="0-2" text="one"/><entity id="2" charOffset="5-7" text="two"/>'
+     '<x><sentence text="one, two"><entity id="1" charOffset="0-2" text="one"/><entity id="2" '
+     'charOffset="5-7" text="two"/>'
      '<pair id="p" e1="1" e2="2" ddi="false"/>&file; &b;</sentence></x>'),
 ], ids=["pubmed", "pmc", "liveqa", "mediqa2019", "ddi"])  # fmt: skip
 @pytest.mark.guarantee("Hostile files", "Entities and external DTDs are neither fetched nor expanded.")
@@ -712,7 +719,9 @@ def test_an_adapter_that_is_a_pickle_is_not_merged(tmp_path, guard, model):
 SAID = b"quillfever"  # what a row may say, and an error about it may not
 ROWS = [
     DEEP, b"\xff", b"9" * 5000, b"[]", b"1", b'"text"', b'{"messages": [{}]', b'{"prompt": 1}', b"\0", b'{"prompt": "%s \xe9"}' % SAID,
-    b'{"prompt": "%s", "completion": 3}' % SAID, b'{"messages": "%s"}' % SAID, b'{"messages": [{"role": "user", "content": ["%s"]}]}' % SAID,
+    b'{"prompt": "%s", "completion": 3}' % SAID, b'{"messages": "%s"}' % SAID, b'{"messages": [{"role": '
+                                                                               b'"user", "content": '
+                                                                               b'["%s"]}]}' % SAID,
     b'{"prompt": {"%s": 1}, "completion": "%s"}' % (SAID, SAID),
 ]  # fmt: skip
 

@@ -9,8 +9,27 @@ import pytest
 import demo
 
 HEAVY = set(
-    "torch transformers trl peft accelerate datasets lm_eval vllm matplotlib nltk rouge_score sklearn scipy "
-    "pandas deepspeed bitsandbytes torchao tensorboard trackio".split()
+    [
+        "torch",
+        "transformers",
+        "trl",
+        "peft",
+        "accelerate",
+        "datasets",
+        "lm_eval",
+        "vllm",
+        "matplotlib",
+        "nltk",
+        "rouge_score",
+        "sklearn",
+        "scipy",
+        "pandas",
+        "deepspeed",
+        "bitsandbytes",
+        "torchao",
+        "tensorboard",
+        "trackio",
+    ]
 )
 # Of the recipes: a trainer is a recipe's subject
 TRAINER = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}

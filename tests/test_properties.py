@@ -1,4 +1,5 @@
-"""What must hold whatever is given, tried by hypothesis on generated texts, rows and files: parsers, scorers, readers, packing, words, chat rows.
+"""What must hold whatever is given, tried by hypothesis on generated texts, rows and files: parsers, scorers,
+readers, packing, words, chat rows.
 
 The examples follow from the tests and not from chance. To look further, at 2,000 random ones for each:
     PROFILE=far python -m pytest tests/test_properties.py
@@ -39,7 +40,8 @@ settings.register_profile("here", max_examples=60, derandomize=True, **COMMON)
 settings.register_profile("far", max_examples=2000, **COMMON)
 settings.load_profile(os.environ.get("PROFILE", "here"))
 
-# Unicode without half characters; and outputs of models: words of the answers, of their dress and of markup, between text of any kind
+# Unicode without half characters; and outputs of models: words of the answers, of their dress and of markup,
+# between text of any kind
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
 CHOICES = {
     "letters": list("ABCDE"),

@@ -848,7 +848,7 @@ def main(argv=None):
     parser.add_argument(
         "--full",
         action="store_true",
-        help="every source and benchmark of the article, not only those of the demo",
+        help="every source and benchmark of the paper, not only those of the demo",
     )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)

@@ -121,7 +121,9 @@ def parse_differential(text: str) -> tuple[list[str] | None, str]:
     text = text.encode(errors="ignore").decode().replace("\r\n", "\n")  # without halves of characters
     answer = re.sub(r"(\d)\ufe0f?\u20e3", r"\1. ", answer_part(text))  # keycap digits
     answer = re.sub(r"(?m)^([^\n:]{0,40}:)[ \t]+(?=1[.)]\s)", r"\1\n", answer)
-    answer = "\n".join(line[:MOST_LINE] for line in answer[:MOST_TEXT].split("\n"))
+    if len(answer) > MOST_TEXT:  # the list is at the end; a line that is cut in two is left out
+        answer = answer[-MOST_TEXT:].partition("\n")[2] or answer[-MOST_TEXT:]
+    answer = "\n".join(line[:MOST_LINE] for line in answer.split("\n"))
     answer = NAME_BELOW.sub(r"\1 ", answer)
     if not answer:
         return None, "empty"

@@ -425,12 +425,17 @@ def _in_option_words(text: str, choices: tuple[str, ...], options: tuple[str, ..
         after = re.split(r"[.!?\n]", text[match.end() : match.end() + 80])[0]
         if IS_DENIED.match(text, match.end()) or NEGATES.search(_before(text, match.start())):
             return set()
+        if OPTION_TAKEN_BACK.match(text, match.end(), match.end() + 100):
+            return set()
         first = re.fullmatch(OPEN, text[: match.start()][:9]) and match.start() < 9
         said = (first or OPTION_CUE.search(before)) and OPTION_ENDS.match(text, match.end())
         answered |= bool(said) and not OPTION_DOUBTED.search(before) and not OPTION_AFTER.search(after)
     return {choice} if answered else set()
 
 
+OPTION_TAKEN_BACK = re.compile(  # a question, or the next words deny it: better unread than read wrongly
+    r"(?is)[\"'`*_]{0,4}\s?(?:\?|.*?\b(?:no|not|never|false|wrong|incorrect|however|but|although|though)\b|.*?n't\b)"
+)
 OPTION_AFTER = re.compile(
     r"(?i)\b(?:unlikely|less likely|least likely|rul\w{1,4} out|exclud\w{1,5}|incorrect|wrong|not the|is "
     r"not|cannot|or|versus|vs)\b|n't\b"

@@ -53,7 +53,7 @@ def make_parser():
         "--forgetting", metavar="JSON", help="the report of evaluation.forgetting for this model"
     )
     making.add_argument(
-        "--license", help="the licence of the release; left out, what its data and base ask together"
+        "--license", help="the license of the release; left out, what its data and base ask together"
     )
     making.add_argument(
         "--base_license", metavar="LICENCE", help="of a base model that licences.yaml does not know"

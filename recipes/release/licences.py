@@ -1,4 +1,4 @@
-"""What the licences of data and base model ask of the release together (licences.yaml knows each of them),
+"""What the licenses of data and base model ask of the release together (licences.yaml knows each of them),
 and the licence that holds it all."""
 
 import fnmatch
@@ -41,7 +41,7 @@ def find_licence(name, known, where):
 
 
 def base_licences(base, stated, known):
-    """The licences of the base model: by its name, by the card in its folder, by --base_license. Refused if
+    """The licenses of the base model: by its name, by the card in its folder, by --base_license. Refused if
     nobody says one."""
     if base["from_scratch"] and not stated:
         return []
@@ -59,7 +59,7 @@ def base_licences(base, stated, known):
     found += [stated] if stated else []
     if not found:
         raise Refused(
-            f"{base['name']}: the licence of this base model is not known. Next: --base_license, or "
+            f"{base['name']}: the license of this base model is not known. Next: --base_license, or "
             f"base_models in {TERMS}"
         )
     return list(dict.fromkeys(find_licence(name, known, base["name"]) for name in found))
@@ -91,7 +91,7 @@ def licences_in(sources, base, of_base, runs, known):
 
 
 def roll_up(used, closed, asked, access, known):
-    """The terms of all licences together, and the licence of the release: `asked` if it holds them all, else
+    """The terms of all licences together, and the license of the release: `asked` if it holds them all, else
     Refused; without `asked` the loosest of those in use that does, else "other", which is all of them at
     once; of credentialed data PhysioNet's. `used`, `closed`: see licences_in."""
     entries, needed, unsettled = known["licences"], {}, {}

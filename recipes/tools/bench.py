@@ -12,7 +12,7 @@ by step, so a slow moment of the machine hits both; a recipe's step counts every
 reading, collating, logging, its ledger. That both end at the same loss is part of the output.
 
 Packing. The lengths are drawn from the log-normal distribution with the median (185) and 95th percentile (930
-tokens) estimated for the article's 214k rows; its mean is 299. The article's own rows are not public as a
+tokens) estimated for the paper's 214k rows; its mean is 299. The paper's own rows are not public as a
 set. Packed rows against padded batches of 8, TRL's default, in tokens that are not padding.
 
 Nothing here is a recipe: this file may import its siblings. The GPU's counterpart is -m

@@ -1,5 +1,5 @@
 """How much general text does continual pretraining need? A mixture study with small proxies: the question
-that the article leaves open.
+that the paper leaves open.
 
     python -m recipes.tools.mixture_study --config recipes/configs/mixture_study_demo.yaml --accelerate
     accelerate_configs/cpu.yaml

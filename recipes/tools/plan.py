@@ -78,7 +78,7 @@ KNOWN = {
     "meta-llama/Llama-3.1-8B": ("llama", 128256, 32, 4096, 14336, 32, 8, 128),
     "Qwen/Qwen3-8B-Base": ("qwen3", 151936, 36, 4096, 12288, 32, 8, 128),
 }
-# Where the data is not built yet; the mean length of the article's rows is an estimate
+# Where the data is not built yet; the mean length of the paper's rows is an estimate
 ARTICLE = {"tokens": 129_000_000_000, "length": 4096, "rows": 214_595, "row_tokens": 299}
 
 
@@ -461,7 +461,7 @@ def read_rows(folder, args, chat):
     count, mean = args.rows or ARTICLE["rows"], args.row_tokens or ARTICLE["row_tokens"]
     spread = 0.98  # of the logarithm: with a mean of 299 the median is 185, and 95 % are below 930
     drawn = np.random.default_rng(0).lognormal(math.log(mean) - spread**2 / 2, spread, count)
-    source = "given" if args.rows else f"the article; {folder} is not built"
+    source = "given" if args.rows else f"the paper; {folder} is not built"
     return drawn, f"{count:,} rows of {mean:g} tokens ({source}; --rows, --row_tokens)"
 
 
@@ -473,7 +473,7 @@ def read_blocks(folder, args):
         return length, len(np.load(order, mmap_mode="r")) * length, []
     tokens, source = (
         args.tokens or ARTICLE["tokens"],
-        "given" if args.tokens else f"the article; {folder} is not built",
+        "given" if args.tokens else f"the paper; {folder} is not built",
     )
     return (
         ARTICLE["length"],

@@ -2,9 +2,8 @@
 
     make test-cluster       as root, ten minutes; installs Debian's slurm-wlm and munge where they are missing
 
-The run is a stand-in of forty lines under `accelerate launch` on gloo: it counts steps on both nodes, saves its
-count when it is told to stop, and resumes. The daemons and networks end with the tests.
-"""
+The run is a stand-in of forty lines under `accelerate launch` on gloo: it counts steps on both nodes, saves
+its count when it is told to stop, and resumes. The daemons and networks end with the tests."""
 
 import json
 import os

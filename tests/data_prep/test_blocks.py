@@ -158,7 +158,8 @@ def test_every_prefix_of_1000_blocks_holds_the_ratio_in_tokens(ratio):
 
 @pytest.mark.guarantee(
     "Corpus",
-    "The training order is a function of manifest and seed alone, and the blocks do not depend on the number of workers.",
+    "The training order is a function of manifest and seed alone, and the blocks do not depend on the "
+    "number of workers.",
 )
 def test_the_order_is_a_function_of_the_seed_alone():
     arguments = ({"general": np.ones(500, np.int64)}, {"general": 1}, 1000)

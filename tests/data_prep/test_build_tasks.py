@@ -1,4 +1,5 @@
-"""The builder of the task rows: splits, leaks, rows of the Hub, manifest, and the list of what is ready. Invented fixtures."""
+"""The builder of the task rows: splits, leaks, rows of the Hub, manifest, and the list of what is ready.
+Invented fixtures."""
 
 import json
 
@@ -259,7 +260,8 @@ def test_hub_copy_of_mtsamples_loses_the_train_rows_of_the_test(tmp_path, capsys
     def record(number, specialty):
         return {"id": f"m{number}", "query": f"INPUT: Transcription {number}.\nOUTPUT:", "answer": specialty}
 
-    # Table 3's counts (4,999 of 4,999 public rows in train, 999 in test) say that the test is in the train; once under another specialty
+    # Table 3's counts (4,999 of 4,999 public rows in train, 999 in test) say that the test is in the train;
+    # once under another specialty
     train = [record(1, "Surgery"), record(2, "Urology"), record(3, "Letters"), record(3, "Letters")]
     write_lines(tmp_path / "raw/mtsamples/hub/train.jsonl", train)
     write_lines(tmp_path / "raw/mtsamples/hub/test.jsonl", [record(1, "Surgery"), record(2, "Surgery")])
@@ -314,8 +316,8 @@ def test_status_says_what_to_do_next(tmp_path, capsys):
     assert sorted(printed) == sorted(benchmarks.NAMES)
     assert "ready             test 1 rows. Next: python -m evaluation.generate" in printed["medqa"]
     assert (
-        f"ready             raw files in {raw / 'mednli'}. Next: python -m data_prep.build_tasks --raw {raw} --tasks mednli"
-        in printed["mednli"]
+        f"ready             raw files in {raw / 'mednli'}. Next: python -m data_prep.build_tasks --raw "
+        f"{raw} --tasks mednli" in printed["mednli"]
     )
     assert (
         "missing           " in printed["medmcqa"] and "neither train.json nor dev.json" in printed["medmcqa"]

@@ -1,4 +1,5 @@
-"""Documents -> clean documents: what goes is listed with what it collided with, every count adds up, and a "clean" and a "paper-like" mix come from one corpus."""
+"""Documents -> clean documents: what goes is listed with what it collided with, every count adds up, and a
+"clean" and a "paper-like" mix come from one corpus."""
 
 import json
 
@@ -43,7 +44,8 @@ def corpus(folder):
         "pubmed": [document("pubmed", i, prose(80, i)) for i in range(1, 41)],
         "pmc": [document("pmc", 1, "T.\n\n" + prose(80, 1)[:-40] + "\n\n" + prose(900, 101), pmid="1",
                          blocks={"title": 1, "abstract": 1, "further_abstracts": 0, "body": 1})],
-        "mimic_iii": [document("mimic_iii", 1, f"Name: [**Known lastname 12**]\n{note} seen by [**Doctor 3**] today")],
+        "mimic_iii": [document("mimic_iii", 1, f"Name: [**Known lastname 12**]\n{note} seen by [**Doctor "
+                                               f"3**] today")],
         "mimic_iv_note": [document("mimic_iv_note", 1, f"Name: ___\n{note} seen by ___ today"), document("mimic_iv_note", 2, "___ ok")],
         "redpajama": [document("redpajama", i, prose(150, 200 + i)) for i in range(5)],
     }  # fmt: skip

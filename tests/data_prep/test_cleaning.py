@@ -1,4 +1,5 @@
-"""cleaning.py: each step on texts that need it and on texts that must stay as they are, and the switches of the YAML."""
+"""cleaning.py: each step on texts that need it and on texts that must stay as they are, and the switches of
+the YAML."""
 
 import os
 import pickle
@@ -37,7 +38,8 @@ def document(text, source="redpajama", domain="general", **meta) -> dict:
 
 
 def page(sentences=40, seed=0) -> str:
-    """A web page that all four filters keep: two sentences a line, all different, with the words that every English text has."""
+    """A web page that all four filters keep: two sentences a line, all different, with the words that every
+    English text has."""
     numbers, names = (
         random.Random(seed),
         [
@@ -107,7 +109,8 @@ HISTORY OF PRESENT ILLNESS:  Dr. [**First Name8 (NamePattern2)
 
 def test_marks_become_one_token():
     assert deidentification(MIMIC_III) == (
-        "Admission Date:  ___       Discharge Date:  ___\n\nName: ___,___\nHISTORY OF PRESENT ILLNESS:  Dr. ___ ___ saw her on ___.\n"
+        "Admission Date:  ___       Discharge Date:  ___\n\nName: ___,___\nHISTORY OF PRESENT ILLNESS:  "
+        "Dr. ___ ___ saw her on ___.\n"
     )
     assert deidentification(MIMIC_III, token="[hidden]").count("[hidden]") == 7
     assert deidentification(MIMIC_III, marks="keep") == MIMIC_III

@@ -1,4 +1,5 @@
-"""decontamination.py: the share of planted copies that it finds, by kind of copy, and that it finds nothing where nothing was planted.
+"""decontamination.py: the share of planted copies that it finds, by kind of copy, and that it finds nothing
+where nothing was planted.
 
 pytest tests/data_prep/test_decontamination.py -s -k recall       prints the table
 """
@@ -54,7 +55,8 @@ def match(index: Index, text: str) -> list[tuple[str, str, float]]:
 
 # ---------------------------------------------------------------- recall
 def edited(text: str, share: float, numbers: random.Random) -> str:
-    """Of `share` of the words one third is replaced, one third left out and one third followed by another word."""
+    """Of `share` of the words one third is replaced, one third left out and one third followed by another
+    word."""
     changed = []
     for word in text.split(" "):
         if numbers.random() < share:
@@ -91,7 +93,8 @@ ITEMS = {  # kind -> the texts of one item
         *(" ".join(words(numbers, 3)) for _ in range(4)),
     ],
 }
-# A little under what was measured: the share of PER_KIND copies that is found, each in a document of some 6,000 characters.
+# A little under what was measured: the share of PER_KIND copies that is found, each in a document of some
+# 6,000 characters.
 FLOORS = {
     "verbatim": (1.0, 1.0, 1.0),
     "case, no punctuation": (1.0, 1.0, 1.0),
@@ -105,7 +108,8 @@ FLOORS = {
 
 
 def recall(items: list[Item]) -> dict[str, tuple[float, ...]]:
-    """{kind of copy: the share found, for each task of the items}; no document may match an item that was not planted in it."""
+    """{kind of copy: the share found, for each task of the items}; no document may match an item that was not
+    planted in it."""
     index, tasks, shares = Index(items), list(dict.fromkeys(item.task for item in items)), {}
     for kind, copy in COPIES.items():
         found = dict.fromkeys(tasks, 0)

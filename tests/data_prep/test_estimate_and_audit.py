@@ -1,4 +1,5 @@
-"""The plan says what a corpus will give before it is built, and the audit finds each way in which blocks can differ from their manifest."""
+"""The plan says what a corpus will give before it is built, and the audit finds each way in which blocks can
+differ from their manifest."""
 
 import gzip
 import json

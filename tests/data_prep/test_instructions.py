@@ -1,4 +1,5 @@
-"""From raw instruction sources to the instruction set. Invented fixtures; the last test reads a real public file if it is there."""
+"""From raw instruction sources to the instruction set. Invented fixtures; the last test reads a real public
+file if it is there."""
 
 import collections
 import gzip

@@ -1,4 +1,5 @@
-"""near_duplicates.py: what is found, what stays, and that nothing depends on the order in which documents come."""
+"""near_duplicates.py: what is found, what stays, and that nothing depends on the order in which documents
+come."""
 
 import random
 import tracemalloc
@@ -107,7 +108,8 @@ def test_the_texts_may_confirm_a_candidate():
 
 @pytest.mark.parametrize("share", [0.5, 0.7, 0.8, 0.9])
 def test_candidates_come_as_often_as_the_table_says(share):
-    """Pairs of random texts that share exactly `share` of their runs: built of runs of words that occur in no other place."""
+    """Pairs of random texts that share exactly `share` of their runs: built of runs of words that occur in no
+    other place."""
     pairs, caught, exactly = 400, 0, []
     for pair in range(pairs):
         numbers = random.Random(f"{share}-{pair}")
@@ -128,7 +130,8 @@ def test_candidates_come_as_often_as_the_table_says(share):
 
 
 def test_the_keys_of_a_text_never_change():
-    """Keys are kept on disk and compared with those of another machine: another value here is another format."""
+    """Keys are kept on disk and compared with those of another machine: another value here is another
+    format."""
     assert [f"{key:016x}" for key in signature("the quick brown fox jumps over the lazy dog")[:2]] == KEYS
     assert text_hash("A  b\n") == text_hash("a B") != text_hash("ab")
 
@@ -165,7 +168,8 @@ def test_bad_input_is_named():
     ):
         with pytest.raises(
             BadInput,
-            match=r"near_duplicates: runs: (must be a list of lists of sources, found|.* must be a valid (string|list), found|unknown source '.*' \(known: pubmed, pmc, )",
+            match=r"near_duplicates: runs: (must be a list of lists of sources, found|.* must be a valid "
+            r"(string|list), found|unknown source '.*' \(known: pubmed, pmc, )",
         ):
             make_settings({"runs": runs})
     assert make_settings({"runs": [["pmc", "pubmed"]]}).runs == [["pmc", "pubmed"]]

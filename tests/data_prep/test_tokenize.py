@@ -1,4 +1,5 @@
-"""Token ids are those of the reference tokenizer: SentencePiece for LLaMA-2's kind, the tokenizer itself for all others, whatever the text."""
+"""Token ids are those of the reference tokenizer: SentencePiece for LLaMA-2's kind, the tokenizer itself for
+all others, whatever the text."""
 
 import json
 import random
@@ -13,7 +14,8 @@ from data_prep.corpus.tokenize import DocumentTokenizer, make_word_cache
 from data_prep.schema import BadInput
 from tests import tokenizer_families
 
-SENTENCES = ["The patient was given 20 mg of aspirin daily for chest pain.", "No acute process; the heart size is normal (2.5 cm).",
+SENTENCES = ["The patient was given 20 mg of aspirin daily for chest pain.", "No acute process; the heart "
+                                                                             "size is normal (2.5 cm).",
              "def f(x):\n    return x + 1", "β-blockers, naïve T-cells and 5–10 % saline.", "Findings:   mild  oedema.\n\n\tImpression: none."]  # fmt: skip
 
 
@@ -74,7 +76,8 @@ def sentencepiece_model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def llama(sentencepiece_model):
-    """The same model as the Hub's tokenizer.json of LLaMA-2 has it: merges, a mark put in front, spaces replaced, no pre-tokenizer."""
+    """The same model as the Hub's tokenizer.json of LLaMA-2 has it: merges, a mark put in front, spaces
+    replaced, no pre-tokenizer."""
     sp, folder = sentencepiece_model
     pieces = [sp.id_to_piece(i) for i in range(len(sp))]
     vocabulary = {piece: i for i, piece in enumerate(pieces)}

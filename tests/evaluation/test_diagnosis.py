@@ -1,4 +1,5 @@
-"""Clinical cases: from files to rows, from answers to lists, from names to verdicts, from verdicts to accuracies."""
+"""Clinical cases: from files to rows, from answers to lists, from names to verdicts, from verdicts to
+accuracies."""
 
 import json
 import math
@@ -120,7 +121,8 @@ def test_every_source_gives_rows_that_ask_for_a_differential(tmp_path, capsys):
         )
     osce, _, nejm, *_ = rows
     assert osce["question"] == (
-        "Demographics: 40-year-old sailor\nSymptoms:\n  Secondary Symptoms: a limp; a cough\nPhysical Examination Findings:\n  Vital Signs:\n"
+        "Demographics: 40-year-old sailor\nSymptoms:\n  Secondary Symptoms: a limp; a cough\nPhysical "
+        "Examination Findings:\n  Vital Signs:\n"
         "    Heart Rate: 72 bpm\nTest Results:\n  Done: yes"
     )
     assert (
@@ -520,7 +522,8 @@ def test_runs_that_cannot_be_judged_together_are_named(tmp_path):
     write_lines(tmp_path / "else" / "medqa.jsonl", [{}])
     with pytest.raises(
         SystemExit,
-        match="else: no outputs of diagnosis. Next: python -m evaluation.generate --model .* --tasks diagnosis --preset",
+        match="else: no outputs of diagnosis. Next: python -m evaluation.generate --model .* --tasks "
+        "diagnosis --preset",
     ):
         judge.main([str(tmp_path / "else"), *out])
     with pytest.raises(
@@ -531,7 +534,8 @@ def test_runs_that_cannot_be_judged_together_are_named(tmp_path):
         judge.main([str(good), "--judge", "oracle", "--out", str(tmp_path / "out")])
     with pytest.raises(
         SystemExit,
-        match="ratings: no such file or folder of ratings. Next: python -m evaluation.rating_page RUN --out rate.html",
+        match="ratings: no such file or folder of ratings. Next: python -m evaluation.rating_page RUN "
+        "--out rate.html",
     ):
         judge.main([str(good), "--judge", f"human:{tmp_path / 'ratings'}", "--out", str(tmp_path / "out")])
     (tmp_path / "file").touch()
@@ -569,3 +573,13 @@ def test_a_model_answers_cases_through_the_harness(tmp_path, capsys):
     )
     judge.main([str(tmp_path / "run"), "--judge", "string", "--out", str(tmp_path / "judged")])
     assert json.loads((tmp_path / "judged" / "summary.json").read_text())["models"][0]["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    "reasoning", ["A long line of thought here.\n" * 900, "Let me think. " * 1600 + "\n"]
+)
+def test_the_list_after_long_reasoning_is_read(reasoning):
+    assert parse_differential(f"{reasoning}Differential diagnosis:\n1. Gout\n2. Lupus")[0] == [
+        "Gout",
+        "Lupus",
+    ]

@@ -57,7 +57,8 @@ def test_a_server_is_asked_each_prediction_once_and_its_model_is_kept(tmp_path):
         )
         body = next(body for _, body in fake.requests if "Rubeola" in body["messages"][0]["content"])
         assert body["messages"][0]["content"] == (
-            "Is our predicted diagnosis correct (y/n)? Predicted diagnosis: Rubeola, True diagnosis: Measles\nAnswer [y/n].\n"
+            "Is our predicted diagnosis correct (y/n)? Predicted diagnosis: Rubeola, True diagnosis: "
+            "Measles\nAnswer [y/n].\n"
         )
         assert body["temperature"] == 0 and body["model"] == "judge-2026-01-02"
         again = run(tmp_path, spec)
@@ -119,7 +120,8 @@ def test_a_server_that_dies_stops_the_run(tmp_path, monkeypatch):
         fake.dead_after = 3
         with pytest.raises(
             SystemExit,
-            match="RemoteDisconnected.*; 3 verdicts were kept. Next: see to the server, then the same command",
+            match="RemoteDisconnected.*; 3 verdicts were kept. Next: see to the server, then the same "
+            "command",
         ):
             run(tmp_path, f"openai:fake@{fake.url('chat')}")
     assert (
@@ -150,7 +152,8 @@ def test_what_is_not_public_is_sent_to_no_foreign_host(tmp_path, access, model):
     folder = run_of(tmp_path / "run", ["1. Gout"], [case_of(0, access=access)], model)
     with pytest.raises(
         SystemExit,
-        match="case c0 is not public, .* not sent to api.openai.com. Next: a judge on this machine, or --allow_list FILE",
+        match="case c0 is not public, .* not sent to api.openai.com. Next: a judge on this machine, or "
+        "--allow_list FILE",
     ):
         judge.main([str(folder), "--judge", "openai:gpt-4o-2024-08-06", "--out", str(tmp_path / "out")])
     with FakeServer() as fake:
@@ -186,7 +189,8 @@ def test_a_copy_of_what_a_credentialed_model_answered_is_sent_to_no_foreign_host
 
 @pytest.mark.guarantee(
     "Credentialed data",
-    "A model that was trained on credentialed data closes the process that asks it: generation, forgetting, judges.",
+    "A model that was trained on credentialed data closes the process that asks it: generation, "
+    "forgetting, judges.",
 )
 def test_a_credentialed_judge_closes_the_process_and_its_verdicts_say_so(tmp_path):
     make_model(tmp_path / "model", template=False)
@@ -230,7 +234,8 @@ def test_what_a_judge_wrote_is_read_as_yes_no_or_nothing(text, verdict):
 def test_an_entry_of_the_allow_list_opens_its_host_alone(tmp_path):
     allowed = tmp_path / "allowed.yaml"
     allowed.write_text(
-        "- {endpoint: 'https://llm.hospital.example/v1', agreement: Contract 7, person: A. Example, date: 2026-01-02}\n"
+        "- {endpoint: 'https://llm.hospital.example/v1', agreement: Contract 7, person: A. Example, date: "
+        "2026-01-02}\n"
     )
     one = judges.make_judge("openai:m@https://llm.hospital.example/v1/chat/completions", allow_list=allowed)
     one.require_allowed([{**CASE, "access": "credentialed"}])
@@ -259,7 +264,8 @@ def test_an_entry_that_was_needed_is_recorded_also_where_the_log_answers(tmp_pat
     monkeypatch.setitem(CASES[0], "access", "gated")
     allowed = tmp_path / "allowed.yaml"
     allowed.write_text(
-        "- {endpoint: 'http://llm.hospital.example/v1', agreement: Contract 7, person: A. Example, date: 2026-01-02}\n"
+        "- {endpoint: 'http://llm.hospital.example/v1', agreement: Contract 7, person: A. Example, date: "
+        "2026-01-02}\n"
     )
     with FakeServer("judge-2026-01-02") as fake:
         fake.reply = lambda prompt: "n"

@@ -16,8 +16,7 @@ from data_prep.files import read_jsonl
 from evaluation.scoring import parsing
 
 # each line: family, choices (a name below), text, label as a careful reader takes it (null: none, several, or
-# doubt), options where the question
-# has texts; "missed": the parser is known not to read it
+# doubt), options where the question has texts; "missed": the parser is known not to read it
 GOLDEN = [row for _, row in read_jsonl(Path(__file__).parents[1] / "golden" / "answers.jsonl")]
 CHOICES = {
     "A-E": list("ABCDE"),
@@ -230,3 +229,23 @@ def test_entities_of_a_text():
     assert words == ["a", "chest", "pain", ",", "x", "y", "<", "b", ">", "z"]
     assert sorted(entities) == [("drug", 5, 6), ("problem", 1, 3), ("test", 4, 6)]
     assert parsing.parse_entities('<span class="problem">never closed')[1] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Mesenteric ischemia? No.",
+        "Mesenteric ischemia. No, this is wrong.",
+        "Mesenteric ischemia. However, the labs point elsewhere.",
+        "Appendicitis (false)",
+        "Appendicitis. Incorrect.",
+        "Appendicitis. Not this one.",
+        "Appendicitis. This was my first thought, but the pain is on the left.",
+        "Answer: appendicitis (not supported by imaging)",
+        "Diagnosis: appendicitis. But I would not choose it.",
+        "Final diagnosis: appendicitis?",
+    ],
+)
+def test_an_option_that_is_taken_back_is_no_answer(text):
+    options = ["Mesenteric ischemia", "Diverticulitis", "Splenic abscess", "Appendicitis"]
+    assert parsing.parse_choice(text, list("ABCD"), options)[0] is None

@@ -1,4 +1,5 @@
-"""The benchmarks on tiny models: what they time, what they compare and what they write; the speeds themselves are nothing here."""
+"""The benchmarks on tiny models: what they time, what they compare and what they write; the speeds themselves
+are nothing here."""
 
 import importlib
 import json
@@ -87,7 +88,8 @@ def test_the_rows_have_the_instruction_sets_lengths(benches):
 
 
 def test_a_bare_loop_is_not_the_recipes_own_model(benches):
-    """TRL wraps a model's forward; in a twin that kept the wrapper the recipe's model would be trained twice."""
+    """TRL wraps a model's forward; in a twin that kept the wrapper the recipe's model would be trained
+    twice."""
     import torch
     from transformers import LlamaForCausalLM, TrainingArguments
 

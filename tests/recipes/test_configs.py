@@ -284,9 +284,9 @@ FAMILIES = {  # the special tokens of the two base models: (BOS, EOS); neither h
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_base_model_of_today_learns_to_stop_with_a_token_it_knows(name):
-    """The shipped template on a tokenizer with the family's special tokens: each answer ends in a trained EOS,
-    padding is another token, and tokens of the family's chat format, which its base has not learned, do not
-    occur."""
+    """The shipped template on a tokenizer with the family's special tokens: each answer ends in a trained
+    EOS, padding is another token, and tokens of the family's chat format (untrained
+    in its base) do not occur."""
     values, (bos, eos) = parsed(ROOT / "recipes/configs" / name), FAMILIES[name]
     words = ["[INST]", "[/INST]", " ", "Fever", "?", "Yes", ".", "<|eot_id|>", "<|im_end|>"]
     vocabulary = {word: i for i, word in enumerate([*filter(None, (bos,)), eos, values["pad_token"], *words])}

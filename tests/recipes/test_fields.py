@@ -1,5 +1,6 @@
-"""What is accepted is honoured: every field of every parser is read by its library or by the recipe, or is refused by
-name with the reason. Enumerated from the dataclasses: a new field of TRL or transformers cannot come in silently."""
+"""What is accepted is honoured: every field of every parser is read by its library or by the recipe, or is
+refused by name with the reason. Enumerated from the dataclasses: a new field of TRL or transformers cannot
+come in silently."""
 
 import dataclasses
 import importlib
@@ -110,7 +111,8 @@ def test_what_is_refused_by_name(recipes, key, tmp_path):
 
 
 def test_no_field_is_lost_on_the_way(recipes):
-    """TRL's ModelConfig reaches the model: its three fields that sft.py passes on by hand, the others through TRL."""
+    """TRL's ModelConfig reaches the model: its three fields that sft.py passes on by hand, the others through
+    TRL."""
     text = (ROOT / "recipes/sft.py").read_text()
     through_trl = "get_peft_config(named)", "get_quantization_config(named)"
     assert all(call in text for call in through_trl)

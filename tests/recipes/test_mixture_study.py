@@ -1,4 +1,5 @@
-"""The mixture study: a planted law is found again, the prediction keeps its limit, the verdicts follow the intervals, and a tiny study runs and goes on."""
+"""The mixture study: a planted law is found again, the prediction keeps its limit, the verdicts follow the
+intervals, and a tiny study runs and goes on."""
 
 import json
 import sys
@@ -113,7 +114,8 @@ def test_the_best_ratio_is_the_least_general_text_that_the_limit_allows(laws, li
 
 
 def test_the_interval_is_that_of_the_point_recommended():
-    """The limit is kept with a margin, and the draws keep the same: the point stands in their midst, not at the end with the most general text."""
+    """The limit is kept with a margin, and the draws keep the same: the point stands in their midst, not at
+    the end with the most general text."""
     noise = np.random.default_rng(0).normal(
         0, 0.01, (200, 1)
     )  # of held-out blocks: all proxies move together
@@ -197,7 +199,8 @@ def lab(tmp_path_factory):
 
 @pytest.fixture
 def trained(lab, monkeypatch):
-    """In the lab's folder, with the two stages in this process; the list of the proxies that were really trained."""
+    """In the lab's folder, with the two stages in this process; the list of the proxies that were really
+    trained."""
     monkeypatch.chdir(lab)
     monkeypatch.setattr(study, "DRAWS", 50)
     steps = []

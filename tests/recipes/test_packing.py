@@ -1,4 +1,5 @@
-"""Packed documents do not see each other, on every attention backend; a backend that lets them is refused whatever it is called."""
+"""Packed documents do not see each other, on every attention backend; a backend that lets them is refused
+whatever it is called."""
 
 import importlib
 import inspect
@@ -85,7 +86,8 @@ def flash_attn_varlen_func(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, ma
 
 @pytest.fixture(autouse=True)
 def flash_stand_in(monkeypatch):
-    """transformers' own flash-attention path, which finds the documents' bounds, on a CPU: only the two kernels are replaced. 2 and 3 share it."""
+    """transformers' own flash-attention path, which finds the documents' bounds, on a CPU: only the two
+    kernels are replaced. 2 and 3 share it."""
     known = set(inspect.signature(flash_attn_varlen_func).parameters)
 
     class Supported(dict):
@@ -168,7 +170,8 @@ def test_packed_conversations_have_the_loss_and_gradient_of_padded_ones(guard, b
 
 
 def test_torch_varlen_calls_the_kernel_as_torch_defines_it(guard, monkeypatch):
-    """On CUDA the same call goes to varlen_attn: what is passed fits its signature, and says causal and grouped."""
+    """On CUDA the same call goes to varlen_attn: what is passed fits its signature, and says causal and
+    grouped."""
     calls, by_document = [], guard.attend_by_document
     monkeypatch.setattr(
         sys.modules["attention"],
@@ -212,7 +215,8 @@ def blind(module, query, key, value, attention_mask, **kwargs):
 
 
 def dense_fa(module, query, key, value, attention_mask, **kwargs):
-    """A flash backend whose model does not hand on cu_seq_lens: bounds are guessed, rightly for one row alone."""
+    """A flash backend whose model does not hand on cu_seq_lens: bounds are guessed, rightly for one row
+    alone."""
     return flash_attention_forward(module, query, key, value, attention_mask, scaling=kwargs.get("scaling"))
 
 

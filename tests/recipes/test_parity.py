@@ -1,5 +1,6 @@
-"""Rule 1 of the house: a recipe is the stock trainer. The same rows and YAML through `trl sft`, or through a bare
-Trainer, end in the same losses and the same weights, bit for bit; so does a recipe without its safeguards."""
+"""Rule 1 of the house: a recipe is the stock trainer. The same rows and YAML through `trl sft`, or through a
+bare Trainer, end in the same losses and the same weights, bit for bit; so does a recipe without its
+safeguards."""
 
 import ast
 import json
@@ -191,7 +192,8 @@ def test_pretrain_is_the_bare_trainer(lab, tmp_path, masking):
 
 # ---------------------------------------------------------------- without its safeguards
 class WithoutSafeguards(ast.NodeTransformer):
-    """A recipe without the imports of the modules beside it, and without every line that uses one of their names."""
+    """A recipe without the imports of the modules beside it, and without every line that uses one of their
+    names."""
 
     def __init__(self):
         self.names = set()

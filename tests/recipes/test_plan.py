@@ -1,4 +1,5 @@
-"""plan.py against what is known: published parameter counts and throughput, bytes that torch itself keeps, DeepSpeed's own estimate, the article's run."""
+"""plan.py against what is known: published parameter counts and throughput, bytes that torch itself keeps,
+DeepSpeed's own estimate, the article's run."""
 
 import contextlib
 import json
@@ -432,7 +433,8 @@ def test_rows_that_are_none_are_named_and_not_quoted(tmp_path):
 
 # ---------------------------------------------------------------- recipes/hardware.py
 @pytest.mark.parametrize(("name", "device"), [
-    ("NVIDIA GeForce RTX 3090", "rtx3090"), ("NVIDIA GeForce RTX 4090", "rtx4090"), ("NVIDIA GeForce RTX 5090", "rtx5090"),
+    ("NVIDIA GeForce RTX 3090", "rtx3090"), ("NVIDIA GeForce RTX 4090", "rtx4090"), ("NVIDIA GeForce RTX "
+                                                                                     "5090", "rtx5090"),
     ("NVIDIA L40S", "l40s"), ("NVIDIA RTX A6000", "a6000"), ("NVIDIA A100-PCIE-40GB", "a100-40"),
     ("NVIDIA A100-SXM4-80GB", "a100-80"), ("NVIDIA A100 80GB PCIe", "a100-80"), ("NVIDIA H100 PCIe", "h100-pcie"),
     ("NVIDIA H100 NVL", "h100-nvl"), ("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA H200", "h200"), ("NVIDIA B200", "b200"),
@@ -460,14 +462,19 @@ def test_the_plan_and_the_log_count_the_same_flops(shape, mode, tmp_path):
     ({"--config": "README.md"}, "README.md: "),
     ({"--config": "recipes/configs/merge_13b.yaml"}, "neither blocks nor rows"),
     ({"--config": "recipes/configs/demo_foundation.yaml"}, "bf16 is false"),
-    ({"--config": "recipes/configs/finetune_task_13b.yaml"}, "global_batch_size 32 is not a multiple of 320 (160 GPUs x micro-batch 2 x 1). Next: --global_batch_size 320"),
+    ({"--config": "recipes/configs/finetune_task_13b.yaml"}, "global_batch_size 32 is not a multiple of "
+                                                             "320 (160 GPUs x micro-batch 2 x 1). Next: "
+                                                             "--global_batch_size 320"),
     ({"--config": "recipes/configs/finetune_task_13b.yaml", "--accelerate": "accelerate_configs/zero2_8gpu.yaml"}, "Next: build it, or --rows"),
-    ({"--num_processes": "176", "--num_machines": "22"}, "is not a multiple of 720896 (176 GPUs x micro-batch 1 x 4096). Next: --global_batch_tokens 10092544 or 10813440"),
+    ({"--num_processes": "176", "--num_machines": "22"}, "is not a multiple of 720896 (176 GPUs x "
+                                                         "micro-batch 1 x 4096). Next: "
+                                                         "--global_batch_tokens 10092544 or 10813440"),
     ({"--num_processes": "150"}, "150 processes on 20 machines"),
     ({"--distributed_type": "MEGATRON_LM"}, "distributed_type as it is there cannot be planned with"),
     ({"--activation_checkpoint": "true"}, "--activation_checkpoint is in neither"),
     ({"--global_batch_tokens": "many"}, "pretrain_70b.yaml: global_batch_tokens is 'many', no number. Next:"),
-    ({"--accelerate": "accelerate_configs/zero3.json"}, "zero3.json: no accelerate file (distributed_type is missing). Next:"),
+    ({"--accelerate": "accelerate_configs/zero3.json"}, "zero3.json: no accelerate file (distributed_type "
+                                                        "is missing). Next:"),
     ({"--tokens": "1e6"}, "the blocks do not fill a step of global_batch_tokens 10485760"),
     ({"--model_name_or_path": "nowhere/at-all"}, "nowhere/at-all: no model here or on the Hub. Next:"),
 ])  # fmt: skip

@@ -1,4 +1,5 @@
-"""At the paper's learning rates an update is smaller than the rounding of a 16-bit weight: what then moves, and what is refused."""
+"""At the paper's learning rates an update is smaller than the rounding of a 16-bit weight: what then moves,
+and what is refused."""
 
 import importlib
 from types import SimpleNamespace
@@ -33,7 +34,8 @@ def eager_optimizer(monkeypatch):
 
 
 def share_moved(dtype, optimizer, learning_rate=1e-5, steps=20, **settings):
-    """Share of the weights that `steps` steps of AdamW have changed, counted in the type in which they are kept."""
+    """Share of the weights that `steps` steps of AdamW have changed, counted in the type in which they are
+    kept."""
     torch.manual_seed(0)
     model = LlamaForCausalLM(SHAPE).to(dtype)
     before = [weight.detach().clone() for weight in model.parameters()]
@@ -55,7 +57,8 @@ def test_share_of_weights_that_move():
     stochastic = share_moved(torch.bfloat16, AdamW8bit, bf16_stochastic_round=True)
     nearest = share_moved(torch.bfloat16, AdamW8bit)
     print(
-        f"moved after 20 steps at 1e-5: float32 {kept:.3f}, bf16 {rounded:.3f}, bf16 8-bit {nearest:.3f}, with stochastic rounding {stochastic:.3f}"
+        f"moved after 20 steps at 1e-5: float32 {kept:.3f}, bf16 {rounded:.3f}, bf16 8-bit {nearest:.3f}, "
+        f"with stochastic rounding {stochastic:.3f}"
     )
     assert kept > 0.99 and rounded < 0.2 and nearest < 0.2 and stochastic > 0.5
     assert share_moved(torch.bfloat16, torch.optim.AdamW, learning_rate=1e-3) > 0.9, (
@@ -80,7 +83,8 @@ def test_what_is_refused(guard, tmp_path, monkeypatch):
     model = LlamaForCausalLM(SHAPE).to(torch.bfloat16)
     with pytest.raises(
         guard.Refused,
-        match=r"at learning_rate 8e-06 only \d+ % of the torch.bfloat16 weights would move. Next: dtype float32",
+        match=r"at learning_rate 8e-06 only \d+ % of the torch.bfloat16 weights would move. Next: dtype "
+        r"float32",
     ):
         guard.check_precision(model, arguments(tmp_path))
     with pytest.raises(guard.Refused, match="would move"):
@@ -108,7 +112,8 @@ def test_what_is_refused(guard, tmp_path, monkeypatch):
 
 
 def test_recipes_at_the_papers_learning_rate(tmp_path_factory):
-    """Refused before the first step; with stochastic rounding, or with an adapter on a 16-bit or 4-bit base, it trains and the weights move."""
+    """Refused before the first step; with stochastic rounding, or with an adapter on a 16-bit or 4-bit base,
+    it trains and the weights move."""
     lab = build_lab(tmp_path_factory.getbasetemp() / "lab")
     low = {
         **PRETRAIN,

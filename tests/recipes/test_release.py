@@ -1,6 +1,8 @@
-"""make release: a folder that says what is in it, refuses what its data forbids, and is proven before anybody gets it.
+"""make release: a folder that says what is in it, refuses what its data forbids, and is proven before anybody
+gets it.
 
-The runs are tiny models with run.json of run_record.py and manifests of data_prep; numbers in them are invented, and looked for in the card."""
+The runs are tiny models with run.json of run_record.py and manifests of data_prep; numbers in them are
+invented, and looked for in the card."""
 
 import importlib
 import json
@@ -62,7 +64,8 @@ def finished(stage, folder, parent, reads, facts=(), **arguments):
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """Foundation -> chat adapter -> merged chat model on invented data of several licences, all public, with scores and a report on forgetting."""
+    """Foundation -> chat adapter -> merged chat model on invented data of several licences, all public, with
+    scores and a report on forgetting."""
     root = tmp_path_factory.mktemp("lab")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
@@ -89,7 +92,8 @@ def lab(tmp_path_factory):
             outputs=[],
             decontamination=facts,
         )
-        outputs = [{"path": "t.arrow", "split": split, "source": name, "domain": domain, "documents": n, "tokens": 1000 * n, "records": n}
+        Path("blocks/t.arrow").touch()
+        outputs = [{"path": "t.arrow", "sha256": sha256("blocks/t.arrow"), "split": split, "source": name, "domain": domain, "documents": n, "tokens": 1000 * n, "records": n}
                    for split in ("train", "validation") for name, domain, n in (("pmc", "biomedical", 83), ("redpajama", "general", 31))]  # fmt: skip
         domains = {
             "biomedical": {"tokens_in_run": 41_500, "passes": 0.5, "share": 0.57241},
@@ -97,7 +101,6 @@ def lab(tmp_path_factory):
         }
         write_manifest(Path("blocks"), stage="build_blocks", arguments={"documents": "clean", "tokenizer": str(root / "base")}, inputs=raw, dropped=dropped,
                        outputs=outputs, domains=domains, documents_sha256=sha256("clean/manifest.json"), document_licenses={"pmc": {"CC BY": 80, "CC0": 3}})  # fmt: skip
-        Path("blocks/t.arrow").touch()
         finished("pretrain", "foundation", "Qwen/Qwen3-8B", "blocks", global_batch_tokens=4096)
         common = {
             "task": "instruction",
@@ -420,7 +423,8 @@ def test_a_path_in_the_papers_is_found(at):
         card.write("\nSee /institute/jane/notes/results.txt.\n")
     verify.write_sums(at / "demo")
     assert failed(at / "demo") == {
-        "no path, machine or person of this site": "README.md holds the path /institute/jane/notes/results.txt"
+        "no path, machine or person of this site": "README.md holds the path "
+        "/institute/jane/notes/results.txt"
     }
 
 

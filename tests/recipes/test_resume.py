@@ -1,5 +1,6 @@
-"""Killed in the middle of a step and started again: bit for bit the run that was never stopped. What is damaged is not
-used, what is somebody else's is left alone, and nothing deletes whole checkpoints but save_total_limit."""
+"""Killed in the middle of a step and started again: bit for bit the run that was never stopped. What is
+damaged is not used, what is somebody else's is left alone, and nothing deletes whole checkpoints but
+save_total_limit."""
 
 import json
 import os
@@ -326,7 +327,8 @@ def test_two_runs_in_one_folder(lab, interrupted):
 
 @pytest.mark.guarantee("Training", "Resuming reads no block before its place.")
 def test_resuming_reads_no_block_before_its_place():
-    """At the end of the paper's run: 196,832 micro-batches of one rank are passed over without a look at any of them."""
+    """At the end of the paper's run: 196,832 micro-batches of one rank are passed over without a look at any
+    of them."""
     read = []
 
     class Blocks(torch.utils.data.Dataset):
