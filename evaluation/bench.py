@@ -1,15 +1,18 @@
-"""How long generation takes through this path, against the least it could take on the same prompts, in one run.
+"""How long generation takes through this path, against the least it could take on the same prompts, in one
+run.
 
     python -m evaluation.bench --out outputs/bench/evaluation
 
 Measured, on one loaded model and the same prompts, greedy, in turns so that a busy machine is busy for all:
-    generate    evaluation.generate: prompts built and counted, the harness, the response cache (empty each time), outputs taken back
-    bare        a hand-written loop, the floor: prompts sorted by length, batches of --batch_size, model.generate, decoded
+    generate    evaluation.generate: prompts built and counted, the harness, the response cache (empty each
+                time), outputs taken back
+    bare        a hand-written loop, the floor: prompts sorted by length, batches of --batch_size,
+                model.generate, decoded
     harness     lm-evaluation-harness by itself at its default batch size, 1
 
 Reads   MODEL (a folder), or without --model a LLaMA with random weights, made here
-Writes  OUT/bench.json, OUT/bench.md: seconds of each turn, their medians, and the ratios to the bare loop. The outputs of all three are
-        compared: a shortcut that changed them would be no comparison.
+Writes  OUT/bench.json, OUT/bench.md: seconds of each turn, their medians, and the ratios to the bare loop.
+        The outputs of all three are compared: a shortcut that changed them would be no comparison.
 """
 
 import argparse
@@ -80,9 +83,16 @@ def bench(args) -> dict:
         options = generate.make_parser().parse_intermixed_args([str(part) for part in command])
         lm = generate.load_model(options, entry)
         identity = fingerprint(entry)
-        settings = {"chat_template": False, "template": {"name": "none", "sha256": None}, "max_new_tokens": args.new_tokens,
-                    "backend": entry.backend, "dtype": options.dtype, "batch_size": options.batch_size,
-                    "device": generate.device_of(options, entry), "backend_args": options.backend_args}  # fmt: skip
+        settings = {
+            "chat_template": False,
+            "template": {"name": "none", "sha256": None},
+            "max_new_tokens": args.new_tokens,
+            "backend": entry.backend,
+            "dtype": options.dtype,
+            "batch_size": options.batch_size,
+            "device": generate.device_of(options, entry),
+            "backend_args": options.backend_args,
+        }
 
         def through_generate():
             for path in scratch.glob(".responses/*"):
@@ -187,9 +197,16 @@ def make_model(folder: Path, hidden_size: int) -> Path:
     )
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=4 * hidden_size, num_hidden_layers=4, num_attention_heads=4,
-        max_position_embeddings=2048, bos_token_id=0, eos_token_id=1, pad_token_id=1,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=4 * hidden_size,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=2048,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -225,8 +242,11 @@ def report(args, lm, seconds: dict, outputs: dict) -> dict:
 
 
 def markdown(result: dict) -> str:
-    rows = [f"| {name} | {result['median_seconds'][name]:.2f} | {result['ratio_to_bare'][name]:.2f} | "
-            f"{result['same_outputs_as_bare'].get(name, result['prompts'])} of {result['prompts']} |" for name in result["seconds"]]  # fmt: skip
+    rows = [
+        f"| {name} | {result['median_seconds'][name]:.2f} | {result['ratio_to_bare'][name]:.2f} | "
+        f"{result['same_outputs_as_bare'].get(name, result['prompts'])} of {result['prompts']} |"
+        for name in result["seconds"]
+    ]
     verdict = "met" if result["aim_met"] else "missed"
     about = f"{result['prompts']} prompts of {WORDS[0]} to {WORDS[1]} words, {result['new_tokens']} new tokens, batches of {result['batch_size']}; "
     about += f"{result['model']}; {result['machine']}; medians of {len(result['seconds']['bare'])} turns."

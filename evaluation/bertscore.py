@@ -1,14 +1,17 @@
 """BERTScore of generated summaries (Zhang et al. 2020), from an encoder in a folder or on the Hub.
 
-    python -m evaluation.bertscore outputs/evaluation/chat --model models/bert-base-multilingual-cased --layer 9
+    python -m evaluation.bertscore outputs/evaluation/chat --layer 9 \
+        --model models/bert-base-multilingual-cased
     python -m evaluation.score outputs/evaluation/chat
 
 Reads   RUN/<task>.jsonl of every task whose rows are summaries
-Writes  RUN/<task>.bertscore.json   F1 of each row, the encoder with revision, fingerprint and layer, and how many texts were longer than it
-                                    reads: their ends did not count. evaluation.score takes these up.
+Writes  RUN/<task>.bertscore.json   F1 of each row, the encoder with revision, fingerprint and layer, and how
+                                    many texts were longer than it reads: their ends did not count.
+                                    evaluation.score takes these up.
 
-Each token is matched with the likest token of the other text (cosine of one layer's states); special tokens may be matched to and are not
-themselves counted. No idf weights and no rescaling. An empty output scores 0. The article's setting: bert-base-multilingual-cased, layer 9.
+Each token is matched with the likest token of the other text (cosine of one layer's states); special tokens
+may be matched to and are not themselves counted. No idf weights and no rescaling. An empty output scores 0.
+The paper's setting: bert-base-multilingual-cased, layer 9.
 """
 
 import argparse
@@ -51,7 +54,8 @@ def main(argv=None):
             summaries = [task for task, rows in rows_of.items() if rows[0]["scoring"] == "summary"]
             if not summaries:
                 raise BadInput(
-                    f"{folder}: no task with summaries. Next: {run_outputs.generate_command(folder, 'pubmed_summ,mimic_cxr')}"
+                    f"{folder}: no task with summaries. Next: "
+                    f"{run_outputs.generate_command(folder, 'pubmed_summ,mimic_cxr')}"
                 )
             encoder = encoder or Encoder(args.model, args.layer, args.revision, args.device, args.batch_size)
             for task in summaries:
@@ -119,7 +123,8 @@ class Encoder:
             ) from error
         if not 0 <= layer <= config.num_hidden_layers:
             raise BadInput(
-                f"--layer {layer}: {model} has {config.num_hidden_layers} layers. Next: --layer {config.num_hidden_layers} or less"
+                f"--layer {layer}: {model} has {config.num_hidden_layers} layers. Next: --layer "
+                f"{config.num_hidden_layers} or less"
             )
         self.tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -127,7 +132,8 @@ class Encoder:
             model, revision=revision, trust_remote_code=False, use_safetensors=True
         )
         self.model = self.model.to(self.device).eval()
-        # a tokenizer without a limit says 1e30; positions of the RoBERTa family begin after the padding token's
+        # a tokenizer without a limit says 1e30; positions of the RoBERTa family begin after the padding
+        # token's
         positions = config.max_position_embeddings - (
             config.pad_token_id + 1 if "roberta" in config.model_type else 0
         )

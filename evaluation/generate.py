@@ -1,26 +1,30 @@
 """Let a model answer task rows, through lm-evaluation-harness.
 
-    python -m evaluation.generate --model outputs/demo/chat --rows data/demo/tasks --tasks medqa,medqa_ll,mednli --preset chat \
-        --out outputs/demo/evaluation/chat
-    python -m evaluation.generate --model pmc-llama-13b-chat path=/models/PMC_LLaMA_13B backend=vllm --rows data/tasks --tasks all ...
-    python -m evaluation.generate --model server backend=chat base_url=http://127.0.0.1:8000/v1/chat/completions served=NAME access=public \
-        context=8192 ...      # access: of what the model was trained on (model_entry.py)
+    python -m evaluation.generate --model outputs/demo/chat --rows data/demo/tasks \
+        --tasks medqa,medqa_ll,mednli --preset chat --out outputs/demo/evaluation/chat
+    python -m evaluation.generate --model pmc-llama-13b-chat path=/models/PMC_LLaMA_13B backend=vllm \
+        --rows data/tasks --tasks all ...
+    python -m evaluation.generate --model server backend=chat served=NAME access=public context=8192 \
+        base_url=http://127.0.0.1:8000/v1/chat/completions ...
+        # access: the class of the data that the model was trained on (models/registry.py)
 
-Reads   MODEL (model_entry.py: a folder, or a name of evaluation/models; an adapter must be merged first)
+Reads   MODEL (models/registry.py: a folder, or a name of evaluation/models; an adapter must be merged first)
         ROWS/<task>/test.jsonl (and train.jsonl with --num_fewshot)
-Writes  OUT/<task>.jsonl   the rows, each with its `output`: text, or for a task ending in _ll [[sum of nats, bytes], ...] of its answers; and with
-                           `model_access`, the class of the model
-        OUT/run.json       the model and its fingerprint; for each task the first prompt as the model saw it, template, examples and their
-                           ids, decoding, over-long and failed rows
-        OUT/../.responses  every response as it comes, by model fingerprint: a killed run goes on where it was
+Writes  OUT/<task>.jsonl   the rows, each with its `output`: text, or for a task ending in _ll [[sum of nats,
+                           bytes], ...] of its answers; and with `model_access`, the class of the model
+        OUT/run.json       the model and its fingerprint; for each task the first prompt as the model saw it,
+                           template, examples and their ids, decoding, over-long and failed rows
+        OUT/../.responses  every response as it comes, by model fingerprint: a killed run resumes where it
+                           stopped
 
-Two presets. paper: the raw prompt, no chat template, at most 256 new tokens, stopped by EOS only, as the article's evaluation code did.
-chat: the model's prompt wrapper (that of its entry, else its tokenizer's), and the limit of each task's file in evaluation/tasks. Decoding
-is greedy in both. A chat endpoint is sent the prompt as one message in both: its server wraps it.
+Two presets. paper: the raw prompt, no chat template, at most 256 new tokens, stopped by EOS only, as the
+paper's evaluation code did. chat: the model's prompt wrapper (that of its entry, else its tokenizer's), and
+the limit of each task's file in evaluation/tasks. Decoding is greedy in both. A chat endpoint is sent the
+prompt as one message in both: its server wraps it.
 
-OUT is replaced as a whole or left alone. Tasks that OUT already holds from the same model, rows and settings are not run again. Nothing is
-fetched. With rows or a model of access class credentialed the process reaches this machine only, and what an entry of --allow_list opens
-(egress.py).
+OUT is replaced as a whole or left alone. Tasks that OUT already holds from the same model, rows and settings
+are not run again. Nothing is fetched. With rows or a model of access class credentialed the process reaches
+this machine only, and what an entry of --allow_list opens (egress.py).
 """
 
 import argparse
@@ -48,7 +52,8 @@ from evaluation.scoring.run_outputs import answers
 
 TASKS = Path(__file__).resolve().parent / "tasks"
 KNOWN = sorted(path.stem for path in TASKS.glob("*.yaml") if not path.stem.startswith(("_", "mibe")))
-CASES = "diagnosis"  # is none of the twelve, has rows of its own builder, and is judged, not scored: evaluation/judge.py
+# not one of the twelve: it has its own builder, and is judged, not scored: evaluation/judge.py
+CASES = "diagnosis"
 GROUPS = {
     "all": [task for task in KNOWN if not task.endswith("_ll") and task != CASES],
     "all_ll": [task for task in KNOWN if task.endswith("_ll")],
@@ -68,8 +73,8 @@ OTHER_WEIGHTS = {
     "subfolder",
     "trust_remote_code",
 }
-# A chat template may open the reasoning itself. The tag is then put before each output: without it an answer that was cut
-# inside the reasoning would look like an answer.
+# A chat template may open the reasoning itself. The tag is then put before each output: without it, reasoning
+# that was cut off would look like an answer.
 REASONING_OPEN = re.compile(r"<(?:think|thinking|reasoning)>\s*$")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 LEAST = {"limit": 1, "max_new_tokens": 1, "num_fewshot": 0}
@@ -95,7 +100,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tasks",
         required=True,
-        help=f"comma-separated, of: {', '.join(KNOWN)}; all: those of the twelve that ROWS has; all_ll: of their twins",
+        help=f"comma-separated, of: {', '.join(KNOWN)}; all: those of the twelve that ROWS has; all_ll: of "
+        f"their twins",
     )
     parser.add_argument("--preset", choices=PRESETS, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -110,7 +116,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--backend_args",
         default="",
-        help="more arguments of the harness's backend: tensor_parallel_size=4 (vllm), parallelize=True (hf), num_concurrent=32 (servers)",
+        help="more arguments of the harness's backend: tensor_parallel_size=4 (vllm), parallelize=True "
+        "(hf), num_concurrent=32 (servers)",
     )
     parser.add_argument(
         "--allow_overlong",
@@ -244,7 +251,7 @@ def next_step(tasks, out: Path) -> str:
 
 # ---------------------------------------------------------------- inputs
 def check_numbers(args) -> None:
-    """BadInput for a number of rows, tokens or examples that is none."""
+    """BadInput for an invalid number of rows, tokens or examples."""
     for name, least in LEAST.items():
         value = getattr(args, name, None)
         if value is not None and value < least:
@@ -254,28 +261,33 @@ def check_numbers(args) -> None:
 
 
 def check_backend(args) -> None:
-    """BadInput for a batch size, type, device or argument of the backend that is none, or not here."""
+    """BadInput for an invalid batch size, dtype or backend argument, or a device that this machine lacks."""
     if not re.fullmatch(r"[1-9]\d*|auto(:[1-9]\d*)?", args.batch_size):
         raise BadInput(
-            f"--batch_size {args.batch_size}: must be 1 or more, auto or auto:N. Next: leave it out, or --batch_size 1"
+            f"--batch_size {args.batch_size}: must be 1 or more, auto or auto:N. Next: leave it out, or "
+            f"--batch_size 1"
         )
     if args.dtype not in DTYPES:
         raise BadInput(
-            f"--dtype {args.dtype}: is unknown (known: {', '.join(DTYPES)}). Next: leave it out, for the type as stored"
+            f"--dtype {args.dtype}: is unknown (known: {', '.join(DTYPES)}). Next: leave it out, for the "
+            f"type as stored"
         )
     if args.device and args.device not in (here := devices()):
         raise BadInput(
-            f"--device {args.device}: is not on this machine (known: {', '.join(here)}). Next: leave it out, or --device cpu"
+            f"--device {args.device}: is not on this machine (known: {', '.join(here)}). Next: leave it "
+            f"out, or --device cpu"
         )
     for part in filter(None, args.backend_args.strip().split(",")):
         key, _, value = part.partition("=")
         if not key.isidentifier() or not value:
             raise BadInput(
-                f"--backend_args: '{part}' is not KEY=VALUE. Next: as num_concurrent=8, several with commas and without blanks"
+                f"--backend_args: '{part}' is not KEY=VALUE. Next: as num_concurrent=8, several with "
+                f"commas and without blanks"
             )
         if key in OTHER_WEIGHTS:
             raise BadInput(
-                f"--backend_args: '{key}' names other weights or code. Next: merge the adapter first, or path=DIR"
+                f"--backend_args: '{key}' names other weights or code. Next: merge the adapter first, or "
+                f"path=DIR"
             )
         if key in ("batch_size", "dtype", "device"):
             raise BadInput(f"--backend_args: '{key}' has a flag of its own. Next: --{key} {value}")
@@ -316,7 +328,8 @@ def parse_tasks(text: str, own=()) -> list[str]:
 
 
 def with_rows(args, tasks: list[str]) -> list[str]:
-    """`tasks` without those that only a group names and that have no rows, which are printed. BadInput if none is left."""
+    """`tasks` without those that only a group names and that have no rows, which are printed. BadInput if
+    none is left."""
     named = {name.strip() for name in args.tasks.split(",")}
     absent = [task for task in tasks if task not in named and not rows_file(args, task).is_file()]
     if absent == tasks:
@@ -327,7 +340,8 @@ def with_rows(args, tasks: list[str]) -> list[str]:
     if absent:
         left = f"{len(tasks) - len(absent)} of {len(tasks)} tasks"
         print(
-            f"--tasks {args.tasks}: {left}; left out, as {args.rows} has no rows of them: {', '.join(absent)}",
+            f"--tasks {args.tasks}: {left}; left out, as {args.rows} has no rows of them: "
+            f"{', '.join(absent)}",
             flush=True,
         )
     return [task for task in tasks if task not in absent]
@@ -339,7 +353,8 @@ def rows_file(args, task: str, split: str = "test") -> Path:
 
 def read_rows(args, task: str) -> list[dict]:
     """The checked test rows of a task, at most --limit."""
-    made_by = f"Next: python -m data_prep.build_tasks --raw RAW --tasks {task.removesuffix('_ll')} --out {args.rows}"
+    name = task.removesuffix("_ll")
+    made_by = f"Next: python -m data_prep.build_tasks --raw RAW --tasks {name} --out {args.rows}"
     if task == CASES:
         made_by = f"Next: python -m data_prep.build_cases --source cases=FILE --out {args.rows}"
     for split in ("test", "train") if args.num_fewshot else ("test",):
@@ -376,7 +391,8 @@ def read_shots(args, task: str) -> list[dict]:
 
 
 def template_facts(args, entry: Entry) -> dict:
-    """{"name", "sha256"} of the prompt wrapper: none, the entry's, the tokenizer's own, or unseen, in a server."""
+    """{"name", "sha256"} of the prompt wrapper: none, the entry's, the tokenizer's own, or unseen, in a
+    server."""
     if entry.backend == "chat":
         return {"name": "the server's", "sha256": None}
     if not PRESETS[args.preset]["chat_template"]:
@@ -385,22 +401,25 @@ def template_facts(args, entry: Entry) -> dict:
         return {"name": entry.name, "sha256": hashlib.sha256(entry.chat_template.encode()).hexdigest()}
     if not entry.path:
         raise BadInput(
-            f"--model {args.model}: without a tokenizer there is no chat template. Next: path=TOKENIZER_DIR, or --preset paper"
+            f"--model {args.model}: without a tokenizer there is no chat template. Next: "
+            f"path=TOKENIZER_DIR, or --preset paper"
         )
     from transformers import AutoTokenizer
 
     text = AutoTokenizer.from_pretrained(entry.path, trust_remote_code=False).chat_template
     if not text:
         raise BadInput(
-            f"{entry.path}: its tokenizer has no chat template. Next: --preset paper, or recipes/sft.py to make a chat model of it"
+            f"{entry.path}: its tokenizer has no chat template. Next: --preset paper, or recipes/sft.py to "
+            f"make a chat model of it"
         )
     return {"name": "chat_template", "sha256": hashlib.sha256(str(text).encode()).hexdigest()}
 
 
 def keep_on_site(allow_list: Path | None, entry: Entry, rows) -> list[dict]:
-    """If a row is credentialed, close this process to everything beyond this machine but the entry's server where the allow list opens it. Returns the
-    entries of the allow list that were needed; BadInput if the server, or one that it stands before, is not in it. A model of such data closes it too: it
-    may say what it has read."""
+    """If a row is credentialed, close this process to everything beyond this machine but the entry's server
+    where the allow list opens it. Returns the entries of the allow list that were needed; BadInput if the
+    server, or one that it relays to, is not in it. A model of such data closes it too: it may say what it has
+    read."""
     terms = {row["license"] for row in rows if row["access"] == "credentialed"}
     terms |= {f"what {entry.name} was trained under"} if entry.access == "credentialed" else set()
     if not terms:
@@ -409,7 +428,8 @@ def keep_on_site(allow_list: Path | None, entry: Entry, rows) -> list[dict]:
 
     def refuse(said):
         return BadInput(
-            f"--model {entry.name}: is at {egress.host_of(entry.behind)}, and {entry.base_url} is taken for a relay to it; {said}, or --model server "
+            f"--model {entry.name}: is at {egress.host_of(entry.behind)}, and {entry.base_url} is taken "
+            f"for a relay to it; {said}, or --model server "
             "for a model that is on this machine"
         )
 
@@ -428,7 +448,8 @@ def check_server(args, entry: Entry, rows: dict) -> dict:
     likelihood = [task for task in rows if task.endswith("_ll")]
     if likelihood and (entry.backend == "chat" or not entry.path):
         raise BadInput(
-            f"{likelihood[0]}: likelihoods need the completions endpoint and a tokenizer. Next: backend=completions path=TOKENIZER_DIR, "
+            f"{likelihood[0]}: likelihoods need the completions endpoint and a tokenizer. Next: "
+            f"backend=completions path=TOKENIZER_DIR, "
             f"or --tasks without {', '.join(likelihood)}"
         )
     listed = server.look(entry)
@@ -475,7 +496,8 @@ def load_model(args, entry: Entry):
 
         if unknown := set(more) - set(server.ARGUMENTS):
             raise BadInput(
-                f"--backend_args: unknown '{sorted(unknown)[0]}' for a server (known: {', '.join(server.ARGUMENTS)})"
+                f"--backend_args: unknown '{sorted(unknown)[0]}' for a server (known: "
+                f"{', '.join(server.ARGUMENTS)})"
             )
         return (server.Chat if entry.backend == "chat" else server.Completions)(entry, **more)
     # an absolute path can never be taken for the name of a model on the Hub
@@ -532,7 +554,8 @@ def answer(
     own = own_tasks.write(args.out.parent / ".tasks", [task for task in todo if task not in KNOWN])
     manager = TaskManager(include_path=[str(TASKS), str(own)], include_defaults=False, metadata=metadata)
 
-    # every prompt as the model will see it, to count what does not fit: the harness would cut it from the left
+    # every prompt as the model will see it, to count what does not fit: the harness would cut it from the
+    # left
     facts, fitting, askers, loaded = {}, {}, {}, manager.load(list(names))["tasks"]
     for name, task in loaded.items():
         task.set_config("num_fewshot", args.num_fewshot)
@@ -587,20 +610,26 @@ def answer(
         ]
         if sorted(texts) != fitting[name]:
             raise BadInput(
-                f"{task}: the harness answered {len(texts)} of {len(fitting[name])} rows. Next: run the same command again"
+                f"{task}: the harness answered {len(texts)} of {len(fitting[name])} rows. Next: run the "
+                f"same command again"
             )
     return made, facts
 
 
 def ask(args, cached, tasks: dict, fitting: dict, chat: bool, entry: Entry) -> tuple[dict, dict]:
-    """({task name: samples}, {}) or, where a server left requests without an answer, ({}, {request: reason})."""
+    """({task name: samples}, {}), or ({}, {request: reason}) if a server left requests unanswered."""
     import lm_eval
 
     def run():
         return lm_eval.evaluate(
-            lm=cached, task_dict={"tasks": tasks, "groups": {}}, apply_chat_template=chat, fewshot_as_multiturn=entry.turns == "many",
-            bootstrap_iters=0, log_samples=True, samples={name: fitting[name] for name in tasks},
-        )["samples"]  # fmt: skip
+            lm=cached,
+            task_dict={"tasks": tasks, "groups": {}},
+            apply_chat_template=chat,
+            fewshot_as_multiturn=entry.turns == "many",
+            bootstrap_iters=0,
+            log_samples=True,
+            samples={name: fitting[name] for name in tasks},
+        )["samples"]
 
     if not entry.on_server:
         return run(), {}
@@ -612,21 +641,24 @@ def ask(args, cached, tasks: dict, fitting: dict, chat: bool, entry: Entry) -> t
         return {}, error.requests
     except server.Gone as error:
         raise BadInput(
-            f"{entry.base_url}: stopped answering ({error}); {len(cached.known)} answers are kept. Next: see to the server, then the same command again"
+            f"{entry.base_url}: stopped answering ({error}); {len(cached.known)} answers are kept. Next: "
+            f"see to the server, then the same command again"
         ) from error
 
 
 def set_aside(
     args, failed: dict, askers: dict, facts: dict, fitting: dict, names: dict, todo: dict, kept: int
 ) -> None:
-    """Take the rows of failed requests out of `fitting` and note them in `facts`, or BadInput unless that is allowed."""
+    """Take the rows of failed requests out of `fitting` and note them in `facts`, or BadInput unless that is
+    allowed."""
     for request, reason in failed.items():
         for name, number in askers[request]:
             task = names[name]
             row = todo[task][number]["id"]
             if not args.allow_failed:
                 raise BadInput(
-                    f"{task}: {len(failed)} requests failed, the first for row {row} ({reason}); {kept} answers are kept. "
+                    f"{task}: {len(failed)} requests failed, the first for row {row} ({reason}); {kept} "
+                    f"answers are kept. "
                     "Next: the same command again, or with --allow_failed to score these rows as wrong"
                 )
             if number in fitting[name]:
@@ -636,8 +668,9 @@ def set_aside(
 
 
 def look_at_prompts(args, entry: Entry, lm, task, name: str, rows: list[dict]) -> tuple[dict, list[int]]:
-    """(facts for run.json, places of the rows whose prompt fits into the context). Where there is no tokenizer to count with, a prompt fits
-    for certain if it has no more bytes than there is room for tokens; the others are asked too, and counted as uncounted."""
+    """(facts for run.json, places of the rows whose prompt fits into the context). Where there is no
+    tokenizer to count with, a prompt fits for certain if it has no more bytes than there is room for tokens;
+    the others are asked too, and counted as uncounted."""
     likelihood = name.endswith("_ll")
     decoding = {"loglikelihood": True} if likelihood else dict(task.config.generation_kwargs)
     new = 0 if likelihood else decoding["max_gen_toks"]
@@ -658,14 +691,17 @@ def look_at_prompts(args, entry: Entry, lm, task, name: str, rows: list[dict]) -
             uncounted.add(instance.doc_id)
     if sorted(prompts) != list(range(len(rows))):
         raise BadInput(
-            f"{name}: the harness built {len(prompts)} prompts for {len(rows)} rows. Next: check {rows_file(args, name)}"
+            f"{name}: the harness built {len(prompts)} prompts for {len(rows)} rows. Next: check "
+            f"{rows_file(args, name)}"
         )
     fitting = [i for i, length in enumerate(lengths) if length + new <= context]
     overlong = [rows[i]["id"] for i, length in enumerate(lengths) if length + new > context]
-    said = f"{len(overlong)} of {len(rows)} prompts (up to {max(lengths)} tokens) do not fit into {context} with {new} new ones"
+    said = f"{len(overlong)} of {len(rows)} prompts (up to {max(lengths)} tokens) do not fit into {context} "
+    said += f"with {new} new ones"
     if len(overlong) > OVERLONG * len(rows) and not args.allow_overlong:
         raise BadInput(
-            f"{name}: {said}. Next: a smaller --max_new_tokens, or --allow_overlong to score these rows as wrong"
+            f"{name}: {said}. Next: a smaller --max_new_tokens, or --allow_overlong to score these rows as "
+            f"wrong"
         )
     tokens = (
         f"prompts of {min(lengths)} to {max(lengths)} tokens"
@@ -700,7 +736,8 @@ def look_at_prompts(args, entry: Entry, lm, task, name: str, rows: list[dict]) -
 
 
 def option_prefix(tokenizer) -> str:
-    """What the chat template puts between the prompt and the assistant's words: LLaMA-2's a blank, others nothing."""
+    """What the chat template puts between the prompt and the assistant's words: LLaMA-2's a blank, others
+    nothing."""
     user, mark = {"role": "user", "content": "question"}, "answer"
     prompt = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
     whole = tokenizer.apply_chat_template([user, {"role": "assistant", "content": mark}], tokenize=False)

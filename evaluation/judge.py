@@ -1,20 +1,29 @@
-"""Judge the differentials of one or more models, and say how often the right diagnosis is among the first one to five.
+"""Judge the differentials of one or more models: how often is the right diagnosis among the first five?
 
     python -m evaluation.judge outputs/demo/diagnosis/chat --judge string --out outputs/demo/diagnosis/judged
-    python -m evaluation.judge RUN OTHER --judge openai:gpt-4o-2024-08-06 --judge human:ratings --out outputs/judged
-    python -m evaluation.judge RUN --judge vote:string+hf:models/judge+openai:NAME@http://127.0.0.1:8000/v1/chat/completions --out outputs/judged
+    python -m evaluation.judge RUN OTHER --judge openai:gpt-4o-2024-08-06 --judge human:ratings \
+        --out outputs/judged
+    python -m evaluation.judge RUN --out outputs/judged \
+        --judge vote:string+hf:models/judge+openai:NAME@http://127.0.0.1:8000/v1/chat/completions
 
-Reads   RUN/diagnosis.jsonl and run.json, as `python -m evaluation.generate --tasks diagnosis` writes them; the judges are in diagnosis/judges.py
-Writes  OUT/verdicts.jsonl   every verdict as it comes, append-only: the same command again asks nothing twice and goes on where it was
-        OUT/summary.json     for each judge and model top-1 to top-5 accuracy with a bootstrap and a Wilson interval; differences between models with
-                             McNemar's exact test; where clinicians rated, kappa, sensitivity, specificity and corrected accuracies of each judge
+Reads   RUN/diagnosis.jsonl and run.json, as `python -m evaluation.generate --tasks diagnosis` writes them;
+        the judges are in diagnosis/judges.py
+Writes  OUT/verdicts.jsonl   every verdict as it comes, append-only: the same command again asks nothing twice
+                             and resumes where it stopped
+        OUT/summary.json     for each judge and model top-1 to top-5 accuracy with a bootstrap and a Wilson
+                             interval; differences between models with McNemar's exact test; where clinicians
+                             rated, kappa, sensitivity, specificity and corrected accuracies of each judge
         OUT/summary.md       the same as tables
-        OUT/judged.jsonl     of each case and model what was read from the answer, and the verdict on each name
-        OUT/figure3.*, figure4.*   the article's Figures 3 (automatic judge, k = 1 to 5) and 4 (clinicians, k = 1 and 5) of these models, SVG and PDF
+        OUT/judged.jsonl     of each case and model what was read from the answer, and the verdict on each
+                             name
+        OUT/figure3.*, figure4.*   the paper's Figures 3 (automatic judge, k = 1 to 5) and 4 (clinicians, k =
+                                   1 and 5) of these models, SVG and PDF
 
-An answer without a readable list is wrong, and counted; where more than 5 % are such, the accuracies are withheld, as by evaluation.score. A verdict
-that could not be had is missing and counted, never a no. The summary holds ids and numbers; judged.jsonl holds no name of a credentialed case, or of
-a model that was trained on such text. No published values stand beside Figures 3 and 4: the article prints them as pictures only.
+An answer without a readable list is wrong, and counted; where more than 5 % are such, the accuracies are
+withheld, as by evaluation.score. A verdict that could not be had is missing and counted, never a no. The
+summary holds ids and numbers; judged.jsonl holds no name of a credentialed case, or of a model that was
+trained on such text. Figures 3 and 4 have no published values beside them: the paper prints them as pictures
+only.
 """
 
 import argparse
@@ -90,7 +99,8 @@ def judge_runs(args) -> dict:
     asked = [judges.make_judge(spec, args.prompt, args.allow_list, differentials) for spec in args.judge]
     if len({judge.id for judge in asked}) < len(asked):
         raise BadInput(
-            f"--judge: the same judge is given twice ({', '.join(judge.id for judge in asked)}). Next: give each once"
+            f"--judge: the same judge is given twice ({', '.join(judge.id for judge in asked)}). Next: "
+            f"give each once"
         )
     items = {}  # each prediction once, whichever models made it
     for run in runs.values():
@@ -104,7 +114,8 @@ def judge_runs(args) -> dict:
     for judge in asked:
         if judge.kind == "human" and not known & judge.ratings.keys():
             raise BadInput(
-                f"{judge.id}: none of its {len(judge.ratings)} ratings is of these answers. Next: the runs that the page was made of, or a new page"
+                f"{judge.id}: none of its {len(judge.ratings)} ratings is of these answers. Next: the runs "
+                f"that the page was made of, or a new page"
             )
     access = strictest(
         row[field] for run in runs.values() for row in run["rows"] for field in ("access", "model_access")
@@ -127,12 +138,24 @@ def judge_runs(args) -> dict:
     if access == "credentialed":
         args.out.chmod(0o700)
     summary = {
-        "access": access, "cases": len(next(iter(runs.values()))["rows"]), "parser_version": PARSER_VERSION, "draws": metrics.DRAWS, "level": metrics.LEVEL,
+        "access": access,
+        "cases": len(next(iter(runs.values()))["rows"]),
+        "parser_version": PARSER_VERSION,
+        "draws": metrics.DRAWS,
+        "level": metrics.LEVEL,
         "models": [run["facts"] for run in runs.values()],
         "judges": [judge_entry(judge, heard[judge.id][1], found[judge.id]) for judge in asked],
-        "agreement": [agreement(judge, human, heard, found) for human in asked if human.kind == "human" for judge in asked if judge.kind != "human"],
-        "raters": [entry for human in asked if human.kind == "human" for entry in between_raters(human.ratings)],
-    }  # fmt: skip
+        "agreement": [
+            agreement(judge, human, heard, found)
+            for human in asked
+            if human.kind == "human"
+            for judge in asked
+            if judge.kind != "human"
+        ],
+        "raters": [
+            entry for human in asked if human.kind == "human" for entry in between_raters(human.ratings)
+        ],
+    }
     verdicts = {judge_id: pairs for judge_id, (pairs, _) in heard.items()}
     section.write(
         args.out,
@@ -144,7 +167,8 @@ def judge_runs(args) -> dict:
 
 # ---------------------------------------------------------------- runs
 def read_runs(folders: list[Path]) -> dict:
-    """{model: {"rows", "facts"}}, each row with its `differential`. BadInput unless all answered the same cases."""
+    """{model: {"rows", "facts"}}, each row with its `differential`. BadInput unless all answered the same
+    cases."""
     runs = {}
     for folder in dict.fromkeys(folders):
         path = run_outputs.task_files(folder).get(TASK)
@@ -154,12 +178,14 @@ def read_runs(folders: list[Path]) -> dict:
             )
         if folder.resolve().name in runs:
             raise BadInput(
-                f"{folder}: two runs are named {folder.resolve().name}. Next: rename a folder, a model is named by it"
+                f"{folder}: two runs are named {folder.resolve().name}. Next: rename a folder, a model is "
+                f"named by it"
             )
         rows = run_outputs.read_rows(path)
         if rows[0]["scoring"] != "diagnosis":
             raise BadInput(
-                f"{path}: its rows have scoring {rows[0]['scoring']}. Next: python -m data_prep.build_cases, then evaluation.generate"
+                f"{path}: its rows have scoring {rows[0]['scoring']}. Next: python -m "
+                f"data_prep.build_cases, then evaluation.generate"
             )
         facts = run_outputs.read_facts(folder, TASK, path, rows)
         for row in rows:
@@ -172,7 +198,8 @@ def read_runs(folders: list[Path]) -> dict:
         if theirs != asked:
             different = next(i for i in [*asked, *theirs] if asked.get(i) != theirs.get(i))
             raise BadInput(
-                f"{first} and {name} did not answer the same cases ({different} for one). Next: run both on the same rows, without --limit"
+                f"{first} and {name} did not answer the same cases ({different} for one). Next: run both "
+                f"on the same rows, without --limit"
             )
         by_id = {row["id"]: row for row in other["rows"]}
         other["rows"] = [by_id[i] for i in asked]
@@ -183,12 +210,20 @@ def run_entry(folder: Path, path: Path, facts: dict, rows: list[dict]) -> dict:
     unparsed = sum(row["differential"] is None for row in rows)
     rate, withheld = unparsed / len(rows), None
     if rate > UNPARSED_LIMIT:
-        withheld = f"{unparsed} of {len(rows)} answers ({rate:.1%}) hold no readable list, more than {UNPARSED_LIMIT:.0%}"
+        withheld = f"{unparsed} of {len(rows)} answers ({rate:.1%}) hold no readable list, "
+        withheld += f"more than {UNPARSED_LIMIT:.0%}"
     return {
-        "name": folder.resolve().name, "run": str(folder), "n": len(rows), "unparsed": unparsed, "unparsed_rate": rate, "withheld": withheld,
-        "names_given": sum(len(row["differential"] or ()) for row in rows) / len(rows), "rules": dict(collections.Counter(row["rule"] for row in rows).most_common()),
-        "outputs_sha256": sha256(path), **{name: facts.get(name) for name in ("model", "fingerprint", "preset", "n_overlong", "rows_sha256")},
-    }  # fmt: skip
+        "name": folder.resolve().name,
+        "run": str(folder),
+        "n": len(rows),
+        "unparsed": unparsed,
+        "unparsed_rate": rate,
+        "withheld": withheld,
+        "names_given": sum(len(row["differential"] or ()) for row in rows) / len(rows),
+        "rules": dict(collections.Counter(row["rule"] for row in rows).most_common()),
+        "outputs_sha256": sha256(path),
+        **{name: facts.get(name) for name in ("model", "fingerprint", "preset", "n_overlong", "rows_sha256")},
+    }
 
 
 def outcomes_of(run: dict, verdicts: dict) -> list[dict]:
@@ -213,14 +248,22 @@ def judge_entry(judge, facts: dict, found: dict) -> dict:
         for a, b in itertools.combinations(found, 2)
     ]
     return {
-        "id": judge.id, "kind": judge.kind, "prompt": judge.prompt, "prompt_sha256": judge.prompt_sha256, **facts,
-        "models": {name: {"top": {str(k): statistics.top_k(cases, k) for k in statistics.K}} for name, cases in found.items()},
+        "id": judge.id,
+        "kind": judge.kind,
+        "prompt": judge.prompt,
+        "prompt_sha256": judge.prompt_sha256,
+        **facts,
+        "models": {
+            name: {"top": {str(k): statistics.top_k(cases, k) for k in statistics.K}}
+            for name, cases in found.items()
+        },
         "pairs_of_models": pairs,
-    }  # fmt: skip
+    }
 
 
 def agreement(judge, human, heard: dict, found: dict) -> dict:
-    """How far a judge agrees with the clinicians: on predictions, and on whole cases for each k with the corrected accuracies."""
+    """How far a judge agrees with the clinicians: on predictions, and on whole cases for each k with the
+    corrected accuracies."""
     said, rated = heard[judge.id][0], heard[human.id][0]
     by_case = collections.defaultdict(list)
     for (case, name), verdict in rated.items():
@@ -273,10 +316,17 @@ def judged_row(model: str, row: dict, verdicts: dict) -> dict:
     """One case of one model, without names where they are credentialed."""
     names = row["differential"]
     return {
-        "id": row["id"], "model": model, "access": row["access"], "rule": row["rule"], "answered": names is not None,
+        "id": row["id"],
+        "model": model,
+        "access": row["access"],
+        "rule": row["rule"],
+        "answered": names is not None,
         "differential": None if run_outputs.closed(row) else names,
-        "verdicts": {judge: None if names is None else [said[row["id"], name] for name in names] for judge, said in verdicts.items()},
-    }  # fmt: skip
+        "verdicts": {
+            judge: None if names is None else [said[row["id"], name] for name in names]
+            for judge, said in verdicts.items()
+        },
+    }
 
 
 if __name__ == "__main__":

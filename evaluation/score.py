@@ -1,20 +1,24 @@
-"""Score what a run logged, from its outputs alone: no model is needed, and the same outputs give the same bytes.
+"""Score a run from its outputs alone: no model is needed, and the same outputs give the same bytes.
 
     python -m evaluation.score outputs/demo/evaluation/backbone outputs/demo/evaluation/chat
     python -m evaluation.score outputs/demo/evaluation/chat --against outputs/demo/evaluation/backbone
 
-Reads   RUN/<task>.jsonl and run.json, as evaluation.generate writes them, or what `lm_eval run --log_samples` leaves in RUN (logged.py)
+Reads   RUN/<task>.jsonl and run.json, as evaluation.generate writes them, or what `lm_eval run --log_samples`
+        leaves in RUN (scoring/run_outputs.py)
         RUN/<task>.bertscore.json where there is one (bertscore.py)
-Writes  RUN/scores.json            for each task: the strict metrics and the article's, each with a 95 % interval; unparsed outputs; the
-                                   headline; a table of its labels; scorer and parser version; where the outputs come from
+Writes  RUN/scores.json            for each task: the strict metrics and the paper's, each with a 95 %
+                                   interval; unparsed outputs; the headline; a table of its labels; scorer and
+                                   parser version; where the outputs come from
         RUN/<task>.scored.jsonl    the rows, each with `parsed`, `score` and `paper`
         RUN/against_<run>.json     with --against: the differences, with paired tests (compare.py)
 
-Intervals are percentile bootstraps over rows, and Wilson's where all draws agree. An output without a readable answer is unparsed, and wrong; where more than 5 % are, the headline
-is withheld: it would tell how a model writes and not what it knows.
+Intervals are percentile bootstraps over rows, and Wilson's where all draws agree. An output without a
+readable answer is unparsed, and wrong; where more than 5 % are, the headline is withheld: it would tell how a
+model writes and not what it knows.
 
-Rows of access class credentialed, and those of a model that was trained on such data or of which nothing is known, are redacted: ids, hashes and
-verdicts, no text and no label. --show_texts keeps them whole, --redact redacts every row. The outputs themselves are left as they are.
+Rows of access class credentialed, and those of a model that was trained on such data or of which nothing is
+known, are redacted: ids, hashes and verdicts, no text and no label. --show_texts keeps them whole, --redact
+redacts every row. The outputs themselves are left as they are.
 """
 
 import argparse
@@ -41,10 +45,27 @@ SCORER = {
     "seed": 0,
 }
 PROVENANCE = (
-    "model", "fingerprint", "revision", "access", "preset", "settings", "template", "shots", "decoding", "dataset", "rows", "rows_sha256",
-    "outputs_sha256", "prompts_sha256", "first_prompt", "first_prompt_sha256", "n_overlong", "hardware", "versions",
-)  # fmt: skip
-PAPER_BERTSCORE = ("bert-base-multilingual-cased", 9)  # the article's encoder and layer
+    "model",
+    "fingerprint",
+    "revision",
+    "access",
+    "preset",
+    "settings",
+    "template",
+    "shots",
+    "decoding",
+    "dataset",
+    "rows",
+    "rows_sha256",
+    "outputs_sha256",
+    "prompts_sha256",
+    "first_prompt",
+    "first_prompt_sha256",
+    "n_overlong",
+    "hardware",
+    "versions",
+)
+PAPER_BERTSCORE = ("bert-base-multilingual-cased", 9)  # the paper's encoder and layer
 
 
 def main(argv=None):
@@ -82,14 +103,15 @@ def main(argv=None):
 
 
 def score_folder(folder: Path, redact: bool | None = None) -> dict:
-    """Write scores.json and the scored rows of one run, and print its table. Nothing is written if any task cannot be scored.
-    `redact`: every row, none, or by default those whose access class is credentialed."""
+    """Write scores.json and the scored rows of one run, and print its table. Nothing is written if any task
+    cannot be scored. `redact`: every row, none, or by default those whose access class is credentialed."""
     scores, scored = {}, {}
     for task, path in run_outputs.task_files(folder).items():
         rows = run_outputs.read_rows(path)
         if rows[0]["scoring"] == "diagnosis":
             raise BadInput(
-                f"{path}: is judged, not scored. Next: python -m evaluation.judge {folder} --judge string --out {folder}_judged"
+                f"{path}: is judged, not scored. Next: python -m evaluation.judge {folder} --judge string "
+                f"--out {folder}_judged"
             )
         facts = run_outputs.read_facts(folder, task, path, rows)
         rows = [_graded(row) for row in rows]
@@ -113,8 +135,8 @@ def score_folder(folder: Path, redact: bool | None = None) -> dict:
 
 
 def graded_rows(folder: Path, task: str) -> list[dict]:
-    """The rows of a task of a scored run, whole, as the present parser reads them: from the scored file, or from the outputs where that file is
-    redacted or of an earlier parser."""
+    """The rows of a task of a scored run, whole, as the present parser reads them: from the scored file, or
+    from the outputs where that file is redacted or of an earlier parser."""
     path = run_outputs.task_files(folder).get(task)
     if path is None:
         raise BadInput(f"{folder}: no outputs of {task}. Next: {run_outputs.generate_command(folder, task)}")
@@ -142,7 +164,8 @@ def _graded(row, rouge=None):
 
 # ---------------------------------------------------------------- a task
 def score_task(rows: list[dict]) -> dict:
-    """What scores.json says of the outputs of one task, from graded rows. A metric that is not defined on these rows is null."""
+    """What scores.json says of the outputs of one task, from graded rows. A metric that is not defined on
+    these rows is null."""
     values = {}
     for name, (counts, finish) in metrics.statistics(rows).items():
         values[name] = metrics.estimate(
@@ -151,7 +174,8 @@ def score_task(rows: list[dict]) -> dict:
     unparsed, primary = sum(row["parsed"] is None for row in rows), metrics.primary(rows)
     rate, withheld = unparsed / len(rows), None
     if rate > UNPARSED_LIMIT:
-        withheld = f"{unparsed} of {len(rows)} outputs ({rate:.1%}) hold no readable answer, more than {UNPARSED_LIMIT:.0%}"
+        withheld = f"{unparsed} of {len(rows)} outputs ({rate:.1%}) hold no readable answer, "
+        withheld += f"more than {UNPARSED_LIMIT:.0%}"
     headline = dict.fromkeys(("value", "low", "high")) if withheld else values[primary]
     return {
         "n": len(rows),
@@ -171,7 +195,7 @@ def score_task(rows: list[dict]) -> dict:
 
 
 def paper_entry(rows: list[dict]) -> dict | None:
-    """What the article's scorer gives for the same outputs; None if it has no rule for them."""
+    """What the paper's scorer gives for the same outputs; None if it has no rule for them."""
     if rows[0]["paper"] is None:
         return None
     values = {}
@@ -189,14 +213,16 @@ def paper_entry(rows: list[dict]) -> dict | None:
 
 
 def add_bertscore(folder: Path, task: str, path: Path, rows: list[dict]) -> dict | None:
-    """Give each row its BERTScore, where bertscore.py made them from these outputs, and return how they were made."""
+    """Give each row its BERTScore, where bertscore.py made them from these outputs, and return how they were
+    made."""
     file = folder / f"{task}.bertscore.json"
     if not file.is_file() or rows[0]["scoring"] != "summary":
         return None
     made = read_json(file)
     if made.get("outputs_sha256") != sha256(path):
         print(
-            f"{file}: made from other outputs, left out. Next: python -m evaluation.bertscore {folder} --model {made.get('model')}"
+            f"{file}: made from other outputs, left out. Next: python -m evaluation.bertscore {folder} "
+            f"--model {made.get('model')}"
         )
         return None
     f1 = made.pop("f1")
@@ -209,7 +235,8 @@ def add_bertscore(folder: Path, task: str, path: Path, rows: list[dict]) -> dict
     return made
 
 
-# ---------------------------------------------------------------- where the outputs come from, and what of them is shown
+# ---------------------------------------------------------------- where the outputs come from, and what of
+# them is shown
 def provenance(facts: dict, path: Path, hide_prompt: bool) -> dict:
     digest = sha256(path)
     packages = {name: importlib.metadata.version(name) for name in ("numpy", "rouge-score")}
@@ -227,8 +254,8 @@ def access_of(entry: dict) -> str:
 
 
 def redacted(row: dict) -> dict:
-    """What may leave the site of a row: no text, and no label, as the labels are a part of the data. Each hash is over the prompt too, so that
-    a label cannot be found from it by trying."""
+    """What may leave the site of a row: no text, and no label, as the labels are a part of the data. Each
+    hash is over the prompt too, so that a label cannot be found from it by trying."""
     prompt = row.get("prompt", "")
     output = row["output"] if isinstance(row["output"], str) else json.dumps(row["output"])
     return {
@@ -254,7 +281,7 @@ def _hash(*texts):
 
 # ---------------------------------------------------------------- print
 def table(title: str, scores: dict) -> str:
-    """The strict metrics with their intervals, and the article's values beside them."""
+    """The strict metrics with their intervals, and the paper's values beside them."""
     lines = [
         f"{title:20} {'n':>6} {'unparsed':>9}  {'metric':19} {'strict':>7}  95 % interval    {'paper':>6}"
     ]
@@ -282,7 +309,8 @@ def table(title: str, scores: dict) -> str:
     return "\n".join(
         [
             *lines,
-            "* stands for the task. unparsed: no readable answer, scored as wrong. paper: the article's scorer on the same outputs",
+            "* headline metric. unparsed: no readable answer, scored as wrong. paper: the paper's scorer "
+            "on the same outputs",
         ]
     )
 

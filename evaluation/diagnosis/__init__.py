@@ -1,4 +1,5 @@
-"""Complex clinical case diagnosis: from what models answered to judged differentials, top-k accuracy and agreement with clinicians.
+"""Complex clinical case diagnosis: from what models answered to judged differentials, top-k accuracy and
+agreement with clinicians.
 
 differential.py   an answer -> the ranked list that it gives, or None
 matching.py       the offline judge: are two names of a diagnosis the same?

@@ -1,9 +1,10 @@
-"""The ranked differential that an answer gives: at most five names of diseases, the most likely first. In doubt, none.
+"""The ranked differential that an answer gives: at most five names of diseases, the most likely first. In
+doubt, none.
 
     parse_differential("1. **Gout**: red joint\\n2. Pseudogout")  ->  (["Gout", "Pseudogout"], "numbered")
 
-Pure functions over text. PARSER_VERSION stands in every summary: raise it with any change that can read an answer otherwise. What each kind of
-answer is read as stands in tests/golden/differentials.jsonl, labelled by hand.
+Pure functions over text. PARSER_VERSION is written to every summary: raise it with any change that can alter
+how an answer is read. tests/golden/differentials.jsonl holds hand-labeled answers of each kind.
 """
 
 import itertools
@@ -24,7 +25,8 @@ LONGEST = 16  # words of a name; what is longer is a sentence
 
 MARK = r"(?:(?:rank|diagnosis|dx|option|#|no\.?)\s*)?"  # of a numbered line, in whatever brackets and bold
 NUMBERED = re.compile(
-    rf"(?i)^(\s*)(?:#+\s*)?[*_(\[]{{0,4}}{MARK}#?(\d{{1,2}}|[a-e](?=[.)])|(?:i{{1,3}}|i?v)(?=[.)]))\s*(?:[.)\]:]|\s[-–—](?=\s))[*_)\]]{{0,4}}[ \t]*[.:]?[ \t]*(.+)$"
+    rf"(?i)^(\s*)(?:#+\s*)?[*_(\[]{{0,4}}{MARK}#?(\d{{1,2}}|[a-e](?=[.)])|(?:i{{1,3}}"
+    rf"|i?v)(?=[.)]))\s*(?:[.)\]:]|\s[-–—](?=\s))[*_)\]]{{0,4}}[ \t]*[.:]?[ \t]*(.+)$"
 )
 ORDER = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5, "i": 1, "ii": 2, "iii": 3, "iv": 4, "v": 5}
 INLINE = re.compile(r"(?:^|(?<=[\s;,:]))\(?(\d)[.)]\s+")
@@ -34,71 +36,88 @@ LIST_HEAD = re.compile(
     r"(?i)diagnos[ei]s|differential|ddx|most likely|ranked|final answer|possibilit|conditions?\b"
 )
 OTHER_HEAD = re.compile(
-    r"(?i)finding|features?\b|symptom|work-?up|management|treatment|next step|investigation|reason|rationale|plan\b|tests?\b|steps?\b|history|against|support|clue"
+    r"(?i)finding|features?\b|symptom|work-?up|management|treatment|next step|investigation|reason"
+    r"|rationale|plan\b|tests?\b|steps?\b|history|against|support|clue"
     r"|unlikely|ruled? out|exclude|key points?|recommend|analysis|evidence|explanation|referenc|risk factor"
 )
 RULED_OUT = re.compile(r"(?i)unlikely|less likely|ruled? out|exclude|against|reason for|why")
 CUE = re.compile(
-    r"(?i)(?:^|(?<=[.\n*_#]))[ \t*_#]{0,9}(?:(?:the|my|single|leading|final|primary|top|working|provisional)\s+){0,3}(?:(?:most\s+)?(?:likely|probable)\s+)?(?:clinical\s+)?"
-    r"(?:diagnos[ie]s|answer)\b(?:\s+(?:here|in this case|for this patient))?[*_]*\s*(?::|=|\bis\b(?:\s+(?:most\s+)?(?:likely|probably))?)[ \t*_:]*(?!\s*$)([^\n]+)"
+    r"(?i)(?:^|(?<=[.\n*_#]))[ \t*_#]{0,9}(?:(?:the|my|single|leading|final|primary|top|working"
+    r"|provisional)\s+){0,3}(?:(?:most\s+)?(?:likely|probable)\s+)?(?:clinical\s+)?"
+    r"(?:diagnos[ie]s|answer)\b(?:\s+(?:here|in this case|for this patient))?[*_]*\s*(?::|="
+    r"|\bis\b(?:\s+(?:most\s+)?(?:likely|probably))?)[ \t*_:]*(?!\s*$)([^\n]+)"
 )
 SAYS = re.compile(
-    r"(?i)\b(?:consistent with|suggestive of|indicative of|likely (?:has|have)|diagnosis of|diagnosed with)\s+([^\n.]+)"
+    r"(?i)\b(?:consistent with|suggestive of|indicative of|likely (?:has|have)|diagnosis of|diagnosed "
+    r"with)\s+([^\n.]+)"
 )
 SENTENCE_LIST = re.compile(
-    r"(?i)\b(?:differentials?(?: diagnos[ei]s)?|other (?:considerations|possibilities|diagnoses))\b[^.:\n]{0,40}?(?:\binclud(?:es?|ing)|\bare|\bis|:)[ \t*_:]*([^\n]+)"
+    r"(?i)\b(?:differentials?(?: diagnos[ei]s)?|other (?:considerations|possibilities"
+    r"|diagnoses))\b[^.:\n]{0,40}?(?:\binclud(?:es?|ing)|\bare|\bis|:)[ \t*_:]*([^\n]+)"
 )
 EXPLAINS = re.compile(
-    r"\s*(?::\s|\s[-–—]+\s|[–—]|\s->|\s\||\.\s|;\s|,?\s+(?i:because|since|given|as evidenced|as suggested|supported by|based on|which|although|explains|explained by|is suggested|"
-    r"is supported|is (?:the )?most likely|is less likely|is possible|is likely|could|would|may|can)\b|,\s+(?i:with|but|as|characteri[sz]ed|presenting|due to the)\b).*$",
+    r"\s*(?::\s|\s[-–—]+\s|[–—]|\s->|\s\||\.\s|;\s|,?\s+(?i:because|since|given|as evidenced|as suggested"
+    r"|supported by|based on|which|although|explains|explained by|is suggested|"
+    r"is supported|is (?:the )?most likely|is less likely|is possible|is likely|could|would|may|can)\b"
+    r"|,\s+(?i:with|but|as|characteri[sz]ed|presenting|due to the)\b).*$",
     re.DOTALL,
 )
 # the rank of an entry in words: "Primary diagnosis:", "Second:", "Alternative diagnosis 2:"
 HEAD = re.compile(
-    r"(?i)^\s*(?:[-•*]\s)?[*_]{0,3}(?:(?:the|my|most likely|next most likely|probable|primary|secondary|tertiary|leading|top|working|final"
+    r"(?i)^\s*(?:[-•*]\s)?[*_]{0,3}(?:(?:the|my|most likely|next most likely|probable|primary|secondary"
+    r"|tertiary|leading|top|working|final"
     r"|alternative|first|second|third|fourth|fifth|1st|2nd|3rd|4th|5th|next|then|last)\s?){1,3}"
     r"(?:(?:differential\s)?(?:diagnos[ei]s|dx|possibility|choice|consideration|option))?(?:\s?#?\d)?"
     r"(?:[*_]{1,3}\s?[:=]|\s?[:=][*_]{0,3})(?=\s)\s{0,8}"
 )
-NAME_BELOW = re.compile(  # "**Primary diagnosis:**" with the name in the next line, which is no list
-    r"(?im)^((?:#{1,4}\s)?[*_]{0,3}(?:primary|leading|most likely|final|working)\sdiagnosis(?:[*_]{0,3}:|:[*_]{0,3}))[ \t]{0,8}\n{1,2}"
+NAME_BELOW = re.compile(  # "**Primary diagnosis:**" with the name in the next line
+    r"(?im)^((?:#{1,4}\s)?[*_]{0,3}(?:primary|leading|most likely|final|working)\sdiagnosis(?:[*_]{0,3}:"
+    r"|:[*_]{0,3}))[ \t]{0,8}\n{1,2}"
     r"(?=[^\W\d_][^\n]{0,120}(?:\n|$))"
 )
 HEDGE = re.compile(
-    r"(?i)^(?:(?:possible|probable|likely|suspected|presumed|most likely|less likely|consider|diagnosis|the|(?-i:an?))(?:\s*[:–-]\s*|\s+)){1,3}(?=\S)"
+    r"(?i)^(?:(?:possible|probable|likely|suspected|presumed|most likely|less likely|consider|diagnosis|the"
+    r"|(?-i:an?))(?:\s*[:–-]\s*|\s+)){1,3}(?=\S)"
 )
 CONFIDENCE = re.compile(
-    r"(?i)\s*[(\[][^()\[\]]*(?:\d\s*%|probab|likel|confiden|rank|score)[^()\[\]]*[)\]]|\s*[,:-]?\s*~?\d{1,3}\s*%.*$"
+    r"(?i)\s*[(\[][^()\[\]]*(?:\d\s*%|probab|likel|confiden|rank|score)[^()\[\]]*[)\]]"
+    r"|\s*[,:-]?\s*~?\d{1,3}\s*%.*$"
 )
 PROSE = re.compile(
-    r"(?i)\b(?:i|i'm|we|you|please|sorry|cannot|can't|unable|patient|presents?|should|here (?:is|are)|suggests?|consult|doctor|was|were|he|she|this|that|there|these|those|it|if|"
+    r"(?i)\b(?:i|i'm|we|you|please|sorry|cannot|can't|unable|patient|presents?|should|here (?:is|are)"
+    r"|suggests?|consult|doctor|was|were|he|she|this|that|there|these|those|it|if|"
     r"read|case|list|following|diagnos[ei]s|differential|years?-old|is|are|has)\b"
 )
 PLACEHOLDER = re.compile(
-    r"(?i)^(?:n/?a|none|nil|yes|no|sure|unknown|other|others|undetermined|no diagnosis|etc|[\W\d_]*|(?:diagnosis|disease|condition|name)\s*(?:#?\d+|[a-e])?)$"
+    r"(?i)^(?:n/?a|none|nil|yes|no|sure|unknown|other|others|undetermined|no diagnosis|etc|[\W\d_]*"
+    r"|(?:diagnosis|disease|condition|name)\s*(?:#?\d+|[a-e])?)$"
 )
 REFUSAL = re.compile(
-    r"(?i)\b(?:i (?:cannot|can't|am unable|am not able|won't|will not)|i'm (?:sorry|unable|not able)|as an ai|unable to (?:provide|give|make))\b"
+    r"(?i)\b(?:i (?:cannot|can't|am unable|am not able|won't|will not)|i'm (?:sorry|unable|not able)|as an "
+    r"ai|unable to (?:provide|give|make))\b"
 )
 
 
 def parse_differential(text: str) -> tuple[list[str] | None, str]:
-    """(the names in their order without repetitions, the rule that found them), or (None, why not): "empty", "refusal" or "no list".
+    """(the names in their order without repetitions, the rule that found them), or (None, why not): "empty",
+    "refusal" or "no list".
 
       json       an array of names or of objects with one, or an object with ranks as keys or such an array
-      table      rows of a Markdown table: the column headed by diagnosis, disease or condition, else the first that is no number
+      table      rows of a Markdown table: the column headed by diagnosis, disease or condition, else the
+                 first that is not a number
       inline     "1. A 2. B" in one line
-      numbered   lines 1., 2), (3), Rank 4:, **5.**; of several such lists the last under a heading that speaks of diagnoses, never one that is
-                 headed by findings, tests or treatment
+      numbered   lines 1., 2), (3), Rank 4:, **5.**; of several such lists the last under a heading that
+                 speaks of diagnoses, never one that is headed by findings, tests or treatment
       bullets    lines with the same mark and indentation, chosen as the numbered ones
       headed     lines that begin with a rank in words: "Primary diagnosis: A", "Second: B"
       bold       lines that are bold and nothing else
       sentence   "The differential includes A, B and C"
-      parted     one line of names parted by semicolons or commas
+      separated  one line of names separated by semicolons or commas
       lines      nothing but short lines
       single     "Most likely diagnosis: A", "... is consistent with A"
 
-    A "most likely diagnosis" that stands before a list without being in it is its first. Explanations after a name are cut."""
+    A "most likely diagnosis" that precedes a list without being in it becomes its first entry. Explanations
+    after a name are cut."""
     text = text.encode(errors="ignore").decode().replace("\r\n", "\n")  # without halves of characters
     answer = re.sub(r"(\d)\ufe0f?\u20e3", r"\1. ", answer_part(text))  # keycap digits
     answer = re.sub(r"(?m)^([^\n:]{0,40}:)[ \t]+(?=1[.)]\s)", r"\1\n", answer)
@@ -110,10 +129,19 @@ def parse_differential(text: str) -> tuple[list[str] | None, str]:
         return None, "empty"
     lines = [line.rstrip() for line in answer.split("\n")]
     rules = {
-        "json": lambda: _json(answer), "table": lambda: _table(lines), "inline": lambda: _inline(lines), "numbered": lambda: _numbered(lines),
-        "bullets": lambda: _bullets(lines), "headed": lambda: _headed(lines), "bold": lambda: [m[2] for line in lines if (m := BOLD_LINE.match(line)) and not LIST_HEAD.search(m[2])],
-        "sentence": lambda: _sentence(answer), "parted": lambda: _parted(lines), "lines": lambda: _lines(lines),
-    }  # fmt: skip
+        "json": lambda: _json(answer),
+        "table": lambda: _table(lines),
+        "inline": lambda: _inline(lines),
+        "numbered": lambda: _numbered(lines),
+        "bullets": lambda: _bullets(lines),
+        "headed": lambda: _headed(lines),
+        "bold": lambda: [
+            m[2] for line in lines if (m := BOLD_LINE.match(line)) and not LIST_HEAD.search(m[2])
+        ],
+        "sentence": lambda: _sentence(answer),
+        "separated": lambda: _separated(lines),
+        "lines": lambda: _lines(lines),
+    }
     cue = next((name for m in CUE.finditer(answer) if (name := clean(m[1]))), None)
     for rule, read in rules.items():
         names = _distinct(map(clean, read()))
@@ -122,7 +150,7 @@ def parse_differential(text: str) -> tuple[list[str] | None, str]:
                 cue
                 and rule not in ("json", "table")
                 and words(cue) not in map(words, names)
-                and _stands_before(answer, cue, names[0])
+                and _precedes(answer, cue, names[0])
             ):
                 names = _distinct([cue, *names])
             return names[:LENGTH], rule
@@ -133,7 +161,7 @@ def parse_differential(text: str) -> tuple[list[str] | None, str]:
 
 
 def clean(item: str) -> str | None:
-    """The bare name of one entry of a list; None if it is none: empty, a placeholder, or a sentence."""
+    """The bare name of one entry of a list; None if the entry is empty, a placeholder or a sentence."""
     item = HEAD.sub("", item.strip().strip("\"'`") + " ").strip()
     if (bold := re.match(r"^(?:\*\*|__)(.+?)(?:\*\*|__)", item)) and not re.fullmatch(
         r"(?i).*(?:diagnosis|likely|rank)\s*\d*:?", bold[1]
@@ -141,7 +169,8 @@ def clean(item: str) -> str | None:
         item = bold[1]
     item = re.sub(r"[*_`]{1,3}", "", item).strip()
     item = re.sub(
-        r"(?i)^(?:(?:most likely |probable |primary )?diagnosis(?: #?\d)?|most likely|next|then|name)\s*[:=]\s*",
+        r"(?i)^(?:(?:most likely |probable |primary )?diagnosis(?: #?\d)?|most likely|next|then"
+        r"|name)\s*[:=]\s*",
         "",
         item,
     )
@@ -169,11 +198,12 @@ def _distinct(names) -> list[str]:
     return list(by_words.values())
 
 
-def _stands_before(answer: str, first: str, second: str) -> bool:
+def _precedes(answer: str, first: str, second: str) -> bool:
     return -1 < answer.find(first) < answer.find(second)
 
 
-# ---------------------------------------------------------------- one rule each: the raw entries, [] if the answer has not that form
+# ---------------------------------------------------------------- one rule each: the raw entries, [] if the
+# answer has not that form
 def _json(answer: str) -> list[str]:
     for start in itertools.islice((m.start() for m in re.finditer(r"[\[{]", answer)), MOST_JSON):
         try:
@@ -264,7 +294,8 @@ def _bullets(lines: list[str]) -> list[str]:
 
 
 def _chosen(runs: list[tuple[int, list[str]]], lines: list[str]) -> list[str]:
-    """Of several lists the last whose heading speaks of diagnoses, else the first whose heading speaks of nothing else."""
+    """Of several lists the last whose heading speaks of diagnoses, else the first whose heading speaks of
+    nothing else."""
     heads, kinds = [""], []  # above each line, the nearest one that is neither empty nor an entry
     for line in lines:
         entry = not line.strip() or BULLET.match(line) or NUMBERED.match(line)
@@ -300,7 +331,7 @@ def _sentence(answer: str) -> list[str]:
     return []
 
 
-def _parted(lines: list[str]) -> list[str]:
+def _separated(lines: list[str]) -> list[str]:
     filled = [line for line in lines if line.strip()]
     if len(filled) > 2:
         return []

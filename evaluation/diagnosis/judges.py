@@ -1,13 +1,18 @@
-"""Every judge behind one call: judge.ask([(prediction, case), ...]), where `case` is a diagnosis row (contracts.py); verdicts.py keeps what it says.
+"""Every judge behind one call: judge.ask([(prediction, case), ...]), where `case` is a diagnosis row
+(contracts.py); verdicts.py keeps what it says.
 
-    string[:TABLE.tsv]     words and synonyms, offline (matching.py); TABLE adds synonyms, the names of one disease in a line
-    openai:MODEL[@URL]     a chat endpoint, asked at temperature 0. The article: GPT-4o, of which it gives no date
-    hf:DIR                 a model of this machine: P(yes) against P(no) right after the question, deterministic
+    string[:TABLE.tsv]     words and synonyms, offline (matching.py); TABLE adds synonyms, the names of one
+                           disease in a line
+    openai:MODEL[@URL]     a chat endpoint, asked at temperature 0. The paper: GPT-4o, of which it gives no
+                           date
+    hf:DIR                 a model of this machine: P(yes) against P(no) right after the question,
+                           deterministic
     human:FILE             what clinicians rated: a CSV, or a folder of several (ratings.py)
     vote:JUDGE+JUDGE+...   what more than half of the judges say, else None
 
-An LLM is asked a prompt file with {prediction} and {diagnosis}; the default is published by McDuff et al. (arXiv:2312.00164), which the article cites for
-its procedure. The article's own wording stands in its Appendix A.3, which is not at hand.
+An LLM is asked a prompt file with {prediction} and {diagnosis}; the default is published by McDuff et al.
+(arXiv:2312.00164), which the paper cites for its procedure. The paper's own wording is in its Appendix A.3,
+which is not available here.
 """
 
 import abc
@@ -28,7 +33,8 @@ BATCH = 64  # questions to a local model between two writes of the log
 
 
 class Judge(abc.ABC):
-    """`id` names the judge and all its verdicts depend on but the question; `question` is what it is asked, word for word."""
+    """`id` names the judge and all its verdicts depend on but the question; `question` is what it is asked,
+    word for word."""
 
     kind, id, prompt_sha256, logged, prompt = "", "", None, True, None
 
@@ -59,7 +65,8 @@ class Judge(abc.ABC):
 def make_judge(
     spec: str, prompt: Path = PROMPT, allow_list: Path | None = None, runs: dict | None = None
 ) -> "Judge | Vote":
-    """The judge of a flag `--judge`. `runs`: {model: {case id: differential}}, by which ratings of ranks are understood."""
+    """The judge of a flag `--judge`. `runs`: {model: {case id: differential}}, by which ratings of ranks are
+    understood."""
     kind, _, rest = spec.partition(":")
     if kind == "string":
         return StringJudge(Path(rest) if rest else None)
@@ -74,7 +81,8 @@ def make_judge(
     if kind == "vote" and len(rest.split("+")) > 1:
         return Vote([make_judge(member, prompt, allow_list, runs) for member in rest.split("+")])
     raise BadInput(
-        f"--judge {spec}: must be string[:TABLE], openai:MODEL[@URL], hf:DIR, human:FILE or vote:JUDGE+JUDGE. Next: one of these"
+        f"--judge {spec}: must be string[:TABLE], openai:MODEL[@URL], hf:DIR, human:FILE or "
+        f"vote:JUDGE+JUDGE. Next: one of these"
     )
 
 
@@ -127,7 +135,8 @@ class HumanJudge(Judge):
 
 
 class LocalJudge(Judge):
-    """P(yes) against P(no): the likelihoods of the eight ways to begin the answer, in the harness's batches, without drawing any."""
+    """P(yes) against P(no): the likelihoods of the eight ways to begin the answer, in the harness's batches,
+    without drawing any."""
 
     kind, lm = "hf", None
 
@@ -138,7 +147,8 @@ class LocalJudge(Judge):
         self.entry = read_entry(folder)
         if self.entry.on_server:
             raise BadInput(
-                f"--judge hf:{folder}: is a server. Next: --judge openai:{self.entry.served}@{self.entry.base_url}"
+                f"--judge hf:{folder}: is a server. Next: --judge "
+                f"openai:{self.entry.served}@{self.entry.base_url}"
             )
         keep_on_site(None, self.entry, [])
         self.id = f"hf:{self.entry.name}-{fingerprint(self.entry)[:12]}"

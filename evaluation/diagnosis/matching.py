@@ -2,10 +2,11 @@
 
     Matcher().same("Haemophilia A", "Hemophilia", [])  ->  (True, "more specific")
 
-Accents, case, British spelling, possessives, plurals and Roman numerals do not count, nor does the order of the words; what stands in brackets is
-another name. A name that adds words before or after the whole final diagnosis is more specific and right, unless a word turns it into something
-else ("pseudo-", "non-", "-like", "history of"); a less specific one is wrong. Abbreviations count where they are given as synonyms, by the case or by
-a table: a TSV file, the names of one disease in a line.
+Accents, case, British spelling, possessives, plurals and Roman numerals do not count, nor does the order of
+the words; text in brackets is another name. A name that adds words before or after the whole final diagnosis
+is more specific and right, unless a word turns it into something else ("pseudo-", "non-", "-like", "history
+of"); a less specific one is wrong. Abbreviations count where they are given as synonyms, by the case or by a
+table: a TSV file, the names of one disease in a line.
 """
 
 import re
@@ -17,19 +18,68 @@ from data_prep.schema import BadInput
 
 MATCHER_VERSION = "1.0"
 SPELLINGS = (  # British and Latin -> American, inside a word
-    ("haem", "hem"), ("aemi", "emi"), ("oedem", "edem"), ("oesoph", "esoph"), ("aesth", "esth"), ("tumour", "tumor"), ("rrhoe", "rrhe"), ("pnoe", "pne"),
-    ("paed", "ped"), ("gynaec", "gynec"), ("foet", "fet"), ("caec", "cec"), ("faec", "fec"), ("coeliac", "celiac"), ("aetio", "etio"), ("neurone", "neuron"),
-    ("fibre", "fiber"), ("behaviour", "behavior"), ("amoeb", "ameb"), ("sulph", "sulf"), ("oestr", "estr"), ("leucocyt", "leukocyt"),
-)  # fmt: skip
+    ("haem", "hem"),
+    ("aemi", "emi"),
+    ("oedem", "edem"),
+    ("oesoph", "esoph"),
+    ("aesth", "esth"),
+    ("tumour", "tumor"),
+    ("rrhoe", "rrhe"),
+    ("pnoe", "pne"),
+    ("paed", "ped"),
+    ("gynaec", "gynec"),
+    ("foet", "fet"),
+    ("caec", "cec"),
+    ("faec", "fec"),
+    ("coeliac", "celiac"),
+    ("aetio", "etio"),
+    ("neurone", "neuron"),
+    ("fibre", "fiber"),
+    ("behaviour", "behavior"),
+    ("amoeb", "ameb"),
+    ("sulph", "sulf"),
+    ("oestr", "estr"),
+    ("leucocyt", "leukocyt"),
+)
 ROMAN = {"ii": "2", "iii": "3", "iv": "4", "vi": "6", "vii": "7", "viii": "8"}
 ONE_LETTER = {"i": "1", "v": "5", "x": "10"}  # letters as well: only after "type" and the like
 LONGEST = 400  # characters of a prediction that are compared
 EMPTY = {"an", "the", "of", "in", "and", "with", "by", "to", "type"}
 HEADS = {"disease", "syndrome", "disorder"}  # "Crohn" is Crohn's disease
 CHANGES = {  # a word that makes of a disease another thing
-    "no", "not", "non", "without", "pseudo", "like", "mimic", "mimicking", "history", "risk", "exposure", "versus", "vs", "or", "rule", "ruled", "out", "exclude", "excluded",
-    "negative", "prophylaxis", "vaccine", "vaccination", "carrier", "family", "fear", "phobia", "anti", "unlikely", "resolved", "induced", "related",
-}  # fmt: skip
+    "no",
+    "not",
+    "non",
+    "without",
+    "pseudo",
+    "like",
+    "mimic",
+    "mimicking",
+    "history",
+    "risk",
+    "exposure",
+    "versus",
+    "vs",
+    "or",
+    "rule",
+    "ruled",
+    "out",
+    "exclude",
+    "excluded",
+    "negative",
+    "prophylaxis",
+    "vaccine",
+    "vaccination",
+    "carrier",
+    "family",
+    "fear",
+    "phobia",
+    "anti",
+    "unlikely",
+    "resolved",
+    "induced",
+    "related",
+}
 
 
 def words(name: str) -> tuple[str, ...]:
@@ -60,7 +110,8 @@ def words(name: str) -> tuple[str, ...]:
 
 
 def names_of(text: str) -> list[tuple[str, ...]]:
-    """The words of a name without its brackets, and of each bracket: "Osteoclastoma (giant cell tumor of bone)" is two names."""
+    """The words of a name without its brackets, and of each bracket: "Osteoclastoma (giant cell tumor of
+    bone)" is two names."""
     inside = [
         part
         for part in re.findall(r"[(\[]([^()\[\]]+)[)\]]", text)
@@ -71,7 +122,7 @@ def names_of(text: str) -> list[tuple[str, ...]]:
 
 class Matcher:
     def __init__(self, table: Path | None = None):
-        """`table`: lines of names parted by tabs, all of one disease."""
+        """`table`: lines of names separated by tabs, all of one disease."""
         self.groups, self.sha256 = {}, table and sha256(table) if table and table.is_file() else None
         if table is None:
             return
@@ -82,7 +133,8 @@ class Matcher:
                     continue
                 if "\t" not in line:
                     raise BadInput(
-                        f"{table}: line {number} has one name. Next: write the names of a disease in one line, parted by tabs"
+                        f"{table}: line {number} has one name. Next: write the names of a disease in one "
+                        f"line, separated by tabs"
                     )
                 for name in group:
                     self.groups.setdefault(name, set()).update(group)
@@ -114,7 +166,8 @@ class Matcher:
 
 
 def _adds_to(name: tuple[str, ...], known: tuple[str, ...]) -> bool:
-    """Whether `name` begins or ends with all of `known` and what it adds leaves it the same disease. An abbreviation is too short to be added to."""
+    """Whether `name` begins or ends with all of `known` and what it adds leaves it the same disease. An
+    abbreviation is too short to be added to."""
     if not 0 < len(known) < len(name) or len("".join(known)) < 5 or CHANGES & (set(name) - set(known)):
         return False
     return name[: len(known)] == known or name[-len(known) :] == known

@@ -1,11 +1,14 @@
-"""What clinicians rated, from CSV files: those that the rating page exports (evaluation/rating_page.py), or any with the same columns.
+"""What clinicians rated, from CSV files: those that the rating page exports (evaluation/rating_page.py), or
+any with the same columns.
 
-    case_id,item,rater,match            an export: `item` is the id of a prediction, which does not tell the model
+    case_id,item,rater,match            an export: `item` is the id of a prediction, which does not tell the
+                                        model
     case_id,prediction,rater,match      a table of one's own, with the words of the prediction
-    case_id,rank,rater,match[,model]    ... or with its rank in the answer of a model; without the column `model` there is one run
+    case_id,rank,rater,match[,model]    ... or with its rank in the answer of a model; without the column
+                                        `model` there is one run
 
-`match` is y, n or u (unsure), or yes, no, 1, 0, true, false; where it is empty nothing was rated. A prediction gets what most of those say who are
-sure; a tie is missing.
+`match` is y, n or u (unsure), or yes, no, 1, 0, true, false; where it is empty nothing was rated. A
+prediction gets what most of those say who are sure; a tie is missing.
 """
 
 from pathlib import Path
@@ -29,10 +32,12 @@ MATCH = {
 
 
 def read_ratings(path: Path, runs: dict) -> dict:
-    """{(case id, prediction id): {rater: True, False or None}}. `runs`: {model: {case id: its differential or None}}, to find a rank."""
+    """{(case id, prediction id): {rater: True, False or None}}. `runs`: {model: {case id: its differential or
+    None}}, to find a rank."""
     if not path.exists():
         raise BadInput(
-            f"{path}: no such file or folder of ratings. Next: python -m evaluation.rating_page RUN --out rate.html, and put the CSV that the "
+            f"{path}: no such file or folder of ratings. Next: python -m evaluation.rating_page RUN --out "
+            f"rate.html, and put the CSV that the "
             f"clinician downloads from that page to {path}"
         )
     found = {}
@@ -43,17 +48,19 @@ def read_ratings(path: Path, runs: dict) -> dict:
                 continue
             if match not in MATCH:
                 raise BadInput(
-                    f"{where}: match '{row['match']}' is none of {', '.join(MATCH)}. Next: correct it"
+                    f"{where}: match '{row['match']}' is not one of {', '.join(MATCH)}. Next: correct it"
                 )
             said = found.setdefault((row["case_id"], _item(row, runs, where)), {})
             if said.get(row["rater"], MATCH[match]) != MATCH[match]:
                 raise BadInput(
-                    f"{where}: {row['rater']} rated this prediction before, and otherwise. Next: leave one of the two"
+                    f"{where}: {row['rater']} rated this prediction before, and otherwise. Next: leave one "
+                    f"of the two"
                 )
             said[row["rater"]] = MATCH[match]
     if not found:
         raise BadInput(
-            f"{path}: holds no rating. Next: python -m evaluation.rating_page RUN --out rate.html, and export from it"
+            f"{path}: holds no rating. Next: python -m evaluation.rating_page RUN --out rate.html, and "
+            f"export from it"
         )
     return found
 
@@ -68,12 +75,14 @@ def _item(row: dict, runs: dict, where: str) -> str:
     model = row.get("model") or (next(iter(runs)) if len(runs) == 1 else None)
     if model not in runs:
         raise BadInput(
-            f"{where}: a rank of which of {', '.join(runs) or 'no run'}? Next: a column model with one of these names"
+            f"{where}: a rank of which of {', '.join(runs) or 'no run'}? Next: a column model with one of "
+            f"these names"
         )
     names, rank = runs[model].get(row["case_id"]) or [], int(row["rank"])
     if not 1 <= rank <= len(names):
         raise BadInput(
-            f"{where}: {model} has no rank {rank} for case {row['case_id']} ({len(names)} names were read). Next: correct it"
+            f"{where}: {model} has no rank {rank} for case {row['case_id']} ({len(names)} names were "
+            f"read). Next: correct it"
         )
     return prediction_id(row["case_id"], names[rank - 1])
 

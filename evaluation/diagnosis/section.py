@@ -1,4 +1,5 @@
-"""The summary of a judged set of cases as tables, pictures and a section of the report. It lays out numbers and computes none.
+"""The summary of a judged set of cases as tables, pictures and a section of the report. It lays out numbers
+and computes none.
 
 section.read(folder)  ->  {"html", "markdown", "access", "allowed"}, for the report
 """
@@ -15,7 +16,7 @@ from evaluation.reporting import figures
 from evaluation.reporting.tables import markdown_table
 
 SUMMARY = "summary.json"
-ARTICLE = "The article prints its own values as pictures only, so none stand here."
+PAPER_VALUES = "The paper prints its own values as pictures only, so this page has none."
 
 
 def write(folder: Path, summary: dict, rows: list[dict]) -> None:
@@ -33,7 +34,8 @@ def write(folder: Path, summary: dict, rows: list[dict]) -> None:
 def read(folder: Path) -> dict:
     if not (folder / SUMMARY).is_file():
         raise BadInput(
-            f"{folder / SUMMARY}: no such file. Next: python -m evaluation.judge RUN --judge string --out {folder}"
+            f"{folder / SUMMARY}: no such file. Next: python -m evaluation.judge RUN --judge string --out "
+            f"{folder}"
         )
     summary = read_json(folder / SUMMARY)
     allowed = [entry for judge in summary["judges"] for entry in judge.get("allowed", ())]
@@ -141,16 +143,19 @@ def interval(cell: dict) -> str:
 def notes(summary: dict) -> list[str]:
     """What must be read beside the numbers."""
     said = [
-        f"{summary['cases']} cases. Top-k: the share of cases with a right diagnosis among the first k. Intervals of 95 %: percentile bootstrap over cases "
-        f"({summary['draws']} draws), and Wilson's. Differences: paired bootstrap; cases that only one of the two has right, and McNemar's exact p, "
-        f"not corrected for their number. {ARTICLE}"
+        f"{summary['cases']} cases. Top-k: the share of cases with a right diagnosis among the first k. "
+        f"Intervals of 95 %: percentile bootstrap over cases "
+        f"({summary['draws']} draws), and Wilson's. Differences: paired bootstrap; cases that only one of "
+        f"the two has right, and McNemar's exact p, "
+        f"not corrected for their number. {PAPER_VALUES}"
     ]
     said += [f"{model['name']}: {model['withheld']}." for model in summary["models"] if model["withheld"]]
     for judge in summary["judges"]:
         parts = [f"{judge['pairs']} predictions", f"{judge['missing']} without a verdict"]
         if judge.get("failed"):
             parts.append(
-                f"{judge['failed']} of these got no answer ({judge['first_failure']}) and are asked again by the same command"
+                f"{judge['failed']} of these got no answer ({judge['first_failure']}) and are asked again "
+                f"by the same command"
             )
         if judge.get("served"):
             parts.append(f"served by {', '.join(judge['served'])}")
@@ -162,8 +167,10 @@ def notes(summary: dict) -> list[str]:
             said.append(f"{judge['id']}, {member}: {facts['missing']} without a verdict.")
     if summary["agreement"]:
         said.append(
-            "Corrected (Rogan and Gladen): from the judge's sensitivity and specificity on those cases of the model that clinicians rated, which must be "
-            "drawn at random; 'not defined' where they found none right or none wrong, or the judge tells the two apart no better than chance."
+            "Corrected (Rogan and Gladen): from the judge's sensitivity and specificity on those cases of "
+            "the model that clinicians rated, which must be "
+            "drawn at random; 'not defined' where they found none right or none wrong, or the judge tells "
+            "the two apart no better than chance."
         )
     return said
 
@@ -174,7 +181,7 @@ def markdown(summary: dict) -> str:
 
 
 def aligned(head: tuple, rows: list[tuple]) -> str:
-    """A Markdown table whose columns stand below one another in a terminal too."""
+    """A Markdown table whose columns line up in a terminal too."""
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in [head, *rows]]
     return markdown_table(padded[0], padded[1:])
@@ -194,7 +201,8 @@ def as_html(summary: dict) -> markupsafe.Markup:
             for row in rows
         )
         parts.append(
-            f'<h3>{html.escape(title)}</h3><div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table></div>'
+            f"<h3>{html.escape(title)}</h3><div "
+            f'class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table></div>'
         )
     parts.append("<ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in notes(summary)) + "</ul>")
     return markupsafe.Markup("".join(parts))
@@ -202,7 +210,8 @@ def as_html(summary: dict) -> markupsafe.Markup:
 
 # ---------------------------------------------------------------- Figures 3 and 4
 def pictures(summary: dict) -> dict:
-    """{"figure3", "figure4"} as drawings, each where there is a judge of its kind and a model whose accuracy is not withheld."""
+    """{"figure3", "figure4"} as drawings, each where there is a judge of its kind and a model whose accuracy
+    is not withheld."""
     shown = [
         (number, model["name"]) for number, model in enumerate(summary["models"]) if not model["withheld"]
     ]
@@ -217,7 +226,8 @@ def pictures(summary: dict) -> dict:
 
 
 def _figure(name: str, judge: dict, shown: list, ks: tuple) -> figures.Drawing:
-    """Accuracy over k with bootstrap intervals: points joined by lines for Figure 3, bars for Figure 4, as in the article."""
+    """Accuracy over k with bootstrap intervals: points joined by lines for Figure 3, bars for Figure 4, as in
+    the paper."""
 
     def draw(axes):
         width = 0.8 / len(shown)

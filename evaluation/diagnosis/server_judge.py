@@ -1,8 +1,10 @@
-"""A judge behind an OpenAI-compatible chat endpoint: GPT-4o in the article, or a server of one's own.
+"""A judge behind an OpenAI-compatible chat endpoint: GPT-4o in the paper, or a server of one's own.
 
-It is asked at temperature 0, and the version that the server says it served is kept with each verdict. A request that fails is tried again with growing
-pauses; one that fails for good is missing. Nothing that is not public goes beyond this machine without an entry of an allow list (data_prep/egress.py).
-What the judge was trained on is known only where its server lists a folder of this machine; its words stand in verdicts.jsonl alone, its owner's alone.
+It is asked at temperature 0, and the version that the server says it served is kept with each verdict. A
+request that fails is tried again with growing pauses; one that fails for good is missing. Nothing that is not
+public goes beyond this machine without an entry of an allow list (data_prep/egress.py). What the judge was
+trained on is known only where its server lists a folder of this machine; its words are kept in verdicts.jsonl
+only, readable by its owner only.
 """
 
 import concurrent.futures
@@ -47,7 +49,8 @@ class ServerJudge(Judge):
         self.read_prompt(prompt)
 
     def require_allowed(self, cases: list[dict]) -> None:
-        """BadInput before a byte of a case that is not public goes beyond this machine, unless the allow list has an entry for the host."""
+        """BadInput before a byte of a case that is not public goes beyond this machine, unless the allow list
+        has an entry for the host."""
         closed = [
             case for case in cases if case["access"] != "public" or case.get("model_access") == "credentialed"
         ]
@@ -60,8 +63,10 @@ class ServerJudge(Judge):
         )
         if not self.opened:
             raise BadInput(
-                f"case {closed[0]['id']} is not public, or was answered by a model trained on credentialed text, and is not sent to {self.host}. "
-                f"Next: a judge on this machine, or --allow_list FILE with an entry for {self.host} (data_prep/egress.py)"
+                f"case {closed[0]['id']} is not public, or was answered by a model trained on credentialed "
+                f"text, and is not sent to {self.host}. "
+                f"Next: a judge on this machine, or --allow_list FILE with an entry for {self.host} "
+                f"(data_prep/egress.py)"
             )
         egress.block_egress({case["license"] for case in closed}, BadInput, [self.opened])
 
@@ -85,7 +90,8 @@ class ServerJudge(Judge):
                     yield waiting[future], answer
                     if answer.get("closed") or in_a_row >= server.ENOUGH:
                         raise BadInput(
-                            f"{self.entry.base_url}: {answer['failed']}; {answered} verdicts were kept. Next: see to the server, then the same command"
+                            f"{self.entry.base_url}: {answer['failed']}; {answered} verdicts were kept. "
+                            f"Next: see to the server, then the same command"
                         )
             finally:
                 pool.shutdown(cancel_futures=True)
@@ -98,8 +104,14 @@ class ServerJudge(Judge):
             "seed": 0,
             "max_tokens": ANSWER_TOKENS,
         }
-        request = urllib.request.Request(self.entry.base_url, json.dumps(body).encode(), {
-            "Content-Type": "application/json", "Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', '')}"})  # fmt: skip
+        request = urllib.request.Request(
+            self.entry.base_url,
+            json.dumps(body).encode(),
+            {
+                "Content-Type": "application/json",
+                "Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', '')}",
+            },
+        )
         for pause in (*server.PAUSES, None):
             try:
                 with self.opener.open(request, timeout=server.TIMEOUT) as response:
@@ -117,7 +129,8 @@ class ServerJudge(Judge):
         served = outputs.get("model")
         if not served and not DATED.search(self.entry.served):
             return {
-                "failed": f"the server does not say which version of {self.entry.served} answered, and its name has no date",
+                "failed": f"the server does not say which version of {self.entry.served} answered, and its "
+                f"name has no date",
                 "closed": True,
             }
         allowed = {"allowed": self.opened} if self.opened else {}
@@ -132,8 +145,8 @@ class ServerJudge(Judge):
 
 
 def read_verdict(text: str) -> bool | None:
-    """The verdict that a judge wrote: its first word is yes or no (or true or false, by itself), only one of yes and no
-    occurs in it, or it gives a value as `"correct": true`. None in doubt."""
+    """The verdict that a judge wrote: its first word is yes or no (or true or false, by itself), only one of
+    yes and no occurs in it, or it gives a value as `"correct": true`. None in doubt."""
     text = re.sub(
         r"\by/n\b|\btrue/false\b|\bno (?:idea|answer|information|way)\b|\byes (?:and|or) no\b",
         "",

@@ -1,8 +1,10 @@
-"""Top-k accuracy of judged differentials, tests between models, and how far a judge agrees with clinicians. Pure functions over verdicts.
+"""Top-k accuracy of judged differentials, tests between models, and how far a judge agrees with clinicians.
+Pure functions over verdicts.
 
-An outcome is True, False or None: a case counts for a k only if each of its first k predictions has a verdict. Else what is missing would take cases without
-a hit out, and leave those with one in. With 70 cases a
-95 % interval is some 11 points to each side. All intervals but Wilson's are percentile bootstraps over cases (metrics.draws).
+An outcome is True, False or None: a case counts for a k only if each of its first k predictions has a
+verdict. Else what is missing would take cases without a hit out, and leave those with one in. With 70 cases a
+95 % interval is some 11 points to each side. All intervals but Wilson's are percentile bootstraps over cases
+(metrics.draws).
 """
 
 import numpy as np
@@ -14,7 +16,8 @@ K = (1, 2, 3, 4, 5)
 
 
 def outcomes(verdicts: list[bool | None] | None) -> dict[int, bool | None]:
-    """{k: whether one of the first k predictions of a case is right}. None: no differential could be read, which is wrong for every k."""
+    """{k: whether one of the first k predictions of a case is right}. None: no differential could be read,
+    which is wrong for every k."""
     found, hit, missing = {}, False, False
     for k in K:
         if verdicts and k <= len(verdicts):
@@ -24,7 +27,8 @@ def outcomes(verdicts: list[bool | None] | None) -> dict[int, bool | None]:
 
 
 def top_k(cases: list[dict], k: int) -> dict:
-    """Accuracy of outcomes with both intervals; `least` and `most` are what it would be if all missing cases were wrong, or right."""
+    """Accuracy of outcomes with both intervals; `least` and `most` are what it would be if all missing cases
+    were wrong, or right."""
     known = [case[k] for case in cases if case[k] is not None]
     right, n, missing = sum(known), len(known), len(cases) - len(known)
     facts = {
@@ -47,7 +51,8 @@ def top_k(cases: list[dict], k: int) -> dict:
 
 
 def compare(first: list[dict], second: list[dict], k: int) -> dict:
-    """Two models on the same cases: difference of their accuracies with its paired interval, and McNemar's exact test."""
+    """Two models on the same cases: difference of their accuracies with its paired interval, and McNemar's
+    exact test."""
     pairs = [
         (a[k], b[k]) for a, b in zip(first, second, strict=True) if a[k] is not None and b[k] is not None
     ]
@@ -102,8 +107,8 @@ def specificity(total, n=None):
 
 
 def agreement(by_case: dict[str, list[tuple[bool, bool]]]) -> dict:
-    """Of (judge, human) verdicts on predictions, by case: kappa, sensitivity and specificity. Verdicts on one case are not independent: whole cases
-    are drawn."""
+    """Of (judge, human) verdicts on predictions, by case: kappa, sensitivity and specificity. Verdicts on one
+    case are not independent: whole cases are drawn."""
     counts = np.array([confusion(pairs) for pairs in by_case.values() if pairs], dtype=float).reshape(-1, 4)
     facts = {
         "cases": len(counts),
@@ -116,9 +121,11 @@ def agreement(by_case: dict[str, list[tuple[bool, bool]]]) -> dict:
 
 
 def corrected(judged: dict[str, bool], rated: dict[str, list[tuple[bool, bool]]]) -> dict:
-    """Top-k accuracy as the clinicians would have found it (Rogan and Gladen 1978): the judge's share of right cases, corrected by its sensitivity and
-    specificity over whole cases. Both of one model: `judged` {case: outcome of the judge}, `rated` {case: [(judge, human) outcomes]} of the cases that
-    clinicians rated too, drawn at random. A judge errs otherwise on another model, so its rates are not borrowed from there."""
+    """Top-k accuracy as the clinicians would have found it (Rogan and Gladen 1978): the judge's share of
+    right cases, corrected by its sensitivity and specificity over whole cases. Both of one model: `judged`
+    {case: outcome of the judge}, `rated` {case: [(judge, human) outcomes]} of the cases that clinicians rated
+    too, drawn at random. A judge errs otherwise on another model, so its rates are not borrowed from
+    there."""
     names = list(dict.fromkeys([*judged, *rated]))
     counts = np.array(
         [[judged.get(name, False), name in judged, *confusion(rated.get(name, []))] for name in names],

@@ -1,8 +1,10 @@
-"""The append-only log of what judges said: nothing is asked twice, and what could not be judged is missing, never wrong.
+"""The append-only log of what judges said: nothing is asked twice, and what could not be judged is missing,
+never wrong.
 
-A line of verdicts.jsonl: {"key", "case", "prediction_sha256", "judge", "prompt_sha256", "verdict": true | false | null, "raw", ...what the judge says of
-itself}. The key is a hash of the judge's id, the case, the prediction and the whole question, so another wording, diagnosis or synonym is asked
-anew. null is an answer that cannot be read; a question that got no answer is no line, and the next run asks it again.
+A line of verdicts.jsonl: {"key", "case", "prediction_sha256", "judge", "prompt_sha256", "verdict": true |
+false | null, "raw", ...what the judge says of itself}. The key is a hash of the judge's id, the case, the
+prediction and the whole question, so another wording, diagnosis or synonym is asked anew. null is an answer
+that cannot be read; a question without an answer has no line, and the next run asks it again.
 """
 
 import hashlib
@@ -17,7 +19,8 @@ def hashed(*parts) -> str:
 
 
 def prediction_id(case_id: str, prediction: str) -> str:
-    """What a prediction is called where its model must not be seen: the same for all models that wrote it, in whatever case."""
+    """What a prediction is called where its model must not be seen: the same for all models that wrote it, in
+    whatever case."""
     return hashed(case_id, " ".join(prediction.casefold().split()))[:16]
 
 
@@ -45,7 +48,8 @@ class Log:
 
 
 def judge_all(judge, items: list[tuple[str, dict]], log: Log) -> tuple[dict, dict]:
-    """({(case id, prediction): True, False or None}, facts) of (prediction, case) `items`, each asked once, of the log if it is there."""
+    """({(case id, prediction): True, False or None}, facts) of (prediction, case) `items`, each asked once,
+    of the log if it is there."""
     if hasattr(judge, "members"):
         heard = [judge_all(member, items, log) for member in judge.members]
         verdicts = {
@@ -70,8 +74,14 @@ def judge_all(judge, items: list[tuple[str, dict]], log: Log) -> tuple[dict, dic
         if "failed" in answer:
             failed[case["id"], prediction] = answer["failed"]
             continue
-        record = {"key": key, "case": case["id"], "prediction_sha256": hashlib.sha256(prediction.encode()).hexdigest(), "judge": judge.id,
-                  "prompt_sha256": judge.prompt_sha256, **answer}  # fmt: skip
+        record = {
+            "key": key,
+            "case": case["id"],
+            "prediction_sha256": hashlib.sha256(prediction.encode()).hexdigest(),
+            "judge": judge.id,
+            "prompt_sha256": judge.prompt_sha256,
+            **answer,
+        }
         if judge.logged:
             log.add(record)
         records[case["id"], prediction] = record
@@ -81,11 +91,16 @@ def judge_all(judge, items: list[tuple[str, dict]], log: Log) -> tuple[dict, dic
         for name in ("model", "system_fingerprint")
     }
     return verdicts, _facts(verdicts) | {
-        "asked_now": len(asked) - len(failed), "failed": len(failed), "first_failure": next(iter(failed.values()), None), "served": said["model"],
+        "asked_now": len(asked) - len(failed),
+        "failed": len(failed),
+        "first_failure": next(iter(failed.values()), None),
+        "served": said["model"],
         "system_fingerprints": said["system_fingerprint"],
-        "access": strictest(r.get("model_access", "public") for r in records.values()),  # of the judge, where it is known
+        "access": strictest(
+            r.get("model_access", "public") for r in records.values()
+        ),  # of the judge, where it is known
         "allowed": distinct(r["allowed"] for r in records.values() if r.get("allowed")),
-    }  # fmt: skip
+    }
 
 
 def distinct(entries) -> list[dict]:

@@ -1,25 +1,32 @@
 """Which model `--model` means: a folder, or an entry of evaluation/models/*.yaml.
 
     --model outputs/demo/chat                                   a folder: config, weights, tokenizer
-    --model pmc-llama-13b-chat [path=DIR]                       a name of evaluation/models; the folder, if it is not in the Hub's local cache
-    --model my_models.yaml:my-model base_url=http://127.0.0.1:8000/v1/completions backend=completions path=TOKENIZER_DIR
+    --model pmc-llama-13b-chat [path=DIR]                       a name of evaluation/models; the folder, if
+                                                                it is not in the Hub's local cache
+    --model my_models.yaml:my-model backend=completions base_url=http://127.0.0.1:8000/v1/completions \\
+        path=TOKENIZER_DIR
 
-A file describes a family: `models` has an entry for each name, what they share stands above it, and `sources` says where each fact is from
-(a URL, or "recalled": written from memory). The facts:
+A file describes a family: `models` has an entry for each name, what they share is above it, and `sources`
+says where each fact is from (a URL, or "recalled": written from memory). The facts:
 
-    backend        hf (default) and vllm load a folder here; completions and chat ask an OpenAI-compatible server
+    backend        hf (default) and vllm load a folder here; completions and chat ask an OpenAI-compatible
+                   server
     hub, page      where the weights are published: an id of the Hub, else a page that tells
-    path           folder of the weights; for a server, of its tokenizer (to count tokens, and for likelihoods)
+    path           folder of the weights; for a server, of its tokenizer (to count tokens, and for
+                   likelihoods)
     revision       of the Hub, or whatever tells two versions behind one address apart
     base_url, served    of a server: the address of its endpoint, and the name by which it knows the model
     size, license, architecture, context (tokens)
-    access         class of what it was trained on, as data_prep/schema.py has them. KEY=VALUE and the files of the weights can only raise it
-    chat_template  the prompt wrapper, as a Jinja chat template; an entry with `chat: true` has it, one without is a base model
-    turns          one: the wrapper knows no second turn, so few-shot examples stand in the one question
+    access         class of what it was trained on, as data_prep/schema.py has them. KEY=VALUE and the files
+                   of the weights can only raise it
+    chat_template  the prompt wrapper, as a Jinja chat template; an entry with `chat: true` has it, one
+                   without is a base model
+    turns          one: the wrapper knows no second turn, so few-shot examples are part of the one question
 
-Weights behind a server cannot be looked at: --model server, and whatever else says nothing of its own, needs access=CLASS, or path=DIR with the
-config.json of the weights (a tokenizer alone says nothing of them). Where the server lists a folder of this machine as the model's root, that
-folder's class counts too (server.py). An entry whose own base_url is another machine and that is asked at this one is asked through a relay: what is
+Weights behind a server cannot be looked at: --model server, and whatever else says nothing of its own, needs
+access=CLASS, or path=DIR with the config.json of the weights (a tokenizer alone says nothing of them). Where
+the server lists a folder of this machine as the model's root, that folder's class counts too (server.py). An
+entry whose own base_url is another machine and that is asked at this one is asked through a relay: what is
 credentialed then needs the allow list for the entry's own host.
 
 Nothing is fetched: weights that are not on this machine are named with the command that fetches them.
@@ -75,7 +82,8 @@ class Entry:
 
 
 def read_entry(model: str, changes: list[str] = ()) -> Entry:
-    """The entry that `model` names, with KEY=VALUE `changes`. BadInput says what is unknown, and what is known."""
+    """The entry that `model` names, with KEY=VALUE `changes`. BadInput says what is unknown, and what is
+    known."""
     own, given = _facts(model), _changes(model, changes)
     stated = [facts["access"] for facts in (own, given) if "access" in facts]
     if unknown := [access for access in stated if access not in ACCESS]:
@@ -90,7 +98,8 @@ def read_entry(model: str, changes: list[str] = ()) -> Entry:
         )
     if entry.on_server and not (entry.base_url and entry.served):
         raise BadInput(
-            f"--model {model}: a {entry.backend} server needs base_url and served. Next: base_url=http://127.0.0.1:8000/v1/... served=NAME"
+            f"--model {model}: a {entry.backend} server needs base_url and served. Next: "
+            f"base_url=http://127.0.0.1:8000/v1/... served=NAME"
         )
     elsewhere = {
         "base_url",
@@ -98,14 +107,16 @@ def read_entry(model: str, changes: list[str] = ()) -> Entry:
     } <= own.keys() & given.keys()  # another model at another address: the entry's class is not its own
     if entry.on_server and entry.path and not entry.path.is_dir():
         raise BadInput(
-            f"{entry.path}: no such folder. Next: path=DIR, the folder of the weights or of the tokenizer that the server uses"
+            f"{entry.path}: no such folder. Next: path=DIR, the folder of the weights or of the tokenizer "
+            f"that the server uses"
         )
     looked_at = (
         entry.path and (entry.path / "config.json").is_file()
     )  # a tokenizer alone says nothing of what was trained
     if entry.on_server and not looked_at and not (given if elsewhere else own | given).get("access"):
         raise BadInput(
-            f"--model {model}: what was the model at {entry.base_url} trained on? Next: access=public, access=gated or access=credentialed, or "
+            f"--model {model}: what was the model at {entry.base_url} trained on? Next: access=public, "
+            f"access=gated or access=credentialed, or "
             "path=DIR, the folder of its weights or at least of their config.json"
         )
     if entry.on_server and egress.is_loopback(egress.host_of(entry.base_url)):
@@ -140,7 +151,8 @@ def _facts(model: str) -> dict:
         else f"{model}: no model here, and no name of evaluation/models"
     )
     raise BadInput(
-        f"{where} (known: {', '.join(known)}, or server). Next: train one with recipes/, or give the folder of one"
+        f"{where} (known: {', '.join(known)}, or server). Next: train one with recipes/, or give the "
+        f"folder of one"
     )
 
 
@@ -173,7 +185,8 @@ def families(paths: list[Path]) -> dict[str, dict]:
             if not isinstance(own, dict | None) or not isinstance(name, str)
         ]:
             raise BadInput(
-                f"{path}: the model '{wrong[0]}' must be a name with keys and values. Next: copy one of evaluation/models"
+                f"{path}: the model '{wrong[0]}' must be a name with keys and values. Next: copy one of "
+                f"evaluation/models"
             )
         shared = {key: value for key, value in family.items() if key not in ("models", "sources")}
         for name, own in family["models"].items():
@@ -183,7 +196,7 @@ def families(paths: list[Path]) -> dict[str, dict]:
                     f"{path}: {name}: unknown key '{unknown[0]}' (known: {', '.join(sorted(SHARED | OWN))})"
                 )
             if name in known:
-                raise BadInput(f"{path}: the name '{name}' stands twice. Next: another name")
+                raise BadInput(f"{path}: the name '{name}' is used twice. Next: another name")
             facts = {**shared, **(own or {}), "name": name}
             if not facts.get("chat"):
                 facts.pop("chat_template", None)
@@ -213,7 +226,8 @@ def _changes(model: str, changes) -> dict:
 
 
 def access_of(folder: Path) -> str:
-    """What the files that our training leaves with a model or adapter say of it; a folder without a word is public as far as can be known."""
+    """What the files that our training leaves with a model or adapter say of it; a folder without a word is
+    public as far as can be known."""
     said = ["public"]
     for path in (
         folder / name for name in ("run.json", "complete.json", "config.json", "adapter_config.json")
@@ -222,7 +236,7 @@ def access_of(folder: Path) -> str:
             known = read_json(path)
             said.append(known.get("access", "public") if isinstance(known, dict) else type(known).__name__)
             if said[-1] not in ACCESS:
-                raise BadInput(f"{path}: access '{said[-1]}' is none of {', '.join(ACCESS)}")
+                raise BadInput(f"{path}: access '{said[-1]}' is not one of {', '.join(ACCESS)}")
     return strictest(said)
 
 
@@ -230,7 +244,8 @@ def _cached(entry: Entry) -> Path:
     """The folder of the entry's weights in the Hub's local cache."""
     if not entry.hub:
         raise BadInput(
-            f"--model {entry.name}: its weights are not on the Hub. Next: fetch them ({entry.page}), then path=DIR"
+            f"--model {entry.name}: its weights are not on the Hub. Next: fetch them ({entry.page}), then "
+            f"path=DIR"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -239,7 +254,8 @@ def _cached(entry: Entry) -> Path:
         return Path(snapshot_download(entry.hub, revision=entry.revision, local_files_only=True))
     except LocalEntryNotFoundError as error:
         raise BadInput(
-            f"--model {entry.name}: {entry.hub} is not on this machine. Next: hf download {entry.hub}, or path=DIR"
+            f"--model {entry.name}: {entry.hub} is not on this machine. Next: hf download {entry.hub}, or "
+            f"path=DIR"
         ) from error
 
 
@@ -254,20 +270,25 @@ def check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
             raise BadInput(
-                f"{folder}: an adapter, not a whole model. Next: python recipes/merge_adapter.py --adapter {folder} --output_dir MERGED"
+                f"{folder}: an adapter, not a whole model. Next: python recipes/merge_adapter.py --adapter "
+                f"{folder} --output_dir MERGED"
             )
         raise BadInput(
-            f"{folder}: no model here (no config.json). Next: train one with recipes/, or give the folder of one"
+            f"{folder}: no model here (no config.json). Next: train one with recipes/, or give the folder "
+            f"of one"
         )
     endings = {path.suffix for path in folder.iterdir() if path.name not in NOT_THE_MODEL}
     if ".safetensors" not in endings and endings & PICKLES:
         raise BadInput(
-            f'{folder}: its weights are pickles, which can run code; only safetensors are read. Next: python -c "from transformers import '
-            f"AutoModelForCausalLM as A; A.from_pretrained('{folder}', trust_remote_code=False).save_pretrained('NEW')\", which reads tensors and nothing else of them"
+            f"{folder}: its weights are pickles, which can run code; only safetensors are read. Next: "
+            f'python -c "from transformers import '
+            f"AutoModelForCausalLM as A; A.from_pretrained('{folder}', "
+            f"trust_remote_code=False).save_pretrained('NEW')\", which reads tensors and nothing else of them"
         )
     if ".safetensors" not in endings:
         raise BadInput(
-            f"{folder}: no weights here (*.safetensors). Next: wait for its training to end, or train it again"
+            f"{folder}: no weights here (*.safetensors). Next: wait for its training to end, or train it "
+            f"again"
         )
 
 
@@ -278,8 +299,9 @@ def _files(folder: Path) -> list[Path]:
 
 
 def fingerprint(entry: Entry, listed: dict | None = None) -> str:
-    """What the model's answers depend on, wherever it lies: sha256 over config, weights and tokenizer of its folder. The weights behind a
-    server cannot be read: there it is over address, name, revision, tokenizer and what the server itself says of the model (`listed`)."""
+    """What the model's answers depend on, wherever it lies: sha256 over config, weights and tokenizer of its
+    folder. The weights behind a server cannot be read: there it is over address, name, revision, tokenizer
+    and what the server itself says of the model (`listed`)."""
     lines = "".join(f"{path.name} {sha256(path)}\n" for path in _files(entry.path)) if entry.path else ""
     if entry.on_server:
         said = {key: (listed or {}).get(key) for key in ("id", "root", "parent", "owned_by")}

@@ -1,6 +1,8 @@
-"""Every response of a model as it comes, one line of JSON each, so that a killed run goes on where it was.
+"""Every response of a model as it comes, one line of JSON each, so that a killed run resumes where it
+stopped.
 
-The harness has a cache of its own: it is made of pickles, writes every response twice, and its key does not name the model.
+The harness has a cache of its own: it is made of pickles, writes every response twice, and its key does not
+name the model.
 """
 
 import hashlib
@@ -14,8 +16,8 @@ class Responses:
     """Stands for a model of the harness, and asks it only what `folder` does not hold."""
 
     def __init__(self, lm, folder: Path, identity: str, settings: dict):
-        """A key is the request alone, so each model has its own file, and so has each of its backends, types of weights,
-        batch sizes and devices: in bfloat16 the batch changes some outputs."""
+        """A key is the request alone, so each model has its own file, and so has each of its backends, types
+        of weights, batch sizes and devices: in bfloat16 the batch changes some outputs."""
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)  # it holds text
         made_with = hashlib.sha256(json.dumps([settings.get(key) for key in MADE_WITH]).encode()).hexdigest()

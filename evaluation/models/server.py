@@ -1,10 +1,12 @@
-"""An OpenAI-compatible server as a model of lm-evaluation-harness: the harness's own clients, with what a long run needs beside them.
+"""An OpenAI-compatible server as a model of lm-evaluation-harness: the harness's own clients, with what a
+long run needs beside them.
 
-A request that fails is tried again with growing pauses; one that fails for good is set aside, the rest is asked, and `Failed` names it at
-the end. If nobody is there any more, or nothing at all is answered, `Gone` stops the run. Every answer that came is in the response cache
-by then, so the same command goes on where it was.
+A request that fails is tried again with growing pauses; one that fails for good is set aside, the rest is
+asked, and `Failed` names it at the end. If the server is gone, or answers nothing at all, `Gone` stops the
+run. Every answer that came is in the response cache by then, so the same command resumes there.
 
-With a tokenizer, the completions endpoint is sent token ids: the prompt that was counted is the prompt that is read.
+With a tokenizer, the completions endpoint is sent token ids: the prompt that was counted is the prompt that
+is read.
 """
 
 import asyncio
@@ -27,7 +29,7 @@ from evaluation.models.registry import access_of
 PAUSES = (1, 2, 4, 8, 16, 32)  # seconds before a request is tried again
 REFUSED = (400, 413, 422)  # this request will never be answered
 CLOSED = (401, 403, 404)  # no request will
-ENOUGH = 20  # failed requests and not one answer: no use in going on
+ENOUGH = 20  # failed requests and not one answer: the run stops
 CONCURRENT = 8  # requests under way at once
 TIMEOUT = 600  # seconds for one answer
 ARGUMENTS = (
@@ -52,13 +54,20 @@ class Failed(Exception):
 
 
 class _Patient:
-    """Mixed into a client of the harness. A request holds one prompt, and `num_concurrent` of them (at least 2) are under way at once."""
+    """Mixed into a client of the harness. A request holds one prompt, and `num_concurrent` of them (at least
+    2) are under way at once."""
 
     def __init__(self, entry, num_concurrent=CONCURRENT, timeout=TIMEOUT, **arguments):
         super().__init__(
-            model=entry.served, base_url=entry.base_url, max_length=entry.context + 1, num_concurrent=max(2, num_concurrent), batch_size=1,
-            max_retries=1, timeout=timeout, **arguments,
-        )  # fmt: skip
+            model=entry.served,
+            base_url=entry.base_url,
+            max_length=entry.context + 1,
+            num_concurrent=max(2, num_concurrent),
+            batch_size=1,
+            max_retries=1,
+            timeout=timeout,
+            **arguments,
+        )
         self.answered, self.failed, self.gone = 0, {}, None
 
     async def amodel_call(
@@ -72,7 +81,7 @@ class _Patient:
         )
         if not payload.get("stop", True):
             del payload["stop"]  # some servers answer HTTP 500 to an empty list
-        answered_before, nobody_there = None, False
+        answered_before, unreachable = None, False
         for pause in (*PAUSES, None):
             async with sem:
                 if self.gone:
@@ -84,7 +93,7 @@ class _Patient:
                     "generate_until" if generate else "loglikelihood", cache_keys[0], answers[0]
                 )
                 return answers
-            nobody_there = (
+            unreachable = (
                 status is None and self.answered == answered_before
             )  # no other was answered during the last pause
             answered_before = self.answered
@@ -93,7 +102,7 @@ class _Patient:
             await asyncio.sleep(pause)
         if not self.gone:
             self.failed[cache_keys[0][0]] = problem
-            if nobody_there or status in CLOSED or (not self.answered and len(self.failed) >= ENOUGH):
+            if unreachable or status in CLOSED or (not self.answered and len(self.failed) >= ENOUGH):
                 self.gone = problem
         return [
             "" if generate else (0.0, False)
@@ -166,7 +175,8 @@ class Chat(_Patient, LocalChatCompletion):
 
 
 class Completions(_Patient, LocalCompletionsAPI):
-    """The completions endpoint: the prompt goes out whole, as token ids if there is a tokenizer, else as text."""
+    """The completions endpoint: the prompt goes out whole, as token ids if there is a tokenizer, else as
+    text."""
 
     def __init__(self, entry, **arguments):
         tokenizer = (
@@ -179,7 +189,8 @@ class Completions(_Patient, LocalCompletionsAPI):
             self.tokenizer.chat_template = entry.chat_template
 
     def tok_encode(self, string, **_):
-        """As the harness's local backend has it: BOS once, whether the wrapper writes it or the tokenizer adds it."""
+        """As the harness's local backend has it: BOS once, whether the wrapper writes it or the tokenizer
+        adds it."""
         if self.tokenizer is None:
             return [string]
         if not isinstance(string, str):
@@ -192,14 +203,15 @@ class Completions(_Patient, LocalCompletionsAPI):
 
 
 def opener(entry, *handlers):
-    """urllib's way to the server; to one on this machine no proxy is asked, which is no part of it."""
+    """urllib's way to the server; a proxy is not used for a server on this machine."""
     near = [urllib.request.ProxyHandler({})] if egress.is_loopback(egress.host_of(entry.base_url)) else []
     return urllib.request.build_opener(*near, *handlers)
 
 
 def look(entry) -> dict:
-    """What the server says of the model in its list of models ({} if it has no such list); `entry` takes the class of the folders of this machine that
-    the list names as its root and its parent's, as vLLM does. BadInput if it is not there, wants a key, or serves other models."""
+    """What the server says of the model in its list of models ({} if it has no such list); `entry` takes the
+    class of the folders of this machine that the list names as its root and its parent's, as vLLM does.
+    BadInput if it is not there, wants a key, or serves other models."""
     url = entry.base_url.removesuffix("/").removesuffix("/completions").removesuffix("/chat") + "/models"
     request = urllib.request.Request(
         url, headers={"Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', '')}"}
@@ -210,7 +222,8 @@ def look(entry) -> dict:
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             raise BadInput(
-                f"{entry.base_url}: the server wants a key (HTTP {error.code}). Next: export OPENAI_API_KEY=..."
+                f"{entry.base_url}: the server wants a key (HTTP {error.code}). Next: export "
+                f"OPENAI_API_KEY=..."
             ) from error
         return {}
     except (OSError, ValueError) as error:
@@ -218,14 +231,16 @@ def look(entry) -> dict:
             return {}
         reason = getattr(error, "reason", error)
         raise BadInput(
-            f"{entry.base_url}: no server answers there ({reason}). Next: start it, or base_url=URL of its endpoint"
+            f"{entry.base_url}: no server answers there ({reason}). Next: start it, or base_url=URL of its "
+            f"endpoint"
         ) from error
     models = {
         model["id"]: model for model in listed if isinstance(model, dict) and isinstance(model.get("id"), str)
     }
     if models and entry.served not in models:
         raise BadInput(
-            f"{entry.base_url}: serves {egress.printable(', '.join(models))}, not {entry.served}. Next: served=NAME"
+            f"{entry.base_url}: serves {egress.printable(', '.join(models))}, not {entry.served}. Next: "
+            f"served=NAME"
         )
     listed = models.get(entry.served, {})
     roots = [

@@ -1,8 +1,9 @@
 """Two runs on the same rows: is the difference more than chance?
 
-`python -m evaluation.score RUN --against OTHER` calls this, after both are scored. For each task that both answered: the difference of every
-metric (RUN minus OTHER) with the 95 % interval and the p-value of a paired bootstrap over rows, and for answers that are right or wrong
-McNemar's exact test. No correction for the number of tasks and metrics is made.
+`python -m evaluation.score RUN --against OTHER` calls this, after both are scored. For each task that both
+answered: the difference of every metric (RUN minus OTHER) with the 95 % interval and the p-value of a paired
+bootstrap over rows, and for answers that are right or wrong McNemar's exact test. No correction for the
+number of tasks and metrics is made.
 """
 
 import json
@@ -17,14 +18,16 @@ RIGHT_OR_WRONG = ("accuracy", "exact_match")
 
 
 def compare_folders(folder: Path, other: Path) -> str:
-    """Write RUN/against_<OTHER>.json, and return its table. BadInput if a task was not asked of the same rows."""
+    """Write RUN/against_<OTHER>.json, and return its table. BadInput if a task was not asked of the same
+    rows."""
     if folder.resolve() == other.resolve():
         raise BadInput(f"--against {other}: is the run itself. Next: another run")
     asked, theirs = run_outputs.task_files(folder), run_outputs.task_files(other)
     shared = [task for task in asked if task in theirs]
     if not shared:
         raise BadInput(
-            f"{folder} and {other}: no task in common ({', '.join(asked)} / {', '.join(theirs)}). Next: run both on the same tasks"
+            f"{folder} and {other}: no task in common ({', '.join(asked)} / {', '.join(theirs)}). Next: "
+            f"run both on the same tasks"
         )
     found = {
         task: compare(
@@ -57,14 +60,16 @@ def compare_folders(folder: Path, other: Path) -> str:
 
 
 def compare(rows: list[dict], others: list[dict], where: str = "the two runs") -> dict:
-    """{"n", "metrics": {name: {"difference", "low", "high", "p"}}, "mcnemar"} of graded rows of one task by two models."""
+    """{"n", "metrics": {name: {"difference", "low", "high", "p"}}, "mcnemar"} of graded rows of one task by
+    two models."""
     by_id = {row["id"]: row for row in others}
     unmatched = [row["id"] for row in rows if row["id"] not in by_id] + sorted(
         set(by_id) - {row["id"] for row in rows}
     )
     if unmatched:
         raise BadInput(
-            f"{where}: {len(unmatched)} rows stand in one only, {unmatched[0]} for one. Next: run both on the same rows, without --limit"
+            f"{where}: {len(unmatched)} rows are in only one run, e.g. {unmatched[0]}. Next: run both on "
+            f"the same rows, without --limit"
         )
     others = [by_id[row["id"]] for row in rows]
     for row, other in zip(rows, others, strict=True):

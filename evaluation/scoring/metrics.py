@@ -1,10 +1,12 @@
 """The strict metrics: from rows with an output to numbers with intervals.
 
-A row is scored by its field `scoring` alone. Every metric here is a function of a sum over rows: a row gives a vector of counts, the
-vectors are added, and `finish` turns the sum into the metric. So a bootstrap draw is a reweighted sum, for a macro-F1 as for a mean.
+A row is scored by its field `scoring` alone. Every metric here is a function of a sum over rows: a row gives
+a vector of counts, the vectors are added, and `finish` turns the sum into the metric. So a bootstrap draw is
+a reweighted sum, for a macro-F1 as for a mean.
 
-What an output says is read by parsing.py; an output that says nothing is wrong. The metrics of each scoring are in NAMES; "options" is what a
-row is if its output is log-likelihoods of its answers and not text. Pure functions over rows: no file is read or written.
+What an output says is read by parsing.py; an output that says nothing is wrong. The metrics of each scoring
+are in NAMES; "options" is what a row is if its output is log-likelihoods of its answers and not text. Pure
+functions over rows: no file is read or written.
 """
 
 import collections
@@ -25,15 +27,19 @@ NAMES = {
     "summary": ("rouge1", "rouge2", "rougeL"),
     "options": ("accuracy", "accuracy_norm"),
 }
-NEGATIVE = "DDI-false"  # where it is a label, F1 is given over the other labels too: the shared task scores these alone (Segura-Bedmar et al. 2013)
+# where it is a label, F1 is given over the other labels too: the shared task scores these alone (Segura-
+# Bedmar et al. 2013)
+NEGATIVE = "DDI-false"
 POSITIVE_NAMES = ("macro_f1_positive", "micro_f1_positive")
 DRAWS = 1000  # bootstrap draws of every interval
 LEVEL = 0.95  # coverage of every interval
 
 
-# ---------------------------------------------------------------- span: SQuAD (Rajpurkar et al. 2016), words as a multiset
+# ---------------------------------------------------------------- span: SQuAD (Rajpurkar et al. 2016), words
+# as a multiset
 def span_tokens(text: str) -> list[str]:
-    """Lower-case words without punctuation and articles. A point or comma between digits stays: 5.0 mg is not 50 mg."""
+    """Lower-case words without punctuation and articles. A point or comma between digits stays: 5.0 mg is not
+    50 mg."""
     text = re.sub(r"[^\w\s]|_", lambda m: m[0] if _between_digits(m) else " ", text.lower())
     return [word for word in text.split() if word not in ("a", "an", "the")]
 
@@ -59,8 +65,9 @@ def span_f1(prediction: str, gold: str) -> float:
 def entity_counts(prediction: str, gold: str, types: list[str]) -> dict[str, list[int]]:
     """{type: [right, predicted, gold]} with one more key "" for predicted classes that are not in `types`.
 
-    Predicted words are aligned to the words of the gold text, and an entity is right if it has the type and exactly the words of a gold
-    one, in the same place. Every gold entity counts, whether the prediction got that far or not; a repeated or invented one is wrong."""
+    Predicted words are aligned to the words of the gold text, and an entity is right if it has the type and
+    exactly the words of a gold one, in the same place. Every gold entity counts, whether the prediction got
+    that far or not; a repeated or invented one is wrong."""
     gold_words, gold_entities = parsing.parse_entities(gold)
     words, entities = parsing.parse_entities(prediction)
     place = {}
@@ -84,7 +91,8 @@ def entity_counts(prediction: str, gold: str, types: list[str]) -> dict[str, lis
 
 # ---------------------------------------------------------------- summary: ROUGE
 class _Words:
-    """Words of any alphabet; the tokenizer of rouge_score drops everything beyond ASCII and finds "β-blocker" equal to "α blocker"."""
+    """Words of any alphabet; the tokenizer of rouge_score drops everything beyond ASCII and finds "β-blocker"
+    equal to "α blocker"."""
 
     def tokenize(self, text):
         return re.findall(r"[^\W_]+", text.lower())
@@ -104,9 +112,10 @@ def kind(row: dict) -> str:
 
 
 def grade(row: dict, rouge: dict | None = None) -> dict:
-    """{"parsed", "score"} of a row with its `output`, and {"rule"} of a choice: which rule of the parser decided. `parsed` is None if no answer
-    could be read, and then every score is that of a wrong answer. A log-likelihood output is [[sum of nats, bytes], ...], one for each of the
-    row's answers. `rouge`: the score of a summary where it is known already."""
+    """{"parsed", "score"} of a row with its `output`, and {"rule"} of a choice: which rule of the parser
+    decided. `parsed` is None if no answer could be read, and then every score is that of a wrong answer. A
+    log-likelihood output is [[sum of nats, bytes], ...], one for each of the row's answers. `rouge`: the
+    score of a summary where it is known already."""
     scoring, output, gold = kind(row), row["output"], row["completion"]
     if scoring == "options":
         if len(output) != len(row["choices"]):  # over-long: it was not run
@@ -149,14 +158,15 @@ def grade(row: dict, rouge: dict | None = None) -> dict:
 
 
 def gold_labels(row: dict) -> set[str]:
-    """The labels of a row of scoring "labels": its completion lists them, parted by ";"."""
+    """The labels of a row of scoring "labels": its completion lists them, separated by ";"."""
     return {label.strip() for label in row["completion"].split(";") if label.strip()}
 
 
 # ---------------------------------------------------------------- a task
 def statistics(rows: list[dict]) -> dict:
-    """{metric: (counts [rows, k], finish)} of graded rows of one task; finish maps summed counts [..., k] and the number of rows to values
-    [...]. NaN is a metric that is not defined on these rows, e.g. an F1 where no entity is wanted and none was given."""
+    """{metric: (counts [rows, k], finish)} of graded rows of one task; finish maps summed counts [..., k] and
+    the number of rows to values [...]. NaN is a metric that is not defined on these rows, e.g. an F1 where no
+    entity is wanted and none was given."""
     if not rows:
         raise ValueError("no rows to score")
     scoring = kind(rows[0])
@@ -196,7 +206,8 @@ def names(rows: list[dict]) -> tuple[str, ...]:
 
 
 def primary(rows: list[dict]) -> str:
-    """The metric that stands for the task: accuracy where options are asked by letter, macro-F1 over other labels and over entity types."""
+    """The headline metric of the task: accuracy where options are asked by letter, macro-F1 over other labels
+    and over entity types."""
     by_scoring = {
         "options": "accuracy",
         "labels": "macro_f1",
@@ -208,8 +219,8 @@ def primary(rows: list[dict]) -> str:
 
 
 def label_counts(rows: list[dict]) -> tuple[list[str], np.ndarray]:
-    """(declared labels or types, counts [rows, labels x (right, predicted, gold)]) of graded rows. Entities have one more label, "", for
-    predicted types that are not declared."""
+    """(declared labels or types, counts [rows, labels x (right, predicted, gold)]) of graded rows. Entities
+    have one more label, "", for predicted types that are not declared."""
     labels = list(dict.fromkeys(choice for row in rows for choice in row["choices"]))
     if kind(rows[0]) == "entities":
         labels.append("")
@@ -228,7 +239,8 @@ def label_counts(rows: list[dict]) -> tuple[list[str], np.ndarray]:
 
 
 def classes(rows: list[dict]) -> list[dict]:
-    """One entry for each declared label: how often it is wanted (gold), given (predicted) and both (right), with precision, recall and F1."""
+    """One entry for each declared label: how often it is wanted (gold), given (predicted) and both (right),
+    with precision, recall and F1."""
     if kind(rows[0]) not in ("choice", "labels", "entities", "options"):
         return []
     labels, counts = label_counts(rows)
@@ -237,16 +249,21 @@ def classes(rows: list[dict]) -> list[dict]:
         if label or predicted:
             table.append(
                 {
-                    "label": label or "(not declared)", "gold": int(gold), "predicted": int(predicted), "right": int(right),
-                    "precision": right / predicted if predicted else None, "recall": right / gold if gold else None,
+                    "label": label or "(not declared)",
+                    "gold": int(gold),
+                    "predicted": int(predicted),
+                    "right": int(right),
+                    "precision": right / predicted if predicted else None,
+                    "recall": right / gold if gold else None,
                     "f1": 2 * right / (predicted + gold) if predicted + gold else None,
                 }
-            )  # fmt: skip
+            )
     return table
 
 
 def confusion(rows: list[dict]) -> dict | None:
-    """How often each wanted label (gold) was read as each label, or as none, of rows with one label; None for other rows."""
+    """How often each wanted label (gold) was read as each label, or as none, of rows with one label; None for
+    other rows."""
     if kind(rows[0]) not in ("choice", "options"):
         return None
     labels = list(dict.fromkeys(choice for row in rows for choice in row["choices"]))
@@ -270,7 +287,8 @@ def mean_of(rows: list[dict], name: str) -> tuple:
 
 
 def macro_f1(total, n):
-    """Mean over the declared labels. One that is neither wanted nor given has no F1 and is left out: it says nothing about the model."""
+    """Mean over the declared labels. One that is neither wanted nor given has no F1 and is left out: it says
+    nothing about the model."""
     by_label = total.reshape(*total.shape[:-1], -1, 3)
     f1 = _f1(by_label[..., 0], by_label[..., 1], by_label[..., 2])
     known = ~np.isnan(f1)
@@ -291,8 +309,9 @@ def _f1(right, predicted, gold):
 
 # ---------------------------------------------------------------- intervals and tests
 def draws(counts, finish, seed: int = 0, number: int = DRAWS) -> np.ndarray:
-    """[number] values of a metric on rows drawn with replacement. Rows with the same counts are drawn together: how often a label is confused
-    with another is drawn at once, however many rows there are. Same counts and seed, same draws."""
+    """[number] values of a metric on rows drawn with replacement. Rows with the same counts are drawn
+    together: how often a label is confused with another is drawn at once, however many rows there are. Same
+    counts and seed, same draws."""
     n, rng, values = len(counts), np.random.default_rng(seed), []
     distinct, times = np.unique(counts, axis=0, return_counts=True)
     for start in range(0, number, 100):  # 100 draws at a time: the weights of 27,000 rows take 20 MB
@@ -320,9 +339,10 @@ def wilson(right: float, n: int, z: float = 1.959964) -> tuple[float, float]:
 def with_width(
     value: float, low: float, high: float, n: int, difference: bool = False
 ) -> tuple[float, float]:
-    """(low, high) of a metric in [0, 1], or of a difference of two, over `n` rows. Where every bootstrap draw is the same
-    (all rows right, or no row on which two models differ) the percentile interval has no width. In its place: Wilson's
-    interval for `value` of `n` rows, and for a difference `value` plus and minus Wilson's upper bound for 0 of `n`."""
+    """(low, high) of a metric in [0, 1], or of a difference of two, over `n` rows. Where every bootstrap draw
+    is the same (all rows right, or no row on which two models differ) the percentile interval has no width.
+    In its place: Wilson's interval for `value` of `n` rows, and for a difference `value` plus and minus
+    Wilson's upper bound for 0 of `n`."""
     if low != high or not n or not -1 <= value <= 1:
         return low, high
     if not difference:
@@ -332,8 +352,8 @@ def with_width(
 
 
 def estimate(value: float, drawn: np.ndarray, n: int = 0, difference: bool = False) -> dict:
-    """{"value", "low", "high"} of a metric and its bootstrap draws; None where it is not defined. With `n`, the number of
-    rows, the interval always has a width (with_width)."""
+    """{"value", "low", "high"} of a metric and its bootstrap draws; None where it is not defined. With `n`,
+    the number of rows, the interval always has a width (with_width)."""
     numbers = (value, *with_width(value, *interval(drawn), n, difference))
     return {
         key: None if math.isnan(x) else x for key, x in zip(("value", "low", "high"), numbers, strict=True)
@@ -341,7 +361,8 @@ def estimate(value: float, drawn: np.ndarray, n: int = 0, difference: bool = Fal
 
 
 def paired(first: np.ndarray, second: np.ndarray, difference, seed: int = 0) -> tuple[float, np.ndarray]:
-    """What `difference` makes of the summed counts of two models on the same rows and the number of rows, and its draws from a paired bootstrap."""
+    """What `difference` makes of the summed counts of two models on the same rows and the number of rows, and
+    its draws from a paired bootstrap."""
     both, width = np.hstack([first, second]), first.shape[1]
 
     def finish(total, n):
@@ -353,7 +374,8 @@ def paired(first: np.ndarray, second: np.ndarray, difference, seed: int = 0) -> 
 def paired_difference(
     better: list[dict], worse: list[dict], metric: str, seed: int = 0
 ) -> tuple[float, np.ndarray]:
-    """The difference of a metric between two models on the same rows, and its draws from a paired bootstrap. ValueError if the rows differ."""
+    """The difference of a metric between two models on the same rows, and its draws from a paired bootstrap.
+    ValueError if the rows differ."""
     if [row["id"] for row in better] != [row["id"] for row in worse]:
         raise ValueError("the two models did not answer the same rows in the same order")
     (first, finish_first), (second, finish_second) = (statistics(rows)[metric] for rows in (better, worse))
@@ -363,16 +385,17 @@ def paired_difference(
 
 
 def p_value(differences: np.ndarray) -> float:
-    """Two-sided p-value of the draws of a difference: how often it is on the other side of 0. It is never 0: the draws are finite."""
+    """Two-sided p-value of the draws of a difference: how often it is on the other side of 0. It is never 0:
+    the draws are finite."""
     known = differences[~np.isnan(differences)]
     least = min((known <= 0).sum(), (known >= 0).sum())
     return float(min(1.0, 2 * (least + 1) / (len(known) + 1)))
 
 
 def ratio_of_perplexities(new: dict, old: dict, seed: int = 0) -> tuple[float, np.ndarray]:
-    """Perplexity of `new` over that of `old`, each {"nll": [nats of a block], "tokens": [predicted tokens of a block]} on the same blocks,
-    weighted by tokens; and its draws from a bootstrap over blocks. Which blocks these were is not told here (perplexity_curves.same_blocks); ValueError if
-    not even their tokens agree."""
+    """Perplexity of `new` over that of `old`, each {"nll": [nats of a block], "tokens": [predicted tokens of
+    a block]} on the same blocks, weighted by tokens; and its draws from a bootstrap over blocks. Which blocks
+    these were is not told here (perplexity_curves.same_blocks); ValueError if not even their tokens agree."""
     if new["tokens"] != old["tokens"]:
         raise ValueError("the two models were not validated on the same blocks")
     counts = np.array([new["nll"], old["nll"], new["tokens"]], dtype=float).T
@@ -384,7 +407,8 @@ def ratio_of_perplexities(new: dict, old: dict, seed: int = 0) -> tuple[float, n
 
 
 def mcnemar(first: list[bool], second: list[bool]) -> float:
-    """Exact two-sided p-value of McNemar's test on paired right and wrong answers (binomial over the rows on which the two differ)."""
+    """Exact two-sided p-value of McNemar's test on paired right and wrong answers (binomial over the rows on
+    which the two differ)."""
     pairs = list(zip(first, second, strict=True))
     only_first = sum(bool(a) and not b for a, b in pairs)
     only_second = sum(bool(b) and not a for a, b in pairs)

@@ -1,9 +1,11 @@
-"""The strict reading of an output: the label, labels or entities that the text gives as its answer. In doubt, none.
+"""The strict reading of an output: the label, labels or entities that the text gives as its answer. In doubt,
+none.
 
     parse_choice("The answer is not A but C.", ["A", "B", "C"])  ->  ("C", "mention")
 
-Every function is pure and works on text alone. PARSER_VERSION stands in every score file: raise it with any change that can read an output
-otherwise. What each kind of output is read as stands in tests/golden/answers.jsonl, labelled by hand.
+Every function is pure and works on text alone. PARSER_VERSION is written to every score file: raise it with
+any change that can alter how an output is read. tests/golden/answers.jsonl holds hand-labeled outputs of each
+kind.
 """
 
 import functools
@@ -15,16 +17,18 @@ PARSER_VERSION = "2.1"
 
 # ---------------------------------------------------------------- what of an output is the answer
 END = re.compile(r"</s>|<\|(?:im_end|eot_id|end|endoftext|end_of_text)\|>")
-# lines with which a base model goes on to another example: the prompts' own words and those of the usual instruction formats
+# lines that open another example in the output of a base model: the prompts' own headings and the usual
+# instruction formats
 NEXT_PROMPT = re.compile(
-    r"(?:^|\n)[ \t]*(?:INPUT:|Input:|Input Text:|\[PRE\]|\[INST\]|<s>|<\|\w+\|>|#+ *(?:Instruction|Input|Human|User)\b|(?:Human|User):)"
+    r"(?:^|\n)[ \t]*(?:INPUT:|Input:|Input Text:|\[PRE\]|\[INST\]|<s>|<\|\w+\|>|#+ *(?:Instruction|Input"
+    r"|Human|User)\b|(?:Human|User):)"
 )
 NEXT_QUESTION = re.compile(NEXT_PROMPT.pattern + r"|(?:^|\n)[ \t]*(?:Question|Context|Q)\s*\d*:")
 
 
 def answer_part(text: str, next_example: re.Pattern = NEXT_PROMPT) -> str:
-    """`text` without reasoning in <think> tags (one that was cut short leaves nothing), and without what follows the end of the answer: an
-    end token, or the beginning of another example."""
+    """`text` without reasoning in <think> tags (one that was cut short leaves nothing), and without what
+    follows the end of the answer: an end token, or the beginning of another example."""
     text = re.split(r"(?i)</(?:think|thinking|reasoning)>", text)[-1]
     text = re.split(r"(?i)<(?:think|thinking|reasoning)>", text)[0]
     text = END.split(text)[0].strip()
@@ -38,40 +42,48 @@ OPEN, CLOSE = r"[\s\"'`*_(\[{<$]{0,8}", r"[\s\"'`*_)\]}>$]{0,8}"  # marks before
 QUOTES = r"[\"'`*_(\[]{0,4}$"  # marks between what is looked at and the label after it
 STOP = r"(?=[\s\"'`*_]{0,8}(?:[.,;:!?)\]}>$\n]|$))"  # nothing but marks up to the end of a phrase
 CUE = (  # "The correct answer choice (letter)"
-    r"(?<!wrong )(?<!incorrect )\b(?:answers?|diagnosis|choice|option|label|class|category|specialty|domain|relationship|relation|conclusion"
-    r"|prediction|output|response|decision)\b(?: (?:choice|option|letter|label))?(?: ?\([^()\n]{0,20}\))?[\"'`*_)\]]{0,4}\s{0,4}"
+    r"(?<!wrong )(?<!incorrect )\b(?:answers?|diagnosis|choice|option|label|class|category|specialty|domain"
+    r"|relationship|relation|conclusion"
+    r"|prediction|output|response|decision)\b(?: (?:choice|option|letter|label))?(?: "
+    r"?\([^()\n]{0,20}\))?[\"'`*_)\]]{0,4}\s{0,4}"
 )
 VERB = (  # "is most likely the"
-    r"(?:(?:\b(?:is|was|are|(?:would|should|must|will|could|may|might)(?: most likely| probably)? be|(?:seems|appears) to be)\b"
+    r"(?:(?:\b(?:is|was|are|(?:would|should|must|will|could|may|might)(?: most likely| probably)? be"
+    r"|(?:seems|appears) to be)\b"
     r"|:|=>?|->|-(?=\s))\s{0,4}){1,4}"
-    r"(?:(?i:clearly|most likely|likely|probably|definitely|therefore|option|choice|label|letter|category|answer|best described as)\b:?\s{0,4}"
+    r"(?:(?i:clearly|most likely|likely|probably|definitely|therefore|option|choice|label|letter|category"
+    r"|answer|best described as)\b:?\s{0,4}"
     r"|(?:an?|the)\s){0,4}"
 )
 PICK = (  # "I would go with option"
-    r"\b(?:ans|choose|pick|select|go with|going with|opt for|therefore|thus|hence|so)\b[.,:]?\s{1,4}(?:option|choice|letter|answer|it is)?\s{0,4}"
+    r"\b(?:ans|choose|pick|select|go with|going with|opt for|therefore|thus|hence"
+    r"|so)\b[.,:]?\s{1,4}(?:option|choice|letter|answer|it is)?\s{0,4}"
 )
 SUBJECT = (  # where a sentence about a label begins
-    r"(?:^|(?<=[.!?:;,\n(\[*\"])|\b(?i:option|choice|letter|answer|so|thus|hence|therefore|that|think|believe|only|while|because))"
-    + OPEN
+    r"(?:^|(?<=[.!?:;,\n(\[*\"])|\b(?i:option|choice|letter|answer|so|thus|hence|therefore|that|think"
+    r"|believe|only|while|because))" + OPEN
 )
 IS_RIGHT = (  # "is the correct"
     CLOSE
-    + r"\s?(?:is|would be|seems|appears to be)\s(?:(?:the|clearly|therefore|single|also|most likely to be|most likely the)\s){0,4}"
+    + r"\s?(?:is|would be|seems|appears to be)\s(?:(?:the|clearly|therefore|single|also|most likely to be"
+    r"|most likely the)\s){0,4}"
     r"(?:correct|right|best|true|most appropriate|most likely|final answer|answer)\b"
 )
-# What stands before a label: `before` holds the last characters of the text up to it.
+# Context before a label: `before` holds the last characters of the text up to it.
 CONCLUDES = re.compile(
     r"(?i)\b(?:final|finally|therefore|thus|hence|so|conclusion|conclude|summary|overall)\b[^.\n]{0,40}$"
 )
 DOUBTS = re.compile(
-    r"(?i)(?:\b(?:not|cannot|never|(?<!no )doubt|unlikely|whether|if|unless|disagree)\b|n't\b)[^.,;:!?\n]{0,30}$"
+    r"(?i)(?:\b(?:not|cannot|never|(?<!no )doubt|unlikely|whether|if|unless|disagree)\b"
+    r"|n't\b)[^.,;:!?\n]{0,30}$"
 )
 HEDGES = re.compile(r"(?i)\b(?:(?<!no )doubt|unlikely|whether|if|unless)\b[^.,;:!?\n]{0,30}$")
 NEGATES = re.compile(
-    r"(?i)(?:\b(?:not|cannot|never|neither|nor|non|rather than|instead of|except|excludes?|excluding|rules? out|ruling out|ruled out"
+    r"(?i)(?:\b(?:not|cannot|never|neither|nor|non|rather than|instead of|except|excludes?|excluding"
+    r"|rules? out|ruling out|ruled out"
     r"|eliminates?|without|(?:incorrect|wrong) (?:answers?|options?|choices?|labels?|one) (?:is|are))|n't)\s"
-    r"(?:(?:be|a|an|the|option|choice|label|letter|choose|select|pick|necessarily|really|simply|one of)\s){0,4}"
-    + QUOTES
+    r"(?:(?:be|a|an|the|option|choice|label|letter|choose|select|pick|necessarily|really|simply|one "
+    r"of)\s){0,4}" + QUOTES
 )
 NO = re.compile(r"(?i)\bno\s(?:(?:a|an|real|direct|clear)\s){0,2}" + QUOTES)
 SHOWS = re.compile(r"(?i)\b(?:option|choice|letter|answers?)\s{0,2}" + QUOTES)
@@ -81,22 +93,27 @@ INTRODUCES = re.compile(
     r"(?i)(?:\b(?:is|as|to|under|be|of|into|with|specialty|category|domain)|:)\s(?:(?:an?|the)\s)?" + QUOTES
 )
 ATTACHES = re.compile(  # "vitamin", of "vitamin C"
-    r"(?:\b(?!(?i:and|or|but|is|be|not|nor|than|of|with|option|choice|letter|answers?)\b)[^\W\d]{2,}|\d)[ ,]?\s{0,2}$"
+    r"(?:\b(?!(?i:and|or|but|is|be|not|nor|than|of|with|option|choice|letter|answers?)\b)[^\W\d]{2,}|\d)[ "
+    r",]?\s{0,2}$"
 )
-# What stands after a label.
+# Context after a label.
 IS_DENIED = re.compile(
     r"(?i)[\"'`*_)\]]{0,4}(?:\s(?:is|was|are|can be|could be|would be|should be|seems|appears)\s?(?:also\s)?"
-    r"(?:not\b|n't\b|incorrect|wrong|unlikely|false\b|excluded|ruled out|eliminated|never\b|less likely|least likely)"
+    r"(?:not\b|n't\b|incorrect|wrong|unlikely|false\b|excluded|ruled out|eliminated|never\b|less likely"
+    r"|least likely)"
     r"|\s(?:isn't|cannot|can't)\b|\snot\s{0,2}(?:[.,;!]|$))"
 )
 IS_PREFERRED = re.compile(r"(?i)[\"'`*_)\]]{0,4},?\s(?:rather than|and not|instead of)\b")
 NAMES_IT = re.compile(r"(?i)[\"'`*_)\]]{0,4}\s(?:specialty|category|domain|department|class|label)\b")
 # What makes a capital letter a word of medicine: "E. coli", "B cell", "D dimer".
 COMPOUND = (
-    r"(?:\.? (?i:coli|diff|difficile|perfringens|botulinum|tetani|albicans|jejuni|pneumoniae|trachomatis|psittaci|burgdorferi|fragilis|cereus"
-    r"|anthracis|histolytica|diphtheriae|henselae|melitensis|pertussis|duodenale|braziliense|lumbricoides|faecalis|granulosus|neoformans"
+    r"(?:\.? (?i:coli|diff|difficile|perfringens|botulinum|tetani|albicans|jejuni|pneumoniae|trachomatis"
+    r"|psittaci|burgdorferi|fragilis|cereus"
+    r"|anthracis|histolytica|diphtheriae|henselae|melitensis|pertussis|duodenale|braziliense|lumbricoides"
+    r"|faecalis|granulosus|neoformans"
     r"|immitis|dermatitidis|fumigatus|latum|medinensis)\b"
-    r"| (?i:cells?|dimers?|reactive|peptides?|lymphocytes?|virus|section|waves?|blockers?|fibers?|antigens?|fib)\b)"
+    r"| (?i:cells?|dimers?|reactive|peptides?|lymphocytes?|virus|section|waves?|blockers?|fibers?|antigens?"
+    r"|fib)\b)"
 )
 # What makes A the article: "A beta blocker", but not "option A followed by", "A because".
 ARTICLE = (
@@ -105,29 +122,34 @@ ARTICLE = (
 )
 # a small "a", but not the article at which an output was cut: "the answer is a"
 LOWER_A = r"(?:(?:(?<=[:=(\[\"'*`])|(?<=[:=] )|(?<![\s\S]))a|a(?=[.)\]}\"'*`]))"
-NO_ITSELF = r"no(?!\.?\s?\d|\s(?!(?:because|since|as|but|and|or|the|it|this|that|there)\b)\w)"  # "no difference" is no "no"
+# "no difference" is no "no"
+NO_ITSELF = r"no(?!\.?\s?\d|\s(?!(?:because|since|as|but|and|or|the|it|this|that|there)\b)\w)"
 SEVERAL = object()  # an answer that is joined to another: "C or D"
 
 
 def parse_choice(text: str, choices: list[str], options: list[str] = ()) -> tuple[str | None, str]:
-    """(the one label of `choices` that `text` gives as its answer, the rule that found it), or (None, why not): "empty", "no label", or
-    "two labels" if a rule finds several. The first rule that finds any decides:
+    """(the one label of `choices` that `text` gives as its answer, the rule that found it), or (None, why
+    not): "empty", "no label", or "two labels" if a rule finds several. The first rule that finds any decides:
 
       exact     the text, or its first line, is a label
-      text      the text, its first line, or what follows "Answer:" is the text of one of `options`, which are in the order of `choices`
+      text      the text, its first line, or what follows "Answer:" is the text of one of `options`, which are
+                in the order of `choices`
       cue       a label right after "the answer is", "Diagnosis:" and the like in the first line
       boxed     LaTeX's \\boxed{}
       cue       ... in a conclusion ("Therefore, ...", "Final answer: ..."), else anywhere
       pick      "I choose B", "so C."
       correct   "Option C is correct"
-      leading   the text begins with a label and a mark ("C. Acute pancreatitis", "no, because"), and is no list of the options
+      leading   the text begins with a label and a mark ("C. Acute pancreatitis", "no, because"), and is not a
+                list of the options
       bracket   a label alone in brackets, quotes or bold
       last      the last line is a label
       mention   whole words: one label is mentioned at all, those after "not" and the like aside
-      words     only one option is named by its text, and it opens the answer or follows "diagnosis is", "next step:" and the like
+      words     only one option is named by its text, and it opens the answer or follows "diagnosis is", "next
+                step:" and the like
 
-    Labels are matched whole, blind to case and to the marks between their words, and longest first: "Neurosurgery" is never "Surgery". A
-    label of one letter is stricter: upper case unless it stands alone, and a mere mention counts only as "option D", "is D." and the like.
+    Labels are matched whole, blind to case and to the marks between their words, and longest first:
+    "Neurosurgery" is never "Surgery". A label of one letter is stricter: upper case unless it is the whole
+    answer, and a mere mention counts only as "option D", "is D." and the like.
     """
     text = _plain(answer_part(text, NEXT_QUESTION))
     if not text:
@@ -169,7 +191,8 @@ SIGNS = str.maketrans(SIGNS | {"。": ".", "、": ",", "\r": "\n"})
 
 
 def _plain(text):
-    """One writing of what has several: full-width forms, quotes, dashes, brackets, LaTeX around a word, runs of blanks or of one mark."""
+    """One writing of what has several: full-width forms, quotes, dashes, brackets, LaTeX around a word, runs
+    of blanks or of one mark."""
     text = unicodedata.normalize("NFKC", text).translate(SIGNS)
     text = re.sub(
         r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}|\\([()\[\]])",
@@ -192,7 +215,7 @@ def _labels(choices):
 
 
 class _Labels:
-    """One list of labels: the patterns that find them, and what a match stands for."""
+    """One list of labels: the patterns that find them, and the label that a match means."""
 
     def __init__(self, choices):
         self.letters = all(len(choice) == 1 for choice in choices)
@@ -209,12 +232,16 @@ class _Labels:
                 if key not in self.names and any(f" {name} " in f" {key} " for name in self.names)
             ]
             whole, named = _any_of([*self.names, *longer]), _any_of(self.aliases)
-        joint = r"(?:[\"'`*_)\]]{0,4}\s?(?:,|;|\||/|&|\"|\band\b|\bor\b)){0,3}\s?(?:(?:option|choice|possibly|perhaps|even|also)\s){0,2}"
+        joint = (
+            r"(?:[\"'`*_)\]]{0,4}\s?(?:,|;|\||/|&|\"|\band\b|\bor\b)){0,3}\s?"
+            r"(?:(?:option|choice|possibly|perhaps|even|also)\s){0,2}"
+        )
         start, more = r"(?<![\w&+-])", rf"(?P<more>(?:{joint}[\"'`*_(\[]{{0,4}}(?:{named})){{0,20}})"
         self.part = re.compile(f"{start}(?:{named})")
         self.whole = re.compile(f"{start}(?:{whole})")
         label = f"(?P<label>{start}(?:{named})){more}"
-        full = f"(?P<label>{start}(?:{whole})){more}"  # a part of a label, and a small letter, name it after a cue only
+        # a part of a label, and a small letter, name it after a cue only
+        full = f"(?P<label>{start}(?:{whole})){more}"
         self.cue = re.compile(f"(?i:{CUE}){VERB}{OPEN}{label}")
         self.boxed = re.compile(rf"\\boxed\s?\{{{OPEN}{label}(?=\s?[.:}})])")
         self.picked = re.compile(f"(?i:{PICK}){OPEN}{full}{STOP}")
@@ -222,7 +249,8 @@ class _Labels:
         self.bracketed = re.compile(rf"(?:[(\[{{`\"]|\*\*?|__?|(?<!\w)')\s?{full}\s?[)\]}}*_`\"']")
         first = label if self.letters else full
         self.first = re.compile(
-            rf"{OPEN}(?i:(?:option|choice|answer|letter)\s)?{first}{CLOSE}(?:[.:,;)\]!?]|(?<=\s)(?:-\s|\()|\n|$)"
+            rf"{OPEN}(?i:(?:option|choice|answer|letter)\s)?{first}{CLOSE}(?:[.:,;)\]!?]|(?<=\s)(?:-\s|\()"
+            rf"|\n|$)"
         )
         item = (
             (r"(?:^|[\s*(\[])", r"[.:)\]]")
@@ -232,7 +260,7 @@ class _Labels:
         self.item = re.compile(f"{item[0]}(?P<label>{start}(?:{whole})){item[1]}")
 
     def alone(self, text):
-        """The label that `text` is, whatever marks stand around it."""
+        """The label that `text` is, whatever marks surround it."""
         bare = text.strip(" \t\n\"'`*_()[]{}<>$.:,;!?#-")
         bare = re.sub(r"(?i)^(?:option|choice|letter)\s[\"'`*_(\[]{0,4}(?=\w$)", "", bare)
         return self.aliases.get(_key(bare)) if "\n" not in bare else None
@@ -242,7 +270,7 @@ class _Labels:
         return [answer for match in pattern.finditer(text) for answer in self._answers(match, text, doubts)]
 
     def after_cue(self, text):
-        """What follows a cue in a conclusion; if there is none, what follows any cue."""
+        """What follows a cue in a conclusion; otherwise what follows any cue."""
         concluded = [
             match
             for match in self.cue.finditer(text)
@@ -264,7 +292,8 @@ class _Labels:
         return [label] if repeated else [label, SEVERAL]  # "Yes, yes, yes." is one label, "C C C" a loop
 
     def leading(self, text):
-        """The label with which the text begins; none if the first label with a mark is followed by the second: that is the question's list."""
+        """The label with which the text begins; none if the first label with a mark is followed by the
+        second: that is the question's list."""
         begin = self.first.match(text)
         if not begin or text.startswith("{"):
             return []
@@ -329,8 +358,8 @@ def _key(text):
 
 
 def _aliases(choices):
-    """{key: label} of what names a label without being the whole of it: "effect" where all begin with "DDI-", "Psychiatry" for "Psychiatry /
-    Psychology". What would name two labels names none."""
+    """{key: label} of what names a label without being the whole of it: "effect" where all begin with "DDI-",
+    "Psychiatry" for "Psychiatry / Psychology". What would name two labels names none."""
     prefix = os.path.commonprefix(choices)
     found = {}
     for choice in choices:
@@ -359,22 +388,28 @@ def _option_text(text, first_line, choices, options):
 
 
 OPTION_CUE = re.compile(  # "The most likely diagnosis in this patient is"
-    r"(?i)\b(?:answers?|diagnosis|choice|option|step|cause|etiology|treatment|therapy|management|mechanism|explanation"
-    r"|intervention|test|drug|medication|agent|organism|pathogen|finding|complication|condition|disease|disorder)"
-    r"(?: (?!not\b|never\b|family|mother|father|brother|sister|son\b|daughter|previous|prior)[\w']{1,20}){0,6}[\"'`*_]{0,4}\s?(?::|=|\b(?:is|was|would be|should be))[\"'`*_]{0,4}\s?"
+    r"(?i)\b(?:answers?|diagnosis|choice|option|step|cause|etiology|treatment|therapy|management|mechanism"
+    r"|explanation"
+    r"|intervention|test|drug|medication|agent|organism|pathogen|finding|complication|condition|disease"
+    r"|disorder)"
+    r"(?: (?!not\b|never\b|family|mother|father|brother|sister|son\b|daughter|previous"
+    r"|prior)[\w']{1,20}){0,6}[\"'`*_]{0,4}\s?(?::|=|\b(?:is|was|would be|should be))[\"'`*_]{0,4}\s?"
     r"(?:(?:(?:most )?likely|probably|clearly|therefore|an?|the)\s){0,3}" + QUOTES
 )
 OPTION_ENDS = re.compile(  # the phrase ends with the option, or a reason follows
     r"[\"'`*_]{0,4}(?:[.;!?\n]|\s?\(|$|,?\s(?:because|since|as|given|due to|based on)\b)"
 )
 OPTION_DOUBTED = re.compile(
-    r"(?i)\b(?:not?|never|nor|neither|cannot|unlikely|less likely|least likely|rul\w{1,4} out|exclud\w{1,5}|except|incorrect"
-    r"|wrong|doubt\w{0,4}|whether|if|unless|could|may|might|possibl[ey]|differential|versus|vs|instead|rather)\b|n't\b"
+    r"(?i)\b(?:not?|never|nor|neither|cannot|unlikely|less likely|least likely|rul\w{1,4} out|exclud\w{1,5}"
+    r"|except|incorrect"
+    r"|wrong|doubt\w{0,4}|whether|if|unless|could|may|might|possibl[ey]|differential|versus|vs|instead"
+    r"|rather)\b|n't\b"
 )
 
 
 def _in_option_words(text: str, choices: tuple[str, ...], options: tuple[str, ...]) -> set[str]:
-    """The one choice whose option text `text` gives as its answer; empty if it names several options, or none as the answer."""
+    """The one choice whose option text `text` gives as its answer; empty if it names several options, or none
+    as the answer."""
     pattern, by_words = _option_pattern(choices, options)
     if pattern is None or text.startswith("{"):
         return set()
@@ -402,13 +437,15 @@ OPTION_TAKEN_BACK = re.compile(  # a question, or the next words deny it: better
     r"(?is)[\"'`*_]{0,4}\s?(?:\?|.*?\b(?:no|not|never|false|wrong|incorrect|however|but|although|though)\b|.*?n't\b)"
 )
 OPTION_AFTER = re.compile(
-    r"(?i)\b(?:unlikely|less likely|least likely|rul\w{1,4} out|exclud\w{1,5}|incorrect|wrong|not the|is not|cannot|or|versus|vs)\b|n't\b"
+    r"(?i)\b(?:unlikely|less likely|least likely|rul\w{1,4} out|exclud\w{1,5}|incorrect|wrong|not the|is "
+    r"not|cannot|or|versus|vs)\b|n't\b"
 )
 
 
 @functools.lru_cache(256)
 def _option_pattern(choices, options):
-    """(pattern that finds the options in a text, longest first; {words: choice}); None where two options have the same words."""
+    """(pattern that finds the options in a text, longest first; {words: choice}); None where two options have
+    the same words."""
     by_words = {_option_words(option): choice for choice, option in zip(choices, options, strict=False)}
     if not options or len(by_words) < min(len(choices), len(options)):
         return None, {}
@@ -427,16 +464,19 @@ def _bare(text):
 
 # ---------------------------------------------------------------- labels: any number of the row's choices
 DENIES = re.compile(
-    r"(?i)\b(?:not|no|none|except|excluding|excluded|without|absent|unrelated|neither|nor|rather than)\b|n't\b"
+    r"(?i)\b(?:not|no|none|except|excluding|excluded|without|absent|unrelated|neither|nor|rather than)\b"
+    r"|n't\b"
 )
 
 
 def parse_labels(text: str, choices: list[str]) -> list[str] | None:
-    """The labels listed in `text`, in the order of `choices`; None if it lists none, or all of them as the prompt does.
+    """The labels listed in `text`, in the order of `choices`; None if it lists none, or all of them as the
+    prompt does.
 
-    A line that denies nothing gives the labels that are named in it, or the one before its colon if that is a label ("a: because of b"). A line
-    that denies anything ("a, but not b") gives its items that are a label and nothing else: case, hyphens, numbering and quotes aside. Only
-    the first paragraph with a label is read: a base model goes on to write further examples."""
+    A line that denies nothing gives the labels that are named in it, or the one before its colon if that is a
+    label ("a: because of b"). A line that denies anything ("a, but not b") gives its items that are a label
+    and nothing else: case, hyphens, numbering and quotes aside. Only the first paragraph with a label is
+    read: a base model continues with further examples."""
     names = {_key(choice): choice for choice in choices}
     for paragraph in re.split(r"\n\s*\n", _plain(answer_part(text, NEXT_QUESTION))):
         found = {
@@ -466,7 +506,8 @@ def _item(text):
     return _key(re.sub(r"^\s*(?:\d+[.)]|[-*•])\s*", "", text))
 
 
-# ---------------------------------------------------------------- entities: <span class="problem">chest pain</span> in the sentence
+# ---------------------------------------------------------------- entities: <span class="problem">chest
+# pain</span> in the sentence
 TAG = re.compile(
     r"<span\s{1,9}class\s{0,9}=\s{0,9}[\"']?\s{0,9}([^\"'<>]{0,99}?)\s{0,9}[\"']?\s{0,9}>|(</span\s{0,9}>)",
     re.IGNORECASE,
@@ -474,8 +515,9 @@ TAG = re.compile(
 
 
 def parse_entities(text: str) -> tuple[list[str], list[tuple[str, int, int]]]:
-    """The words of `text` without its span tags, and its entities (class in lower case, first word, word after the last).
-    Any other tag is text. A span that is never closed is no entity, and takes no text with it; of nested spans each is one."""
+    """The words of `text` without its span tags, and its entities (class in lower case, first word, word
+    after the last). Any other tag is text. A span that is never closed is not an entity, and takes no text
+    with it; of nested spans each is one."""
     words, entities, opened, place = [], [], [], 0
     for tag in TAG.finditer(text):
         words += _words(text[place : tag.start()])

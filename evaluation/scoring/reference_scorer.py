@@ -1,27 +1,39 @@
-"""The article's released scorer, beside ours: what it gives for the same outputs, with its faults.
+"""The paper's released scorer: what it gives for the same outputs, with its faults.
 
-Written from what it was observed to do, input by input; it holds none of its code. The faults have these names, in score files too:
+Written from what it was observed to do, input by input; it holds none of its code. The faults have these
+names, in score files too:
 
-    C1  multiple choice: the first letter of A, B, ... that stands anywhere in the text, so that "Answer: C" is A
-    C2  the label that comes first in the list of labels wins, not the one that comes first in the text: "Option D, not A" is A
+    C1  multiple choice: the first letter of A, B, ... that occurs anywhere in the text, so that "Answer: C"
+        is A
+    C2  the label that comes first in the list of labels wins, not the one that comes first in the text:
+        "Option D, not A" is A
     C3  labels are found inside words: "It is not known" is "no", "red eyes" is "yes"
-    C4  MTSamples: Neurosurgery and Cosmetic / Plastic Surgery are always read as Surgery, Neurology as Urology
-    C5  macro-F1 is over the labels that the test rows hold, so it changes with --limit; what gives no label is no class
-    D1  DDI: exactly one label, spelled as in the list, or none; "effect" and a second sentence with another label give none
+    C4  MTSamples: Neurosurgery and Cosmetic / Plastic Surgery are always read as Surgery, Neurology as
+        Urology
+    C5  macro-F1 is over the labels that the test rows hold, so it changes with --limit; an output without a
+        label is not counted as a class
+    D1  DDI: exactly one label, spelled as in the list, or none; "effect" and a second sentence with another
+        label give none
     D2  DDI: macro-F1 is over five labels, "no interaction" among them, where the shared task scores four
-    H1  HoC: a label counts wherever it is spelled as in the list, after "not" too, and not with a capital or a hyphen
+    H1  HoC: a label counts wherever it is spelled as in the list, after "not" too, and not with a capital or
+        a hyphen
     H2  HoC: a label that is neither wanted nor given has F1 0
     E1  emrQA: characters are compared where words are meant: "now" is an exact match of "no w"
-    E2  emrQA: characters are counted once in common, but every time in the lengths: an exact answer of 20 words has an F1 about 0.2
+    E2  emrQA: characters are counted once in common, but every time in the lengths: an exact answer of 20
+        words has an F1 about 0.2
     N1  entities: the F1 is a micro average, although reported as macro
-    N2  entities: only the words up to which output and gold agree are scored: what an output leaves out costs nothing
+    N2  entities: only the words up to which output and gold agree are scored: what an output leaves out costs
+        nothing
     N3  entities: one word that differs shifts all that follow, and entities after it are lost on both sides
-    N4  entities: HTML is taken at its word: in <p>...</p> nothing is marked, and an open <hospital> hides the entities after it
+    N4  entities: HTML is taken at its word: in <p>...</p> nothing is marked, and an open <hospital> hides the
+        entities after it
     N5  entities: only problem, treatment, test and drug are types; others are no entities
-    S1  ROUGE: the median of bootstrap means, seeded by nothing (ours by 0); its words hold no letter beyond a-z and 0-9
+    S1  ROUGE: the median of bootstrap means, seeded by nothing (ours by 0); its words hold no letter beyond
+        a-z and 0-9
 
-Two things stand in for packages that it used. Tags are read by html.parser, as its HTML package does; and words in a tag are cut like the blank
-English tokenizer cuts them, without its list of abbreviations. Where output and gold agree, how words are cut makes no difference.
+Two of the packages that it used are replaced. Tags are read by html.parser, as its HTML package does; and
+words in a tag are cut like the blank English tokenizer cuts them, without its list of abbreviations. Where
+output and gold agree, how words are cut makes no difference.
 """
 
 import html
@@ -34,21 +46,64 @@ import numpy as np
 from evaluation.scoring import metrics
 
 PAPER_VERSION = "1.1"
-# the specialties in the order of `MTSample.choices` in src/preprocess_instruct.py of github.com/BIDS-Xu-Lab/Me-LLaMA
+# the specialties in the order of `MTSample.choices` in src/preprocess_instruct.py of github.com/BIDS-Xu-
+# Lab/Me-LLaMA
 MTSAMPLES_ORDER = (
-    "Surgery", "Allergy / Immunology", "Sleep Medicine", "Pediatrics - Neonatal", "SOAP / Chart / Progress Notes",
-    "Bariatrics", "Pain Management", "Lab Medicine - Pathology", "Dermatology", "Orthopedic", "Dentistry",
-    "Psychiatry / Psychology", "General Medicine", "Office Notes", "Letters", "Neurosurgery", "Radiology",
-    "Cosmetic / Plastic Surgery", "Nephrology", "Diets and Nutritions", "Chiropractic", "Gastroenterology",
-    "Cardiovascular / Pulmonary", "Speech - Language", "Hospice - Palliative Care", "Autopsy", "Endocrinology",
-    "Emergency Room Reports", "Discharge Summary", "ENT - Otolaryngology", "Urology", "Physical Medicine - Rehab",
-    "Neurology", "Podiatry", "Ophthalmology", "Rheumatology", "IME-QME-Work Comp etc.", "Hematology - Oncology",
-    "Consult - History and Phy.", "Obstetrics / Gynecology",
-)  # fmt: skip
+    "Surgery",
+    "Allergy / Immunology",
+    "Sleep Medicine",
+    "Pediatrics - Neonatal",
+    "SOAP / Chart / Progress Notes",
+    "Bariatrics",
+    "Pain Management",
+    "Lab Medicine - Pathology",
+    "Dermatology",
+    "Orthopedic",
+    "Dentistry",
+    "Psychiatry / Psychology",
+    "General Medicine",
+    "Office Notes",
+    "Letters",
+    "Neurosurgery",
+    "Radiology",
+    "Cosmetic / Plastic Surgery",
+    "Nephrology",
+    "Diets and Nutritions",
+    "Chiropractic",
+    "Gastroenterology",
+    "Cardiovascular / Pulmonary",
+    "Speech - Language",
+    "Hospice - Palliative Care",
+    "Autopsy",
+    "Endocrinology",
+    "Emergency Room Reports",
+    "Discharge Summary",
+    "ENT - Otolaryngology",
+    "Urology",
+    "Physical Medicine - Rehab",
+    "Neurology",
+    "Podiatry",
+    "Ophthalmology",
+    "Rheumatology",
+    "IME-QME-Work Comp etc.",
+    "Hematology - Oncology",
+    "Consult - History and Phy.",
+    "Obstetrics / Gynecology",
+)
 FAULTS = {
-    "medqa": "C1 C2 C5", "medmcqa": "C1 C2 C5", "pubmedqa": "C2 C3 C5", "mednli": "C2 C5", "bionli": "C2 C5", "mtsamples": "C2 C4 C5",
-    "ddi": "C5 D1 D2", "hoc": "H1 H2", "emrqa": "E1 E2", "i2b2": "N1 N2 N3 N4 N5", "pubmed_summ": "S1", "mimic_cxr": "S1",
-}  # fmt: skip
+    "medqa": "C1 C2 C5",
+    "medmcqa": "C1 C2 C5",
+    "pubmedqa": "C2 C3 C5",
+    "mednli": "C2 C5",
+    "bionli": "C2 C5",
+    "mtsamples": "C2 C4 C5",
+    "ddi": "C5 D1 D2",
+    "hoc": "H1 H2",
+    "emrqa": "E1 E2",
+    "i2b2": "N1 N2 N3 N4 N5",
+    "pubmed_summ": "S1",
+    "mimic_cxr": "S1",
+}
 NOTES = {
     "i2b2": {"macro_f1": "a micro average, reported as macro (N1)"},
     "emrqa": {"f1": "over characters (E1, E2)"},
@@ -61,12 +116,13 @@ NOTES = {
 
 # ---------------------------------------------------------------- a row
 def applies(row: dict) -> bool:
-    """Whether the article's scorer has a rule for the row: a generated answer to one of its twelve tasks."""
+    """Whether the paper's scorer has a rule for the row: a generated answer to one of its twelve tasks."""
     return row["task"] in FAULTS and isinstance(row["output"], str)
 
 
 def grade(row: dict) -> dict:
-    """{"parsed", "score"} of a row as the article's scorer has it. `parsed` is None where it finds no label ("missing")."""
+    """{"parsed", "score"} of a row as the paper's scorer has it. `parsed` is None where it finds no label
+    ("missing")."""
     task, output, gold, choices = row["task"], row["output"], row["completion"], row.get("choices", [])
     if row["scoring"] == "choice":
         parsed = (
@@ -96,8 +152,8 @@ def first_label(text: str, choices: list[str], blind: bool) -> str | None:
 
 
 def in_their_order(task: str, choices: list[str]) -> list[str]:
-    """`choices` in the order in which the paper's scorer looks for them: for MTSamples its published order (C4),
-    for the other tasks that of the row."""
+    """`choices` in the order in which the paper's scorer looks for them: for MTSamples its published order
+    (C4), for the other tasks that of the row."""
     if task != "mtsamples":
         return choices
     rank = {label: place for place, label in enumerate(MTSAMPLES_ORDER)}
@@ -134,30 +190,56 @@ def rouge(prediction: str, gold: str) -> dict[str, float]:
 # ---------------------------------------------------------------- entities
 TYPES = ("problem", "treatment", "test", "drug")
 VOID = {
-    "area", "base", "basefont", "bgsound", "br", "col", "command", "embed", "frame", "hr", "image", "img", "input", "isindex", "keygen", "link",
-    "menuitem", "meta", "nextid", "param", "source", "spacer", "track", "wbr",
-}  # fmt: skip
+    "area",
+    "base",
+    "basefont",
+    "bgsound",
+    "br",
+    "col",
+    "command",
+    "embed",
+    "frame",
+    "hr",
+    "image",
+    "img",
+    "input",
+    "isindex",
+    "keygen",
+    "link",
+    "menuitem",
+    "meta",
+    "nextid",
+    "param",
+    "source",
+    "spacer",
+    "track",
+    "wbr",
+}
 
-# how blank English cuts what stands between blanks: marks at the beginning and at the end, then inside
+# how the blank English tokenizer splits text between blanks: marks at the beginning and at the end, then
+# inside
 MARK = r"[,:;!?¿¡()\[\]{}<>_#*&…'\"”“`‘´’‚„»«]|\.\.+"
 BEGINS = re.compile(rf"{MARK}|[§%=$£€¥—–]|\+(?![0-9])")
 UNITS = (
-    "km² km³ km m² m³ m dm² dm³ dm cm² cm³ cm mm² mm³ mm ha µm nm yd in ft kg g mg µg t lb oz m/s km/h kmh mph hPa Pa mbar mb MB kb KB gb GB "
+    "km² km³ km m² m³ m dm² dm³ dm cm² cm³ cm mm² mm³ mm ha µm nm yd in ft kg g mg µg t lb oz m/s km/h kmh "
+    "mph hPa Pa mbar mb MB kb KB gb GB "
     "tb TB T G M K %"
 )
 ENDS = re.compile(
-    rf"(?:{MARK}|['’][sS]|[—–]|(?<=[0-9])(?:\+|[$£€¥]|{UNITS.replace(' ', '|')})|(?<=°[FfCcKk])\.|(?<=[0-9a-zß-ÿα-ω%²\-)\]+'\"”“`‘´’»«])\."
+    rf"(?:{MARK}|['’][sS]|[—–]|(?<=[0-9])(?:\+|[$£€¥]|{UNITS.replace(' ', '|')})|(?<=°[FfCcKk])\."
+    rf"|(?<=[0-9a-zß-ÿα-ω%²\-)\]+'\"”“`‘´’»«])\."
     r"|(?<=[A-Z][A-Z])\.)$"
 )
 INSIDE = re.compile(
-    r"(\.\.+|…|(?<=[0-9])[+\-*^](?=[0-9-])|(?<=[a-zß-ÿ'\"])\.(?=[A-ZÀ-Þ'\"])|(?<=[^\W\d_]),(?=[^\W\d_])|(?<=[^\W_])(?:--+|[-–—~])(?=[^\W\d_])"
+    r"(\.\.+|…|(?<=[0-9])[+\-*^](?=[0-9-])|(?<=[a-zß-ÿ'\"])\.(?=[A-ZÀ-Þ'\"])|(?<=[^\W\d_]),(?=[^\W\d_])"
+    r"|(?<=[^\W_])(?:--+|[-–—~])(?=[^\W\d_])"
     r"|(?<=[^\W_])[:<>=/](?=[^\W\d_]))"
 )
 
 
 def words(text: str) -> list[str]:
-    """`text` cut like the blank English tokenizer cuts it. A blank parts words; each further blank, and white space at the beginning, is a
-    word of its own."""
+    """`text` cut like the blank English tokenizer cuts it. A blank parts words; each further blank, and white
+    space at the beginning, is a word of its own."""
     cut = []
     for run in re.finditer(r"\s+|\S+", text):
         if run[0].isspace():
@@ -184,8 +266,9 @@ def _cut(chunk):
 
 
 class _TopLevel(html.parser.HTMLParser):
-    """`parts` of a text as HTML: [class or None, text] of each element of the top level, with all that it contains, and [False, text] of what
-    stands between them. An element that is never closed contains the rest; a closing tag closes what was opened inside its own."""
+    """`parts` of a text as HTML: [class or None, text] of each element of the top level, with all that it
+    contains, and [False, text] of what is between them. An element that is never closed contains the rest; a
+    closing tag closes what was opened inside its own."""
 
     def __init__(self, text):
         super().__init__(convert_charrefs=False)
@@ -241,7 +324,8 @@ class _TopLevel(html.parser.HTMLParser):
     handle_decl = unknown_decl = handle_pi = handle_comment
 
     def parse_marked_section(self, start, report=1):
-        """A "<![" that begins nothing known is a comment, as in HTML; Python's parser fails at it until its releases of 2025."""
+        """A "<![" that begins nothing known is a comment, as in HTML; Python's parser fails at it until its
+        releases of 2025."""
         try:
             return super().parse_marked_section(start, report)
         except AssertionError:
@@ -263,8 +347,9 @@ def _tagged(text):
 
 
 def _side_by_side(prediction, gold):
-    """The tags of both texts on the pieces of words on which they agree. Where a word begins with the other, its rest is compared with the
-    word after; where neither does, both are skipped, and the texts are out of step from there on (N3). The shorter text ends it (N2)."""
+    """The tags of both texts on the pieces of words on which they agree. Where a word begins with the other,
+    its rest is compared with the word after; where neither does, both are skipped, and the texts are out of
+    step from there on (N3). The shorter text ends it (N2)."""
     first, second, tags = prediction[::-1], gold[::-1], []
     while first and second:
         (word, tag), (other, wanted) = first.pop(), second.pop()
@@ -290,8 +375,9 @@ def _entities(tags):
 
 
 def entity_counts(prediction: str, gold: str) -> dict[str, list[int]]:
-    """{type: [right, predicted, gold]} of the words on which both agree (N1 to N5). The shorter text ends the comparison
-    (N2), so of a prediction far longer than the gold text only the beginning is read: HTML parsing is quadratic."""
+    """{type: [right, predicted, gold]} of the words on which both agree (N1 to N5). The shorter text ends the
+    comparison (N2), so of a prediction far longer than the gold text only the beginning is read: HTML parsing
+    is quadratic."""
     prediction = prediction[: 4 * len(gold) + 4000]
     tags = _side_by_side(_tagged(prediction), _tagged(gold))
     given, wanted = (_entities([pair[side] for pair in tags]) for side in (0, 1))
@@ -303,7 +389,7 @@ def entity_counts(prediction: str, gold: str) -> dict[str, list[int]]:
 
 # ---------------------------------------------------------------- a task
 def statistics(rows: list[dict]) -> dict:
-    """As metrics.statistics, of rows with `paper`, the grade above: the article's metrics of the task."""
+    """As metrics.statistics, of rows with `paper`, the grade above: the paper's metrics of the task."""
     scoring, task = rows[0]["scoring"], rows[0]["task"]
     graded = [{**row, **row["paper"]} for row in rows]
     if scoring in ("span", "summary"):

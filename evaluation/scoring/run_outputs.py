@@ -1,11 +1,14 @@
 """What a run left behind: its rows with their outputs, checked, and the facts about how they came about.
 
-A folder of evaluation.generate holds <task>.jsonl and run.json. A folder of the harness alone (`lm_eval run --log_samples --output_path DIR`)
-holds samples_<task>_<date>.jsonl and results_<date>.json, somewhere below. Both are read as the same thing.
+A folder of evaluation.generate holds <task>.jsonl and run.json. A folder of the harness alone (`lm_eval run
+--log_samples --output_path DIR`) holds samples_<task>_<date>.jsonl and results_<date>.json, somewhere below.
+Both are read as the same thing.
 
-A row says in `access` of which class its text is, and in `model_access` what the model that wrote its output was trained on; `closed` is the one
-rule for both. That class is the strictest that the rows and run.json say. Of the harness alone results_<date>.json names the weights: a folder says
-it itself, a name of the Hub is public as far as can be known. A path that is gone, a server, a file without a run.json: credentialed, with a sentence.
+A row says in `access` of which class its text is, and in `model_access` what the model that wrote its output
+was trained on; `closed` is the one rule for both. That class is the strictest that the rows and run.json say.
+Of the harness alone results_<date>.json names the weights: a folder says it itself, a name of the Hub is
+public as far as can be known. A path that is gone, a server, a file without a run.json: credentialed, with a
+sentence.
 """
 
 import functools
@@ -54,7 +57,8 @@ def task_files(folder: Path) -> dict[str, Path]:
             task = path.stem.removeprefix("samples_").rpartition("_")[0].removeprefix("mibe_")
         if task in files:
             raise BadInput(
-                f"{folder}: two files of {task}, {files[task].name} and {path.name}. Next: leave one of them in the folder"
+                f"{folder}: two files of {task}, {files[task].name} and {path.name}. Next: leave one of "
+                f"them in the folder"
             )
         files[task] = path
     if not files:
@@ -64,11 +68,13 @@ def task_files(folder: Path) -> dict[str, Path]:
 
 def generate_command(folder: Path, tasks: str = "TASKS") -> str:
     """The command that makes `folder`, as far as it is known here: what is in capitals is to be filled in."""
-    return f"python -m evaluation.generate --model MODEL --rows ROWS --tasks {tasks} --preset PRESET --out {folder}"
+    command = "python -m evaluation.generate --model MODEL --rows ROWS"
+    return f"{command} --tasks {tasks} --preset PRESET --out {folder}"
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The rows of a file of task_files, each with its `output` and `model_access`. BadInput names the line that cannot be scored, and says why."""
+    """The rows of a file of task_files, each with its `output` and `model_access`. BadInput names the line
+    that cannot be scored, and says why."""
     next_step = f"Next: {generate_command(path.parent)}"
     rows, lines, first = [], {}, None
     for number, row in read_jsonl(path):
@@ -79,7 +85,7 @@ def read_rows(path: Path) -> list[dict]:
             row = _row_of_sample(row, where)
         _check(row, where, next_step)
         if row["id"] in lines:
-            raise BadInput(f"{where}: row {row['id']} stands in line {lines[row['id']]} too. {next_step}")
+            raise BadInput(f"{where}: row {row['id']} is also in line {lines[row['id']]}. {next_step}")
         lines[row["id"]] = number
         form = (row["task"], row["scoring"], isinstance(row["output"], list))
         first = first or form
@@ -94,7 +100,8 @@ def read_rows(path: Path) -> list[dict]:
 
 
 def closed(row: dict) -> bool:
-    """Whether what a model made of a row stays on the site: the row is credentialed, or the model that wrote it."""
+    """Whether what a model made of a row stays on the site: the row is credentialed, or the model that wrote
+    it."""
     return "credentialed" in (row["access"], row["model_access"])
 
 
@@ -110,7 +117,8 @@ def _check(row, where, next_step):
     wrong = [field for field in NEEDED if field != "output" and not isinstance(row[field], str)]
     if wrong:
         raise BadInput(
-            f"{where}: field '{wrong[0]}' must be str, found {type(row[wrong[0]]).__name__} (row {row['id']}). {next_step}"
+            f"{where}: field '{wrong[0]}' must be str, found {type(row[wrong[0]]).__name__} (row "
+            f"{row['id']}). {next_step}"
         )
     here, choices, output = f"(row {row['id']}). {next_step}", row.get("choices"), row["output"]
     for field in ("choices", "options"):
@@ -122,9 +130,11 @@ def _check(row, where, next_step):
     if row["scoring"] not in SCORINGS or row["scoring"] == "none":
         raise BadInput(f"{where}: scoring '{row['scoring']}' has no metric {here}")
     if row["access"] not in ACCESS:
-        raise BadInput(f"{where}: access '{row['access']}' is none of {', '.join(ACCESS)} {here}")
+        raise BadInput(f"{where}: access '{row['access']}' is not one of {', '.join(ACCESS)} {here}")
     if row.get("model_access", "public") not in ACCESS:
-        raise BadInput(f"{where}: model_access '{row['model_access']}' is none of {', '.join(ACCESS)} {here}")
+        raise BadInput(
+            f"{where}: model_access '{row['model_access']}' is not one of {', '.join(ACCESS)} {here}"
+        )
     hold({"license": "not stated in the row", **row})
     if row["scoring"] in ("choice", "labels", "entities") and not choices:
         raise BadInput(f"{where}: scoring '{row['scoring']}' needs 'choices' {here}")
@@ -151,7 +161,8 @@ def _check(row, where, next_step):
 
 
 def _is_likelihood(pair):
-    """Whether it is [nats, bytes]; NaN is no number, and an integer of hundreds of digits none that numpy knows."""
+    """Whether it is [nats, bytes]; NaN is no number, and an integer of hundreds of digits none that numpy
+    knows."""
     if (
         not isinstance(pair, list)
         or len(pair) != 2
@@ -162,7 +173,8 @@ def _is_likelihood(pair):
 
 
 def read_facts(folder: Path, task: str, path: Path, rows: list[dict]) -> dict:
-    """How the outputs of `task` came about, in the fields of `provenance` (score.py); what is not known is left out or None."""
+    """How the outputs of `task` came about, in the fields of `provenance` (score.py); what is not known is
+    left out or None."""
     known = {"dataset": {name: rows[0].get(name) for name in ("source", "license")}}
     known["access"] = strictest(row[name] for row in rows for name in ("access", "model_access"))
     if _of_the_harness(path):
@@ -191,11 +203,12 @@ def read_facts(folder: Path, task: str, path: Path, rows: list[dict]) -> dict:
 
 
 def _object(path: Path) -> dict:
-    """The JSON object of a file, or {} where there is no file."""
+    """The JSON object of a file, or {} if the file does not exist."""
     found = read_json(path) if path.is_file() else {}
     if not isinstance(found, dict):
         raise BadInput(
-            f"{path}: expected a JSON object, found {type(found).__name__}. Next: score a folder as evaluation.generate or lm_eval left it"
+            f"{path}: expected a JSON object, found {type(found).__name__}. Next: score a folder as "
+            f"evaluation.generate or lm_eval left it"
         )
     return found
 
@@ -207,7 +220,8 @@ def _part(record: dict, name: str) -> dict:
 
 # ---------------------------------------------------------------- the class of the model
 def written(path: Path, rows: list[dict]) -> list[dict]:
-    """The rows of `path`, each with the class of the model that wrote them all. A credentialed row or model closes this process (contracts.hold)."""
+    """The rows of `path`, each with the class of the model that wrote them all. A credentialed row or model
+    closes this process (contracts.hold)."""
     if _of_the_harness(path):
         record = _results(path)
         beside, mend = (
@@ -223,7 +237,8 @@ def written(path: Path, rows: list[dict]) -> list[dict]:
     said = {row.get("model_access", beside) for row in rows} | ({beside} - {None})
     if None in said:
         _say(
-            f"{path}: nothing tells what the model that wrote it was trained on, so it is kept as credentialed. Next: {mend}"
+            f"{path}: nothing tells what the model that wrote it was trained on, so it is kept as "
+            f"credentialed. Next: {mend}"
         )
     access = "credentialed" if None in said else strictest(said)
     for row in rows:
@@ -234,7 +249,8 @@ def written(path: Path, rows: list[dict]) -> list[dict]:
     hold(
         {
             "access": access,
-            "license": f"what {record.get('model') or record.get('model_name') or 'the model'} was trained under",
+            "license": f"what {record.get('model') or record.get('model_name') or 'the model'} was trained "
+            f"under",
         }
     )
     return rows
@@ -243,7 +259,8 @@ def written(path: Path, rows: list[dict]) -> list[dict]:
 def _stated(path: Path, run: dict, key: str) -> str | None:
     if run.get(key) not in (None, *ACCESS):
         raise BadInput(
-            f"{path.with_name('run.json')}: {key} '{run[key]}' is none of {', '.join(ACCESS)}. Next: make this run again"
+            f"{path.with_name('run.json')}: {key} '{run[key]}' is not one of {', '.join(ACCESS)}. Next: make "
+            f"this run again"
         )
     return run.get(key)
 
@@ -317,11 +334,22 @@ def _facts_of_the_harness(path):
     asked, config = _part(_part(sample, "arguments"), "gen_args_0"), _part(results, "config")
     name = path.stem.removeprefix("samples_").rpartition("_")[0]
     return {
-        "model": results.get("model_name"), "revision": config.get("model_revision"), "fingerprint": config.get("model_sha"),
-        "settings": {key: config.get(key) for key in ("model", "model_args", "batch_size", "limit", "gen_kwargs")},
-        "template": {"name": "chat_template" if results.get("chat_template") else "none", "sha256": results.get("chat_template_sha")},
+        "model": results.get("model_name"),
+        "revision": config.get("model_revision"),
+        "fingerprint": config.get("model_sha"),
+        "settings": {
+            key: config.get(key) for key in ("model", "model_args", "batch_size", "limit", "gen_kwargs")
+        },
+        "template": {
+            "name": "chat_template" if results.get("chat_template") else "none",
+            "sha256": results.get("chat_template_sha"),
+        },
         "shots": {"number": _part(results, "n-shot").get(name), "ids": None},
         "decoding": asked.get("arg_1") if isinstance(asked.get("arg_1"), dict) else {"loglikelihood": True},
-        "first_prompt": asked.get("arg_0"), "first_prompt_sha256": sample.get("prompt_hash"),
-        "versions": {"lm_eval": results.get("lm_eval_version"), "transformers": results.get("transformers_version")},
-    }  # fmt: skip
+        "first_prompt": asked.get("arg_0"),
+        "first_prompt_sha256": sample.get("prompt_hash"),
+        "versions": {
+            "lm_eval": results.get("lm_eval_version"),
+            "transformers": results.get("transformers_version"),
+        },
+    }

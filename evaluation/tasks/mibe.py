@@ -1,15 +1,17 @@
-"""What the task files of this folder point at: rows for lm-evaluation-harness, and our strict metrics in its result table.
+"""The functions that the task files of this folder name: rows for lm-evaluation-harness, and our metrics.
 
-    lm_eval run --model hf --model_args pretrained=MODEL --tasks mibe,mibe_ll --include_path evaluation/tasks \
-        --metadata '{"rows": "data/tasks"}' --log_samples --output_path OUT      # the chat preset with --apply_chat_template
-    ... --gen_kwargs max_gen_toks=256                                            # the paper preset: raw prompts, 256 new tokens
-    ... --num_fewshot 5                                                          # the examples that `shots` puts first
-    python -m evaluation.score OUT                                               # intervals, and the article's scorer beside ours
+    lm_eval run --model hf --model_args pretrained=MODEL --tasks mibe,mibe_ll \
+        --include_path evaluation/tasks --metadata '{"rows": "data/tasks"}' --log_samples --output_path OUT
+    ... --apply_chat_template               # the chat preset
+    ... --gen_kwargs max_gen_toks=256       # the paper preset: raw prompts, 256 new tokens
+    ... --num_fewshot 5                     # the first examples in the order of `shots`
+    python -m evaluation.score OUT          # intervals, and the paper's scorer beside ours
 
-Reads   ROWS/<task>/test.jsonl, and train.jsonl for few-shot examples. ROWS is `rows` of --metadata or the environment variable MIBE_ROWS.
+Reads   ROWS/<task>/test.jsonl, and train.jsonl for few-shot examples. ROWS is `rows` of --metadata or the
+        environment variable MIBE_ROWS.
 
-The harness alone prints values without intervals, and cuts a prompt that is too long from the left with a warning.
-`python -m evaluation.generate` refuses such prompts.
+The harness alone prints values without intervals, and cuts a prompt that is too long from the left with a
+warning. `python -m evaluation.generate` refuses such prompts.
 """
 
 import hashlib
@@ -34,15 +36,17 @@ LISTS = ("choices", "options")
 
 
 def load(name: str, rows: str | None = None, option_prefix: str | None = None, **_) -> datasets.DatasetDict:
-    """The test rows of task `name`, and training rows in the order in which they serve as examples. In memory: the text of credentialed
-    rows must not land in a cache.
+    """The test rows of task `name`, and training rows in the order in which they serve as examples. In
+    memory: the text of credentialed rows must not land in a cache.
 
-    `option_prefix` stands before each answer in the twin tasks: what the model has seen between prompt and answer. Raw, a blank after
-    "Answer:" and nothing after a newline; under a chat template whatever that template puts there, which the harness would leave out."""
+    `option_prefix` precedes each answer in the twin tasks: what the model has seen between prompt and answer.
+    Raw, a blank after "Answer:" and nothing after a newline; under a chat template whatever that template
+    puts there, which the harness would leave out."""
     folder = Path(rows or os.environ.get("MIBE_ROWS") or "") / name
     if not (folder / "test.jsonl").is_file():
         raise FileNotFoundError(
-            f"{folder / 'test.jsonl'}: no such file. Next: --metadata '{{\"rows\": ROWS}}', the folder made by data_prep.build_tasks"
+            f"{folder / 'test.jsonl'}: no such file. Next: --metadata '{{\"rows\": ROWS}}', the folder "
+            f"made by data_prep.build_tasks"
         )
     test = _read(folder / "test.jsonl")
     train = _read(folder / "train.jsonl", FEWSHOT_POOL) if (folder / "train.jsonl").is_file() else []
@@ -56,8 +60,8 @@ def load(name: str, rows: str | None = None, option_prefix: str | None = None, *
 
 
 def shots(rows: list[dict]) -> list[dict]:
-    """`rows` in the order in which they serve as few-shot examples, the same on every machine: by the hash of their id, and where a row
-    has one label, one row of each label after the other."""
+    """`rows` in the order in which they serve as few-shot examples, the same on every machine: by the hash of
+    their id, and where a row has one label, one row of each label after the other."""
     by_label = {}
     for row in sorted(rows, key=lambda row: hashlib.sha256(row["id"].encode()).digest()):
         by_label.setdefault(row["completion"] if row["scoring"] == "choice" else None, []).append(row)
@@ -87,7 +91,8 @@ def gold_index(row) -> int:
 
 
 def process_results(row, results) -> dict:
-    """One entry per metric: the graded row, because most metrics are not means; the functions below bring them together."""
+    """One entry per metric: the graded row, because most metrics are not means; the functions below bring
+    them together."""
     if isinstance(results[0], str):
         output = results[0]
     else:

@@ -21,14 +21,27 @@ from tests.tiny_model import make_model, read_jsonl
 GOLDEN = Path(__file__).parents[1] / "golden" / "differentials.jsonl"
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "case_diagnosis" / "agentclinic_medqa.jsonl"
 OSCE = {
-    "Objective_for_Doctor": "Find the tavox fever.", "Patient_Actor": {"Demographics": "40-year-old sailor", "Symptoms": {"Secondary_Symptoms": ["a limp", "a cough"]}},
-    "Physical_Examination_Findings": {"Vital_Signs": {"Heart_Rate": "72 bpm"}}, "Test_Results": {"Done": True}, "Correct_Diagnosis": "Tavox fever",
-}  # fmt: skip
+    "Objective_for_Doctor": "Find the tavox fever.",
+    "Patient_Actor": {
+        "Demographics": "40-year-old sailor",
+        "Symptoms": {"Secondary_Symptoms": ["a limp", "a cough"]},
+    },
+    "Physical_Examination_Findings": {"Vital_Signs": {"Heart_Rate": "72 bpm"}},
+    "Test_Results": {"Done": True},
+    "Correct_Diagnosis": "Tavox fever",
+}
 
 
 def case_of(number, diagnosis="gout", synonyms=(), access="public", text=None):
-    return {"id": f"c{number}", "text": text or f"Case {number}: a red joint.", "final_diagnosis": diagnosis, "synonyms": list(synonyms), "access": access,
-            "license": "invented", "source": "own"}  # fmt: skip
+    return {
+        "id": f"c{number}",
+        "text": text or f"Case {number}: a red joint.",
+        "final_diagnosis": diagnosis,
+        "synonyms": list(synonyms),
+        "access": access,
+        "license": "invented",
+        "source": "own",
+    }
 
 
 def write_lines(path, rows):
@@ -40,10 +53,22 @@ def write_lines(path, rows):
 def run_of(folder, answers, cases, model_access="public"):
     """A folder as evaluation.generate leaves it, with these answers."""
     rows = [
-        {"id": c["id"], "task": "diagnosis", "split": "test", "scoring": "diagnosis", "source": c["source"], "license": c["license"], "access": c["access"],
-         "question": c["text"], "synonyms": c["synonyms"], "prompt": c["text"] + "\n", "completion": c["final_diagnosis"], "output": output}
+        {
+            "id": c["id"],
+            "task": "diagnosis",
+            "split": "test",
+            "scoring": "diagnosis",
+            "source": c["source"],
+            "license": c["license"],
+            "access": c["access"],
+            "question": c["text"],
+            "synonyms": c["synonyms"],
+            "prompt": c["text"] + "\n",
+            "completion": c["final_diagnosis"],
+            "output": output,
+        }
         for c, output in zip(cases, answers, strict=True)
-    ]  # fmt: skip
+    ]
     write_lines(folder / "diagnosis.jsonl", rows)
     (folder / "run.json").write_text(
         json.dumps({"access": model_access, "model_access": model_access, "tasks": {}})
@@ -63,10 +88,18 @@ def test_every_source_gives_rows_that_ask_for_a_differential(tmp_path, capsys):
         ",case_vignette,answer,dataset\n0,An itching rash.,Vefus syndrome,derm_public\n"
     )
     sources = {
-        "agentclinic": write_lines(tmp_path / "clinic.jsonl", [{"OSCE_Examination": OSCE}]), "craftmd": tmp_path / "craft.csv", "nejm_cpc": tmp_path / "nejm",
-        "medcasereasoning": write_lines(tmp_path / "m.jsonl", [{"case_prompt": "Black stools.", "final_diagnosis": "Moden fever", "pmcid": "PMC1"}]),
-        "cases": write_lines(tmp_path / "own.jsonl", [case_of(1, access="credentialed"), case_of(2, text="Gout, said the note.")]),
-    }  # fmt: skip
+        "agentclinic": write_lines(tmp_path / "clinic.jsonl", [{"OSCE_Examination": OSCE}]),
+        "craftmd": tmp_path / "craft.csv",
+        "nejm_cpc": tmp_path / "nejm",
+        "medcasereasoning": write_lines(
+            tmp_path / "m.jsonl",
+            [{"case_prompt": "Black stools.", "final_diagnosis": "Moden fever", "pmcid": "PMC1"}],
+        ),
+        "cases": write_lines(
+            tmp_path / "own.jsonl",
+            [case_of(1, access="credentialed"), case_of(2, text="Gout, said the note.")],
+        ),
+    }
     build_cases.main(
         [*(f"--source={name}={path}" for name, path in sources.items()), "--out", str(tmp_path / "out")]
     )
@@ -232,23 +265,39 @@ def test_the_golden_answers_are_many_and_any_text_at_all_is_read_without_an_erro
 
 
 # ---------------------------------------------------------------- names
-@pytest.mark.parametrize(("prediction", "diagnosis", "synonyms", "same"), [
-    ("Acute lymphoblastic leukaemia (ALL)", "Acute lymphoblastic leukemia", [], True), ("Oesophageal "
-                                                                                        "perforation "
-                                                                                        "(Boerhaave "
-                                                                                        "syndrome)", "Boerhaave syndrome", [], True),
-    ("Legg-Calve-Perthes disease", "Legg-Calvé-Perthes disease (LCPD)", [], True), ("LCPD", "Legg-Calvé-Perthes disease (LCPD)", [], True),
-    ("Hirschsprung’s disease", "Hirschsprung disease", [], True), ("Crohn's", "Crohn disease", [], True), ("Hemorrhoid", "Hemorrhoids", [], True),
-    ("Type II diabetes mellitus", "Diabetes mellitus type 2", [], True), ("Viral myocarditis", "Myocarditis", [], True), ("Haemophilia A", "Hemophilia", [], True),
-    ("DLBCL", "Diffuse large B-cell lymphoma", ["DLBCL"], True), ("DLBCL", "Diffuse large B-cell lymphoma", [], False),
-    ("Wegener's granulomatosis", "Granulomatosis with polyangiitis", ["Wegener granulomatosis"], True), ("Lymphoma", "Diffuse large B-cell lymphoma", [], False),
-    ("Tuberculosis", "Pulmonary tuberculosis", [], False), ("Type 1 diabetes mellitus", "Diabetes mellitus "
-                                                                                        "type 2", [], False), ("Pseudogout", "Gout", [], False),
-    ("Non-Hodgkin lymphoma", "Hodgkin lymphoma", [], False), ("Serum sickness-like reaction", "Serum sickness", [], False), ("Cushing disease", "Cushing syndrome", [], False),
-    ("Hyperparathyroidism", "Secondary hyperparathyroidism", [], False), ("Dyspnoea due to heart failure", "Heart failure", [], True),
-    ("Hepatitis B", "Hepatitis A", [], False), ("Family history of breast cancer", "Breast cancer", [], False), ("Gout vs. pseudogout", "Gout", [], False),
-    ("Vasculitis (e.g., giant cell arteritis)", "Giant cell arteritis", [], False), ("Myocarditis", "Viral myocarditis", [], False), ("", "Gout", [], False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("prediction", "diagnosis", "synonyms", "same"),
+    [
+        ("Acute lymphoblastic leukaemia (ALL)", "Acute lymphoblastic leukemia", [], True),
+        ("Oesophageal perforation (Boerhaave syndrome)", "Boerhaave syndrome", [], True),
+        ("Legg-Calve-Perthes disease", "Legg-Calvé-Perthes disease (LCPD)", [], True),
+        ("LCPD", "Legg-Calvé-Perthes disease (LCPD)", [], True),
+        ("Hirschsprung’s disease", "Hirschsprung disease", [], True),
+        ("Crohn's", "Crohn disease", [], True),
+        ("Hemorrhoid", "Hemorrhoids", [], True),
+        ("Type II diabetes mellitus", "Diabetes mellitus type 2", [], True),
+        ("Viral myocarditis", "Myocarditis", [], True),
+        ("Haemophilia A", "Hemophilia", [], True),
+        ("DLBCL", "Diffuse large B-cell lymphoma", ["DLBCL"], True),
+        ("DLBCL", "Diffuse large B-cell lymphoma", [], False),
+        ("Wegener's granulomatosis", "Granulomatosis with polyangiitis", ["Wegener granulomatosis"], True),
+        ("Lymphoma", "Diffuse large B-cell lymphoma", [], False),
+        ("Tuberculosis", "Pulmonary tuberculosis", [], False),
+        ("Type 1 diabetes mellitus", "Diabetes mellitus type 2", [], False),
+        ("Pseudogout", "Gout", [], False),
+        ("Non-Hodgkin lymphoma", "Hodgkin lymphoma", [], False),
+        ("Serum sickness-like reaction", "Serum sickness", [], False),
+        ("Cushing disease", "Cushing syndrome", [], False),
+        ("Hyperparathyroidism", "Secondary hyperparathyroidism", [], False),
+        ("Dyspnoea due to heart failure", "Heart failure", [], True),
+        ("Hepatitis B", "Hepatitis A", [], False),
+        ("Family history of breast cancer", "Breast cancer", [], False),
+        ("Gout vs. pseudogout", "Gout", [], False),
+        ("Vasculitis (e.g., giant cell arteritis)", "Giant cell arteritis", [], False),
+        ("Myocarditis", "Viral myocarditis", [], False),
+        ("", "Gout", [], False),
+    ],
+)
 def test_names_of_the_same_disease_are_the_same(prediction, diagnosis, synonyms, same):
     assert Matcher().same(prediction, diagnosis, synonyms)[0] is same
 

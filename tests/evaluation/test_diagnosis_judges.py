@@ -245,7 +245,7 @@ def test_an_entry_of_the_allow_list_opens_its_host_alone(tmp_path):
 
 
 def test_a_judge_on_this_machine_is_asked_without_a_proxy(tmp_path, monkeypatch):
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody is there
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # no server there
     monkeypatch.setenv("no_proxy", "")
     with FakeServer("judge-2026-01-02") as fake:
         fake.reply = lambda prompt: "n"
@@ -387,7 +387,7 @@ def test_clinicians_are_a_judge_and_measure_the_others(tmp_path):
     human = summary["judges"][1]
     top = human["models"]["good"]["top"]
     assert (top["1"]["missing"], top["1"]["right"]) == (2, 2), (
-        "a tie of two raters (c4) and a case that nobody rated (c7) are missing"
+        "a tie of two raters (c4) and a case without ratings (c7) are missing"
     )
     [agreement] = summary["agreement"]
     assert agreement["pairs"] == 15 and agreement["confusion"] == [4, 1, 1, 9]
@@ -418,7 +418,7 @@ def test_a_rank_is_a_prediction_of_a_run(tmp_path):
     ), "gout is gout, whoever said it"
     for lines, message in (
         (["case_id,rank,rater,match", "c0,7,AB,y"], "good has no rank 7 for case c0 .2 names were read"),
-        (["case_id,rank,rater,match", "c0,1,AB,perhaps"], "match 'perhaps' is none of y, yes"),
+        (["case_id,rank,rater,match", "c0,1,AB,perhaps"], "match 'perhaps' is not one of y, yes"),
         (
             ["case_id,rank,rater,match", "c0,1,AB,y", "c0,1,AB,n"],
             "record 2: AB rated this prediction before, and otherwise",

@@ -544,8 +544,13 @@ def test_scores_are_deterministic_and_complete(world):
     scores = json.loads(before["scores.json"])
     assert sorted(scores) == sorted(TASKS.split(","))
     assert {task: entry["primary"] for task, entry in scores.items()} == {
-        "medqa": "accuracy", "medqa_ll": "accuracy", "emrqa": "f1", "i2b2": "macro_f1", "hoc": "macro_f1", "mimic_cxr": "rougeL",
-    }  # fmt: skip
+        "medqa": "accuracy",
+        "medqa_ll": "accuracy",
+        "emrqa": "f1",
+        "i2b2": "macro_f1",
+        "hoc": "macro_f1",
+        "mimic_cxr": "rougeL",
+    }
     for task, entry in scores.items():
         rows = read_jsonl(folder / f"{task}.scored.jsonl")
         assert entry["n"] == len(rows) and entry["unparsed"] == sum(row["parsed"] is None for row in rows)

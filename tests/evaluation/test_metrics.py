@@ -23,7 +23,7 @@ def test_macro_f1_is_over_the_declared_labels():
     rows = choice_rows(["yes", "yes", "no", "no"], ["yes", "I do not know", "no", "maybe"], ANSWER)
     assert metrics.value(rows, "macro_f1") == pytest.approx(
         4 / 9
-    )  # maybe is wrongly given: 0; an unparsed answer is no class of its own
+    )  # maybe is wrongly given: 0; an unparsed answer is not a class
     assert metrics.value(rows, "accuracy") == 0.5
     assert [row["parsed"] for row in rows] == ["yes", None, "no", "maybe"]
 

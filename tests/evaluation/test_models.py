@@ -13,12 +13,31 @@ from tests.fake_openai import FakeServer
 from tests.tiny_model import make_model, make_tokenizer, read_jsonl, rows_of, write_rows
 
 ENTRIES = families(sorted(FOLDER.glob("*.yaml")))
-NAMED = {  # in the article
-    "llama-2-7b", "llama-2-13b", "llama-2-70b", "llama-2-7b-chat", "llama-2-13b-chat", "llama-2-70b-chat", "pmc-llama-13b",
-    "pmc-llama-13b-chat", "meditron-7b", "meditron-70b", "medalpaca-7b", "medalpaca-13b", "chatdoctor", "alpacare-13b", "clinical-llama-7b",
-    "gatortrongpt-5b", "gatortrongpt-20b", "me-llama-13b", "me-llama-70b", "me-llama-13b-chat", "me-llama-70b-chat", "gpt-3.5-turbo-0301",
+NAMED = {  # in the paper
+    "llama-2-7b",
+    "llama-2-13b",
+    "llama-2-70b",
+    "llama-2-7b-chat",
+    "llama-2-13b-chat",
+    "llama-2-70b-chat",
+    "pmc-llama-13b",
+    "pmc-llama-13b-chat",
+    "meditron-7b",
+    "meditron-70b",
+    "medalpaca-7b",
+    "medalpaca-13b",
+    "chatdoctor",
+    "alpacare-13b",
+    "clinical-llama-7b",
+    "gatortrongpt-5b",
+    "gatortrongpt-20b",
+    "me-llama-13b",
+    "me-llama-70b",
+    "me-llama-13b-chat",
+    "me-llama-70b-chat",
+    "gpt-3.5-turbo-0301",
     "gpt-4-0314",
-}  # fmt: skip
+}
 ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\n"
 ASKED = {  # the exact prompt for the row "Is it so?\n"
     "llama-2": "<s>[INST] Is it so? [/INST]",
@@ -46,8 +65,12 @@ TWO_TURNS = {  # with one example before it
     "me-llama": "Human: \nOr so?\nno\n\nIs it so?\n\nAssistant: \n",
     "alpacare": "### Instruction:\nOr so?\nno\n\nIs it so?\n\n### Response:",
 }
-TOKENIZERS = {"llama-3.1": ("<|begin_of_text|>", "<|eot_id|>", True), "med-llama3": ("<|begin_of_text|>", "<|eot_id|>", True),
-              "qwen3": ("<|im_start|>", "<|im_end|>", False), "medgemma": ("<bos>", "<end_of_turn>", True)}  # fmt: skip
+TOKENIZERS = {
+    "llama-3.1": ("<|begin_of_text|>", "<|eot_id|>", True),
+    "med-llama3": ("<|begin_of_text|>", "<|eot_id|>", True),
+    "qwen3": ("<|im_start|>", "<|im_end|>", False),
+    "medgemma": ("<bos>", "<end_of_turn>", True),
+}
 
 
 def family_of(name, of=ASKED):

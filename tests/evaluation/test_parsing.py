@@ -57,9 +57,22 @@ def test_golden_answers(family):
 
 
 def test_every_label_is_read_back_however_it_is_dressed():
-    forms = ("{}", "{}.", " {}\n", "**{}**", "({})", '"{}"', "Answer: {}", "The answer is {}.", "The correct answer is **{}**.", "\\boxed{{{}}}",
-             "<think>first this, then that</think>{}", "Final answer: {}", "{}\n\nINPUT: "
-                                                                           "another\nOUTPUT:\nx", '{{"answer": "{}"}}')  # fmt: skip
+    forms = (
+        "{}",
+        "{}.",
+        " {}\n",
+        "**{}**",
+        "({})",
+        '"{}"',
+        "Answer: {}",
+        "The answer is {}.",
+        "The correct answer is **{}**.",
+        "\\boxed{{{}}}",
+        "<think>first this, then that</think>{}",
+        "Final answer: {}",
+        "{}\n\nINPUT: another\nOUTPUT:\nx",
+        '{{"answer": "{}"}}',
+    )
     for name, choices in CHOICES.items():
         for label in choices if name != "hoc" else ():
             for form in forms:
@@ -95,8 +108,23 @@ TERMS = [
     "A 45-year-old",
     "A patient",
 ]
-OTHER_TERMS = ["know", "nothing", "cannot", "noted", "eyes", "Bayesian", "neurosurgical", "effective", "surgeries", "mechanisms", "contradicts", "entails",
-               "no difference", "no evidence", "unknown"]  # fmt: skip
+OTHER_TERMS = [
+    "know",
+    "nothing",
+    "cannot",
+    "noted",
+    "eyes",
+    "Bayesian",
+    "neurosurgical",
+    "effective",
+    "surgeries",
+    "mechanisms",
+    "contradicts",
+    "entails",
+    "no difference",
+    "no evidence",
+    "unknown",
+]
 
 
 def sentences(rng, terms, number):

@@ -1,4 +1,4 @@
-"""The article's scorer: for each of its faults the inputs and results that were observed."""
+"""The paper's scorer: for each of its faults the inputs and results that were observed."""
 
 import random
 import string
@@ -11,9 +11,15 @@ from data_prep.benchmarks.mtsamples import SPECIALTIES
 from evaluation.scoring import metrics, reference_scorer
 
 CHOICES = {
-    "medqa": list("ABCDE"), "medmcqa": list("ABCD"), "pubmedqa": ["yes", "no", "maybe"], "mednli": ["entailment", "contradiction", "neutral"],
-    "mtsamples": SPECIALTIES, "ddi": DDI, "hoc": HALLMARKS, "i2b2": ["problem", "treatment", "test"],
-}  # fmt: skip
+    "medqa": list("ABCDE"),
+    "medmcqa": list("ABCD"),
+    "pubmedqa": ["yes", "no", "maybe"],
+    "mednli": ["entailment", "contradiction", "neutral"],
+    "mtsamples": SPECIALTIES,
+    "ddi": DDI,
+    "hoc": HALLMARKS,
+    "i2b2": ["problem", "treatment", "test"],
+}
 SCORINGS = {
     "hoc": "labels",
     "emrqa": "span",
@@ -41,7 +47,7 @@ def graded(task, pairs):
 
 
 def value(rows, name):
-    """One metric of the article's scorer, without an interval."""
+    """One metric of the paper's scorer, without an interval."""
     counts, finish = reference_scorer.statistics(rows)[name]
     return reference_scorer.point(name, counts, finish, metrics.draws(counts, finish))
 

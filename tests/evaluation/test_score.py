@@ -50,12 +50,25 @@ def write_run(folder, *tasks, access="public"):
         name = rows[0]["task"] + ("_ll" if isinstance(rows[0]["output"], list) else "")
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         facts[name] = {
-            "n": len(rows), "n_overlong": 0, "first_prompt": rows[0]["prompt"], "first_prompt_sha256": "f" * 64, "rows_sha256": "e" * 64,
-            "template": {"name": "chat_template", "sha256": "d" * 64}, "shots": {"number": 0, "ids": []},
-            "decoding": {"do_sample": False, "max_gen_toks": 64}, "outputs_sha256": score.sha256(folder / f"{name}.jsonl"),
-        }  # fmt: skip
-    run = {"access": access, "model": "models/x", "fingerprint": "c" * 64, "settings": {"preset": "chat"}, "machine": "a machine",
-           "versions": {"torch": "2"}, "tasks": facts}  # fmt: skip
+            "n": len(rows),
+            "n_overlong": 0,
+            "first_prompt": rows[0]["prompt"],
+            "first_prompt_sha256": "f" * 64,
+            "rows_sha256": "e" * 64,
+            "template": {"name": "chat_template", "sha256": "d" * 64},
+            "shots": {"number": 0, "ids": []},
+            "decoding": {"do_sample": False, "max_gen_toks": 64},
+            "outputs_sha256": score.sha256(folder / f"{name}.jsonl"),
+        }
+    run = {
+        "access": access,
+        "model": "models/x",
+        "fingerprint": "c" * 64,
+        "settings": {"preset": "chat"},
+        "machine": "a machine",
+        "versions": {"torch": "2"},
+        "tasks": facts,
+    }
     (folder / "run.json").write_text(json.dumps(run))
     return folder
 
@@ -191,9 +204,12 @@ def test_a_headline_is_withheld_where_more_than_5_percent_is_unparsed(tmp_path, 
     assert at_most["withheld"] is None and at_most["value"] is not None
     entry = score.score_folder(write_run(tmp_path / "b", nli(94, 0, 6)))["mednli"]
     assert entry["headline"] == {
-        "metric": "macro_f1", "value": None, "low": None, "high": None,
+        "metric": "macro_f1",
+        "value": None,
+        "low": None,
+        "high": None,
         "withheld": "6 of 100 outputs (6.0%) hold no readable answer, more than 5%",
-    }  # fmt: skip
+    }
     assert entry["metrics"]["accuracy"]["value"] == 0.94 and entry["unparsed_rate"] == 0.06
     out = capsys.readouterr().out.partition("\nb ")[2]
     assert (
@@ -310,10 +326,18 @@ def test_public_rows_are_redacted_on_demand(tmp_path):
 def test_a_copy_of_the_outputs_alone_keeps_the_class_of_the_model(tmp_path, capsys):
     """The strictest that rows and run.json say; where neither says anything, credentialed."""
     older, told, loose = nli(2), nli(2, model_access="credentialed"), nli(2, model_access="public")
-    for number, (rows, run_access, wanted) in enumerate((
-        (older, "public", "public"), (older, "credentialed", "credentialed"), (told, "public", "credentialed"), (loose, "credentialed", "credentialed"),
-        (told, None, "credentialed"), (loose, None, "public"), (older, None, "credentialed"), (loose[:1] + older[1:], None, "credentialed"),
-    )):  # fmt: skip
+    for number, (rows, run_access, wanted) in enumerate(
+        (
+            (older, "public", "public"),
+            (older, "credentialed", "credentialed"),
+            (told, "public", "credentialed"),
+            (loose, "credentialed", "credentialed"),
+            (told, None, "credentialed"),
+            (loose, None, "public"),
+            (older, None, "credentialed"),
+            (loose[:1] + older[1:], None, "credentialed"),
+        )
+    ):
         egress._blocked = None
         folder = write_run(tmp_path / f"run{number}", rows, access=run_access or "public")
         if not run_access:
@@ -390,7 +414,7 @@ def test_what_cannot_be_compared_is_said(tmp_path, capsys):
     other = write_run(tmp_path / "other", nli(9, 1))
     with pytest.raises(
         SystemExit,
-        match=r"mednli: .*run and .*other: 1 rows stand in one only, mednli:10 for one. Next: run both",
+        match=r"mednli: .*run and .*other: 1 rows are in only one run, e.g. mednli:10. Next: run both",
     ):
         score.main([str(run), "--against", str(other)])
     write_run(other, nli(11, 0))
@@ -417,16 +441,16 @@ def test_what_cannot_be_compared_is_said(tmp_path, capsys):
         ),
         ({"completion": ...}, "line 2: field 'completion' is missing"),
         ({"access": ...}, "line 2: field 'access' is missing"),
-        ({"access": "open"}, "access 'open' is none of public, gated, credentialed"),
-        ({"model_access": "open"}, "line 2: model_access 'open' is none of public, gated, credentialed"),
+        ({"access": "open"}, "access 'open' is not one of public, gated, credentialed"),
+        ({"model_access": "open"}, "line 2: model_access 'open' is not one of public, gated, credentialed"),
         (
             {"model_access": ["public"]},
-            "line 2: model_access '.'public'.' is none of public, gated, credentialed",
+            "line 2: model_access '.'public'.' is not one of public, gated, credentialed",
         ),
         ({"choices": ...}, "scoring 'choice' needs 'choices'"),
         ({"completion": "maybe"}, "completion 'maybe' is not among the choices"),
         ({"scoring": "none"}, "scoring 'none' has no metric"),
-        ({"id": "mednli:0"}, "line 2: row mednli:0 stands in line 1 too"),
+        ({"id": "mednli:0"}, "line 2: row mednli:0 is also in line 1"),
         ({"id": 7}, "field 'id' must be str, found int"),
         ({"output": 3}, "'output' must be text, found int"),
         ({"output": [[-1.0, 3]]}, r"'output' must be \[nats, bytes\] for each of the choices"),
@@ -450,7 +474,7 @@ def test_folders_that_cannot_be_scored(tmp_path):
         score.main([str(tmp_path / "nowhere")])
     folder = write_run(tmp_path / "run", nli(4), access="open")
     with pytest.raises(
-        SystemExit, match="run.json: access 'open' is none of public, gated, credentialed. Next: "
+        SystemExit, match="run.json: access 'open' is not one of public, gated, credentialed. Next: "
     ):
         score.main([str(folder)])
     (folder / "samples_mibe_mednli_2026-01-02T03-04-05.678.jsonl").write_text("{}\n")
@@ -552,7 +576,7 @@ def test_the_harness_alone_names_the_weights_and_their_class_counts(tmp_path, mo
         (tmp_path / "models" / name).mkdir(parents=True)
         file = "adapter_config.json" if name == "adapter" else "config.json"
         (tmp_path / "models" / name / file).write_text(json.dumps({"access": access} if access else {}))
-    wanted = {  # arguments -> class, and whether somebody has to be told that nobody knows
+    wanted = {  # arguments -> class, and whether a warning says that the class is unknown
         "pretrained=models/notes,dtype=float32": ("credentialed", False),
         "pretrained=models/open": ("public", False),
         "pretrained=models/open,peft=models/adapter": ("credentialed", False),
@@ -687,7 +711,7 @@ def test_bertscore_is_taken_up_by_score_with_its_settings(tmp_path, encoder, cap
     assert scored[1]["score"]["bertscore"] == 0.0 and entry["metrics"]["bertscore"]["value"] == pytest.approx(
         made["value"]["f1"]
     )
-    assert "bertscore" not in entry["paper"]["metrics"]  # another encoder than the article's
+    assert "bertscore" not in entry["paper"]["metrics"]  # another encoder than the paper's
     file = folder / "mimic_cxr.bertscore.json"
     file.write_text(
         json.dumps(
@@ -753,5 +777,6 @@ def test_task_files_of_both_kinds(tmp_path):
     (folder / "model").mkdir()
     (folder / "model" / "samples_mibe_medqa_ll_2026-01-02T03-04-05.678.jsonl").write_text("{}\n")
     assert {task: path.name for task, path in run_outputs.task_files(folder).items()} == {
-        "mednli": "mednli.jsonl", "medqa_ll": "samples_mibe_medqa_ll_2026-01-02T03-04-05.678.jsonl",
-    }  # fmt: skip
+        "mednli": "mednli.jsonl",
+        "medqa_ll": "samples_mibe_medqa_ll_2026-01-02T03-04-05.678.jsonl",
+    }

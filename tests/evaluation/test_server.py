@@ -247,8 +247,19 @@ def test_what_must_not_or_cannot_be_sent_is_refused_before_anything_is(world):
     with FakeServer(model="other") as fake:
         fake.model = "renamed"
         with pytest.raises(SystemExit, match="serves renamed, not other. Next: served=NAME"):
-            generate.main(["--model", "server", "backend=chat", f"base_url={fake.url('chat')}", "served=other", "access=public", "--tasks", "medqa",
-                           *paths])  # fmt: skip
+            generate.main(
+                [
+                    "--model",
+                    "server",
+                    "backend=chat",
+                    f"base_url={fake.url('chat')}",
+                    "served=other",
+                    "access=public",
+                    "--tasks",
+                    "medqa",
+                    *paths,
+                ]
+            )
         with pytest.raises(
             SystemExit, match="medqa_ll: likelihoods need the completions endpoint and a tokenizer"
         ):
@@ -266,7 +277,8 @@ def test_what_must_not_or_cannot_be_sent_is_refused_before_anything_is(world):
         generate.main(["--model", "server", "--tasks", "medqa", *paths])
 
 
-# ---------------------------------------------------------------- the class of a model that cannot be looked at
+# ---------------------------------------------------------------- the class of a model that cannot be looked
+# at
 def test_a_server_says_what_its_model_was_trained_on_or_is_not_asked(world, tmp_path):
     mine = tmp_path / "mine.yaml"
     with FakeServer() as fake:
@@ -325,7 +337,7 @@ def test_the_folder_that_a_server_names_says_the_class(world, named):
     "An entry of another machine that is asked at this one is a relay: it needs the allow list as if asked "
     "there.",
 )
-def test_a_relay_on_this_machine_is_as_far_as_what_it_stands_before(world):
+def test_a_relay_on_this_machine_is_as_far_as_what_it_precedes(world):
     rows = rows_of("mednli", "choice", [("So?", "neutral")], choices=["neutral"])
     write_rows(world / "rows", "mednli", [row | {"access": "credentialed"} for row in rows])
     egress._blocked = None  # writing them here has closed this process
@@ -338,8 +350,21 @@ def test_a_relay_on_this_machine_is_as_far_as_what_it_stands_before(world):
     (world / "allow.yaml").write_text(yaml.safe_dump([allowed]).replace("'2026-01-02'", "2026-01-02"))
     with FakeServer("gpt-4-0314") as fake:
         fake.reply = lambda prompt: "neutral"
-        arguments = ["--model", "gpt-4-0314", f"base_url={fake.url('chat')}", "--rows", str(world / "rows"), "--tasks", "mednli", "--preset", "chat",
-                     "--max_new_tokens", "8", "--out", str(world / "eval" / "relay")]  # fmt: skip
+        arguments = [
+            "--model",
+            "gpt-4-0314",
+            f"base_url={fake.url('chat')}",
+            "--rows",
+            str(world / "rows"),
+            "--tasks",
+            "mednli",
+            "--preset",
+            "chat",
+            "--max_new_tokens",
+            "8",
+            "--out",
+            str(world / "eval" / "relay"),
+        ]
         with pytest.raises(
             SystemExit,
             match="gpt-4-0314: is at api.openai.com, and http://127.0.0.1:.* is taken for a relay to it; "
