@@ -248,7 +248,8 @@ def markdown(result: dict) -> str:
         for name in result["seconds"]
     ]
     verdict = "met" if result["aim_met"] else "missed"
-    about = f"{result['prompts']} prompts of {WORDS[0]} to {WORDS[1]} words, {result['new_tokens']} new tokens, batches of {result['batch_size']}; "
+    about = f"{result['prompts']} prompts of {WORDS[0]} to {WORDS[1]} words, "
+    about += f"{result['new_tokens']} new tokens, batches of {result['batch_size']}; "
     about += f"{result['model']}; {result['machine']}; medians of {len(result['seconds']['bare'])} turns."
     table = "\n".join(
         [

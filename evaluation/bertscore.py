@@ -92,8 +92,10 @@ def score_task(folder: Path, task: str, rows: list[dict], encoder: "Encoder") ->
         folder / f"{task}.bertscore.json",
         lambda path: path.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n"),
     )
-    cut = f"{truncated['predictions']} outputs and {truncated['references']} references longer than {encoder.facts['max_length']} tokens"
-    return f"{task}: BERTScore F1 {mean['f1']:.3f} of {len(rows)} rows, layer {encoder.facts['layer']}; {cut}. Next: python -m evaluation.score {folder}"
+    cut = f"{truncated['predictions']} outputs and {truncated['references']} references longer than "
+    cut += f"{encoder.facts['max_length']} tokens"
+    score = f"{task}: BERTScore F1 {mean['f1']:.3f} of {len(rows)} rows, layer {encoder.facts['layer']}"
+    return f"{score}; {cut}. Next: python -m evaluation.score {folder}"
 
 
 class Encoder:
@@ -207,7 +209,7 @@ def _match(prediction, reference):
 
 
 def _fingerprint(model: Path) -> str | None:
-    """sha256 over the files of a local encoder; None for a name of the Hub, which its revision tells apart."""
+    """sha256 over the files of a local encoder; None for a Hub name, which its revision identifies."""
     files = sorted(
         path
         for pattern in ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt")

@@ -117,7 +117,7 @@ class GracefulStop(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if all_ranks([float(self.requested)], args.device, "max")[0]:
             self.stopped = control.should_training_stop = True
-            # within an epoch of length groups a checkpoint would resume on other rows: the last epoch's is used
+            # within an epoch of length groups a checkpoint would resume on other rows: keep the last epoch's
             grouped = args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
             control.should_save = control.should_log = not grouped
 

@@ -457,7 +457,7 @@ def one_sentence_errors(parser=None):
             text = (
                 str(error)
                 if isinstance(error, Refused)
-                else f"{' '.join(sys.argv)}: {type(error).__name__}: {error}. Next: check that path or setting"
+                else f"{' '.join(sys.argv)}: {type(error).__name__}: {error}. Next: check the path or setting"
             )
             print(f"error: {' '.join(text.split())}", file=sys.stderr)
 

@@ -72,11 +72,13 @@ class RunArguments:
 # Arguments that say where a run runs, or what it reports. Files are known by their content, and the batch as
 # a whole.
 NOT_IDENTITY = re.compile(
-    r"(logging|save|eval|hub|push|trackio|ddp|fsdp|dataloader_(?!drop_last))\w*|log_\w*|batch_eval_metrics|include_\w*|report_to|project|"
-    r"run_name|disable_tqdm|do_\w+|access|overwrite|world_size|verify|peak_tflops|allow_\w*|max_loss_jump|output_dir|rows|blocks|"
-    r"model_name_or_path|model_revision|chat_template_path|resume_from_checkpoint|restore_callback_states_from_checkpoint|local_rank|use_cpu|"
-    r"per_device_\w*|gradient_accumulation_steps|gradient_checkpointing\w*|activation_\w*|accelerator_config|"
-    r"deepspeed|parallelism_config|torch_empty_cache_steps|skip_memory_metrics|metric_for_best_model|greater_is_better"
+    r"(logging|save|eval|hub|push|trackio|ddp|fsdp|dataloader_(?!drop_last))\w*|log_\w*|"
+    r"batch_eval_metrics|include_\w*|report_to|project|run_name|disable_tqdm|do_\w+|access|overwrite|"
+    r"world_size|verify|peak_tflops|allow_\w*|max_loss_jump|output_dir|rows|blocks|model_name_or_path|"
+    r"model_revision|chat_template_path|resume_from_checkpoint|restore_callback_states_from_checkpoint|"
+    r"local_rank|use_cpu|per_device_\w*|gradient_accumulation_steps|gradient_checkpointing\w*|"
+    r"activation_\w*|accelerator_config|deepspeed|parallelism_config|torch_empty_cache_steps|"
+    r"skip_memory_metrics|metric_for_best_model|greater_is_better"
 )
 
 

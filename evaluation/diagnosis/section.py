@@ -129,7 +129,8 @@ def wilson(cell: dict) -> str:
 def difference(cell: dict) -> str:
     if cell["difference"] is None:
         return "not judged"
-    return f"{cell['difference']:+.3f} ({cell['low']:+.3f} to {cell['high']:+.3f}); {cell['only_first']}:{cell['only_second']}, p {cell['p']:.3f}"
+    interval = f"{cell['difference']:+.3f} ({cell['low']:+.3f} to {cell['high']:+.3f})"
+    return f"{interval}; {cell['only_first']}:{cell['only_second']}, p {cell['p']:.3f}"
 
 
 def interval(cell: dict) -> str:

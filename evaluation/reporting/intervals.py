@@ -1,4 +1,4 @@
-"""Intervals where the bootstrap has no spread, in the form of the report's cells (the rule: metrics.with_width)."""
+"""Intervals where the bootstrap has no spread, as cells of the report (the rule: metrics.with_width)."""
 
 from evaluation.scoring import metrics
 

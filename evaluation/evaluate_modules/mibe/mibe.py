@@ -1,10 +1,12 @@
-"""The strict metrics as a module of the `evaluate` library, loaded offline from this folder, with the repository on PYTHONPATH:
+"""The strict metrics as a module of the `evaluate` library, loaded offline from this folder, with the
+repository on PYTHONPATH:
 
     metric = evaluate.load("./evaluation/evaluate_modules/mibe", "choice")
     metric.compute(predictions=["Answer: C"], references=["C"], choices=["A", "B", "C"])
 
-The second argument is the scoring: choice, labels, span, entities or summary. `choices` are the labels or entity types, where the scoring has
-them. The texts are kept in memory, whatever is asked: the library's own way is a file in the user's cache.
+The second argument is the scoring: choice, labels, span, entities or summary. `choices` are the labels or
+entity types, where the scoring has them. The texts are always kept in memory: by default the library writes
+them to a file in the user's cache.
 """
 
 import datasets
@@ -22,7 +24,8 @@ class Mibe(evaluate.Metric):
     def _info(self):
         if self.config_name not in SCORINGS:
             raise ValueError(
-                f"no scoring '{self.config_name}'. Next: evaluate.load(PATH, SCORING) with one of {', '.join(SCORINGS)}"
+                f"no scoring '{self.config_name}'. Next: evaluate.load(PATH, SCORING) with one of "
+                f"{', '.join(SCORINGS)}"
             )
         text = datasets.Value("string")
         return evaluate.MetricInfo(
