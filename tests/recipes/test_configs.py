@@ -35,7 +35,7 @@ def test_a_run_of_your_own_names_its_machine(target):
     """What make would do: a YAML that is not the demo's is not started on this CPU in passing."""
 
     def planned(*given):
-        command = ["make", "-n", "-o", ".venv/.installed", target, "GPU=h100", *given]
+        command = ["make", "-n", "--no-print-directory", "-o", ".venv/.installed", target, "GPU=h100", *given]
         return subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"MAKEFLAGS": ""}
         )
@@ -59,7 +59,7 @@ def test_a_run_of_your_own_names_its_machine(target):
     ],
 )
 def test_without_arguments_a_stage_is_the_demos_and_names_the_line_of_your_own(target, stage):
-    command = ["make", "-n", "-o", ".venv/.installed", target]
+    command = ["make", "-n", "--no-print-directory", "-o", ".venv/.installed", target]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ | {"MAKEFLAGS": ""}
     )
