@@ -1,7 +1,7 @@
 """Credentialed text stays on the machine: each way out that is known is tried."""
 
-import contextlib
 import _socket
+import contextlib
 import json
 import os
 import shutil
