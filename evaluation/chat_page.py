@@ -51,15 +51,17 @@ def application(chat, notice: str):
 
     async def pieces(ids):
         stop = threading.Event()
+        answered = chat.answer(ids, stop)
         try:
             async with one_at_a_time:
-                async for piece in iterate_in_threadpool(chat.answer(ids, stop)):
+                async for piece in iterate_in_threadpool(answered):
                     yield piece
         except (asyncio.CancelledError, GeneratorExit):
             print("The browser was closed: its answer was stopped.", flush=True)
             raise
         finally:
             stop.set()
+            answered.close()
 
     near = [Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])]
     routes = [Route("/", show), Route("/answer", answer, methods=["POST"])]
