@@ -32,7 +32,7 @@ from data_prep.files import read_json
 from data_prep.schema import BadInput
 from evaluation.generate import keep_on_site
 from evaluation.models import wrapper
-from evaluation.models.registry import Entry, read_entry
+from evaluation.models.registry import Entry, access_of, read_entry
 
 NEEDS = ("fastapi", "openai", "uvicorn")
 GGUF = "python convert_hf_to_gguf.py {folder} --outfile {folder}/model.gguf --outtype auto"
@@ -45,7 +45,9 @@ COMMANDS = {  # untried; {template}: arguments where the wrapper is not the toke
     "ollama": [
         GGUF,
         "printf 'FROM %s\\n' {folder}/model.gguf > {folder}/Modelfile",
-        "ollama create {name} -f {folder}/Modelfile",
+        "OLLAMA_HOST={host}:{port} ollama serve  # and in another terminal:",
+        "OLLAMA_HOST={host}:{port} ollama create {name} -f {folder}/Modelfile",
+        "OLLAMA_HOST={host}:{port} ollama show --template {name}  # {{{{ .Prompt }}}}: no wrapper found",
         "OLLAMA_HOST={host}:{port} ollama run {name}",
     ],
 }
@@ -94,10 +96,13 @@ def describe(entry: Entry, args) -> str:
     folder, url = entry.path.resolve(), f"http://{args.host}:{args.port}/v1"
     who = "this machine only" if egress.is_loopback(args.host) and args.host != "0.0.0.0" else "every machine"
     facts = f"backend=chat base_url={url}/chat/completions served={folder} path={folder}"
+    judge = f"JUDGE=openai:{folder}@{url}/chat/completions"
+    if (said := access_of(entry.path)) != entry.access:
+        judge = f'not before {folder}/run.json says {{"access": "{entry.access}"}}: its files say {said}'
     return (
         f"{url} serves {folder} (access: {entry.access}) to {who}; it asks for no key, and Ctrl-C ends it.\n"
-        f'evaluate: make evaluate MODEL=server TASKS=medqa ARGS="{facts} context={context_of(entry)}"\n'
-        f"as judge: JUDGE=openai:{folder}@{url}/chat/completions"
+        f'evaluate: make evaluate MODEL=server TASKS=medqa ARGS="{facts} access={entry.access} '
+        f'context={context_of(entry)}"\nas judge: {judge}'
     )
 
 
@@ -111,18 +116,15 @@ def other_server(entry: Entry, args, template: str | None) -> str:
         extra = TEMPLATE[args.backend].format(shlex.quote(str(file)))
     names = {"folder": shlex.quote(str(entry.path.resolve())), "name": shlex.quote(entry.name.lower())}
     names |= {"host": args.host, "port": args.port, "template": extra}
-    lines = [
-        line.format(**names, host=args.host, port=args.port, template=extra)
-        for line in COMMANDS[args.backend]
-    ]
-    return "\n".join([f"# {args.backend}: untried here; in an environment of its own", *lines])
+    lines = [line.format_map(names) for line in COMMANDS[args.backend]]
+    return "\n".join([f"# {args.backend}: untried; in an environment of its own", *lines])
 
 
 def serve(entry: Entry, args, template: str | None) -> None:
     """Run the server until it is interrupted."""
-    given = {"chat_template_kwargs": json.dumps({"chat_template": template})} if template else {}
     from transformers.cli.serve import Serve
 
+    given = {"chat_template_kwargs": json.dumps({"chat_template": template})} if template else {}
     print(describe(entry, args), flush=True)
     where = {"host": args.host, "port": args.port, "device": args.device, "dtype": args.dtype}
     Serve(force_model=str(entry.path.resolve()), **where, **given)
@@ -137,16 +139,17 @@ def main(argv=None):
         check_host(entry, args.host)
         check_port(args.host, args.port)
         if "@" in str(entry.path.resolve()):
-            raise BadInput(
-                f"{entry.path}: transformers serve reads '@' as a revision. Next: rename the folder"
-            )
+            raise BadInput(f"{entry.path}: servers read '@' as a revision. Next: rename the folder")
         keep_on_site(None, entry, [])
         lacking = [name for name in NEEDS if not importlib.util.find_spec(name)]
         if args.backend == "transformers" and lacking:
             raise BadInput(f"{lacking[0]} is not installed. Next: pip install -r requirements-serve.txt")
         with tempfile.TemporaryDirectory() as nothing:  # the server lists and loads no model of a Hub's cache
             os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": nothing, "DO_NOT_TRACK": "1"}
-            template = wrapper.served_template(wrapper.open_tokenizer(entry), entry)
+            tokenizer = wrapper.open_tokenizer(entry)
+            template = wrapper.served_template(tokenizer, entry)
+            if tokenizer.eos_token_id not in wrapper.stops(entry.path):
+                print(f"note: its generation_config.json does not stop at {tokenizer.eos_token}", flush=True)
             if args.backend == "transformers":
                 serve(entry, args, template)
             else:

@@ -59,3 +59,14 @@ def served_template(tokenizer, entry) -> str | None:
     if not adds and not entry.chat_template:
         return None
     return ("{{ bos_token }}" if adds else "") + tokenizer.get_chat_template()
+
+
+def stops(folder) -> set[int]:
+    """The EOS of a model's generation_config.json; none without that file."""
+    from transformers import GenerationConfig
+
+    try:
+        given = GenerationConfig.from_pretrained(folder).eos_token_id
+    except OSError:
+        return set()
+    return set(given if isinstance(given, list) else [given]) - {None}
