@@ -8,7 +8,13 @@ def open_tokenizer(entry):
     any."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(entry.path, trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(entry.path, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise BadInput(
+            f"{entry.path}: its tokenizer cannot be read ({' '.join(str(error).split())[:100]}). Next: put "
+            f"its base's tokenizer.json and tokenizer_config.json there"
+        ) from error
     tokenizer.chat_template = entry.chat_template or tokenizer.chat_template
     if not tokenizer.chat_template:
         raise BadInput(

@@ -122,12 +122,19 @@ def test_an_interrupted_answer_is_stopped_and_forgotten(world, monkeypatch, caps
 
 
 def test_what_cannot_be_talked_to_is_refused_in_a_sentence(world, tmp_path):
+    (tmp_path / "gguf").mkdir()
+    (tmp_path / "gguf/model.gguf").touch()
+    (tmp_path / "mute").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "mute" / name).symlink_to(world / "own" / name)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         for arguments, said in (
             ([world / "bare"], "has no chat template, .*Next: chat_template=FILE"),
+            ([tmp_path / "gguf"], "model.gguf: weights of llama.cpp; .*Next: the folder that it was made of"),
+            ([tmp_path / "mute"], "mute: its tokenizer cannot be read .*Next: put its base's tokenizer.json"),
             ([tmp_path / "none"], "none: no model here.*Next: "),
             (["gpt-4-0314"], "is on a server. Next: "),
             ([world / "own", "--max_new_tokens", 0], "--max_new_tokens must be 1 or more"),
