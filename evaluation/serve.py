@@ -137,13 +137,14 @@ def main(argv=None):
         if entry.on_server:
             raise BadInput(f"--model {args.model}: is on a server already. Next: path=DIR, a folder")
         check_host(entry, args.host)
-        check_port(args.host, args.port)
         if "@" in str(entry.path.resolve()):
             raise BadInput(f"{entry.path}: servers read '@' as a revision. Next: rename the folder")
         keep_on_site(None, entry, [])
         lacking = [name for name in NEEDS if not importlib.util.find_spec(name)]
-        if args.backend == "transformers" and lacking:
-            raise BadInput(f"{lacking[0]} is not installed. Next: pip install -r requirements-serve.txt")
+        if args.backend == "transformers":
+            if lacking:
+                raise BadInput(f"{lacking[0]} is not installed. Next: pip install -r requirements-serve.txt")
+            check_port(args.host, args.port)
         with tempfile.TemporaryDirectory() as nothing:  # the server lists and loads no model of a Hub's cache
             os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": nothing, "DO_NOT_TRACK": "1"}
             tokenizer = wrapper.open_tokenizer(entry)

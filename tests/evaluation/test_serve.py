@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -65,8 +66,8 @@ def test_a_credentialed_model_listens_on_the_loopback_only(world, host):
 
 
 def test_what_cannot_be_served_is_refused_in_a_sentence(world, tmp_path, monkeypatch):
-    (tmp_path / "a@b").symlink_to(world / "own")
-    monkeypatch.setattr(serve, "NEEDS", ("fastapi_that_is_absent",))
+    shutil.copytree(world / "own", tmp_path / "a@b")
+    monkeypatch.setattr(serve, "NEEDS", ())
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -75,11 +76,14 @@ def test_what_cannot_be_served_is_refused_in_a_sentence(world, tmp_path, monkeyp
             (["gpt-4-0314"], "is on a server already. Next: path=DIR"),
             ([world / "own", "--port", port], f"port {port} of 127.0.0.1: .*Next: another --port"),
             ([world / "own", "--port", 99999], "port 99999 .*Next: another --port"),
-            ([world / "own"], "fastapi_that_is_absent is not installed. Next: .*requirements-serve.txt"),
+            ([tmp_path / "a@b"], "servers read '@' as a revision. Next: "),
             ([world / "bare", "--backend", "vllm"], "has no chat template.*Next: chat_template=FILE"),
         ):
             with pytest.raises(SystemExit, match=f"^error: [^\n]*{said}"):
                 run(*arguments)
+    monkeypatch.setattr(serve, "NEEDS", ("fastapi_that_is_absent",))
+    with pytest.raises(SystemExit, match="fastapi_that_is_absent is not installed. .*requirements-serve.txt"):
+        run(world / "own")
 
 
 def test_the_commands_of_other_servers_name_the_folder_and_the_wrapper(world, tmp_path, monkeypatch, capsys):
