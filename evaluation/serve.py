@@ -35,6 +35,7 @@ from evaluation.models import wrapper
 from evaluation.models.registry import Entry, access_of, read_entry
 
 NEEDS = ("fastapi", "openai", "uvicorn")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 GGUF = "python convert_hf_to_gguf.py {folder} --outfile {folder}/model.gguf --outtype auto"
 COMMANDS = {  # untried; {template}: arguments where the wrapper is not the tokenizer's own
     "vllm": [
@@ -79,22 +80,21 @@ def check_port(host: str, port: int) -> None:
 
 def check_host(entry: Entry, host: str) -> None:
     """BadInput where a credentialed model would listen to other machines."""
-    if entry.access == "credentialed" and not (egress.is_loopback(host) and host not in ("0.0.0.0", "::")):
+    if entry.access == "credentialed" and host not in LOOPBACK:
         raise BadInput(
             f"{entry.path}: is credentialed, and {host} would let other machines ask it. Next: leave --host "
             f"out, and reach 127.0.0.1 through ssh -L"
         )
 
 
-def context_of(entry: Entry) -> int | None:
-    """Tokens of the model's context."""
-    positions = read_json(entry.path / "config.json").get("max_position_embeddings")
-    return min(filter(None, (entry.context, positions)), default=None)
-
-
 def describe(entry: Entry, args) -> str:
-    folder, url = entry.path.resolve(), f"http://{args.host}:{args.port}/v1"
-    who = "this machine only" if egress.is_loopback(args.host) and args.host != "0.0.0.0" else "every machine"
+    """What is served where, to whom, and the commands that ask it."""
+    folder, url = (
+        entry.path.resolve(),
+        f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{args.port}/v1",
+    )
+    context = entry.context or read_json(folder / "config.json").get("max_position_embeddings")
+    who = "this machine only" if args.host in LOOPBACK else "every machine that reaches it"
     facts = f"backend=chat base_url={url}/chat/completions served={folder} path={folder}"
     judge = f"JUDGE=openai:{folder}@{url}/chat/completions"
     if (said := access_of(entry.path)) != entry.access:
@@ -102,7 +102,7 @@ def describe(entry: Entry, args) -> str:
     return (
         f"{url} serves {folder} (access: {entry.access}) to {who}; it asks for no key, and Ctrl-C ends it.\n"
         f'evaluate: make evaluate MODEL=server TASKS=medqa ARGS="{facts} access={entry.access} '
-        f'context={context_of(entry)}"\nas judge: {judge}'
+        f'context={context}"\nas judge: {judge}'
     )
 
 

@@ -57,7 +57,7 @@ def test_the_served_wrapper_gives_the_ids_of_evaluation(world, monkeypatch, mode
 
 
 @pytest.mark.guarantee("Credentialed data", "A credentialed model is served to this machine only.")
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "::ffff:0.0.0.0", "10.1.2.3"])
 def test_a_credentialed_model_listens_on_the_loopback_only(world, host):
     with pytest.raises(SystemExit, match=r"is credentialed, and .* would let other machines ask it. Next: "):
         run(world / "own", "access=credentialed", "--host", host)
@@ -105,6 +105,9 @@ def test_a_judge_is_not_offered_before_the_folder_says_its_class(world):
     entry = read_entry("me-llama-13b-chat", [f"path={world / 'bare'}"])
     args = serve.make_parser().parse_args(["--model", "x"])
     said = serve.describe(entry, args)
+    assert "every machine" in serve.describe(
+        entry, serve.make_parser().parse_args(["--model", "x", "--host", "::"])
+    )
     assert "this machine only" in said and "not before" in said and "access=credentialed" in said
     said = serve.describe(read_entry(str(world / "own")), args)
     assert f"JUDGE=openai:{world / 'own'}@http://127.0.0.1:8000/v1/chat/completions" in said
