@@ -42,10 +42,8 @@ class Chat:
         import torch
         from transformers import StoppingCriteriaList, TextIteratorStreamer
 
-        streamer, failed = (
-            TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
-            [],
-        )
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        failed = []
         room = self.context - len(ids) if self.context else self.args.max_new_tokens
         sampled = {"temperature": self.args.temperature} if self.args.temperature else {}
         prompt = torch.tensor([ids], device=self.model.device)
@@ -60,7 +58,7 @@ class Chat:
                     attention_mask=torch.ones_like(prompt),
                     max_new_tokens=min(self.args.max_new_tokens, room),
                     do_sample=bool(sampled),
-                    eos_token_id=sorted(self.stops),
+                    eos_token_id=sorted(self.stops) or None,
                     pad_token_id=self.tokenizer.pad_token_id,
                     stopping_criteria=StoppingCriteriaList([stopped]),
                     streamer=streamer,

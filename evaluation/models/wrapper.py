@@ -1,5 +1,6 @@
 """The prompt wrapper of a model: one rule, so that evaluation, chat and servers ask the same token ids."""
 
+from data_prep.files import read_json
 from data_prep.schema import BadInput
 
 
@@ -68,11 +69,7 @@ def served_template(tokenizer, entry) -> str | None:
 
 
 def stops(folder) -> set[int]:
-    """The EOS of a model's generation_config.json; none without that file."""
-    from transformers import GenerationConfig
-
-    try:
-        given = GenerationConfig.from_pretrained(folder).eos_token_id
-    except OSError:
-        return set()
+    """The EOS at which a server stops: of generation_config.json, or without that file of config.json."""
+    files = [folder / name for name in ("generation_config.json", "config.json")]
+    given = next((read_json(file).get("eos_token_id") for file in files if file.is_file()), None)
     return set(given if isinstance(given, list) else [given]) - {None}

@@ -113,6 +113,15 @@ def test_a_judge_is_not_offered_before_the_folder_says_its_class(world):
     assert f"JUDGE=openai:{world / 'own'}@http://127.0.0.1:8000/v1/chat/completions" in said
 
 
+def test_a_wrapper_that_a_server_would_not_stop_after_is_said(world, tmp_path, capsys):
+    run(world / "own", "--backend", "vllm")
+    assert "does not stop" not in capsys.readouterr().out
+    shutil.copytree(world / "own", tmp_path / "on")
+    (tmp_path / "on/generation_config.json").write_text(json.dumps({"eos_token_id": [0]}))
+    run(tmp_path / "on", "--backend", "vllm")
+    assert "generation_config.json does not stop at </s>" in capsys.readouterr().out
+
+
 # ---------------------------------------------------------------- end to end
 LACKING = [name for name in serve.NEEDS if not importlib.util.find_spec(name)]
 served_for_real = pytest.mark.skipif(
