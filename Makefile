@@ -27,8 +27,8 @@ $(VENV)/.installed: requirements.txt constraints.txt
 	@echo "Set-up in $(VENV): downloads, unpacks and compiles torch, transformers and others; minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -r requirements.txt && { $(COMPILE); touch $@; }
-$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
-	$(PIP) -r requirements-dev.txt && { $(COMPILE); touch $@; }
+$(VENV)/.installed-%: requirements-%.txt $(VENV)/.installed
+	$(PIP) -r $< && { $(COMPILE); touch $@; }
 constraints:  ## write constraints.txt: the version of each package that a fresh set-up would bring along today
 	$(PYTHON) -m pip install --dry-run --ignore-installed --quiet --report - -r requirements.txt -r requirements-dev.txt \
 		| $(PYTHON) -c 'import json, sys; print(*sorted("{name}=={version}".format(**item["metadata"]).lower().split("+")[0] \
@@ -111,6 +111,10 @@ else
 		--tasks $(call need,TASKS,MODEL=$(MODEL) TASKS=medqa) --out outputs/evaluation/$(NAME) $(ARGS)
 	$(PY) -m evaluation.score outputs/evaluation/$(NAME)
 endif
+chat:  ## MODEL=DIR [WEB=yes ARGS="--system TEXT"]: talk to a model, in the terminal or on a page of this machine
+	@$(PY) -m evaluation.chat --model $(call need,MODEL,MODEL=outputs/demo/chat) $(if $(WEB),--web) $(ARGS)
+serve: | $(VENV)/.installed-serve  ## MODEL=DIR [BACKEND=transformers|vllm|llama.cpp|ollama ARGS=]: an OpenAI-compatible server
+	$(PY) -m evaluation.serve --model $(call need,MODEL,MODEL=outputs/demo/chat) --backend $(or $(BACKEND),transformers) $(ARGS)
 bertscore:  ## MODEL=DIR ENCODER=DIR [ARGS=]: BERTScore of generated summaries, then their scores
 	$(PY) -m evaluation.bertscore outputs/evaluation/$(NAME) --model $(call need,ENCODER,MODEL=DIR ENCODER=DIR) $(ARGS)
 	$(PY) -m evaluation.score outputs/evaluation/$(NAME)

@@ -642,7 +642,7 @@ def ask(args, cached, tasks: dict, fitting: dict, chat: bool, entry: Entry) -> t
     except server.Gone as error:
         raise BadInput(
             f"{entry.base_url}: stopped answering ({error}); {len(cached.known)} answers are kept. Next: "
-            f"see to the server, then the same command again"
+            f"{server.advice(str(error))}"
         ) from error
 
 
@@ -656,10 +656,12 @@ def set_aside(
             task = names[name]
             row = todo[task][number]["id"]
             if not args.allow_failed:
+                from evaluation.models import server
+
                 raise BadInput(
                     f"{task}: {len(failed)} requests failed, the first for row {row} ({reason}); {kept} "
-                    f"answers are kept. "
-                    "Next: the same command again, or with --allow_failed to score these rows as wrong"
+                    f"answers are kept. Next: {server.advice(reason)}, or --allow_failed to score these "
+                    f"rows as wrong"
                 )
             if number in fitting[name]:
                 fitting[name].remove(number)

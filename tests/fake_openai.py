@@ -10,6 +10,7 @@ with FakeServer(model="m") as server:
     server.dead_after = 5       from the 6th on every connection is closed
     server.requests             [(path, body)]
     server.others               more entries of its list of models
+    server.list                 (body, status) in place of that list
 """
 
 import json
@@ -19,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 class FakeServer:
     def __init__(self, model="fake", **listed):
-        self.model, self.listed, self.others = model, listed, []
+        self.model, self.listed, self.others, self.list = model, listed, [], None
         self.requests, self.faults, self.dead_after, self.authorization = [], {}, None, None
         self.reply = lambda prompt: "The answer is A"
         self.refuse = lambda prompt: None  # a prompt -> an HTTP status, or None
@@ -35,7 +36,7 @@ class FakeServer:
 
             def do_GET(self):
                 fake.authorization = self.headers.get("Authorization")
-                self.send({"data": [*fake.others, {"id": fake.model, **fake.listed}]})
+                self.send(*(fake.list or [{"data": [*fake.others, {"id": fake.model, **fake.listed}]}]))
 
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

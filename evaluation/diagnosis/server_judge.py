@@ -91,7 +91,7 @@ class ServerJudge(Judge):
                     if answer.get("closed") or in_a_row >= server.ENOUGH:
                         raise BadInput(
                             f"{self.entry.base_url}: {answer['failed']}; {answered} verdicts were kept. "
-                            f"Next: see to the server, then the same command"
+                            f"Next: {server.advice(answer['failed'])}"
                         )
             finally:
                 pool.shutdown(cancel_futures=True)

@@ -273,6 +273,12 @@ def check_folder(folder: Path) -> None:
                 f"{folder}: an adapter, not a whole model. Next: python recipes/merge_adapter.py --adapter "
                 f"{folder} --output_dir MERGED"
             )
+        if gguf := next(folder.glob("*.gguf"), None):
+            raise BadInput(
+                f"{gguf}: weights of llama.cpp; only safetensors are read. Next: the folder that it was made "
+                f"of, or from_pretrained(..., gguf_file='{gguf.name}', quantization_config=GgufConfig("
+                f"dequantize=True)) and save_pretrained, of model and tokenizer"
+            )
         raise BadInput(
             f"{folder}: no model here (no config.json). Next: train one with recipes/, or give the folder "
             f"of one"

@@ -6,13 +6,15 @@ asked, and `Failed` names it at the end. If the server is gone, or answers nothi
 run. Every answer that came is in the response cache by then, so the same command resumes there.
 
 With a tokenizer, the completions endpoint is sent token ids: the prompt that was counted is the prompt that
-is read.
+is read. A server that refuses ids, as `transformers serve` does, is sent the text that its tokenizer turns
+into the same ids.
 """
 
 import asyncio
 import copy
 import json
 import os
+import re
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -24,11 +26,20 @@ from transformers import AutoTokenizer
 
 from data_prep import egress
 from data_prep.schema import BadInput, strictest
+from evaluation.models import wrapper
 from evaluation.models.registry import access_of
 
 PAUSES = (1, 2, 4, 8, 16, 32)  # seconds before a request is tried again
 REFUSED = (400, 413, 422)  # this request will never be answered
-CLOSED = (401, 403, 404)  # no request will
+CLOSED = (401, 403, 404, 501)  # no request will
+NO_LIKELIHOODS = "its answers hold no logprobs of the prompt"
+ADVICE = {  # HTTP status: what to do next
+    400: "correct what it complains of (name, address, length of the prompts)",
+    401: "export OPENAI_API_KEY=..., then the same command again",
+    404: "correct the name of the model or the address of the endpoint",
+    429: "wait, then the same command again",
+}
+ADVICE |= dict.fromkeys(REFUSED, ADVICE[400]) | {403: ADVICE[401]}
 ENOUGH = 20  # failed requests and not one answer: the run stops
 CONCURRENT = 8  # requests under way at once
 TIMEOUT = 600  # seconds for one answer
@@ -53,6 +64,14 @@ class Failed(Exception):
         self.requests = requests
 
 
+def advice(problem: str) -> str:
+    """What to do about `problem`, which begins with its HTTP status if it has one."""
+    if problem == NO_LIKELIHOODS:
+        return "--tasks without those that end in _ll, or a server that gives them, as vLLM does"
+    status = re.match(r"HTTP (\d+)", problem)
+    return ADVICE.get(int(status[1]) if status else None, "see to the server, then the same command again")
+
+
 class _Patient:
     """Mixed into a client of the harness. A request holds one prompt, and `num_concurrent` of them (at least
     2) are under way at once."""
@@ -68,7 +87,11 @@ class _Patient:
             timeout=timeout,
             **arguments,
         )
-        self.answered, self.failed, self.gone = 0, {}, None
+        self.answered, self.failed, self.gone, self.takes_text = 0, {}, None, False
+
+    def text_of(self, messages, request) -> str | None:
+        """The text to send where token ids are refused."""
+        return None
 
     async def amodel_call(
         self, session, sem, messages, *, generate=True, cache_keys=None, ctxlens=None, gen_kwargs=None, **_
@@ -81,12 +104,18 @@ class _Patient:
         )
         if not payload.get("stop", True):
             del payload["stop"]  # some servers answer HTTP 500 to an empty list
-        answered_before, unreachable = None, False
+        answered_before, unreachable, text = None, False, None
         for pause in (*PAUSES, None):
             async with sem:
                 if self.gone:
                     break
+                if self.takes_text and (text := self.text_of(messages, cache_keys[0])):
+                    payload["prompt"] = text
                 answers, problem, status = await self._ask(session, payload, messages, ctxlens, generate)
+                if status in REFUSED and not text and (text := self.text_of(messages, cache_keys[0])):
+                    payload["prompt"] = text
+                    answers, problem, status = await self._ask(session, payload, messages, ctxlens, generate)
+                    self.takes_text = self.takes_text or answers is not None
             if answers is not None:
                 self.answered += 1
                 self.cache_hook.add_partial(
@@ -131,6 +160,8 @@ class _Patient:
                     None,
                     200,
                 )
+            if not outputs["choices"][0].get("logprobs"):
+                return None, NO_LIKELIHOODS, 501
             return self.parse_logprobs(outputs=outputs, tokens=messages, ctxlens=ctxlens), None, 200
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             return None, f"an answer of another form ({type(error).__name__}: {error})", 200
@@ -189,14 +220,21 @@ class Completions(_Patient, LocalCompletionsAPI):
             self.tokenizer.chat_template = entry.chat_template
 
     def tok_encode(self, string, **_):
-        """As the harness's local backend has it: BOS once, whether the wrapper writes it or the tokenizer
-        adds it."""
         if self.tokenizer is None:
             return [string]
         if not isinstance(string, str):
             return [self.tok_encode(one) for one in string]
-        bos = self.tokenizer.bos_token
-        return self.tokenizer(string, add_special_tokens=not (bos and string.startswith(bos))).input_ids
+        return wrapper.encode(self.tokenizer, string)
+
+    def text_of(self, messages, request) -> str | None:
+        """The text that a server turns into these token ids: it adds the BOS that the tokenizer adds."""
+        if self.tokenizer is None:
+            return None
+        text = "".join(part for part in request if isinstance(part, str))
+        for sent in (text, text.removeprefix(self.tokenizer.bos_token or "")):
+            if self.tokenizer(sent).input_ids == list(messages[0]):
+                return sent
+        return None
 
     def count(self, context: str, continuation: str = "") -> int | None:
         return None if self.tokenizer is None else len(self.tok_encode(context + continuation))
@@ -209,38 +247,45 @@ def opener(entry, *handlers):
 
 
 def look(entry) -> dict:
-    """What the server says of the model in its list of models ({} if it has no such list); `entry` takes the
-    class of the folders of this machine that the list names as its root and its parent's, as vLLM does.
-    BadInput if it is not there, wants a key, or serves other models."""
+    """What the server says of the model in its list of models ({} if it has no such list, which is printed);
+    `entry` takes the class of the folders of this machine that the list names as its root and its parent's,
+    as vLLM does, or whose path is its name, as evaluation.serve has it. BadInput if it is not there, wants a
+    key, or serves other models."""
+    if egress.is_loopback(egress.host_of(entry.base_url)) and os.path.isdir(entry.served):
+        entry.access = strictest([entry.access, access_of(Path(entry.served))])
     url = entry.base_url.removesuffix("/").removesuffix("/completions").removesuffix("/chat") + "/models"
     request = urllib.request.Request(
         url, headers={"Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', '')}"}
     )
     try:
         with opener(entry).open(request, timeout=30) as response:
-            listed = json.load(response).get("data", [])
+            listed = json.load(response)["data"]
+        models = {
+            model["id"]: model
+            for model in listed
+            if isinstance(model, dict) and isinstance(model.get("id"), str)
+        }
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             raise BadInput(
                 f"{entry.base_url}: the server wants a key (HTTP {error.code}). Next: export "
                 f"OPENAI_API_KEY=..."
             ) from error
+        print(f"{url}: HTTP {error.code}; what it serves was not checked", flush=True)
         return {}
-    except (OSError, ValueError) as error:
-        if isinstance(error, ValueError):
-            return {}
+    except (ValueError, KeyError, TypeError) as error:
+        print(f"{url}: no list ({type(error).__name__}); what it serves was not checked", flush=True)
+        return {}
+    except OSError as error:
         reason = getattr(error, "reason", error)
         raise BadInput(
             f"{entry.base_url}: no server answers there ({reason}). Next: start it, or base_url=URL of its "
             f"endpoint"
         ) from error
-    models = {
-        model["id"]: model for model in listed if isinstance(model, dict) and isinstance(model.get("id"), str)
-    }
     if models and entry.served not in models:
         raise BadInput(
-            f"{entry.base_url}: serves {egress.printable(', '.join(models))}, not {entry.served}. Next: "
-            f"served=NAME"
+            f"{entry.base_url}: serves {egress.printable(', '.join(models))}, not {entry.served}. "
+            f"Next: served=NAME"
         )
     listed = models.get(entry.served, {})
     roots = [

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jinja2
 import yaml
+from transformers import AutoTokenizer
 
 from .files import PROVENANCE, listing
 from .licences import read_terms
@@ -52,7 +53,8 @@ SHOWN = (
 def write_papers(folder, facts, copies):
     bundle, licence = facts["access"] == "credentialed", facts["licence"]
     (folder / PROVENANCE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-    (folder / "README.md").write_text(render("card.md", facts | card(facts)))
+    wrapped = wrapped_prompt(folder / facts["name"] if bundle else folder) if facts["chat"] else None
+    (folder / "README.md").write_text(render("card.md", facts | card(facts) | {"wrapped": wrapped}))
     (folder / ("LICENSE.txt" if bundle else "LICENSE.md")).write_text(
         render("licence.md", licence | {"bundle": bundle})
     )
@@ -64,6 +66,14 @@ def write_papers(folder, facts, copies):
         (folder / "RECORDS").write_text(
             "".join(f"{path}\n" for path in listing(folder) if path.endswith(".safetensors"))
         )
+
+
+def wrapped_prompt(model):
+    """The card's question as the model's chat template writes it; None without a template, which verify
+    refuses."""
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    if tokenizer.chat_template:
+        return tokenizer.apply_chat_template(ASKED["chat"], tokenize=False, add_generation_prompt=True)
 
 
 def render(name, facts):
@@ -120,6 +130,7 @@ def card(facts):
         ),
         "sent": dict.fromkeys(f"{e['endpoint']}: {e['agreement']}, {e['person']}, {e['date']}" for e in sent),
         "asks": [f"{entry['asks']} ({', '.join(entry['by'])})" for entry in facts["licence"]["terms"]],
+        "tasks": sorted({record["task"] for record in manifests if isinstance(record.get("task"), str)}),
         "prompt": json.dumps(ASKED["chat" if facts["chat"] else "text"]),
         "inputs": f"tokenizer.apply_chat_template(prompt, {tensors})"
         if facts["chat"]

@@ -134,8 +134,7 @@ def test_a_server_that_lets_nobody_in_stops_the_run_and_keeps_what_it_said(tmp_p
     with FakeServer() as fake:
         fake.refuse = lambda prompt: 401
         with pytest.raises(
-            SystemExit,
-            match="HTTP 401: .*; 0 verdicts were kept. Next: see to the server, then the same command",
+            SystemExit, match="HTTP 401: .*; 0 verdicts were kept. Next: export OPENAI_API_KEY"
         ):
             run(tmp_path, f"openai:fake@{fake.url('chat')}")
     with pytest.raises(SystemExit, match="no server answers there"):

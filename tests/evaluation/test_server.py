@@ -178,6 +178,73 @@ def test_the_completions_endpoint_gets_token_ids_with_one_bos(world):
     assert all(ids[0] == tokenizer.bos_token_id and tokenizer.bos_token_id not in ids[1:] for ids in sent)
 
 
+def takes_text_only(prompt):
+    return None if isinstance(prompt, str) else 400
+
+
+@pytest.mark.parametrize("adds_bos", [True, False])
+def test_where_ids_are_refused_the_text_is_sent_that_gives_the_same_ids(world, adds_bos):
+    """As `transformers serve` does, whose tokenizer adds the BOS that it always adds."""
+    tokenizer = make_tokenizer(adds_bos=adds_bos)
+    tokenizer.chat_template = "{{ bos_token }}{{ messages[0]['content'] }}"
+    tokenizer.save_pretrained(world / "tokenizer")
+    changes = ("context=512", f"path={world / 'tokenizer'}")
+    with FakeServer() as fake:
+        fake.refuse, fake.reply = takes_text_only, lambda prompt: "B"
+        facts, rows = run(world, fake, endpoint="completions", changes=changes)
+        sent = {body["prompt"] for _, body in fake.requests if isinstance(body["prompt"], str)}
+    ids = {tuple(tokenizer("<s>" + row["prompt"], add_special_tokens=False).input_ids) for row in rows}
+    assert {tuple(tokenizer(text).input_ids) for text in sent} == ids and len(sent) == N
+    assert {row["output"] for row in rows} == {"B"} and facts["tasks"]["medqa"]["n_failed"] == 0
+    assert len(fake.requests) < 2 * N  # ids are offered until the first refusal is read
+
+
+def test_a_server_without_likelihoods_is_not_asked_for_them_again(world):
+    changes = ("context=512", f"path={world / 'tokenizer'}")
+    with FakeServer() as fake:
+        fake.completion = lambda prompt, body: {"index": 0, "text": "x"}
+        said = "its answers hold no logprobs .*Next: --tasks without those that end in _ll"
+        with pytest.raises(SystemExit, match=said):
+            run(world, fake, endpoint="completions", tasks="medqa_ll", preset="paper", changes=changes)
+        assert len(fake.requests) <= 2 * N
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (401, "export OPENAI_API_KEY"),
+        (404, "correct the name of the model"),
+        (400, "correct what it complains of"),
+    ],
+)
+def test_the_advice_fits_the_status(world, status, advice):
+    with FakeServer() as fake:
+        fake.refuse = lambda prompt: status
+        with pytest.raises(SystemExit, match=f"HTTP {status}.*Next: {advice}") as stop:
+            run(world, fake)
+        assert "same command again" not in str(stop.value) or status == 401
+
+
+@pytest.mark.parametrize("answer", [("no list", 500), ("<html>", 200), (json.dumps({"data": [3]}), 200)])
+def test_a_list_of_models_that_fails_is_said_and_the_model_is_asked(world, capsys, answer):
+    with FakeServer() as fake:
+        fake.reply, fake.list = letter, answer
+        _, rows = run(world, fake)
+    assert ("was not checked" in capsys.readouterr().out) == ("data" not in answer[0])
+    assert [row["output"] for row in rows] == [letter(row["prompt"]) for row in rows]
+
+
+def test_a_folder_as_the_served_name_says_the_class(world):
+    """As evaluation.serve has it: `transformers serve` lists no root."""
+    (world / "notes").mkdir()
+    (world / "notes" / "config.json").write_text(json.dumps({"access": "credentialed"}))
+    with FakeServer(model=str(world / "notes")) as fake:
+        entry = read_entry("server", ["backend=chat", f"base_url={fake.url('chat')}", f"served={fake.model}",
+                                      "access=public"])  # fmt: skip
+        server.look(entry)
+    assert entry.access == "credentialed"
+
+
 def test_without_a_tokenizer_the_text_is_sent_and_what_may_not_fit_is_counted(world, capsys):
     with FakeServer(max_model_len=40) as fake:  # bytes of the prompts: 12 to 41, and 8 new tokens
         fake.reply = lambda prompt: "B"

@@ -4,6 +4,7 @@ gets it.
 The runs are tiny models with run.json of run_record.py and manifests of data_prep; numbers in them are
 invented, and looked for in the card."""
 
+import ast
 import importlib
 import json
 import re
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
@@ -24,6 +26,7 @@ from data_prep.manifest import write_manifest
 from evaluation.models.registry import fingerprint
 from recipes.release import __main__ as command_line
 from recipes.release import build, licences, private, push, runs, verify
+from recipes.release.card import card, render
 from recipes.release.files import Refused
 from tests.tiny_model import make_model
 
@@ -235,6 +238,41 @@ def test_the_card_says_the_numbers_of_the_files(lab):
     ):
         assert said in card, said
     assert card.count("lora_") == 1, "only where LoRA was used"
+
+
+@pytest.mark.guarantee("Release", "The card's own code runs on the released folder, and both its ways agree.")
+def test_the_code_of_the_card_runs_and_its_prompt_is_the_trained_one(lab, monkeypatch, capsys):
+    monkeypatch.chdir(lab / "release")
+    card = Path("demo/README.md").read_text()
+    assert "the question below becomes\n\n```text\n<s>[INST] What is hypertension? [/INST]\n```" in card
+    found = {}
+    exec(re.search(r"```python\n(.*?)```", card, re.S)[1], found)
+    turns = ast.literal_eval(capsys.readouterr().out.splitlines()[0])
+    answer = found["tokens"][0][found["inputs"]["input_ids"].shape[1] :]
+    said = found["tokenizer"].decode(answer, skip_special_tokens=True)
+    assert turns[-1] == {"role": "assistant", "content": said} and len(answer) > 1
+
+
+def test_the_code_of_the_papers_release_page_runs(lab):
+    """`pipeline` and `AutoModelForCausalLM` on a folder, with plain text (PhysioNet, Me-LLaMA 1.0.0)."""
+    folder, prompt = str(lab / "release/demo"), "The medical condition is characterized by"
+    piped = transformers.pipeline("text-generation", model=folder)(prompt, num_return_sequences=1)
+    assert piped[0]["generated_text"].startswith(prompt) and piped[0]["generated_text"] != prompt
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    ids = tokenizer(prompt, return_tensors="pt").input_ids
+    tokens = model.generate(ids, max_length=50)[0]
+    assert ids.shape[1] < len(tokens) <= 50
+    assert tokenizer.decode(tokens, skip_special_tokens=True).startswith(prompt)
+
+
+@pytest.mark.parametrize(("tasks", "said"), [
+    (["medqa"], "data_prep/prompts of the recipes has the wording of medqa."), ([], "it continues what it is given."),
+])  # fmt: skip
+def test_the_card_of_a_model_without_a_wrapper_says_how_to_ask_it(lab, tasks, said):
+    facts = json.loads((lab / "release/demo/provenance.json").read_text()) | {"chat": False, "wrapped": None}
+    facts["manifests"] += [{"task": task} for task in tasks]
+    assert said in render("card.md", facts | card(facts))
 
 
 def test_no_decontamination_is_said(lab, monkeypatch):

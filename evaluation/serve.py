@@ -1,0 +1,166 @@
+"""Serve a model of this machine to OpenAI's clients, through `transformers serve`.
+
+    pip install -r requirements-serve.txt
+    python -m evaluation.serve --model outputs/demo/chat
+    python -m evaluation.serve --model outputs/demo/chat --backend vllm
+
+Reads   MODEL (models/registry.py): a folder, or a name of evaluation/models
+Writes  nothing; for the other backends outputs/serve/<name>.jinja where the wrapper is the entry's
+
+The server wraps messages as evaluation does (models/wrapper.py), decodes by the model's
+generation_config.json unless a request says otherwise, and knows the model by its folder, from which
+evaluation reads the access class. Nothing is fetched, and no other model can be loaded. It asks for no key:
+without --host only this machine reaches it, and a credentialed model is served no further.
+
+vLLM, llama.cpp and Ollama are not among the pinned packages: --backend prints their commands, for an
+environment of their own. They were not tried. A GGUF file goes into the model's folder, so that its class
+stays beside it.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import shlex
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+from data_prep import egress
+from data_prep.files import read_json
+from data_prep.schema import BadInput
+from evaluation.generate import keep_on_site
+from evaluation.models import wrapper
+from evaluation.models.registry import Entry, access_of, read_entry
+
+NEEDS = ("fastapi", "openai", "uvicorn")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+GGUF = "python convert_hf_to_gguf.py {folder} --outfile {folder}/model.gguf --outtype auto"
+COMMANDS = {  # untried; {template}: arguments where the wrapper is not the tokenizer's own
+    "vllm": [
+        "HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 vllm serve {folder} "
+        "--host {host} --port {port}{template}"
+    ],
+    "llama.cpp": [GGUF, "llama-server -m {folder}/model.gguf --host {host} --port {port} --jinja{template}"],
+    "ollama": [
+        GGUF,
+        "printf 'FROM %s\\n' {folder}/model.gguf > {folder}/Modelfile",
+        "OLLAMA_HOST={host}:{port} ollama serve  # and in another terminal:",
+        "OLLAMA_HOST={host}:{port} ollama create {name} -f {folder}/Modelfile",
+        "OLLAMA_HOST={host}:{port} ollama show --template {name}  # {{{{ .Prompt }}}}: no wrapper found",
+        "OLLAMA_HOST={host}:{port} ollama run {name}",
+    ],
+}
+TEMPLATE = {"vllm": " --chat-template {}", "llama.cpp": " --chat-template-file {}"}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", required=True, help="folder of a whole model, or a name of the registry")
+    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="path=DIR, access=credentialed, ...")
+    parser.add_argument("--backend", choices=("transformers", *COMMANDS), default="transformers")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda:0, ...")
+    parser.add_argument("--dtype", default="auto", help="type of the weights; auto: as stored")
+    return parser
+
+
+def check_port(host: str, port: int) -> None:
+    """BadInput unless a server can listen on `port` of `host`."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except (OSError, OverflowError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise BadInput(f"port {port} of {host}: {said}. Next: another --port, as --port 8001") from error
+
+
+def check_host(entry: Entry, host: str) -> None:
+    """BadInput where a credentialed model would listen to other machines."""
+    if entry.access == "credentialed" and host not in LOOPBACK:
+        raise BadInput(
+            f"{entry.path}: is credentialed, and {host} would let other machines ask it. Next: leave --host "
+            f"out, and reach 127.0.0.1 through ssh -L"
+        )
+
+
+def describe(entry: Entry, args) -> str:
+    """What is served where, to whom, and the commands that ask it."""
+    folder, url = (
+        entry.path.resolve(),
+        f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{args.port}/v1",
+    )
+    context = entry.context or read_json(folder / "config.json").get("max_position_embeddings")
+    who = "this machine only" if args.host in LOOPBACK else "every machine that reaches it"
+    facts = f"backend=chat base_url={url}/chat/completions served={folder} path={folder}"
+    judge = f"JUDGE=openai:{folder}@{url}/chat/completions"
+    if (said := access_of(entry.path)) != entry.access:
+        judge = f'not before {folder}/run.json says {{"access": "{entry.access}"}}: its files say {said}'
+    return (
+        f"{url} serves {folder} (access: {entry.access}) to {who}; it asks for no key, and Ctrl-C ends it.\n"
+        f'evaluate: make evaluate MODEL=server TASKS=medqa ARGS="{facts} access={entry.access} '
+        f'context={context}"\nas judge: {judge}'
+    )
+
+
+def other_server(entry: Entry, args, template: str | None) -> str:
+    """The commands of another server."""
+    extra = ""
+    if template and args.backend in TEMPLATE:
+        file = Path("outputs/serve", f"{entry.name}.jinja")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(template, encoding="utf-8")
+        extra = TEMPLATE[args.backend].format(shlex.quote(str(file)))
+    names = {"folder": shlex.quote(str(entry.path.resolve())), "name": shlex.quote(entry.name.lower())}
+    names |= {"host": args.host, "port": args.port, "template": extra}
+    lines = [line.format_map(names) for line in COMMANDS[args.backend]]
+    return "\n".join([f"# {args.backend}: untried; in an environment of its own", *lines])
+
+
+def serve(entry: Entry, args, template: str | None) -> None:
+    """Run the server until it is interrupted."""
+    from transformers.cli.serve import Serve
+
+    given = {"chat_template_kwargs": json.dumps({"chat_template": template})} if template else {}
+    print(describe(entry, args), flush=True)
+    where = {"host": args.host, "port": args.port, "device": args.device, "dtype": args.dtype}
+    Serve(force_model=str(entry.path.resolve()), **where, **given)
+
+
+def main(argv=None):
+    args = make_parser().parse_intermixed_args(argv)
+    try:
+        entry = read_entry(args.model, args.changes)
+        if entry.on_server:
+            raise BadInput(f"--model {args.model}: is on a server already. Next: path=DIR, a folder")
+        check_host(entry, args.host)
+        if "@" in str(entry.path.resolve()):
+            raise BadInput(f"{entry.path}: servers read '@' as a revision. Next: rename the folder")
+        keep_on_site(None, entry, [])
+        lacking = [name for name in NEEDS if not importlib.util.find_spec(name)]
+        if args.backend == "transformers":
+            if lacking:
+                raise BadInput(f"{lacking[0]} is not installed. Next: pip install -r requirements-serve.txt")
+            check_port(args.host, args.port)
+        with tempfile.TemporaryDirectory() as nothing:  # the server lists and loads no model of a Hub's cache
+            os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": nothing, "DO_NOT_TRACK": "1"}
+            tokenizer = wrapper.open_tokenizer(entry)
+            template = wrapper.served_template(tokenizer, entry)
+            if tokenizer.eos_token_id not in wrapper.stops(entry.path):
+                print(f"note: its generation_config.json does not stop at {tokenizer.eos_token}", flush=True)
+            if args.backend == "transformers":
+                serve(entry, args, template)
+            else:
+                print(other_server(entry, args, template))
+    except BadInput as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("stopped")
+
+
+if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput, network="clients connect to it")
+    main()

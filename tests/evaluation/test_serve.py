@@ -1,0 +1,206 @@
+"""A served model is asked the token ids that evaluation asks, and stays where its access class lets it be."""
+
+import importlib.util
+import json
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from evaluation import chat, generate, serve
+from evaluation.diagnosis.judges import PROMPT, make_judge
+from evaluation.models import wrapper
+from evaluation.models.conversation import Chat
+from evaluation.models.registry import read_entry
+from tests.tiny_model import REPO, make_model, make_tokenizer, read_jsonl, rows_of, write_rows
+
+ASKED = [{"role": "user", "content": "Which drug?\n"}]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("serve")
+    pairs = [(f"Question {i:02}, which drug{'?' * i}", "AB"[i % 2]) for i in range(8)]
+    write_rows(folder / "rows", "medqa", rows_of("medqa", "choice", pairs, choices=["A", "B"]))
+    make_model(folder / "own", positions=2048)
+    make_model(folder / "bare", template=False)
+    make_tokenizer("<|im_start|>", "<|im_end|>", False).save_pretrained(folder / "qwen")
+    make_tokenizer("<bos>", "<end_of_turn>").save_pretrained(folder / "gemma")
+    return folder
+
+
+def run(*arguments):
+    serve.main(["--model", *map(str, arguments)])
+
+
+@pytest.mark.guarantee("Serving", "A server is handed the wrapper that gives the token ids of evaluation.")
+@pytest.mark.parametrize(("model", "folder", "handed"), [
+    ("own", "own", False), ("llama-2-13b-chat", "bare", True), ("me-llama-13b-chat", "bare", True),
+    ("qwen3-8b", "qwen", True), ("medgemma-27b-text-it", "gemma", True),
+])  # fmt: skip
+def test_the_served_wrapper_gives_the_ids_of_evaluation(world, monkeypatch, model, folder, handed):
+    monkeypatch.setattr("evaluation.models.registry.check_folder", lambda folder: None)
+    entry = read_entry(*([str(world / model)] if model == folder else [model, [f"path={world / folder}"]]))
+    tokenizer = wrapper.open_tokenizer(entry)
+    template = wrapper.served_template(tokenizer, entry)
+    assert bool(template) == handed
+    served = tokenizer.apply_chat_template(ASKED, chat_template=template, add_generation_prompt=True)
+    assert served["input_ids"] == wrapper.prompt_ids(tokenizer, ASKED)
+
+
+@pytest.mark.guarantee("Credentialed data", "A credentialed model is served to this machine only.")
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "::ffff:0.0.0.0", "10.1.2.3"])
+def test_a_credentialed_model_listens_on_the_loopback_only(world, host):
+    with pytest.raises(SystemExit, match=r"is credentialed, and .* would let other machines ask it. Next: "):
+        run(world / "own", "access=credentialed", "--host", host)
+    with pytest.raises(SystemExit, match="credentialed, and"):
+        run("me-llama-13b-chat", f"path={world / 'bare'}", "--host", host, "--backend", "vllm")
+
+
+def test_what_cannot_be_served_is_refused_in_a_sentence(world, tmp_path, monkeypatch):
+    shutil.copytree(world / "own", tmp_path / "a@b")
+    monkeypatch.setattr(serve, "NEEDS", ())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for arguments, said in (
+            (["gpt-4-0314"], "is on a server already. Next: path=DIR"),
+            ([world / "own", "--port", port], f"port {port} of 127.0.0.1: .*Next: another --port"),
+            ([world / "own", "--port", 99999], "port 99999 .*Next: another --port"),
+            ([tmp_path / "a@b"], "servers read '@' as a revision. Next: "),
+            ([world / "bare", "--backend", "vllm"], "has no chat template.*Next: chat_template=FILE"),
+        ):
+            with pytest.raises(SystemExit, match=f"^error: [^\n]*{said}"):
+                run(*arguments)
+    monkeypatch.setattr(serve, "NEEDS", ("fastapi_that_is_absent",))
+    with pytest.raises(SystemExit, match="fastapi_that_is_absent is not installed. .*requirements-serve.txt"):
+        run(world / "own")
+
+
+def test_the_commands_of_other_servers_name_the_folder_and_the_wrapper(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for backend, program in (
+        ("vllm", "vllm serve"),
+        ("llama.cpp", "llama-server"),
+        ("ollama", "ollama create"),
+    ):
+        run("me-llama-13b-chat", f"path={world / 'bare'}", "--backend", backend, "--port", 8431)
+        said = capsys.readouterr().out
+        assert "untried" in said and program in said and str(world / "bare") in said
+        assert [shlex.split(line, comments=True) for line in said.splitlines()]
+        assert ("outputs/serve/me-llama-13b-chat.jinja" in said) == (backend != "ollama")
+    assert "Human:" in (tmp_path / "outputs/serve/me-llama-13b-chat.jinja").read_text()
+
+
+def test_a_judge_is_not_offered_before_the_folder_says_its_class(world):
+    entry = read_entry("me-llama-13b-chat", [f"path={world / 'bare'}"])
+    args = serve.make_parser().parse_args(["--model", "x"])
+    said = serve.describe(entry, args)
+    assert "every machine" in serve.describe(
+        entry, serve.make_parser().parse_args(["--model", "x", "--host", "::"])
+    )
+    assert "this machine only" in said and "not before" in said and "access=credentialed" in said
+    said = serve.describe(read_entry(str(world / "own")), args)
+    assert f"JUDGE=openai:{world / 'own'}@http://127.0.0.1:8000/v1/chat/completions" in said
+
+
+def test_a_wrapper_that_a_server_would_not_stop_after_is_said(world, tmp_path, capsys):
+    run(world / "own", "--backend", "vllm")
+    assert "does not stop" not in capsys.readouterr().out
+    shutil.copytree(world / "own", tmp_path / "on")
+    (tmp_path / "on/generation_config.json").write_text(json.dumps({"eos_token_id": [0]}))
+    run(tmp_path / "on", "--backend", "vllm")
+    assert "generation_config.json does not stop at </s>" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- end to end
+LACKING = [name for name in serve.NEEDS if not importlib.util.find_spec(name)]
+served_for_real = pytest.mark.skipif(
+    bool(LACKING), reason=f"no {', '.join(LACKING)} here. pip install -r requirements-serve.txt"
+)
+
+
+@pytest.fixture(scope="module")
+def server(world):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        "-m",
+        "evaluation.serve",
+        "--model",
+        str(world / "own"),
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+    ]
+    with open(world / "log", "w") as log:
+        process = subprocess.Popen([sys.executable, *command], cwd=REPO, stdout=log, stderr=log)
+    try:
+        while process.poll() is None:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
+                break
+            except urllib.error.URLError:
+                time.sleep(0.2)
+        assert process.poll() is None, (world / "log").read_text()
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
+def evaluate(world, out, preset, *model):
+    paths = ["--rows", world / "rows", "--tasks", "medqa", "--out", world / "eval" / out]
+    sizes = ["--preset", preset, "--batch_size", 1, "--max_new_tokens", 8]
+    generate.main([str(a) for a in ("--model", *model, *paths, *sizes)])
+    return [row["output"] for row in read_jsonl(world / "eval" / out / "medqa.jsonl")]
+
+
+@served_for_real
+@pytest.mark.parametrize(("preset", "backend", "endpoint"), [
+    ("chat", "chat", "chat/completions"), ("chat", "completions", "completions"),
+    ("paper", "completions", "completions"),
+])  # fmt: skip
+def test_a_served_model_answers_as_the_local_one(world, server, preset, backend, endpoint):
+    facts = [f"served={world / 'own'}", f"path={world / 'own'}", "context=2048"]
+    there = evaluate(world, f"{preset}-{backend}", preset, "server", f"backend={backend}",
+                     f"base_url={server}/{endpoint}", *facts)  # fmt: skip
+    assert there == evaluate(world, preset, preset, world / "own") and len(set(there)) > 1
+    assert (
+        json.loads((world / "eval" / f"{preset}-{backend}/run.json").read_text())["model_access"] == "gated"
+    )
+
+
+@served_for_real
+def test_a_served_model_judges_as_the_local_one(world, server):
+    judge = make_judge(f"openai:{world / 'own'}@{server}/chat/completions", PROMPT)
+    case = {"id": "1", "completion": "migraine", "access": "public", "license": "invented"}
+    [(place, verdict)] = judge.ask([("headache", case)])
+    args = chat.make_parser().parse_args(["--model", str(world / "own"), "--max_new_tokens", "64"])
+    here = Chat(read_entry(args.model), args)
+    ids = here.prompt([{"role": "user", "content": judge.question("headache", case)}])
+    assert verdict["raw"] == "".join(here.answer(ids, threading.Event())) and place == 0
+    assert verdict["model_access"] == "gated"
+
+
+@served_for_real
+def test_no_other_model_is_loaded(world, server):
+    body = {"model": "gpt2", "messages": ASKED}
+    request = urllib.request.Request(
+        f"{server}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(request)
+    with urllib.request.urlopen(f"{server}/models") as response:
+        assert json.load(response)["data"] == []
