@@ -138,14 +138,19 @@ def host_of(endpoint):
 def is_loopback(host):
     """Whether a name or address is this machine's loopback, or the unspecified address, which connects
     there."""
-    if host in ("localhost", "ip6-localhost"):
-        return True
+    address = _address(host)
+    return host in ("localhost", "ip6-localhost") or bool(
+        address and (address.is_loopback or address.is_unspecified)
+    )
+
+
+def _address(host):
+    """The address that a text spells (::ffff:127.0.0.1 is 127.0.0.1), None for a name."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return False
-    address = getattr(address, "ipv4_mapped", None) or address
-    return address.is_loopback or address.is_unspecified
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 # ---------------------------------------------------------------- the hook
@@ -228,8 +233,8 @@ def _addresses(hosts):
 
 
 def _accepts_this_machine_only(host):
-    named = host in ("localhost", "ip6-localhost")
-    return named or (is_loopback(host) and not ipaddress.ip_address(host).is_unspecified)
+    address = _address(host)
+    return host in ("localhost", "ip6-localhost") or bool(address and address.is_loopback)
 
 
 def _shut_down_connections():

@@ -100,6 +100,9 @@ ESCAPES = {
     "a redirect": "import urllib.request; urllib.request.urlopen(REDIRECTS)",
     "raw packets": "import socket; socket.socket(socket.AF_PACKET, socket.SOCK_RAW).bind(('eth0', 0))",
     "a listener": "import socket; socket.socket().bind(('0.0.0.0', 0))",
+    "a listener of mapped addresses": (
+        "import socket; socket.socket(socket.AF_INET6).bind(('::ffff:0.0.0.0', 0))"
+    ),
     "a listener on IPv6": "import socket; socket.socket(socket.AF_INET6).bind(('::', 0))",
     "a listener on every address": "import http.server; http.server.HTTPServer(('', 0), None)",
 }
