@@ -25,6 +25,7 @@ from tests.data_prep.test_blocks import MIXTURE, write_documents
 
 ROOT = Path(__file__).resolve().parent.parent
 SAFEGUARDS = ("callbacks.py", "checks.py", "run_record.py", "egress.py", "attention.py", "hardware.py")
+ALIGNMENT = ("alignment_checks.py", "alignment_callbacks.py")
 PRETRAIN = {
     "model_name_or_path": "backbone",
     "from_scratch": True,
@@ -87,7 +88,8 @@ SFT = {key: value for key, value in TASK.items() if key not in EVALUATION} | {
 
 def copied(folder, name, config):
     """argv of a copy of a recipe and its safeguards in `folder`, where nothing else of this repository is."""
-    for file in SAFEGUARDS:
+    more = ALIGNMENT if name in ("dpo", "grpo") else ()
+    for file in (*SAFEGUARDS, *more):
         shutil.copy(ROOT / "recipes" / file, folder)
     shutil.copy(ROOT / "recipes" / f"{name}.py", folder / f"my_{name}.py")
     file = folder / f"{name}_{Path(config.get('output_dir', 'run')).name}.yaml"
