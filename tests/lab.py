@@ -2,6 +2,7 @@
 rows and a trained base model."""
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -25,7 +26,8 @@ from tests.data_prep.test_blocks import MIXTURE, write_documents
 
 ROOT = Path(__file__).resolve().parent.parent
 SAFEGUARDS = ("callbacks.py", "checks.py", "run_record.py", "egress.py", "attention.py", "hardware.py")
-ALIGNMENT = ("alignment_checks.py", "alignment_callbacks.py")
+ALIGNMENT = ("alignment_checks.py", "alignment_callbacks.py", "reward_checks.py")
+REWARDS = ("rewards.py", "parsing.py")  # what grpo.py trains on: no safeguards
 PRETRAIN = {
     "model_name_or_path": "backbone",
     "from_scratch": True,
@@ -88,7 +90,7 @@ SFT = {key: value for key, value in TASK.items() if key not in EVALUATION} | {
 
 def copied(folder, name, config):
     """argv of a copy of a recipe and its safeguards in `folder`, where nothing else of this repository is."""
-    more = ALIGNMENT if name in ("dpo", "grpo") else ()
+    more = {"dpo": ALIGNMENT[:2], "grpo": (*ALIGNMENT, *REWARDS)}.get(name, ())
     for file in (*SAFEGUARDS, *more):
         shutil.copy(ROOT / "recipes" / file, folder)
     shutil.copy(ROOT / "recipes" / f"{name}.py", folder / f"my_{name}.py")
@@ -202,6 +204,7 @@ def killed(folder, name, config, micro_step):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(transformers.Trainer, "training_step", counted)
         recipe(folder, name, config)
+    gc.collect()  # the lock on the folder would have ended with the process
 
 
 SIGNAL = """
