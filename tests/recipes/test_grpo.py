@@ -11,9 +11,11 @@ import pytest
 from trl import GRPOTrainer
 from trl.scripts import grpo as stock
 
-from evaluation.scoring import parsing
-from tests.lab import ROOT, TASK, build_lab, recipe, run_json
-from tests.recipes.test_parity import LORA, same
+from evaluation.scoring import metrics, parsing
+from tests.evaluation.test_parsing import CHOICES, GOLDEN
+from tests.fake_openai import FakeServer
+from tests.lab import ROOT, TASK, build_lab, killed, logged, recipe, run_json
+from tests.recipes.test_parity import LORA, bare_run, same
 
 GRPO = {key: value for key, value in TASK.items() if "eval" not in key and "best" not in key}
 GRPO = {key: value for key, value in GRPO.items() if key not in ("greater_is_better", "max_length")} | {
@@ -133,3 +135,207 @@ def test_grpo_is_stock_trl(lab, name, tmp_path, monkeypatch, modules):
     assert len(train) == (8 if name != "reused twice" else 4) and file.stat().st_mode & 0o77 == 0
     assert set(train[0]) == {"step", "split", "id", "completion", "tokens", "rewards"}
     assert {line["split"] for line in lines} == {"train", "validation"}
+
+
+# ---------------------------------------------------------------- rewards
+@pytest.mark.guarantee(
+    "Recipes", "A GRPO reward reads an answer as the evaluation does: one parser, one verdict."
+)
+def test_a_reward_and_a_score_agree(modules):
+    """On every hand-labeled answer, and the parser is the evaluation's own file."""
+    assert (ROOT / "recipes/parsing.py").resolve() == ROOT / "evaluation/scoring/parsing.py"
+    tried = 0
+    for case in GOLDEN:
+        choices, output = CHOICES[case["choices"]], case["text"]
+        for gold in choices if case["choices"] != "hoc" else ():
+            row = {"scoring": "choice", "choices": choices, "options": case.get("options") or []}
+            graded = metrics.grade(row | {"completion": gold, "output": output})
+            found = modules.rewards.answer(output, row | {"answer": gold})
+            assert found == graded["score"]["accuracy"]
+            assert modules.rewards.format(output, row) == float(graded["parsed"] is not None)
+            tried += 1
+    assert tried > 500
+    labels = {"scoring": "labels", "choices": ["a", "b", "c"]}
+    span = {"scoring": "span", "choices": None}
+    for output, row, gold in (
+        ("b; a", labels, "a;b"),
+        ("a", labels, "a;b"),
+        ("a; b; c", labels, "a;b"),
+        ("The 5.0 mg dose.", span, "5.0 mg dose"),
+        ("50 mg dose", span, "5.0 mg dose"),
+        ("-", span, "-"),
+        ("", span, "-"),
+    ):
+        graded = metrics.grade(row | {"completion": gold, "output": output, "id": "x"})
+        assert modules.rewards.answer(output, row | {"answer": gold}) == graded["score"]["exact_match"]
+
+
+def tried(modules, function=None, **changes):
+    """check_rewards of one row, with the reward `function` or ours."""
+    row = {"id": "r", "scoring": "choice", "answer": "B", "choices": ["A", "B"], "options": None}
+    row |= {"asked": "Fever?\nA. rest\nB. salt\nAnswer:\n"} | changes
+    reward = modules.rewards.over_rows("answer", function or modules.rewards.answer)
+    modules.reward_checks.check_rewards(SimpleNamespace(reward_funcs=[reward], train_dataset=[row]))
+
+
+@pytest.mark.guarantee(
+    "Recipes",
+    "Before GRPO's first step the right answer of each row earns 1, every other choice and every text made to "
+    "deceive 0.",
+)
+def test_rewards_are_tried_before_the_first_step(modules):
+    tried(modules)
+    tried(modules, scoring="labels", answer="a;b", choices=["a", "b", "c"])
+    tried(modules, scoring="span", answer="5 mg", choices=None)
+    for lenient, said in (
+        (lambda text, row: float("B" in text), "a text of .* made to deceive earns 1.0"),
+        (lambda text, row: float(text.strip().endswith("B")), "made to deceive earns 1.0"),
+        (lambda text, row: 0.0, "the right answer earns 0.0"),
+        (lambda text, row: float(len(text) > 10 or text == "B"), "made to deceive earns 1.0"),
+    ):
+        with pytest.raises(modules.checks.Refused, match=said):
+            tried(modules, lenient)
+    for changes in ({"scoring": "summary"}, {"answer": " "}):
+        with pytest.raises(modules.checks.Refused, match="row r: .* no answer that can be verified"):
+            tried(modules, **changes)
+
+
+# ---------------------------------------------------------------- bad input, and what is watched
+def failed(lab, out, **changes):
+    return recipe(lab, "grpo", GRPO | {"output_dir": str(out)} | changes)
+
+
+def test_settings_that_are_refused_by_name(lab, tmp_path):
+    for changes, said in (
+        (
+            {"use_vllm": True},
+            "use_vllm: TRL 1.16.0 takes vLLM 0.22 to 0.31, which wants transformers below 5.18",
+        ),
+        ({"log_completions": True}, "log_completions: True prints completions"),
+        ({"log_completions": True, "log_completions_hub_repo": "a/b"}, "log_completions_hub_repo would send"),
+        ({"rewards": ["answr"]}, "rewards: no answr. Next: some of answer, format"),
+        ({"rewards": ["judge"]}, "rewards: judge needs judge_url and judge_model"),
+        ({"judge_url": "http://grader.example/v1"}, "judge_url: http://grader.example/v1 is another machine"),
+        ({"num_generations": 3}, "must be divisible by num_generations"),
+        ({"max_loss_jump": 1.0}, "max_loss_jump: 1.0 has no effect here"),
+        ({"reward_file": "none.py"}, "reward_file: none.py: no such file"),
+    ):
+        found = failed(lab, tmp_path / "no", **{"reward_weights": None, **changes})
+        assert said in found and not (tmp_path / "no").exists(), changes
+
+
+REWARDS = """
+def sometimes(text, row):
+    return None if row["id"] == "r1" else float(len(text) % 3)
+
+def raises(text, row):
+    if row["id"] != "r0":
+        raise ValueError("of a text that no log may show")
+    return 1.0
+
+def constant(text, row):
+    return 1.0
+"""
+
+
+def test_a_reward_of_none_is_counted_and_one_that_raises_is_one_sentence(lab, tmp_path, caplog):
+    (lab / "mine.py").write_text(REWARDS)
+    own = {"reward_file": "mine.py", "reward_weights": None, "second_measure_steps": 0}
+    assert (
+        failed(lab, tmp_path / "none", rewards=["sometimes"], num_train_epochs=1, max_steps=-1, **own) is None
+    )
+    log = [e for e in read_log(tmp_path / "none") if "loss" in e]
+    missing = [entry["rewards/sometimes/missing"] for entry in log]
+    assert sorted(missing) == [0.0] * 7 + [4.0]
+    lost = log[missing.index(4.0)]
+    assert lost["reward"] is None and lost["loss"] == 0 and "Question" not in caplog.text
+    lines = (tmp_path / "none/completions/rank0.jsonl").read_text().splitlines()
+    train = [line for line in map(json.loads, lines) if line["split"] == "train"]
+    assert {line["id"] for line in train if line["rewards"]["sometimes"] is None} == {"r1"}
+
+    said = failed(lab, tmp_path / "raises", rewards=["raises"], **own)
+    assert "the reward 'raises' raised ValueError on one of the rows r" in said and "no log" not in said
+    said = failed(lab, tmp_path / "flat", rewards=["constant"], **own | {"stop_without_variance": 2})
+    assert "no group had any variance in the last 2 steps, so nothing was trained" in said
+
+
+def read_log(folder):
+    return json.loads((folder / "trainer_state.json").read_text())["log_history"]
+
+
+def test_a_judge_that_is_down_or_unreadable_gives_none(modules, lab, tmp_path):
+    row = {"id": "r", "asked": "Fever?", "answer": "rest"}
+    judge = modules.rewards.Judge("http://127.0.0.1:9/v1", "m", timeout=2)
+    assert judge("rest", row) is None and "refused" in judge.failure
+    said = failed(
+        lab, tmp_path / "down", rewards=["judge"], reward_weights=None, judge_url=judge.url, judge_model="m"
+    )
+    assert "the judge cannot be asked" in said and "Next: start it, or check judge_url" in said
+    with FakeServer() as server:
+        judge = modules.rewards.Judge(server.url("chat").removesuffix("/chat/completions"), "m")
+        for reply, wanted in (("Yes.", 1.0), ("No, it does not.", 0.0), ("Hard to say", None)):
+            server.reply = lambda *_, reply=reply: reply
+            assert judge("rest", row) == wanted
+
+
+class Log:
+    """A log_history, and what a callback makes of it."""
+
+    def __init__(self, callback):
+        self.state = SimpleNamespace(global_step=0, log_history=[], is_world_process_zero=True)
+        self.callback = callback
+
+    def add(self, step, **entry):
+        self.state.global_step = step
+        self.state.log_history.append(entry | {"step": step, "loss": 0.0})
+        self.callback.on_log(None, self.state, None, logs=dict(self.state.log_history[-1]))
+
+
+def test_a_reward_that_rises_while_the_second_measure_falls_ends_the_run(modules):
+    rows = [{"scoring": "choice"}] * 200
+    for second, stops in ((0.5, False), (0.6, False), (0.3, True)):
+        watch = modules.alignment_callbacks.SecondMeasure(SimpleNamespace(eval_dataset=rows), 10)
+        log = Log(watch)
+        watch.found = {watch.KEY: 0.5}
+        for step in range(1, 11):
+            log.add(step, reward=step / 10)
+        watch.found = {watch.KEY: second}
+        if not stops:
+            log.add(11, reward=1.2)
+            continue
+        with pytest.raises(modules.checks.Refused, match="the reward rose from .* fell from 0.5 to 0.3"):
+            log.add(11, reward=1.2)
+
+
+def test_groups_without_variance_are_warned_of_and_end_the_run(modules, capsys):
+    log = Log(modules.alignment_callbacks.GroupVariance(steps=20))
+    log.add(10, frac_reward_zero_std=0.6)
+    assert (
+        "warning: step 10: 60 % of the groups have no variance and train nothing" in capsys.readouterr().out
+    )
+    log.add(20, frac_reward_zero_std=1.0)
+    with pytest.raises(modules.checks.Refused, match="in the last 20 steps"):
+        log.add(30, frac_reward_zero_std=1.0)
+
+
+# ---------------------------------------------------------------- resume, and without safeguards
+@pytest.mark.guarantee(
+    "Training", "A killed GRPO run resumes to the same completions and weights, bit for bit, on a CPU."
+)
+def test_a_killed_run_resumes_to_the_same_completions(lab):
+    config = GRPO | LORA | {"max_steps": 5, "save_strategy": "steps", "save_steps": 2, "lora_dropout": 0.0}
+    assert recipe(lab, "grpo", config | {"output_dir": "grpo whole"}) is None
+    killed(lab, "grpo", config | {"output_dir": "grpo killed"}, 4)
+    assert recipe(lab, "grpo", config | {"output_dir": "grpo killed"}) is None
+    same(lab / "grpo whole", lab / "grpo killed")
+    keys = ("reward", "sampling/logp_gap", "heldout/ll_accuracy", "frac_reward_zero_std")
+    assert logged(lab / "grpo whole", *keys) == logged(lab / "grpo killed", *keys)
+    files = [(lab / name / "completions/rank0.jsonl").read_text() for name in ("grpo whole", "grpo killed")]
+    assert files[0] == files[1]
+
+
+def test_without_its_safeguards(lab, tmp_path):
+    config = GRPO | {"output_dir": str(tmp_path / "with")}
+    assert recipe(lab, "grpo", config) is None
+    bare_run(lab, "grpo", config, tmp_path / "alone", beside=("rewards.py", "parsing.py"))
+    same(tmp_path / "with", tmp_path / "alone/without")

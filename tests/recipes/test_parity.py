@@ -5,6 +5,7 @@ safeguards."""
 import ast
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -237,7 +238,7 @@ class WithoutSafeguards(ast.NodeTransformer):
         return None if isinstance(node, ast.Expr) and self.used(node) else node
 
 
-def bare_run(lab, name, config, folder):
+def bare_run(lab, name, config, folder, beside=()):
     """Run what is left of a recipe without its safeguards, alone in a new `folder`; it writes FOLDER/without."""
     bare = WithoutSafeguards().visit(ast.parse((ROOT / "recipes" / f"{name}.py").read_text()))
     text = ast.unparse(ast.fix_missing_locations(bare))
@@ -247,6 +248,8 @@ def bare_run(lab, name, config, folder):
         if f"import {name[:-3]}" in text or f"from {name[:-3]} " in text
     ]
     folder.mkdir()
+    for file in beside:  # what it trains on
+        shutil.copy(ROOT / "recipes" / file, folder)
     (folder / "bare.py").write_text(text)
     paths = {key: str(lab / config[key]) for key in ("model_name_or_path", "rows", "blocks") if key in config}
     (folder / "run.yaml").write_text(json.dumps(config | paths | {"output_dir": "without"}))
