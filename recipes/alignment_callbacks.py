@@ -12,6 +12,7 @@ A recipe that does not want one deletes its line.
 """
 
 import contextlib
+import copy
 import json
 from math import log
 from pathlib import Path
@@ -213,12 +214,9 @@ class SamplerGap(TrainerCallback):
             with unwrap_model_for_generation(
                 trainer.model_wrapped, trainer.accelerator, generation_kwargs=trainer.generation_kwargs
             ) as model:
-                made = model.generate(
-                    **given,
-                    generation_config=trainer.generation_config,
-                    return_dict_in_generate=True,
-                    output_logits=True,
-                )
+                config = copy.copy(trainer.generation_config)
+                config.return_dict_in_generate = config.output_logits = True
+                made = model.generate(**given, generation_config=config)
             start = given["input_ids"].shape[1]
             sampled = made.sequences[:, start:]
             real = sampled != tokenizer.pad_token_id

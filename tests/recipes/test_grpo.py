@@ -185,7 +185,7 @@ def tried(modules, function=None, **changes):
 )
 def test_rewards_are_tried_before_the_first_step(modules):
     tried(modules)
-    tried(modules, scoring="labels", answer="a;b", choices=["a", "b", "c"])
+    tried(modules, scoring="labels", answer="rash;cough", choices=["rash", "cough", "fever"])
     tried(modules, scoring="span", answer="5 mg", choices=None)
     for lenient, said in (
         (lambda text, row: float("B" in text), "a text of .* made to deceive earns 1.0"),
