@@ -234,7 +234,7 @@ class SamplerGap(TrainerCallback):
 
 class SecondMeasure(TrainerCallback):
     """Adds heldout/ll_accuracy to the log every `every` steps: on up to `rows` validation rows, how often the
-    right answer is the likeliest (summed log-probability of an option's text after the bare question; of a
+    right answer is the likeliest (summed log-probability of an option's text after the question; of a
     label after the prompt where a row has no options). No reward reads it. Refused if the reward rises while
     it falls by more than two standard errors: the policy has learned the reward and not the answers."""
 
@@ -253,7 +253,7 @@ class SecondMeasure(TrainerCallback):
 
     def is_right(self, row, device):
         answers = row["options"] or row["choices"]
-        question = f"{row['question'].strip()}\n" if row["options"] else row["asked"]
+        question = f"Question: {row['question'].strip()} Answer:\n" if row["options"] else row["asked"]
         scores = [self.log_likelihood(question, answer, row, device) for answer in answers]
         return row["choices"][scores.index(max(scores))] == row["answer"]
 

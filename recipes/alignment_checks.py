@@ -7,7 +7,7 @@ import statistics
 
 from checks import Refused, check_model, stop_tokens
 
-SAMPLE = 1000  # pairs of which each text is looked at
+SAMPLE = 1000  # pairs whose texts are checked
 
 
 # ---------------------------------------------------------------- both stages

@@ -1,11 +1,12 @@
 """Pairs from multiple-choice training rows, which need no annotator: chosen is the text of the right option,
 rejected the text of a wrong one.
 
-The prompt is the bare question without its options and without a request for a letter, as the log-likelihood
-twin of the task asks it (evaluation/tasks/_likelihood.yaml): so the twin measures what these pairs teach. A
-question with n options gives up to n - 1 pairs, in the order of its options.
+The prompt is the question without its options and without a request for a letter, in the words of the
+log-likelihood twin of the task (evaluation/tasks/_likelihood.yaml): so the twin measures what these pairs
+teach. A question with n options gives up to n - 1 pairs.
 """
 
+PROMPT = "Question: {question} Answer:\n"
 REPEATED = "an option that is the right one once more"
 
 
@@ -26,7 +27,7 @@ def pairs(row: dict, per_question: int, drops, where: str):
     for choice, text in (usable[start:] + usable[:start])[:per_question]:
         yield {
             "id": f"{row['id']}:{choice}",
-            "prompt": f"{row['question'].strip()}\n",
+            "prompt": PROMPT.format(question=row["question"].strip()),
             "chosen": right,
             "rejected": text,
             "source": row["source"],

@@ -118,7 +118,10 @@ def test_pairs_from_multiple_choice(root):
     for pair in pairs:
         number = pair["id"].split(":")[2]
         right = ("zo", "ba")[int(number) % 2] + number
-        assert pair["prompt"] == f"Which drug is for case {number}?\n" and pair["chosen"] == right
+        assert (
+            pair["prompt"] == f"Question: Which drug is for case {number}? Answer:\n"
+            and pair["chosen"] == right
+        )
         assert pair["rejected"] != right and pair["rejected"].endswith(number)
     one, _ = build(root, "one", "--task_names", "medqa", "--size", "medqa=7", "--validation", "0.2")
     assert one["sources"]["medqa"]["taken"] == 7
