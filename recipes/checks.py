@@ -12,6 +12,7 @@ import pickle
 import re
 import shutil
 import sys
+import time
 from math import prod
 from pathlib import Path
 
@@ -161,6 +162,22 @@ def check_deepspeed(file):
             f"{file}: DeepSpeed does not know {', '.join(unknown)}. Next: "
             f"https://www.deepspeed.ai/docs/config-json"
         )
+    check_compiler_lock()
+
+
+def check_compiler_lock():
+    """Refuse a start that would wait forever: DeepSpeed compiles its operators once under torch's lock file,
+    which outlives a killed compilation."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    for lock in (*root.glob("*/lock"), *root.glob("*/*/lock")):
+        with contextlib.suppress(FileNotFoundError):  # released meanwhile
+            if time.time() - lock.stat().st_mtime > 1800:
+                raise Refused(
+                    f"{lock} is older than half an hour: a compilation of DeepSpeed's operators was killed, "
+                    "and every start waits for it. Next: remove that file"
+                )
 
 
 # ---------------------------------------------------------------- model and tokenizer

@@ -268,6 +268,6 @@ def test_an_unknown_class_in_a_model_is_refused(trained):
     shutil.copytree(trained / "copied", trained / "nonsense")
     config = read_json(trained / "nonsense" / "config.json") | {"access": "anyone"}
     (trained / "nonsense" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(BadInput, match="config.json: access 'anyone' is none of"):
+    with pytest.raises(BadInput, match="config.json: access 'anyone' is not one of"):
         read_entry(str(trained / "nonsense"))
     assert load_file(trained / "nonsense" / "model.safetensors")

@@ -1,6 +1,7 @@
 """The demo's driver: what makes a stage stale, what is skipped or resumed, and what a failure says."""
 
 import shutil
+from functools import cache
 
 import pytest
 
@@ -16,14 +17,11 @@ def copy(tmp_path, monkeypatch):
         shutil.copytree(demo.ROOT / room, tmp_path / room)
     shutil.copy(demo.ROOT / "requirements.txt", tmp_path)
     monkeypatch.setattr(demo, "ROOT", tmp_path)
-    forget()
-    yield tmp_path
-    forget()
-
-
-def forget():
-    demo.content.cache_clear()
-    demo.beside.cache_clear()
+    content = demo.content.__wrapped__
+    read = cache(lambda path, text: content(path))  # parses again only the file that was edited
+    monkeypatch.setattr(demo, "content", lambda path: read(path, path.read_bytes()))
+    monkeypatch.setattr(demo, "beside", demo.beside.__wrapped__)
+    return tmp_path
 
 
 def changed(path, line):
@@ -31,10 +29,8 @@ def changed(path, line):
     before = demo.fingerprints(demo.STAGES)
     text = path.read_text(encoding="utf-8")
     path.write_text(f"{text}{line}\n", encoding="utf-8")
-    forget()
     after = demo.fingerprints(demo.STAGES)
     path.write_text(text, encoding="utf-8")
-    forget()
     return {name for name in before if before[name] != after[name]}
 
 

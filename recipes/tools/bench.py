@@ -9,7 +9,8 @@ Writes  OUT/bench.json and, printed as well, OUT/bench.md. With --results RESULT
 Bare loop. A recipe trains as it always does. After each of its optimizer steps the inputs that its model was
 given go through a twin of the model in a bare loop: forward, backward, clip, AdamW. The two take turns step
 by step, so a slow moment of the machine hits both; a recipe's step counts everything from step to step:
-reading, collating, logging, its ledger. That both end at the same loss is part of the output.
+reading, collating, logging, its ledger. That both end at the same loss is part of the output. Stock trainer:
+the same run with the recipe's callbacks removed, in turns with a bare loop of its own.
 
 Packing. The lengths are drawn from the log-normal distribution with the median (185) and 95th percentile (930
 tokens) estimated for the paper's 214k rows; its mean is 299. The paper's own rows are not public as a
@@ -159,15 +160,18 @@ def watched(clock, trainer):
     )
 
 
-def timed(recipe, config, clock):
-    """Train by a recipe (its module) with a YAML's keys, its callbacks included, until the clock has
-    enough."""
+def timed(recipe, config, clock, stock=False):
+    """Train by a recipe (its module) with a YAML's keys until the clock has enough; its callbacks are
+    included unless `stock`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "run.yaml")
         path.write_text(yaml.safe_dump({**config, "output_dir": str(Path(folder, "out"))}))
         args = recipe.make_parser().parse_args_and_config(["--config", str(path)])
         trainer = recipe.make_trainer(args, recipe.load_data(args))
-        if recipe is pretrain:
+        if stock:
+            for callback in (callbacks.Throughput, callbacks.LossGuard, callbacks.GracefulStop):
+                trainer.remove_callback(callback)
+        elif recipe is pretrain:
             trainer.add_callback(recipe.Ledger())
         return watched(clock, trainer)
 
@@ -320,8 +324,9 @@ def invented_rows(split, count, longest, stream, tokenizer):
 def measure(folder, steps, repeats):
     found = {"recipes": [], "packing": {}}
     for name, (recipe, keys) in recipes(folder).items():
-        bare = BareLoop()
-        windows, bare_windows = timed(recipe, keys, Clock(steps, bare)), bare.windows[WARM_UP:]
+        bare, beside_stock = BareLoop(), BareLoop()
+        windows = timed(recipe, keys, Clock(steps, bare))
+        stock_windows = timed(recipe, keys, Clock(steps, beside_stock), stock=True)
         row = {
             "recipe": name,
             "steps": steps,
@@ -329,9 +334,8 @@ def measure(folder, steps, repeats):
             "largest_loss_difference": max(bare.differences),
         }
         for clock in ("seconds", "cpu_seconds"):
-            row[f"ratio_{clock}"] = median(
-                theirs[clock] / ours[clock] for ours, theirs in zip(windows, bare_windows, strict=True)
-            )
+            row[f"ratio_{clock}"] = of_bare(windows, bare, clock)
+            row[f"stock_ratio_{clock}"] = of_bare(stock_windows, beside_stock, clock)
         found["recipes"].append(row)
     runs = {name: [] for name in packings(folder)}
     for _ in range(repeats):
@@ -346,6 +350,12 @@ def measure(folder, steps, repeats):
             found["packing"]["packed"][unit] / found["packing"]["padded"][unit]
         )
     return found
+
+
+def of_bare(windows, bare, clock):
+    """Median share of the bare loop's speed, step by step."""
+    pairs = zip(windows, bare.windows[WARM_UP:], strict=True)
+    return median(theirs[clock] / ours[clock] for ours, theirs in pairs)
 
 
 def speed(windows, clock="seconds"):
@@ -371,13 +381,14 @@ def machine():
 
 def markdown(found):
     lines = [
-        "| recipe | tokens/s | of a bare loop, wall | of a bare loop, CPU time | largest difference of the "
-        "loss |",
-        "|---|---|---|---|---|",
+        "| recipe | tokens/s | of a bare loop, wall | CPU time | the stock trainer's, wall | CPU time | "
+        "largest difference of the loss |",
+        "|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {r['recipe']} | {r['tokens_per_second']:,.0f} | {r['ratio_seconds']:.3f} | "
-        f"{r['ratio_cpu_seconds']:.3f} | {r['largest_loss_difference']:.1e} |"
+        f"{r['ratio_cpu_seconds']:.3f} | {r['stock_ratio_seconds']:.3f} | "
+        f"{r['stock_ratio_cpu_seconds']:.3f} | {r['largest_loss_difference']:.1e} |"
         for r in found["recipes"]
     ]
     packing = found["packing"]
@@ -385,7 +396,7 @@ def markdown(found):
         f"| packed rows against padded batches of 8 | {packing['packed']['tokens_per_second']:,.0f} "
         f"against {packing['padded']['tokens_per_second']:,.0f} "
         f"| {packing['ratio_tokens_per_second']:.2f} times | {packing['ratio_tokens_per_cpu_second']:.2f} "
-        f"times | |"
+        f"times | | | |"
     ]
     return "\n".join(lines) + "\n"
 
@@ -393,7 +404,10 @@ def markdown(found):
 def results_row(found):
     """One row of RESULTS.md: run, commit, machine, time, peak memory, outcome."""
     m, packing = found["machine"], found["packing"]
-    ratios = ", ".join(f"{r['recipe']} {r['ratio_cpu_seconds']:.3f}" for r in found["recipes"])
+    ratios = ", ".join(
+        f"{r['recipe']} {r['ratio_cpu_seconds']:.3f} (stock trainer {r['stock_ratio_cpu_seconds']:.3f})"
+        for r in found["recipes"]
+    )
     return (
         f"| `make bench` | {m['commit']} | {m['cpu']}, {m['cores']} cores, {m['threads']} threads | "
         f"{found['seconds'] / 60:.0f} min | | of a bare loop's speed (CPU time): "

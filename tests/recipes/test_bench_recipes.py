@@ -62,6 +62,7 @@ def test_each_recipe_and_a_bare_loop_do_the_same_work(benches, documents, tmp_pa
     for row in found["recipes"]:
         assert row["largest_loss_difference"] < 1e-4, "the twin took the same inputs, gradients and steps"
         assert row["tokens_per_second"] > 0 and row["ratio_seconds"] > 0 and row["ratio_cpu_seconds"] > 0
+        assert row["stock_ratio_seconds"] > 0 and row["stock_ratio_cpu_seconds"] > 0
     packing = found["packing"]
     assert packing["ratio_tokens_per_second"] == pytest.approx(
         packing["packed"]["tokens_per_second"] / packing["padded"]["tokens_per_second"]

@@ -284,6 +284,17 @@ def test_a_deepspeed_key_that_nobody_reads(guard, tmp_path, change, said):
         guard.check_deepspeed("nowhere.json")
 
 
+def test_a_lock_of_a_killed_compilation_is_named(guard, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    lock = tmp_path / "deepspeed_shm_comm" / "lock"
+    lock.parent.mkdir()
+    lock.touch()
+    guard.check_compiler_lock()  # somebody compiles
+    os.utime(lock, (0, 0))
+    with pytest.raises(guard.Refused, match="lock is older than half an hour.*Next: remove that file"):
+        guard.check_compiler_lock()
+
+
 def test_deepspeed_on_another_number_of_ranks(guard, tmp_path, monkeypatch):
     folder = tmp_path / "checkpoint-4"
     folder.mkdir()

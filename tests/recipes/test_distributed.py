@@ -97,7 +97,8 @@ def launch(lab, machine, *runs, shim="", ranks=2):
         for name, run, *event in runs
     ]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {
-        "OMP_NUM_THREADS": "1"
+        "OMP_NUM_THREADS": "1",
+        "TORCH_EXTENSIONS_DIR": str(lab / "torch_extensions"),  # a lock of a killed run elsewhere is not ours
     }
     environment["PATH"] = os.path.dirname(sys.executable) + os.pathsep + environment["PATH"]  # ninja
     command = [

@@ -174,7 +174,7 @@ def test_the_fullest_moment_of_a_step_is_the_allocators(
     monkeypatch.setitem(
         SHAPES, "grouped", lambda n: LlamaConfig(**{**small(n).to_dict(), "vocab_size": vocabulary})
     )
-    model, made = tiny("grouped", mode, checkpointing, tmp_path, rows=2, length=640)
+    model, made = tiny("grouped", mode, checkpointing, tmp_path, rows=1, length=160)
     ids = torch.randint(0, vocabulary, (made.micro, made.length))
 
     def step():

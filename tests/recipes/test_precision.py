@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 from tests.lab import PRETRAIN, ROOT, SFT, build_lab, recipe, run_json, weights
 
 SHAPE = LlamaConfig(
-    vocab_size=512, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4
+    vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4
 )
 
 
@@ -41,7 +41,7 @@ def share_moved(dtype, optimizer, learning_rate=1e-5, steps=20, **settings):
     before = [weight.detach().clone() for weight in model.parameters()]
     step = optimizer(model.parameters(), lr=learning_rate, weight_decay=1e-5, **settings)
     for _ in range(steps):
-        ids = torch.randint(0, 512, (8, 64))
+        ids = torch.randint(0, 64, (4, 32))
         model(ids, labels=ids).loss.backward()
         step.step()
         step.zero_grad()
