@@ -184,8 +184,9 @@ FULL = [
         python -m evaluation.score outputs/demo/alignment/evaluation/chat \
             outputs/demo/alignment/evaluation/dpo outputs/demo/alignment/evaluation/grpo
         python -m evaluation.forgetting --base outputs/demo/chat --tuned outputs/demo/dpo outputs/demo/grpo \
-            --data data/demo/raw/general_questions --tasks mmlu_answers --gate evaluation/gates/demo.yaml \
-            --batch_size 64 --out outputs/demo/alignment/forgetting
+            --data data/demo/raw/general_questions --tasks mmlu_answers \
+            --gate evaluation/gates/demo_alignment.yaml --batch_size 64 \
+            --out outputs/demo/alignment/forgetting
         python -m evaluation.report --config evaluation/claims/demo_alignment.yaml --runs outputs/demo \
             --evaluation outputs/demo/alignment/evaluation \
             --forgetting outputs/demo/alignment/forgetting/forgetting.json --show_texts \

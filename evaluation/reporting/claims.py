@@ -69,12 +69,12 @@ def judge_margin(claim: dict, evaluations: dict, answers: dict) -> dict:
     for role in ("better", "worse"):
         for task in claim["tasks"]:
             for row in _answers(answers, evaluations, claim[role], task):
-                if not isinstance(row.get("output"), list) or len(row["output"]) != len(row["choices"]):
-                    raise BadInput(f"claim '{claim['name']}': {task} has no log-likelihoods of its answers")
-                right = row["choices"].index(row["completion"])
-                nats = [nats for nats, _ in row["output"]]
-                margin = nats[right] - max(value for i, value in enumerate(nats) if i != right)
-                found.setdefault((task, row["id"]), {})[role] = margin
+                if row.get("margin") is None:
+                    raise BadInput(
+                        f"claim '{claim['name']}': {task} has no log-likelihoods of its answers. Next: a "
+                        "task ending in _ll"
+                    )
+                found.setdefault((task, row["id"]), {})[role] = row["margin"]
     pairs = [pair for pair in found.values() if len(pair) == 2]
     differences = np.array([pair["better"] - pair["worse"] for pair in pairs])
     sampled = np.random.default_rng(0).integers(len(differences), size=(metrics.DRAWS, len(differences)))
