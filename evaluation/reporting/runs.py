@@ -96,6 +96,8 @@ def supervised_task(run: dict) -> str | None:
     arguments = run.get("arguments", {})
     if run.get("stage") == "merge_adapter":
         return supervised_task(read_optional(Path(arguments.get("adapter", ""), "run.json")))
+    if run.get("stage") == "grpo":  # rewarded on the training rows of a task: not zero-shot on it
+        return read_optional(Path(arguments.get("rows", ""), "manifest.json")).get("task")
     if (
         run.get("stage") not in FINE_TUNING
         or arguments.get("chat_template_path")
