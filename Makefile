@@ -70,6 +70,9 @@ instructions:  ## RAW=DIR [INSTRUCTIONS=alpaca,...]: raw instruction files to in
 	$(PY) -m data_prep.build_instructions --raw $(call need,RAW,RAW=DIR) --out $(DATA)/instructions $(ARGS) \
 		--sources $(or $(INSTRUCTIONS),alpaca,dolly,sharegpt,flashcards)
 
+preferences:  ## [RAW=DIR] ARGS="--sources ultramedical --task_rows data/tasks --task_names medqa": pairs of answers for dpo
+	$(PY) -m data_prep.build_preferences $(RAW:%=--raw %) --out $(DATA)/preferences $(ARGS)
+
 # ---------------------------------------------------------------- training; without CONFIG: the demo's stage
 plan:  ## CONFIG=YAML ACCEL=YAML GPU=h100 [ARGS=]: memory, hours, network, disk and cost before anything runs
 	$(PY) -m recipes.tools.plan --config $(call need,CONFIG,CONFIG=recipes/configs/pretrain_70b.yaml ACCEL= GPU=) \
@@ -92,6 +95,12 @@ sft:  ## [CONFIG=YAML ACCEL=YAML ARGS=]: instruction tuning
 finetune:  ## [CONFIG=YAML ACCEL=YAML ARGS=]: fine-tuning on one benchmark
 	$(if $(CONFIG),$(TRAIN) recipes/sft.py --config $(CONFIG) $(RANKS) $(ARGS),$(PY) demo.py task)
 	$(call own,CONFIG=recipes/configs/finetune_task_13b.yaml ACCEL=accelerate_configs/zero2_8gpu.yaml)
+dpo:  ## [CONFIG=YAML ACCEL=YAML ARGS=]: direct preference optimization of a chat model
+	$(if $(CONFIG),$(TRAIN) recipes/dpo.py --config $(CONFIG) $(RANKS) $(ARGS),$(PY) demo.py --full dpo)
+	$(call own,CONFIG=recipes/configs/dpo_llama31_8b_lora.yaml ACCEL=accelerate_configs/single_gpu.yaml)
+grpo:  ## [CONFIG=YAML ACCEL=YAML ARGS=]: GRPO of a chat model, with rewards that can be verified
+	$(if $(CONFIG),$(TRAIN) recipes/grpo.py --config $(CONFIG) $(RANKS) $(ARGS),$(PY) demo.py --full grpo)
+	$(call own,CONFIG=recipes/configs/grpo_llama31_8b_lora.yaml ACCEL=accelerate_configs/single_gpu.yaml)
 merge:  ## [CONFIG=YAML ARGS=]: adapter and base to one model
 	$(if $(CONFIG),$(PY) recipes/merge_adapter.py --config $(CONFIG) $(ARGS),$(PY) demo.py chat)
 	$(call own,CONFIG=YAML)

@@ -3,7 +3,7 @@
     python demo.py                   the whole chain; its last line names the report
     python demo.py chat_adapter      one stage, and the stages that it needs
     python demo.py hello             no training: two baselines on invented questions, scored, on a page
-    python demo.py --full            also every source and all twelve benchmarks of the paper
+    python demo.py --full            also every source and benchmark of the paper, and DPO and GRPO
     python demo.py --list            the stages with their commands; runs nothing
 
 A stage is the commands that you would type, and names the stages whose output it reads. Independent stages
@@ -163,6 +163,34 @@ FULL = [
             --tasks all --max_new_tokens 96 --batch_size 64 --allow_overlong \
             --out outputs/demo/evaluation_full/chat
         python -m evaluation.score outputs/demo/evaluation_full/chat"""),
+    Stage("dpo", "the chat model on pairs made of multiple-choice questions", 40,
+          "data/demo/preferences outputs/demo/dpo", "chat tasks", """
+        python -m data_prep.build_preferences --task_rows data/demo/tasks --task_names medqa \
+            --per_question 2 --validation 0.15 --out data/demo/preferences
+        python recipes/dpo.py --config recipes/configs/demo_dpo.yaml"""),
+    Stage("grpo", "the chat model on labels that the evaluation's parser verifies", 60, "outputs/demo/grpo",
+          "chat tasks", """
+        python recipes/grpo.py --config recipes/configs/demo_grpo.yaml"""),
+    Stage("alignment", "what both did, against the chat model", 60, "outputs/demo/alignment", "dpo grpo", """
+        python -m evaluation.generate --model outputs/demo/chat --rows data/demo/tasks --preset chat \
+            --tasks medqa_ll,ddi --max_new_tokens 96 --batch_size 64 \
+            --out outputs/demo/alignment/evaluation/chat
+        python -m evaluation.generate --model outputs/demo/dpo --rows data/demo/tasks --preset chat \
+            --tasks medqa_ll,ddi --max_new_tokens 96 --batch_size 64 \
+            --out outputs/demo/alignment/evaluation/dpo
+        python -m evaluation.generate --model outputs/demo/grpo --rows data/demo/tasks --preset chat \
+            --tasks medqa_ll,ddi --max_new_tokens 96 --batch_size 64 \
+            --out outputs/demo/alignment/evaluation/grpo
+        python -m evaluation.score outputs/demo/alignment/evaluation/chat \
+            outputs/demo/alignment/evaluation/dpo outputs/demo/alignment/evaluation/grpo
+        python -m evaluation.forgetting --base outputs/demo/chat --tuned outputs/demo/dpo outputs/demo/grpo \
+            --data data/demo/raw/general_questions --tasks mmlu_answers \
+            --gate evaluation/gates/demo_alignment.yaml --batch_size 64 \
+            --out outputs/demo/alignment/forgetting
+        python -m evaluation.report --config evaluation/claims/demo_alignment.yaml --runs outputs/demo \
+            --evaluation outputs/demo/alignment/evaluation \
+            --forgetting outputs/demo/alignment/forgetting/forgetting.json --show_texts \
+            --out outputs/demo/alignment/report"""),
 ]  # fmt: skip
 
 

@@ -9,8 +9,9 @@ Writes  source.yaml in that folder; a flag that names a column wins over the gue
 
 Then    notes          python -m data_prep.build_documents --source notes=PATH --out data/documents
         instructions   python -m data_prep.build_instructions --raw RAW --sources NAME --out data/instructions
+        preferences    python -m data_prep.build_preferences --raw RAW --sources NAME --out data/preferences
         benchmark      python -m data_prep.build_tasks --raw RAW --tasks NAME --out data/tasks
-where PATH is RAW/NAME for the last two.
+where PATH is RAW/NAME for the last three.
 """
 
 import argparse
@@ -61,12 +62,15 @@ USUAL = {
     ),
     "system": ("system", "system_prompt"),
     "conversations": ("conversations", "messages", "conversation"),
+    "chosen": ("chosen", "response_chosen", "preferred", "better"),
+    "rejected": ("rejected", "response_rejected", "dispreferred", "worse"),
     "question": ("question", "query", "text", "prompt", "stem"),
     "split": ("split", "fold"),
 }
 COLUMNS = {
     "notes": ("text", "id", "date", "patient"),
     "instructions": ("prompt", "input", "answer", "system", "conversations", "id", "patient"),
+    "preferences": ("prompt", "chosen", "rejected", "id", "patient"),
     "choice": ("question", "answer", "split", "id", "patient"),
     "labels": ("question", "answer", "split", "id", "patient"),
 }

@@ -76,6 +76,20 @@ class Row(TypedDict):
     score: NotRequired[Any]
 
 
+class Pair(TypedDict):
+    """One line of PREFERENCES/{train,validation}.jsonl: two answers to one prompt, of which `chosen` is the
+    better."""
+
+    id: str
+    split: Split
+    prompt: str  # ends in a newline, as a row's
+    chosen: str
+    rejected: str
+    source: str
+    license: str
+    access: Access
+
+
 def _fields(kind) -> tuple[dict, dict, dict]:
     """({field: type}, required fields, {field: allowed values}) of a TypedDict."""
     hints = typing.get_type_hints(kind)
@@ -88,7 +102,7 @@ def _fields(kind) -> tuple[dict, dict, dict]:
     return kinds, dict.fromkeys(field for field in kinds if field in kind.__required_keys__), allowed
 
 
-_DOCUMENT, _ROW = _fields(Document), _fields(Row)
+_DOCUMENT, _ROW, _PAIR = _fields(Document), _fields(Row), _fields(Pair)
 
 
 def mark_credentialed(record: dict) -> dict:
@@ -129,6 +143,19 @@ def check_row(row: dict, where: str) -> dict:
     if problem := _row_problem(row):
         raise BadInput(f"{where}: {problem} (row {row['id']})")
     return row
+
+
+def check_pair(pair: dict, where: str) -> dict:
+    """Return `pair` unchanged, or raise BadInput naming `where` (file and record) and the field."""
+    _check_fields(pair, _PAIR, where)
+    mark_credentialed(pair)
+    if empty := [field for field in ("prompt", "chosen", "rejected") if not pair[field].strip()]:
+        raise BadInput(f"{where}: field '{empty[0]}' is empty")
+    if not pair["prompt"].endswith("\n"):
+        raise BadInput(f"{where}: field 'prompt' must be text that ends in a newline")
+    if pair["chosen"].strip() == pair["rejected"].strip():
+        raise BadInput(f"{where}: 'chosen' and 'rejected' are the same answer")
+    return pair
 
 
 def _row_problem(row: dict) -> str | None:

@@ -155,7 +155,12 @@ def read_page(args) -> dict:
         "forest": figures.forest(baseline["label"], differences),
         "baseline": baseline["label"],
         "differences": differences,
-        "curves": [curve(m["label"], trained[m["name"]]) for m in models if trained[m["name"]]["losses"]],
+        "curves": [
+            drawn
+            for m in models
+            if trained[m["name"]]["losses"]
+            for drawn in curves_of(m["label"], trained[m["name"]])
+        ],
         "domains": perplexities(models, trained),
         "same_blocks": SAME_BLOCKS,
         "forgetting": forgetting and forgetting_page.section(forgetting),
@@ -336,10 +341,17 @@ def perplexities(models: list, trained: dict) -> list[dict]:
     return rows
 
 
-def curve(label: str, run: dict) -> dict:
-    """The losses of a run as a figure, and the last values as text."""
-    last = ", ".join(f"{name} {values[-1]:.3f}" for name, _, values in run["losses"])
-    return {"label": label, "svg": figures.curve(label, run["losses"]), "last": last}
+def curves_of(label: str, run: dict) -> list[dict]:
+    """The losses of a run as a figure, and what DPO and GRPO log beside them; the last values as text."""
+    unit = "loss" if run["watched"] else "loss (nats per token)"
+    return [
+        {
+            "label": label,
+            "svg": figures.curve(label, series, what),
+            "last": ", ".join(f"{name} {values[-1]:.3f}" for name, _, values in series),
+        }
+        for what, series in [(unit, run["losses"]), *run["watched"]]
+    ]
 
 
 # ---------------------------------------------------------------- report.md
@@ -380,7 +392,10 @@ def markdown(page: dict) -> str:
     parts += [page["forgetting"]["markdown"]] if page["forgetting"] else []
     parts += ["## Clinical cases\n", page["diagnosis"]["markdown"]] if page["diagnosis"] else []
     if page["curves"]:
-        parts += ["## Last losses\n", bullets(f"{c['label']}: {c['last']}" for c in page["curves"])]
+        parts += [
+            "## Last losses and rewards\n",
+            bullets(f"{c['label']}: {c['last']}" for c in page["curves"]),
+        ]
     for title, entries in (("Training runs", page["runs"]), ("Evaluation", page["evaluations"])):
         facts = [
             (e["label"], "; ".join(f"{name} {value}" for name, value in e["facts"].items())) for e in entries

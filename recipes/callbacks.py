@@ -148,7 +148,7 @@ class Throughput(TrainerCallback):
 
     def read_lengths(self, module, args, inputs):
         """Keep [documents] of the batch: their lengths, on the device, without waiting for it."""
-        if not module.training:
+        if not (module.training and torch.is_grad_enabled()):  # a reference, or an evaluation
             return
         if inputs.get("cu_seq_lens_q") is not None:
             self.lengths.append(inputs["cu_seq_lens_q"].diff())

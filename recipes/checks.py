@@ -17,7 +17,7 @@ from math import prod
 from pathlib import Path
 
 import torch
-from egress import isolate
+from egress import host_of, is_loopback, isolate
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -95,7 +95,13 @@ def without_effect(training):
         yield "train_sampling_strategy", training.train_sampling_strategy, why
 
 
-UPLOAD_KEYS = ("push_to_hub", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id")
+UPLOAD_KEYS = (
+    "push_to_hub",
+    "trackio_space_id",
+    "trackio_bucket_id",
+    "trackio_static_space_id",
+    "log_completions_hub_repo",
+)
 UPLOAD_VARIABLES = (
     "TRACKIO_SPACE_ID",
     "TRACKIO_SERVER_URL",
@@ -112,6 +118,8 @@ def uploads_of(arguments):
     )
     trackers = [name for name in arguments.get("report_to") or () if name not in local]
     keys = [key for key in UPLOAD_KEYS if arguments.get(key)]
+    judge = arguments.get("judge_url")
+    keys += ["judge_url"] if judge and not is_loopback(host_of(judge)) else []
     return trackers + keys + [key for key in UPLOAD_VARIABLES if os.environ.get(key)]
 
 

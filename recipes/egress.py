@@ -340,6 +340,8 @@ def isolate(arguments, error, network=None, readers=None):
         network = network or "the executor starts work on other machines"
     if "allow_list" in _keys(arguments):
         network = network or "an allow list is given"
+    if "judge_url" in _keys(arguments):
+        network = network or "a judge is asked"
     if os.environ.get("EGRESS") == "hook":
         network = network or "EGRESS=hook is set"
     try:

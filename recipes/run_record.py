@@ -336,7 +336,7 @@ def close_process(terms, arguments):
     uploads += (
         ["wandb"] if "wandb" in (arguments.get("report_to") or ()) and "wandb" not in uploads else []
     )  # its files wait to be sent
-    hosts = {"wandb": wandb, **dict.fromkeys(UPLOAD_KEYS, hub)}
+    hosts = {"wandb": wandb, **dict.fromkeys(UPLOAD_KEYS, hub), "judge_url": arguments.get("judge_url")}
     needed = [
         require_allowed(hosts.get(name, name), allowed, terms["agreements"], Refused) for name in uploads
     ]

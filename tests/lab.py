@@ -2,6 +2,7 @@
 rows and a trained base model."""
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -25,6 +26,8 @@ from tests.data_prep.test_blocks import MIXTURE, write_documents
 
 ROOT = Path(__file__).resolve().parent.parent
 SAFEGUARDS = ("callbacks.py", "checks.py", "run_record.py", "egress.py", "attention.py", "hardware.py")
+ALIGNMENT = ("alignment_checks.py", "alignment_callbacks.py", "reward_checks.py")
+REWARDS = ("rewards.py", "parsing.py")  # what grpo.py trains on: no safeguards
 PRETRAIN = {
     "model_name_or_path": "backbone",
     "from_scratch": True,
@@ -87,7 +90,8 @@ SFT = {key: value for key, value in TASK.items() if key not in EVALUATION} | {
 
 def copied(folder, name, config):
     """argv of a copy of a recipe and its safeguards in `folder`, where nothing else of this repository is."""
-    for file in SAFEGUARDS:
+    more = {"dpo": ALIGNMENT[:2], "grpo": (*ALIGNMENT, *REWARDS)}.get(name, ())
+    for file in (*SAFEGUARDS, *more):
         shutil.copy(ROOT / "recipes" / file, folder)
     shutil.copy(ROOT / "recipes" / f"{name}.py", folder / f"my_{name}.py")
     file = folder / f"{name}_{Path(config.get('output_dir', 'run')).name}.yaml"
@@ -200,6 +204,7 @@ def killed(folder, name, config, micro_step):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(transformers.Trainer, "training_step", counted)
         recipe(folder, name, config)
+    gc.collect()  # the lock on the folder would have ended with the process
 
 
 SIGNAL = """

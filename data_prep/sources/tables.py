@@ -3,7 +3,8 @@ source.yaml beside them.
 
 source.yaml says once what a table is and what its columns are called; `python -m data_prep.describe PATH`
 writes it.
-    kind            notes (documents), instructions (rows to train on), choice or labels (a benchmark)
+    kind            notes (documents), instructions (rows to train on), preferences (pairs of answers),
+                    choice or labels (a benchmark)
     license, access, deidentified     who may read it; "yes", "no" or "unknown"
     table, query    of a database: the table to read, or the SQL that selects the rows
     patient         column: documents and rows of one patient go to the same split
@@ -103,6 +104,18 @@ class Instructions(Table):
         return self
 
 
+class Preferences(Table):
+    """Two answers to one prompt, the better one in `chosen`. Pairs of one `patient` go to the same split."""
+
+    kind: Literal["preferences"]
+    prompt: str = "prompt"
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+
+    def columns(self) -> list[str]:
+        return [self.prompt, self.chosen, self.rejected, *super().columns()]
+
+
 class Benchmark(Table):
     """Questions with one right answer (`choice`) or with any number of labels (`labels`, joined by ";" in the
     table).
@@ -131,7 +144,13 @@ class Benchmark(Table):
         return self
 
 
-KINDS = {"notes": Notes, "instructions": Instructions, "choice": Benchmark, "labels": Benchmark}
+KINDS = {
+    "notes": Notes,
+    "instructions": Instructions,
+    "preferences": Preferences,
+    "choice": Benchmark,
+    "labels": Benchmark,
+}
 
 
 def read_settings(path: str | Path, *kinds: str) -> Table:

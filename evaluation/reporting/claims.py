@@ -2,9 +2,10 @@
 
 A claim of kind "accuracy" is the mean over its tasks of a metric's difference between two models, with a
 paired bootstrap over rows: "shown" if the 95 % interval lies above 0, "contradicted" if below, else "not
-shown". A claim of kind "perplexity" is a ratio on one domain of two models that were validated on the same
-blocks, with a paired bootstrap over them: "shown" if the interval ends at or below the margin, "contradicted"
-if it begins above it, else "not shown".
+shown". A claim of kind "margin" is the same of by how many nats the right answer is likelier than the
+likeliest wrong one (mean over rows). A claim of kind "perplexity" is a ratio on one domain of two models that
+were validated on the same blocks, with a paired bootstrap over them: "shown" if the interval ends at or below
+the margin, "contradicted" if it begins above it, else "not shown".
 """
 
 from pathlib import Path
@@ -23,6 +24,8 @@ def judge(claim: dict, runs: dict, evaluations: dict, answers: dict) -> dict:
     try:
         if claim["kind"] == "accuracy":
             return claim | judge_accuracy(claim, evaluations, answers)
+        if claim["kind"] == "margin":
+            return claim | judge_margin(claim, evaluations, answers)
         return claim | judge_perplexity(claim, runs)
     except ValueError as error:
         raise BadInput(
@@ -57,6 +60,35 @@ def judge_accuracy(claim: dict, evaluations: dict, answers: dict) -> dict:
         "verdict": "shown" if low > 0 else "contradicted" if high < 0 else "not shown",
         "numbers": f"{claim['better']} minus {claim['worse']}: {numbers}",
         "detail": "; ".join(parts),
+    }
+
+
+def judge_margin(claim: dict, evaluations: dict, answers: dict) -> dict:
+    """By how many nats the right answer is likelier than the likeliest wrong one: mean paired difference."""
+    found = {}
+    for role in ("better", "worse"):
+        for task in claim["tasks"]:
+            for row in _answers(answers, evaluations, claim[role], task):
+                if row.get("margin") is None:
+                    raise BadInput(
+                        f"claim '{claim['name']}': {task} has no log-likelihoods of its answers. Next: a "
+                        "task ending in _ll"
+                    )
+                found.setdefault((task, row["id"]), {})[role] = row["margin"]
+    pairs = [pair for pair in found.values() if len(pair) == 2]
+    differences = np.array([pair["better"] - pair["worse"] for pair in pairs])
+    sampled = np.random.default_rng(0).integers(len(differences), size=(metrics.DRAWS, len(differences)))
+    low, high = metrics.interval(differences[sampled].mean(1))
+    estimate = float(differences.mean())
+    return {
+        "estimate": estimate,
+        "low": low,
+        "high": high,
+        "reference": 0.0,
+        "verdict": "shown" if low > 0 else "contradicted" if high < 0 else "not shown",
+        "numbers": f"{claim['better']} minus {claim['worse']}, nats: "
+        + format_interval(estimate, low, high, signed=True),
+        "detail": f"{', '.join(claim['tasks'])}, {len(pairs)} rows",
     }
 
 

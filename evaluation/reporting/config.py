@@ -42,6 +42,7 @@ class ReportedModel(Section):
 
 CLAIM_KEYS = {
     "accuracy": {"tasks", "metric", "better", "worse"},
+    "margin": {"tasks", "better", "worse"},
     "perplexity": {"domain", "new", "old", "margin"},
 }
 
@@ -51,7 +52,7 @@ class Claim(Section):
 
     name: str
     statement: str
-    kind: Literal["accuracy", "perplexity"]
+    kind: Literal["accuracy", "margin", "perplexity"]
     tasks: Annotated[list[str], pydantic.Field(min_length=1)] | None = None
     metric: str | None = None
     better: str | None = None

@@ -107,25 +107,27 @@ def _named(line, label: str):
     line.named = label
 
 
-def curve(label: str, losses: list) -> Drawing:
+def curve(label: str, losses: list, unit: str = "loss (nats per token)") -> Drawing:
     """`losses`: [(name, steps, values)] of one training run. Over a noisy training loss lies its running
     mean."""
 
     def draw(axes):
         for number, (name, steps, values) in enumerate(losses):
             shown = {"color": COLOURS[number % len(COLOURS)], "label": name}
-            if name == "training":
+            if name == "training" or len(values) > 40:
                 width = max(1, len(values) // 20)
                 means = [_mean(values[max(0, i - width) : i + width + 1]) for i in range(len(values))]
                 axes.plot(steps, values, color=shown["color"], linewidth=0.7, alpha=0.35)
                 axes.plot(steps, means, linewidth=1.6, **shown)
             else:
-                shown["label"] = name if name == "validation" else f"held-out {name}"
+                shown["label"] = (
+                    f"held-out {name}" if unit.startswith("loss") and name != "validation" else name
+                )
                 axes.plot(steps, values, marker="o", markersize=3, linewidth=1.4, **shown)
-        axes.set(xlabel="step", ylabel="loss (nats per token)")
+        axes.set(xlabel="step", ylabel=unit)
         axes.legend(frameon=False, fontsize=8)
 
-    return drawing((4.6, 2.7), f"curve {label}", f"loss curves of {label}", draw)
+    return drawing((4.6, 2.7), f"curve {label} {unit}", f"{unit} of {label}", draw)
 
 
 def _mean(values: list) -> float:

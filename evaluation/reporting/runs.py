@@ -20,6 +20,15 @@ FINE_TUNING = (
 )  # stages; finetune_task is the name before sft.py took both kinds of rows
 
 
+WATCHED = {  # what recipes/dpo.py and recipes/grpo.py log beside the loss: axis, keys of the log
+    "reward": r"reward|rewards/[^/]+/mean",
+    "margin (beta x nats)": r"(eval_)?rewards/margins",
+    "share": r"(eval_)?rewards/accuracies|heldout/ll_accuracy|frac_reward_zero_std",
+    "KL (nats)": r"kl|eval_kl",
+    "tokens of a completion": r"completions/mean_length",
+}
+
+
 def found_models(folder: Path) -> dict:
     """A configuration of every scored model in a folder."""
     models = []
@@ -46,14 +55,14 @@ def read_run(folder: Path | None) -> dict:
     """{"folder", "run", "losses": [(name, steps, values)], "validation"} of a training run; what it did not
     write is empty."""
     if folder is None:
-        return {"folder": None, "run": {}, "losses": [], "validation": {}}
+        return {"folder": None, "run": {}, "losses": [], "validation": {}, "watched": []}
     if not (folder / "run.json").is_file():
         raise BadInput(
             f"{folder / 'run.json'}: no such run. Next: make demo, or the recipe that writes output_dir "
             f"{folder}"
         )
-    losses = {}
-    for entry in read_optional(folder / "trainer_state.json").get("log_history", []):
+    losses, log = {}, read_optional(folder / "trainer_state.json").get("log_history", [])
+    for entry in log:
         for key, value in entry.items():
             if key == "loss" or re.fullmatch(r"eval_(.+_)?loss", key):
                 domain = key.removeprefix("eval_").removesuffix("loss").strip("_") or "validation"
@@ -64,7 +73,21 @@ def read_run(folder: Path | None) -> dict:
         "run": read_json(folder / "run.json"),
         "losses": [(name, list(points), list(points.values())) for name, points in losses.items()],
         "validation": read_optional(folder / "validation.json"),
+        "watched": [found for found in map(lambda kind: watched(kind, log), WATCHED) if found[1]],
     }
+
+
+def watched(kind: str, log: list[dict]) -> tuple[str, list]:
+    """(what is on the axis, [(name, steps, values)]) of one kind of WATCHED in the log of DPO or GRPO."""
+    found = {}
+    for entry in log:
+        for key, value in entry.items():
+            if value is not None and re.fullmatch(WATCHED[kind], key):
+                name = "held-out " * key.startswith("eval_") + key.removeprefix("eval_")
+                found.setdefault(name.replace("rewards/", "").removesuffix("/mean"), {})[entry["step"]] = (
+                    value
+                )
+    return kind, [(name, list(points), list(points.values())) for name, points in found.items()]
 
 
 def supervised_task(run: dict) -> str | None:
@@ -73,6 +96,8 @@ def supervised_task(run: dict) -> str | None:
     arguments = run.get("arguments", {})
     if run.get("stage") == "merge_adapter":
         return supervised_task(read_optional(Path(arguments.get("adapter", ""), "run.json")))
+    if run.get("stage") == "grpo":  # rewarded on the training rows of a task: not zero-shot on it
+        return read_optional(Path(arguments.get("rows", ""), "manifest.json")).get("task")
     if (
         run.get("stage") not in FINE_TUNING
         or arguments.get("chat_template_path")

@@ -97,6 +97,15 @@ def slim(row: dict) -> dict:
         "parsed",
         "score",
     )
-    return {key: row[key] for key in keys if key in row} | {
-        "output": [] if isinstance(row["output"], list) else ""
-    }
+    kept = {key: row[key] for key in keys if key in row} | {"margin": margin(row)}
+    return kept | {"output": [] if isinstance(row["output"], list) else ""}
+
+
+def margin(row: dict) -> float | None:
+    """By how many nats the right answer is likelier than the likeliest wrong one; None of a row that has no
+    log-likelihoods of its answers."""
+    output, choices = row["output"], row.get("choices") or ()
+    if not isinstance(output, list) or len(output) != len(choices) or row["completion"] not in choices:
+        return None
+    right = choices.index(row["completion"])
+    return output[right][0] - max(nats for i, (nats, _) in enumerate(output) if i != right)

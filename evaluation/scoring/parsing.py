@@ -506,6 +506,22 @@ def _item(text):
     return _key(re.sub(r"^\s*(?:\d+[.)]|[-*•])\s*", "", text))
 
 
+# ---------------------------------------------------------------- span: words that are compared as SQuAD does
+def span_tokens(text: str) -> list[str]:
+    """Lower-case words without punctuation and articles. A point or comma between digits stays: 5.0 mg is not
+    50 mg."""
+    text = re.sub(r"[^\w\s]|_", lambda m: m[0] if _between_digits(m) else " ", text.lower())
+    return [word for word in text.split() if word not in ("a", "an", "the")]
+
+
+def _between_digits(match):
+    before, after = (
+        match.string[match.start() - 1 : match.start()],
+        match.string[match.end() : match.end() + 1],
+    )
+    return match[0] in ".," and before.isdigit() and after.isdigit()
+
+
 # ---------------------------------------------------------------- entities: <span class="problem">chest
 # pain</span> in the sentence
 TAG = re.compile(

@@ -39,6 +39,13 @@ unless said otherwise.
                the nodes, each at 80 % of its line rate
                (https://github.com/stas00/ml-engineering/blob/master/network/README.md); the slower one
                counts. Latency is left out.
+  DPO          a pair is two rows, its prompt with either answer; log-probabilities are fused, as in sft. With
+               an adapter no reference is held, else 2 N more (4 N in float32), divided as weights are; it
+               runs forward, 2 M + 4 L q s a token.
+  GRPO         rows are prompts with max_completion_length; the same reference, if beta is not 0. Generation
+               of a GPU's completions of a step, all at once: caches of 4 L k a token, logits of 12 V a
+               completion; its time is a pass over the weights (2 N / memory bandwidth) a token, at least
+               30 ms (a guess for transformers' generate, and not in ACCURACY).
   disk         a checkpoint: weights and optimizer as trained, one more than save_total_limit; blocks: 2 or 4
                a token; text: 3.4 a token.
 """
@@ -68,6 +75,7 @@ ACCURACY = (
 
 # Share of the peak that published runs reach: (card, recomputing activations)
 REACHED = {("a100", True): 0.704, ("a100", False): 0.614, ("h100", True): 0.536, ("h100", False): 0.411}
+GENERATE = 0.03  # seconds a token that transformers' generate takes at least: a guess, nothing was measured
 # config.json of https://huggingface.co/<name>, as far as sizes go: gated or offline, they can be planned with
 SIZES = ["model_type", "vocab_size", "num_hidden_layers", "hidden_size", "intermediate_size"]
 SIZES += ["num_attention_heads", "num_key_value_heads", "head_dim"]
@@ -111,6 +119,8 @@ class Run:
     moments: float | None = None  # bytes of a weight's two moments; None: AdamW in the type of the weight
     gradient: int = 4  # bytes in which DeepSpeed sums gradients
     fused_loss: bool = False
+    reference: bool = False  # runs forward on each row: DPO, GRPO with beta
+    sampled: int = 0  # tokens of a completion that is generated; GRPO
     checkpointing: bool = True
     micro: int = 1  # rows of a micro-batch
     rows: int = 1  # rows of an optimizer step, all GPUs together
@@ -176,8 +186,11 @@ def memory(r):
     elif r.stage and r.gpus > 1:
         gathered += 2 * r.layer + 4 * r.width**2
 
+    held = r.reference and not r.adapter
+    sampling = rows_sampled(r) * (4 * r.layers * r.keys * r.length + 12 * r.vocab) if r.sampled else 0
     parts = {
         "frozen weights": frozen,
+        "reference": held * r.params * (4 if r.masters and r.engine != "deepspeed" else 2) / share[3],
         "trained weights": weight * trained / share[3],
         "gradients": gradient * trained / share[2] * (2 if r.engine == "ddp" else 1),
         "optimizer": optimizer * trained / share[1],
@@ -185,8 +198,14 @@ def memory(r):
         "logits and loss": loss,
         "a layer beyond the loss": max(0, again - loss),
         "gathered, buckets": gathered,
+        "generation beyond them": max(0, sampling - tokens * r.layers * (entry if r.checkpointing else kept)),
     }
     return parts | {"CUDA 1 GB, fragments 4 %": 1e9 + 0.04 * sum(parts.values())}
+
+
+def rows_sampled(r):
+    """Completions that a GPU generates at once: those of its share of a step."""
+    return r.rows / r.gpus
 
 
 def total(r):
@@ -203,7 +222,7 @@ def flops(r):
     shape = {"trained": r.adapter or r.matmul, "frozen": r.matmul if r.adapter else 0}
     shape |= {"layers": r.layers, "queries": r.queries}
     palm, attention = matmul_flops(1, r.length, **shape), r.layers * r.queries * r.length
-    again = (2 * r.matmul + 4 * attention) * r.checkpointing
+    again = (2 * r.matmul + 4 * attention) * (r.checkpointing + r.reference)
     return {
         "PaLM": palm,
         "causal": matmul_flops(1, r.length, causal=True, **shape),
@@ -241,9 +260,13 @@ def timing(r):
     else:
         compute = tokens * work["hardware"] / (peak * REACHED[gpu.calibrated_on, r.checkpointing])
         step = [max(compute, exchange), compute + exchange]
+    once = max(2 * r.params / (gpu.bandwidth * 1e9), GENERATE)  # seconds of a token of all completions
+    generation = r.sampled * once
+    step = [seconds + generation for seconds in step]
     hours = [r.steps * seconds / 3600 for seconds in step]
     return {
         "compute_seconds": compute,
+        "generation_seconds": generation,
         "network_seconds": exchange,
         "network_bytes": volume,
         "network_is_limit_below_gbit": enters / 0.8 / compute,
@@ -334,8 +357,9 @@ def find_base(config, name, seen=()):
         for path in sorted(set(Path(config).parent.glob("*.yaml")) - set(seen)):
             with contextlib.suppress(Refused):  # some other file
                 made = read(path)
-                if made.get("output_dir") == name and "model_name_or_path" in made:
-                    return find_base(config, made["model_name_or_path"], (*seen, path))
+                start = made.get("model_name_or_path") or made.get("adapter")  # merge_adapter.py
+                if made.get("output_dir") == name and start:
+                    return find_base(config, start, (*seen, path))
     return name
 
 
@@ -432,7 +456,26 @@ def read_machine(path, changed):
     return machine
 
 
-def read_rows(folder, args, chat):
+def stage_of(keys):
+    """The recipe that a YAML with these keys is for."""
+    if "blocks" in keys:
+        return "pretrain"
+    own = {
+        "grpo": {"num_generations", "max_completion_length", "rewards"},
+        "dpo": {"beta", "precompute_ref_log_probs", "conversation"},
+    }
+    return next((stage for stage, names in own.items() if names & set(keys)), "sft")
+
+
+def texts_of(row, stage):
+    """The texts of a row that are trained on, prompt and all: of a pair there are two."""
+    if "messages" in row:
+        return ["".join(turn["content"] for turn in row["messages"])]
+    answers = {"dpo": ("chosen", "rejected"), "grpo": ()}.get(stage, ("completion",))
+    return [row["prompt"] + row[answer] for answer in answers] or [row["prompt"]]
+
+
+def read_rows(folder, args, chat, stage="sft"):
     """([tokens of each training row], what is assumed): from the rows' bytes or, where they are not built
     yet, drawn around a mean."""
     path = Path(folder, "train.jsonl")
@@ -441,12 +484,7 @@ def read_rows(folder, args, chat):
         for number, line in enumerate(path.open("rb"), 1):
             try:
                 row = json.loads(line)
-                texts = (
-                    [turn["content"] for turn in row["messages"]]
-                    if "messages" in row
-                    else [row["prompt"], row["completion"]]
-                )
-                tokens.append(len("".join(texts).encode()) / 3.4)
+                tokens += [len(text.encode()) / 3.4 for text in texts_of(row, stage)]
             except (ValueError, KeyError, TypeError) as error:  # the error may quote the row
                 raise Refused(
                     f"{path}: line {number} is no row ({type(error).__name__}). Next: build it again, or "
@@ -494,6 +532,9 @@ NUMBERS = (
     "save_total_limit",
     "lora_r",
     "lora_dropout",
+    "max_completion_length",
+    "num_generations",
+    "beta",
 )
 
 
@@ -511,11 +552,9 @@ def read_run(path, args, changed):
     for key in NUMBERS:
         if not isinstance(given.get(key, 1), int | float | None):
             raise Refused(f"{path}: {key} is '{given[key]}', no number. Next: correct it")
-    pretraining = "blocks" in given
+    pretraining, stage = "blocks" in given, stage_of(given)
     if not pretraining and "rows" not in given:
-        raise Refused(
-            f"{path}: neither blocks nor rows, so nothing is trained. Next: a YAML of pretrain.py or sft.py"
-        )
+        raise Refused(f"{path}: neither blocks nor rows, so nothing is trained. Next: a YAML of a recipe")
     if not given.get("bf16", not pretraining):
         raise Refused(f"{path}: bf16 is false; only the speed of bf16 is known. Next: --bf16 true")
     machine = read_machine(args.accelerate, changed) if args.accelerate else {}
@@ -541,9 +580,10 @@ def read_run(path, args, changed):
     if pretraining:
         length, tokens, noted = read_blocks(given["blocks"], args)
         assumed += noted
-        key, unit, wanted = "global_batch_tokens", length, given["global_batch_tokens"]
+        key, unit, wanted, sampled = "global_batch_tokens", length, given["global_batch_tokens"], 0
     else:
         length, key, unit = given.get("max_length", 1024), "global_batch_size", 1
+        sampled = given.get("max_completion_length", 256) if stage == "grpo" else 0
         wanted = given.get("global_batch_size") or limit * given.get("gradient_accumulation_steps", 1) * gpus
     per_pass = gpus * limit * unit
     if wanted % per_pass:
@@ -556,14 +596,25 @@ def read_run(path, args, changed):
     rows, computed, micro = wanted // unit, length, limit
 
     # Steps, as Trainer counts them
+    beta = given.get("beta", 0)
     epochs = given.get("num_train_epochs", 3)
     if pretraining:
         per_epoch = tokens // length // rows
         tokens = per_epoch * wanted * epochs
     else:
-        lengths, noted = read_rows(given["rows"], args, given.get("assistant_only_loss"))
+        built = Path(given["rows"], "train.jsonl").is_file()
+        if stage in ("dpo", "grpo") and not built and not args.rows:
+            args = argparse.Namespace(**vars(args) | {"rows": 10_178, "row_tokens": args.row_tokens or 300})
+            assumed.append(f"{given['rows']} is not built: as many rows as MedQA trains on")
+        lengths, noted = read_rows(given["rows"], args, given.get("assistant_only_loss"), stage)
+        if stage == "grpo":  # as many completions of each prompt, each taken to be as long as it may
+            length = math.ceil(np.quantile(lengths, 0.999)) + sampled
+            lengths = np.repeat(lengths, given.get("num_generations", 8)) + sampled
         assumed, lengths = [*assumed, noted], np.minimum(lengths, length)
         count, tokens = len(lengths), lengths.sum() * epochs
+        if stage == "dpo":  # two rows a pair
+            lengths = lengths if built else np.repeat(lengths, 2)
+            count, tokens, rows, micro = len(lengths), lengths.sum() * epochs, 2 * rows, 2 * micro
         if given.get("packing"):
             count = math.ceil(lengths.sum() / length)
         else:
@@ -607,6 +658,11 @@ def read_run(path, args, changed):
         tokens=float(tokens),
         dropout=given.get("lora_dropout", 0.05) > 0,
         fused_loss=not pretraining,
+        reference=stage == "dpo"
+        and not given.get("precompute_ref_log_probs")
+        or stage == "grpo"
+        and beta > 0,
+        sampled=sampled,
         mfu=args.mfu or 0,
         assumed=tuple(assumed),
         four_bit=(0.516 if given.get("use_bnb_nested_quant") else 0.5625) * bool(given.get("load_in_4bit")),
@@ -726,6 +782,9 @@ def table(r, found):
         else ", the network hidden behind computing to not hidden" * (r.gpus > 1)
     )
     say("  hours", f"{span(found['hours'])}, {span(found['gpu_hours'])} GPU-hours", hidden)
+    if found["generation_seconds"]:
+        seconds = found["generation_seconds"], found["step_seconds"][0]
+        say("  generation", f"{seconds[0]:,.1f} of {seconds[1]:,.1f} s of a step, {r.sampled} tokens at most")
     say("  MFU", ", ".join(f"{100 * share:.1f} % {name}" for name, share in found["mfu"].items()))
     say(
         "  tokens per second",

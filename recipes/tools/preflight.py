@@ -28,6 +28,8 @@ Trains and writes nothing. Exit code 1, with what, where, why and what to change
   precision   a step of the learning rate changes most weights in the type that they are stored in
   disk        checkpoints and model fit
 
+Of dpo.py both answers of a pair are such rows. Of grpo.py the rewards are tried: `labels` says so.
+
 It calls make_parser(), load_data(args) and make_trainer(args, data, model) of the recipe file on --sample
 rows, spread over the data, once uncut and unpacked and once as the YAML says, with a model of one tiny layer.
 """
@@ -67,6 +69,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING a
 from trl import get_training_chat_template
 from trl.chat_template_utils import has_generation_markers
 
+from recipes.tools.plan import stage_of
+
 RECIPES = Path(__file__).resolve().parent.parent
 WHY = {  # the checks, in the order of the table
     "ranks": "gradients are summed over ranks: one that differs spoils all of them without an error",
@@ -84,6 +88,10 @@ WHY = {  # the checks, in the order of the table
     "disk": "the run would stop at a checkpoint, hours from now",
 }
 ACCESS = ("public", "gated", "credentialed")
+STAGES = {  # module of its checks, of settings and model, of the data; what these say
+    "dpo": ("alignment_checks", "check_dpo", "check_pairs", "answers end in EOS, prompts tokenize alike"),
+    "grpo": ("reward_checks", "check_grpo", "check_rewards", "right answers earn 1, deceits 0"),
+}
 PROMPTS = 200  # rows whose prompts are rendered on every path
 NAMED = 3  # failures of one kind that are named; the others are counted
 REBUILD = "python -m data_prep.build_blocks with this tokenizer"
@@ -97,7 +105,9 @@ DEFAULTS = (
 OPTIONAL = (
     "blocks rows model_name_or_path model_init_kwargs attn_implementation chat_template_path max_length"
 )
-OPTIONAL += " eos_token global_batch_size world_size packing_strategy truncation_mode"  # None, without
+OPTIONAL += (
+    " use_peft eos_token global_batch_size world_size packing_strategy truncation_mode"  # None, without
+)
 
 
 class Failed(Exception):
@@ -194,6 +204,8 @@ class Run:
         there = manifest.is_file() and self.blocks
         self.manifest = json.loads(manifest.read_text(encoding="utf-8")) if there else {}
         self.strategy = self.given.packing and self.given.packing_strategy
+        own = {"precompute_ref_log_probs": "dpo", "num_generations": "grpo"}
+        self.stage = next((stage for key, stage in own.items() if hasattr(self.training, key)), "sft")
 
     def parse(self):
         """(arguments, their TrainingArguments, output_dir), for which a temporary folder stands in."""
@@ -232,6 +244,9 @@ class Run:
         given, check = self.given, self.report.check
         length, revision = self.manifest.get("block_length"), given.model_revision
         longest, rescaled = length or given.max_length, "rope_parameters" in (given.model_init_kwargs or ())
+        if self.stage != "sft":
+            module, check_stage = STAGES[self.stage][:2]
+            getattr(importlib.import_module(module), check_stage)(*self.args)
         self.config, self.tokenizer = self.checks.check_model(self.model, longest, revision, rescaled)
         with check("vocabulary"):
             if self.blocks:
@@ -286,12 +301,18 @@ class Run:
         if hasattr(self.training, "packing"):
             uncut = {"packing": False, "eval_packing": False, "max_length": None, "shuffle_dataset": False}
             self.whole = self.make_trainer(**uncut).train_dataset
+        elif self.stage == "dpo":
+            self.whole = self.make_trainer(max_length=None).train_dataset
         elif not self.blocks:
             self.whole = self.trainer.train_dataset
         self.rows.read()
 
     def make_trainer(self, **changes):
         args, training, _ = self.parse()
+        os.environ["TQDM_DISABLE"] = "1"
+        # no reference beside the tiny model: it would be the whole one
+        changes |= {"dpo": {"precompute_ref_log_probs": not self.given.use_peft}}.get(self.stage, {})
+        changes |= {"grpo": {"beta": 0.0}}.get(self.stage, {})
         changes |= {"report_to": [], "push_to_hub": False, "dataloader_num_workers": 0}
         for key, value in (changes | {"dataloader_prefetch_factor": None}).items():
             setattr(training, key, value)
@@ -430,6 +451,13 @@ class Rows:
     def read(self):
         run = self.run
         columns = set(getattr(run.whole, "column_names", None) or ())
+        if {"chosen_ids", "rejected_ids"} <= columns and len(run.whole) == len(run.sample):
+            for index, pair, row in zip(run.sample.tolist(), run.whole, run.data["train"], strict=True):
+                for key in ("chosen", "rejected"):
+                    prompt, answer = (np.array(pair[f"{k}_ids"], dtype=np.int64) for k in ("prompt", key))
+                    labels = np.concatenate([np.full(len(prompt), -100), answer])
+                    said = {"prompt": row["prompt"], "completion": row[key]}
+                    self.texts.append((index, np.concatenate([prompt, answer]), labels, said))
         if {"input_ids", "labels"} <= columns and len(run.whole) == len(run.sample):
             numbers = run.whole.select_columns(["input_ids", "labels"]).with_format("numpy")
             for index, each, row in zip(run.sample.tolist(), numbers, run.data["train"], strict=True):
@@ -503,8 +531,10 @@ def spans_of(labels):
 
 
 def conversation(row):
-    """The messages of a row, None for plain text."""
-    return row["prompt"] + row["completion"] if isinstance(row.get("prompt"), list) else row.get("messages")
+    """The messages of a row, with the chosen answer of a pair; None for plain text."""
+    if isinstance(row.get("prompt"), list):
+        return row["prompt"] + (row.get("completion") or row.get("chosen") or [])
+    return row.get("messages")
 
 
 def answers_of(row):
@@ -529,9 +559,11 @@ def render(tokenizer, messages, row, template, marked):
 def special_in(row, special, eos):
     """{(special token, the part of a row whose text has it)}. A completion may end in EOS."""
     texts = [(message["role"], message.get("content")) for message in conversation(row) or ()]
-    texts = texts or [(key, row.get(key)) for key in ("prompt", "completion", "text")]
+    texts = texts or [(key, row.get(key)) for key in ("prompt", "completion", "text", "chosen")]
+    texts += [(key, row[key][-1]["content"]) for key in ("rejected",) if isinstance(row.get(key), list)]
+    texts += [(key, row.get(key)) for key in ("rejected",)]
     texts = [(key, text) for key, text in texts if isinstance(text, str)]
-    texts = [(key, text.removesuffix(eos) if key == "completion" else text) for key, text in texts]
+    texts = [(key, text.removesuffix(eos) if key != "prompt" else text) for key, text in texts]
     return {(token, key) for key, text in texts for token in special if token in text}
 
 
@@ -988,7 +1020,7 @@ def infer_recipe(config):
         raise Failed(f"{config}: no YAML of a run ({reason}). Next: one of recipes/configs") from error
     if not keys & {"blocks", "rows"}:
         raise Failed(f"{config}: neither blocks nor rows, so no training run. Next: --recipe with its recipe")
-    return "pretrain" if "blocks" in keys else "sft"
+    return stage_of(keys)
 
 
 def read_machine(path):
@@ -1031,7 +1063,8 @@ def inspect(options, more):
         run.notes |= {"truncation": "documents continue in another block", "prompt": "blocks have none"}
     elif run.rows.texts:
         checks |= {"eos": check_row_ends, "bos": check_row_begins, "truncation": check_truncation}
-        checks |= {"labels": check_supervised, "padding": check_batches, "prompt": check_prompts}
+        checks |= {"labels": check_supervised, "prompt": check_prompts}
+        checks |= {} if run.stage == "dpo" else {"padding": check_batches}
     else:
         columns = ", ".join(getattr(run.trainer.train_dataset, "column_names", ()))
         kind = type(run.trainer).__name__
@@ -1040,7 +1073,12 @@ def inspect(options, more):
         with report.check(name):
             checks[name](run)
     with report.check("labels"):
-        if run.rows.texts and not run.blocks and not {"eos", "labels", "truncation"} & set(report.failed()):
+        if run.stage != "sft" and not {"eos", "labels"} & set(report.failed()):
+            module, _, check_data, note = STAGES[run.stage]
+            given = {"given": len(run.sample)} if run.stage == "dpo" else {}
+            getattr(importlib.import_module(module), check_data)(run.trainer, **given)
+            run.notes["labels"] = f"{run.notes['inputs']}: {note}"
+        elif run.rows.texts and not run.blocks and not {"eos", "labels", "truncation"} & set(report.failed()):
             run.checks.check_answers(run.trainer)
     return report, list(examples(run))
 

@@ -14,7 +14,7 @@ import pytest
 import transformers
 import trl
 
-from tests.lab import ROOT, SAFEGUARDS
+from tests.lab import ALIGNMENT, ROOT, SAFEGUARDS
 
 LIBRARIES = {
     "trl": Path(trl.__file__).parent,
@@ -26,6 +26,11 @@ FILES = {
     "trl": [
         "trainer/sft_trainer.py",
         "trainer/sft_config.py",
+        "trainer/callbacks.py",
+        "trainer/dpo_trainer.py",
+        "trainer/grpo_trainer.py",
+        "trainer/grpo_config.py",
+        "data_utils.py",
         "trainer/base_config.py",
         "trainer/_base.py",
         "trainer/utils.py",
@@ -75,18 +80,21 @@ def sources():
 def recipes():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "recipes"))
-        names = ("pretrain", "sft", "merge_adapter", "checks")
+        names = ("pretrain", "sft", "dpo", "grpo", "merge_adapter", "checks")
         yield {name: importlib.import_module(name) for name in names}
 
 
-@pytest.mark.parametrize("name", ["pretrain", "sft", "merge_adapter"])
+@pytest.mark.parametrize("name", ["pretrain", "sft", "dpo", "grpo", "merge_adapter"])
 @pytest.mark.guarantee(
     "Recipes", "Every argument that a recipe accepts is read by its library or by the recipe, or refused."
 )
 def test_every_field_is_read(recipes, name):
     library, ours = (
         "\n".join(sources()),
-        "\n".join((ROOT / "recipes" / file).read_text() for file in (f"{name}.py", *SAFEGUARDS)),
+        "\n".join(
+            (ROOT / "recipes" / file).read_text()
+            for file in (f"{name}.py", *SAFEGUARDS, *ALIGNMENT, "rewards.py")
+        ),
     )
     unread = []
     for kind in recipes[name].make_parser().dataclass_types:
@@ -114,6 +122,9 @@ def test_no_field_is_lost_on_the_way(recipes):
     """TRL's ModelConfig reaches the model: its three fields that sft.py passes on by hand, the others through
     TRL."""
     text = (ROOT / "recipes/sft.py").read_text()
+    for other in ("dpo", "grpo"):
+        loading = re.search(r"    loading = .*\n.*", text)[0]
+        assert loading in (ROOT / f"recipes/{other}.py").read_text(), "the same three fields"
     through_trl = "get_peft_config(named)", "get_quantization_config(named)"
     assert all(call in text for call in through_trl)
     for field in dataclasses.fields(trl.ModelConfig):

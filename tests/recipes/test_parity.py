@@ -5,6 +5,7 @@ safeguards."""
 import ast
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 from trl import SFTTrainer
 from trl.scripts import sft as stock
 
-from tests.lab import PRETRAIN, ROOT, SAFEGUARDS, SFT, TASK, build_lab, losses, recipe, weights
+from tests.lab import ALIGNMENT, PRETRAIN, ROOT, SAFEGUARDS, SFT, TASK, build_lab, losses, recipe, weights
 
 OURS = ("rows", "global_batch_size", "max_loss_jump", "access")
 CHAT = {key: value for key, value in SFT.items() if not key.startswith(("use_peft", "lora"))} | {
@@ -202,12 +203,12 @@ class WithoutSafeguards(ast.NodeTransformer):
         return any(isinstance(part, ast.Name) and part.id in self.names for part in ast.walk(node))
 
     def visit_Import(self, node):
-        gone = [name for name in node.names if f"{name.name}.py" in SAFEGUARDS]
+        gone = [name for name in node.names if f"{name.name}.py" in (*SAFEGUARDS, *ALIGNMENT)]
         self.names |= {name.name for name in gone}
         return None if gone else node
 
     def visit_ImportFrom(self, node):
-        if f"{node.module}.py" in SAFEGUARDS:
+        if f"{node.module}.py" in (*SAFEGUARDS, *ALIGNMENT):
             self.names |= {name.asname or name.name for name in node.names}
             return None
         return node
@@ -237,6 +238,30 @@ class WithoutSafeguards(ast.NodeTransformer):
         return None if isinstance(node, ast.Expr) and self.used(node) else node
 
 
+def bare_run(lab, name, config, folder, beside=()):
+    """Run what is left of a recipe without its safeguards, alone in a new `folder`; it writes FOLDER/without."""
+    bare = WithoutSafeguards().visit(ast.parse((ROOT / "recipes" / f"{name}.py").read_text()))
+    text = ast.unparse(ast.fix_missing_locations(bare))
+    assert not [
+        name
+        for name in (*SAFEGUARDS, *ALIGNMENT)
+        if f"import {name[:-3]}" in text or f"from {name[:-3]} " in text
+    ]
+    folder.mkdir()
+    for file in beside:  # what it trains on
+        shutil.copy(ROOT / "recipes" / file, folder)
+    (folder / "bare.py").write_text(text)
+    paths = {key: str(lab / config[key]) for key in ("model_name_or_path", "rows", "blocks") if key in config}
+    (folder / "run.yaml").write_text(json.dumps(config | paths | {"output_dir": "without"}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["bare.py", "--config", "run.yaml"])
+        patch.setattr(sys, "path", [str(folder), *(p for p in sys.path if Path(p or ".").resolve() != ROOT)])
+        for file in (*SAFEGUARDS, *ALIGNMENT):
+            patch.delitem(sys.modules, Path(file).stem, raising=False)
+        runpy.run_path("bare.py", run_name="__main__")
+
+
 @pytest.mark.parametrize(
     ("name", "config"), [("sft", CHAT), ("sft", PROMPTS), ("pretrain", PRETRAIN | {"max_steps": 4})]
 )
@@ -245,19 +270,5 @@ class WithoutSafeguards(ast.NodeTransformer):
 )
 def test_what_is_left_without_safeguards_ends_in_the_same_weights(lab, tmp_path, name, config):
     assert recipe(lab, name, config | {"output_dir": str(tmp_path / "with")}) is None
-    bare = WithoutSafeguards().visit(ast.parse((ROOT / "recipes" / f"{name}.py").read_text()))
-    text = ast.unparse(ast.fix_missing_locations(bare))
-    assert not [name for name in SAFEGUARDS if f"import {name[:-3]}" in text or f"from {name[:-3]} " in text]
-    folder = tmp_path / "alone"
-    folder.mkdir()
-    (folder / "bare.py").write_text(text)
-    paths = {key: str(lab / config[key]) for key in ("model_name_or_path", "rows", "blocks") if key in config}
-    (folder / "run.yaml").write_text(json.dumps(config | paths | {"output_dir": "without"}))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["bare.py", "--config", "run.yaml"])
-        patch.setattr(sys, "path", [str(folder), *(p for p in sys.path if Path(p or ".").resolve() != ROOT)])
-        for file in SAFEGUARDS:
-            patch.delitem(sys.modules, Path(file).stem, raising=False)
-        runpy.run_path("bare.py", run_name="__main__")
-    same(tmp_path / "with", folder / "without")
+    bare_run(lab, name, config, tmp_path / "alone")
+    same(tmp_path / "with", tmp_path / "alone/without")

@@ -493,3 +493,19 @@ def test_a_model_of_another_kind_is_refused(tmp_path):
     )
     with pytest.raises(plan.Refused, match="no layers like LLaMA's"):
         plan.read_shape(str(tmp_path))
+
+
+def test_dpo_and_grpo_hold_a_reference_and_what_they_sample():
+    dpo = run("--config", "recipes/configs/dpo_13b_chat_lora.yaml", *DPO_MACHINE)
+    assert dpo.model == "meta-llama/Llama-2-13b-hf", "through the adapter that was merged"
+    assert dpo.micro == 4 and dpo.rows == 128, "a pair is two rows"
+    assert plan.memory(dpo)["reference"] == 0 and dpo.reference
+    whole = run("--config", "recipes/configs/dpo_13b_chat_lora.yaml", *DPO_MACHINE, "--use_peft", "false")
+    assert plan.memory(whole)["reference"] == 2 * whole.params
+    assert plan.flops(dpo)["hardware"] > plan.flops(plan.replace(dpo, reference=False))["hardware"]
+    grpo = run("--config", "recipes/configs/grpo_13b_chat_lora.yaml", *DPO_MACHINE)
+    assert grpo.sampled == 512 and grpo.length > 512 and plan.timing(grpo)["generation_seconds"] >= 512 * 0.03
+    assert grpo.steps == 10_178 * 8 // 64 + 1, "each prompt eight times"
+
+
+DPO_MACHINE = ("--accelerate", "accelerate_configs/ddp_8gpu.yaml", "--gpu", "h100")

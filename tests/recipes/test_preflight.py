@@ -894,3 +894,53 @@ def test_two_ranks(lab, tmp_path, alike):
     else:
         assert "ranks FAILED: two.jinja differs" in first and "rank 1: " in first
         assert "two.yaml: ranks failed" in second
+
+
+# ---------------------------------------------------------------- DPO and GRPO
+ALIGNED = {"model_name_or_path": "chat", "output_dir": "aligned", "use_cpu": True, "bf16": False}
+ALIGNED |= {"report_to": "none", "gradient_checkpointing": False}
+CONFIGS["dpo"] = {**ALIGNED, "rows": "pairs", "beta": 0.1, "max_length": 128}
+CONFIGS["grpo"] = {**ALIGNED, "rows": "choice", "num_generations": 8, "beta": 0.01, "rewards": ["answer"]}
+
+
+@pytest.fixture(scope="module")
+def aligned(lab):
+    shutil.copytree(lab / "model", lab / "chat")
+    (lab / "chat/chat_template.jinja").write_text(TEMPLATE)
+    pair = {"prompt": "Fever?\n", "chosen": "rest", "rejected": "salt"}
+    row = {"prompt": "Fever?\nA. rest\nB. salt\nAnswer:\n", "completion": "A", "scoring": "choice"}
+    for folder, lines in (("pairs", pair), ("choice", row | {"choices": ["A", "B"]})):
+        common = {"source": "s", "license": "CC0", "access": "gated"}
+        for split in ("train", "validation"):
+            rows = [{"id": f"{split}{i}", "split": split, **common, **lines} for i in range(10)]
+            write_jsonl(lab / folder / f"{split}.jsonl", rows)
+        (lab / folder / "manifest.json").write_text(json.dumps({"access": "gated"}))
+    return lab
+
+
+def test_dpo_and_grpo_are_known_by_the_keys_of_their_yaml(aligned, inspect):
+    report, _ = inspect("dpo")
+    assert not report.failed(), said(report)
+    assert (
+        report.notes["eos"].startswith("20 answers in 20 rows") and "10 of 10 rows" in report.notes["labels"]
+    )
+    assert "prompts" in report.notes["prompt"]
+    report, _ = inspect("grpo")
+    assert not report.failed(), said(report)
+    assert report.notes["labels"] == "10 of 10 rows: right answers earn 1, deceits 0"
+
+
+def test_what_fails_of_pairs_and_of_rewards(aligned, inspect):
+    Path("endless").mkdir(exist_ok=True)
+    shutil.copytree("chat", "endless", dirs_exist_ok=True)
+    Path("endless/chat_template.jinja").write_text(TEMPLATE.replace("+ eos_token", "+ '.'"))
+    report, _ = inspect("dpo", {"model_name_or_path": "endless"})
+    assert "eos" in report.failed()
+    write_jsonl(
+        Path("open/train.jsonl"), [{"id": "x", "prompt": "?\n", "completion": "y", "scoring": "none"}]
+    )
+    shutil.copy("open/train.jsonl", "open/validation.jsonl")
+    report, _ = inspect("grpo", {"rows": "open", "access": "gated"})
+    assert_only(report, "labels", "row x: scoring 'none' has no answer that can be verified")
+    report, _ = inspect("grpo", {"use_vllm": True})
+    assert_only(report, "inputs", "use_vllm: TRL 1.16.0 takes vLLM 0.22 to 0.31")
