@@ -16,7 +16,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import attention  # noqa: F401  registers torch_varlen
+import attention  # noqa: F401  registers torch_varlen, shifted_sparse
 import checks
 from callbacks import GracefulStop, LossGuard, Throughput
 from datasets import Dataset

@@ -231,8 +231,8 @@ class Run:
         """Config, tokenizer, pad token, isolation of packed documents, and batch, as in the recipe's main."""
         given, check = self.given, self.report.check
         length, revision = self.manifest.get("block_length"), given.model_revision
-        longest, rescaled = length or given.max_length, "rope_parameters" in (given.model_init_kwargs or ())
-        self.config, self.tokenizer = self.checks.check_model(self.model, longest, revision, rescaled)
+        longest, changes = length or given.max_length, given.model_init_kwargs
+        self.config, self.tokenizer = self.checks.check_model(self.model, longest, revision, changes)
         with check("vocabulary"):
             if self.blocks:
                 self.checks.check_tokenizer(given, self.tokenizer, self.manifest)
