@@ -7,13 +7,13 @@ import contextlib
 import copy
 import hashlib
 import json
+import math
 import os
 import pickle
 import re
 import shutil
 import sys
 import time
-from math import prod
 from pathlib import Path
 
 import torch
@@ -64,6 +64,44 @@ def check_batch(key, value, per_pass):
         near = " or ".join(str(n * per_pass) for n in (value // per_pass, value // per_pass + 1) if n)
         raise Refused(
             f"{key} {value} is not a multiple of {per_pass} (ranks x micro-batch). Next: {key} {near}"
+        )
+
+
+def sequence_ranks(kind=None):
+    """Ranks that share each row: cp_size (context parallelism) times sp_size (Ulysses) of the accelerate
+    file, or the one of `kind`."""
+    if os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "false") != "true":
+        return 1
+    kinds = [kind] if kind else ["CP", "SP"]
+    return math.prod(int(os.environ.get(f"PARALLELISM_CONFIG_{each}_SIZE", 1)) for each in kinds)
+
+
+def check_sequence_ranks(config, attn_implementation, length, packing=None):
+    """Refuse what sequence parallelism would train wrongly in silence, or stop at after the model is loaded.
+    packing: the key that asks for packed documents to be kept apart."""
+    ring, ulysses = sequence_ranks("CP"), sequence_ranks("SP")
+    ranks, heads = ring * ulysses, getattr(config, "num_attention_heads", ulysses)
+    if ranks == 1:
+        return
+    name = f"context parallelism (cp_size {ring})" if ring > 1 else f"Ulysses (sp_size {ulysses})"
+    wanted = os.environ.get("PARALLELISM_CONFIG_SP_ATTN_IMPLEMENTATION", "sdpa") if ulysses > 1 else "sdpa"
+    if packing:
+        raise Refused(
+            f"{name} drops the mask between packed documents. Next: {packing} false, or an accelerate file "
+            "without parallelism_config"
+        )
+    if attn_implementation != wanted:
+        raise Refused(
+            f"{name} works with {wanted}, attn_implementation is {attn_implementation}. Next: "
+            f"attn_implementation {wanted}"
+        )
+    if heads % ulysses:
+        raise Refused(
+            f"sp_size {ulysses} does not divide {heads} heads. Next: sp_size {math.gcd(heads, ulysses)}"
+        )
+    if length and length % (part := 2 * ring if ring > 1 else ulysses):
+        raise Refused(
+            f"{name} needs lengths that {part} divides, not {length}. Next: {length // part * part}"
         )
 
 
@@ -279,6 +317,8 @@ def check_sft_model(named, training):
     length, changes = training.max_length, training.model_init_kwargs
     config, tokenizer = check_model(named.model_name_or_path, length, named.model_revision, changes)
     check_pad_token(tokenizer, training.pad_token)
+    packing = "packing" if training.packing else "padding_free" if training.padding_free else None
+    check_sequence_ranks(config.get_text_config(), named.attn_implementation or "sdpa", length, packing)
     if (training.packing and training.packing_strategy != "wrapped") or training.padding_free:
         check_isolation(config, named.attn_implementation, training.device, flat=True)
     template = Path(training.chat_template_path or "")
@@ -308,6 +348,8 @@ def check_pretraining(run, training, manifest):
     name, length = run.model_name_or_path, manifest["block_length"]
     config, tokenizer = check_model(name, length, run.model_revision, run.model_init_kwargs)
     check_tokenizer(run, tokenizer, manifest)
+    packing = "document_masking" if run.document_masking else None
+    check_sequence_ranks(config.get_text_config(), run.attn_implementation, length, packing)
     if run.document_masking:
         check_isolation(config, run.attn_implementation, training.device, flat=False)
 
@@ -420,7 +462,7 @@ def local_part(weight):
 
 def numel(weight):
     """Of the whole weight, also where it is sharded or holds two 4-bit numbers a byte."""
-    return prod(
+    return math.prod(
         getattr(getattr(weight, "quant_state", None), "shape", getattr(weight, "ds_shape", weight.shape))
     )
 

@@ -102,7 +102,8 @@ def make_trainer(args, data, model=None):
 def main(args):
     run, training = args
     manifest = read_manifest(run.blocks)
-    per_pass = training.per_device_train_batch_size * training.world_size * manifest["block_length"]
+    rows = training.per_device_train_batch_size * training.world_size // checks.sequence_ranks()
+    per_pass = rows * manifest["block_length"]
     training.gradient_accumulation_steps = run.global_batch_tokens // per_pass
     checks.check_batch("global_batch_tokens", run.global_batch_tokens, per_pass)
     checks.check_launch(run, training)
@@ -152,9 +153,9 @@ class PackedBlocks(torch.utils.data.Dataset):
 
 
 class Collator:
-    """Blocks -> input_ids, labels [batch, length]. With document masking, position_ids restart at each
-    document, cu_seq_lens bound them for varlen kernels, and none predicts the next one's first token. There
-    is no attention_mask: with one, transformers lets packed documents attend to each other."""
+    """Blocks -> input_ids, labels, position_ids [batch, length]. With document masking, positions restart at
+    each document, cu_seq_lens bound them for varlen kernels, and none predicts the next one's first token.
+    There is no attention_mask: with one, transformers lets packed documents attend to each other."""
 
     def __init__(self, document_masking):
         self.document_masking = document_masking
@@ -162,8 +163,7 @@ class Collator:
     def __call__(self, blocks):
         input_ids = torch.from_numpy(np.stack([block["input_ids"] for block in blocks]).astype(np.int64))
         labels, length = input_ids.clone(), input_ids.shape[1]
-        position_ids = torch.arange(length).repeat(len(blocks), 1)
-        starts = []
+        position_ids, starts = torch.arange(length).repeat(len(blocks), 1), []
         for i, block in enumerate(blocks):
             for start in itertools.accumulate(map(int, block["seq_lengths"]), initial=0):
                 if self.document_masking and start < length:
@@ -171,10 +171,10 @@ class Collator:
                     labels[i, start] = -100
                     position_ids[i, start:] = torch.arange(length - start)
             labels[i, sum(map(int, block["seq_lengths"])) :] = -100  # an unused end
-        batch = {"input_ids": input_ids, "labels": labels}
+        batch = {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}
         if self.document_masking:
             bounds = torch.tensor([*starts, labels.numel()], dtype=torch.int32)
-            batch |= {"position_ids": position_ids, "cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
+            batch |= {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
             batch |= dict.fromkeys(("max_length_q", "max_length_k"), int(bounds.diff().max()))
         return batch
 

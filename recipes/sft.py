@@ -57,7 +57,7 @@ def make_trainer(args, data, model=None):
 def main(args):
     run, training, model = args
     if run.global_batch_size:
-        per_pass = training.per_device_train_batch_size * training.world_size
+        per_pass = training.per_device_train_batch_size * training.world_size // checks.sequence_ranks()
         training.gradient_accumulation_steps = run.global_batch_size // per_pass
         checks.check_batch("global_batch_size", run.global_batch_size, per_pass)
     checks.check_launch(run, training)

@@ -241,6 +241,11 @@ class Run:
                 self.checks.check_pad_token(self.tokenizer, given.pad_token)
         flat = given.padding_free or (given.packing and self.strategy != "wrapped")
         with check("packing"):
+            packing = next(
+                (key for key in ("packing", "padding_free", "document_masking") if getattr(given, key)), None
+            )
+            attention = given.attn_implementation or "sdpa"
+            self.checks.check_sequence_ranks(self.config.get_text_config(), attention, longest, packing)
             if flat or given.document_masking:
                 device = self.training.device
                 self.checks.check_isolation(self.config, given.attn_implementation, device, flat=flat)
@@ -248,6 +253,7 @@ class Run:
             key = "global_batch_tokens" if self.blocks else "global_batch_size"
             if value := getattr(given, key, None):
                 ranks = on_ranks(self.training, self.ranks).world_size
+                ranks //= self.checks.sequence_ranks()
                 per_pass = self.training.per_device_train_batch_size * ranks * (length or 1)
                 self.checks.check_batch(key, value, per_pass)
 
