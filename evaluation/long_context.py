@@ -274,8 +274,8 @@ def section(result: dict) -> dict:
 
 
 ABOUT = (
-    "Nats of held-out text by its position, with 95 % intervals, and needles found in invented notes, in %, by "
-    "the length of the notes and the depth of the needle."
+    "Nats of held-out text by its position, with 95 % intervals, and needles found in invented notes, in %, "
+    "by the length of the notes and the depth of the needle."
 )
 
 

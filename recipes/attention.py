@@ -56,12 +56,13 @@ def attend_by_document(
     """What torch.nn.attention.varlen.varlen_attn computes of these arguments (causal), where it has no
     kernel."""
     lengths = cu_seq_q.diff().tolist()
-    documents = zip(*(x.transpose(0, 1).split(lengths, dim=1) for x in (query, key, value)), strict=True)
+    rows = (x.transpose(0, 1)[None] for x in (query, key, value))  # 4 dimensions: the fused kernel
+    documents = zip(*(x.split(lengths, dim=2) for x in rows), strict=True)
     outputs = [
         scaled_dot_product_attention(*document, is_causal=True, scale=scale, enable_gqa=enable_gqa)
         for document in documents
     ]
-    return torch.cat(outputs, dim=1).transpose(0, 1)
+    return torch.cat(outputs, dim=2)[0].transpose(0, 1)
 
 
 def torch_varlen_mask(*args, attention_mask=None, **kwargs):
