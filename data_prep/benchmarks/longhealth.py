@@ -5,9 +5,10 @@ Origin    github.com/kbressem/LongHealth, data/benchmark_v5.json. License Apache
 Raw       {"patient_NN": {"texts": {"text_K": text}, "questions": [{"No", "question", "answer_a" ...
           "answer_e", "correct" (text)}]}}
 Splits    test alone: nothing to train on
-Rows      its first task: the whole record, 5,090 to 6,754 words, then the question. The prompts are longer than
-          4,096 tokens: evaluation refuses them on a model with fewer positions.
-Oddities  the right answer is given as text, not as a letter; where no option has it, or two, the row is dropped.
+Rows      its first task: the whole record, 5,090 to 6,754 words, then the question. The prompts are longer
+          than 4,096 tokens: evaluation refuses them on a model with fewer positions.
+Oddities  the right answer is given as text, not as a letter; where no option has it, or two, the row is
+          dropped. Field names are recalled from public code: the file itself was not at hand.
 """
 
 import re
@@ -44,14 +45,18 @@ def files(folder: Path) -> list[Path]:
 def read(folder: Path, drops):
     template = read_prompt("longhealth", "record", "question", "options")
     (path,) = files(folder)
-    for patient, content in read_json(path).items():
+    records = read_json(path)
+    if not isinstance(records, dict):
+        raise BadInput(f"{path}: expected a JSON object of patients, found {type(records).__name__}")
+    for patient, content in records.items():
         record, questions = pick(content, f"{path}: {patient}", texts=dict, questions=list)
         ordered = sorted(record, key=lambda name: [int(part) for part in re.findall(r"\d+", name)])
         whole = "\n\n".join(texts([record[name] for name in ordered], f"{path}: {patient}", "texts"))
         for number, given in enumerate(questions):
             where = f"{path}: {patient}: question {number}"
             keys = [f"answer_{letter.lower()}" for letter in LETTERS]
-            question, answer, *options = pick(given, where, question=str, correct=str, **dict.fromkeys(keys, str))
+            kinds = {"question": str, "correct": str, **dict.fromkeys(keys, str)}
+            question, answer, *options = pick(given, where, **kinds)
             options = texts(options, where, "options")
             if options.count(answer.strip()) != 1:
                 drops.add("longhealth", "the answer is not exactly one option", where)
