@@ -102,8 +102,8 @@ def make_trainer(args, data, model=None):
 def main(args):
     run, training = args
     manifest = read_manifest(run.blocks)
-    rows = training.per_device_train_batch_size * training.world_size // checks.sequence_ranks()
-    per_pass = rows * manifest["block_length"]
+    per_pass = training.per_device_train_batch_size * training.world_size * manifest["block_length"]
+    per_pass //= checks.sequence_ranks()
     training.gradient_accumulation_steps = run.global_batch_tokens // per_pass
     checks.check_batch("global_batch_tokens", run.global_batch_tokens, per_pass)
     checks.check_launch(run, training)
