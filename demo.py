@@ -191,6 +191,14 @@ FULL = [
             --evaluation outputs/demo/alignment/evaluation \
             --forgetting outputs/demo/alignment/forgetting/forgetting.json --show_texts \
             --out outputs/demo/alignment/report"""),
+    Stage("long_context", "the foundation model on longer blocks; its loss by position, needles", 120,
+          "data/demo/blocks_long outputs/demo/extended outputs/demo/long_context", "foundation", """
+        python -m data_prep.build_blocks --documents data/demo/clean --tokenizer data/demo/backbone_config \
+            --mixture data_prep/mixtures/demo_long.yaml --out data/demo/blocks_long
+        python recipes/pretrain.py --config recipes/configs/demo_extend.yaml
+        python -m evaluation.long_context outputs/demo/foundation outputs/demo/extended \
+            --blocks data/demo/blocks_long --lengths 128,256,512 --depths 3 --repeats 5 \
+            --out outputs/demo/long_context"""),
 ]  # fmt: skip
 
 

@@ -11,6 +11,9 @@ Reads   DOCUMENTS/manifest.json and the files it names, the tokenizer of the mod
             ratio         weight of each domain, in tokens (paper: biomedical 15, clinical 1, general 4), or
                           `as_found`
             fill          best_fit: whole documents where they fit, the rest split over blocks;
+                          long_first: best_fit on joined documents, the notes of one patient in the order of
+                          their dates (of one training file), and of a domain that has more than the run
+                          takes, the blocks with the longest documents;
                           concat: one endless text, cut every block_length
             validation_share   share of the documents (by a hash of their id) that is held out, per domain
             seed
@@ -57,6 +60,8 @@ SHARD_CHARACTERS = (
 )
 BATCH_CHARACTERS = 4_000_000  # tokenized at once: bounds the memory by text, not by number of documents
 ROWS_PER_WRITE = 512
+DATES = ("charttime", "chartdate", "date")  # in the meta of a note
+BANDS = (0, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)  # tokens of a document, for the dataset card
 
 
 # ---------------------------------------------------------------- the mixture
@@ -90,11 +95,26 @@ def batches(documents, characters: int):
         yield batch
 
 
+def joined(documents):
+    """The documents of each patient as one, in the order of their dates; all others as they are."""
+    patients = {}
+    for document in documents:
+        if (group := person(document)) == document["id"]:
+            yield document
+        else:
+            patients.setdefault((document["source"], group), []).append(document)
+    for (source, group), notes in patients.items():
+        notes.sort(key=lambda note: next((note["meta"][key] for key in DATES if note["meta"].get(key)), ""))
+        text = "\n\n".join(note["text"] for note in notes)
+        yield {"id": group, "source": source, "text": text, "meta": {}}
+
+
 def tokenize(
-    files: list[Path], tokenizer: DocumentTokenizer, share: float, stem: Path
+    files: list[Path], tokenizer: DocumentTokenizer, share: float, stem: Path, join: bool = False
 ) -> dict[str, np.ndarray]:
     """Write the tokens of each split one after the other to STEM.{train,validation}.bin and the ids of its
-    documents to STEM.{...}.ids.txt.gz; return the end of each document per split, in tokens."""
+    documents to STEM.{...}.ids.txt.gz; return the end of each document per split, in tokens. join: the
+    documents of a patient are one."""
     ends, written = {"train": [], "validation": []}, {"train": 0, "validation": 0}
     with contextlib.ExitStack() as stack:
         tokens = {split: stack.enter_context(open(f"{stem}.{split}.bin", "wb")) for split in ends}
@@ -102,9 +122,8 @@ def tokenize(
         for split in ends:
             raw = stack.enter_context(open(f"{stem}.{split}.ids.txt.gz", "wb"))
             names[split] = stack.enter_context(gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0))
-        for batch in batches(
-            (document for file in files for _, document in read_jsonl(file)), BATCH_CHARACTERS
-        ):
+        documents = (document for file in files for _, document in read_jsonl(file))
+        for batch in batches(joined(documents) if join else documents, BATCH_CHARACTERS):
             for document, ids in zip(batch, tokenizer.encode([d["text"] for d in batch]), strict=True):
                 group = person(document)
                 split = "validation" if held_out(document["source"], group, share) else "train"
@@ -158,8 +177,8 @@ def fill_best_fit(ends: np.ndarray, length: int) -> list[list[tuple[int, int]]]:
 def write_blocks(
     path: Path, tokens: np.ndarray, ends: np.ndarray, blocks: list, length: int, filler: int
 ) -> np.ndarray:
-    """Write blocks as an Arrow stream that `datasets.Dataset.from_file` memory-maps; return the number of
-    tokens in each."""
+    """Write blocks as an Arrow stream that `datasets.Dataset.from_file` memory-maps; return `by_length` of
+    each."""
     value = pa.from_numpy_dtype(tokens.dtype)
     columns = {
         "input_ids": pa.list_(value, length),
@@ -167,7 +186,7 @@ def write_blocks(
         "documents": pa.list_(pa.uint32()),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    used = np.zeros(len(blocks), np.uint32)
+    used = np.zeros((len(blocks), 2 + len(BANDS)), np.int64)
     with pa.ipc.new_stream(path, pa.schema(columns)) as stream:
         for first in range(0, len(blocks), ROWS_PER_WRITE):
             part = blocks[first : first + ROWS_PER_WRITE]
@@ -175,7 +194,7 @@ def write_blocks(
             for number, (row, spans) in enumerate(zip(ids, part, strict=True), first):
                 content = np.concatenate([tokens[start:stop] for start, stop in spans])
                 row[: len(content)] = content
-                used[number] = len(content)
+                used[number] = by_length(np.array([stop - start for start, stop in spans]))
             lengths = pa.array(
                 [[stop - start for start, stop in spans] for spans in part], columns["seq_lengths"]
             )
@@ -191,7 +210,15 @@ def write_blocks(
     return used
 
 
-FILLS = {"best_fit": fill_best_fit, "concat": fill_concat}
+FILLS = {"best_fit": fill_best_fit, "long_first": fill_best_fit, "concat": fill_concat}
+
+
+def by_length(lengths: np.ndarray) -> np.ndarray:
+    """int64 [2 + len(BANDS)] of a block with documents (or pieces) of these lengths: tokens, their squared
+    lengths, and the tokens in pieces of each band of lengths."""
+    lengths = lengths.astype(np.int64)
+    band = np.searchsorted(BANDS, lengths, "right") - 1
+    return np.array([lengths.sum(), (lengths**2).sum(), *np.bincount(band, lengths, len(BANDS))], np.int64)
 
 
 def pack_shard(
@@ -214,7 +241,7 @@ def pack_shard(
     work = folder / WORK / "shards" / domain / stem
     work.parent.mkdir(parents=True, exist_ok=True)
     paths = [Path(documents, path) for path, _ in files]
-    ends = tokenize(paths, tokenizer, mixture["validation_share"], work)
+    ends = tokenize(paths, tokenizer, mixture["validation_share"], work, mixture["fill"] == "long_first")
     for split in [split for split in ends if len(ends[split])]:
         path = folder / WORK / "blocks" / split / domain / f"{stem}.arrow"
         partial = path.with_name(f".{path.name}.partial")
@@ -231,7 +258,7 @@ def pack_shard(
             "source": source,
             "documents": len(ends[split]),
             "records": len(blocks),
-            "tokens": int(counts.sum()),
+            "tokens": int(counts[:, 0].sum()),
         }
         outputs.append(
             describe(folder / WORK / "blocks", path, **facts)
@@ -259,21 +286,34 @@ def shuffled(count: int, key: str) -> np.ndarray:
     return np.argsort(splitmix64(np.arange(count, dtype=np.uint64) ^ salt), kind="stable")
 
 
+def longest(tokens: np.ndarray, squares: np.ndarray, wanted: float) -> np.ndarray:
+    """Rows of the blocks with the longest documents (in the mean over their tokens) that hold `wanted`
+    tokens, in their order; all rows where there are fewer."""
+    rows = np.argsort(-squares / tokens, kind="stable")
+    return np.sort(rows[: int(np.searchsorted(np.cumsum(tokens[rows]), wanted)) + 1])
+
+
 def mix(
-    used: dict[str, np.ndarray], ratio: dict[str, float], total_tokens: int, seed: int
+    used: dict[str, np.ndarray],
+    ratio: dict[str, float],
+    total_tokens: int,
+    seed: int,
+    squares: dict[str, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The training order over rows numbered domain after domain (dict order), and for each domain the rows it
     gives to it, in their order.
 
-    used: tokens of each row of each domain. ratio: weight of each domain in tokens. A domain smaller than its
-    share is passed again, reshuffled. A block of domain d stands at (tokens of d before its middle) / (tokens
+    used: tokens of each row of each domain. ratio: weight of each domain in tokens. squares: squared lengths
+    of the documents of each row, to take the rows with the longest. A domain smaller than its share is passed
+    again, reshuffled. A block of domain d stands at (tokens of d before its middle) / (tokens
     of d in the run), so that every prefix is within about one block of the ratio.
     """
     weight, places, rows, first = sum(ratio.values()), [], {}, 0
     for domain, tokens in used.items():
         wanted = total_tokens * ratio[domain] / weight
-        passes = int(wanted // tokens.sum()) + 1
-        row = np.concatenate([shuffled(len(tokens), f"{seed} {domain} {p}") for p in range(passes)])
+        taken = longest(tokens, squares[domain], wanted) if squares else np.arange(len(tokens))
+        passes = int(wanted // tokens[taken].sum()) + 1
+        row = np.concatenate([taken[shuffled(len(taken), f"{seed} {domain} {p}")] for p in range(passes)])
         ends = np.cumsum(tokens[row], dtype=np.int64)
         count = max(
             1, int(np.searchsorted(ends - tokens[row] / 2, wanted))
@@ -417,7 +457,7 @@ def report(outputs: list[dict]) -> None:
 def used_tokens(
     documents: Path, units: list[dict], facts: list[dict], domains: list[str]
 ) -> dict[str, np.ndarray]:
-    """For each domain, the tokens in each of its training blocks; BadInput if validation took all of one."""
+    """For each domain, `by_length` of each of its training blocks; BadInput if validation took all of one."""
     used = {domain: [] for domain in domains}
     for unit, fact in zip(units, facts, strict=True):
         if "train" in fact["used"]:
@@ -435,11 +475,23 @@ def target(found: dict[str, int], mixture: dict) -> tuple[dict[str, float], int]
     return ratio, sum(found.values()) if mixture["tokens"] == "one_pass" else mixture["tokens"]
 
 
+def columns(used: dict[str, np.ndarray], mixture: dict, found: dict[str, int]) -> tuple:
+    """Arguments of `mix`: from `by_length` of each block, the mixture and the tokens of each domain."""
+    tokens, squares = ({domain: blocks[:, i] for domain, blocks in used.items()} for i in (0, 1))
+    return (
+        tokens,
+        *target(found, mixture),
+        mixture["seed"],
+        squares if mixture["fill"] == "long_first" else None,
+    )
+
+
 def lay_out(used: dict[str, np.ndarray], mixture: dict, outputs: list[dict]) -> tuple[np.ndarray, dict]:
     """(training order, totals by domain for the manifest); prints a line for each domain."""
-    found = {domain: int(tokens.sum()) for domain, tokens in used.items()}
-    order, rows = mix(used, *target(found, mixture), mixture["seed"])
-    tokens = np.concatenate(list(used.values()))
+    found = {domain: int(blocks[:, 0].sum()) for domain, blocks in used.items()}
+    order, rows = mix(*columns(used, mixture, found))
+    blocks = np.concatenate(list(used.values()))
+    tokens = blocks[:, 0]
     in_run = {domain: int(tokens[row].sum()) for domain, row in rows.items()}
     totals = {}
     for domain in used:
@@ -453,6 +505,9 @@ def lay_out(used: dict[str, np.ndarray], mixture: dict, outputs: list[dict]) -> 
             "tokens_in_run": in_run[domain],
             "passes": round(epochs, 3),
             "share": round(share, 5),
+            "tokens_by_length": dict(
+                zip(map(str, BANDS), blocks[rows[domain], 2:].sum(0).tolist(), strict=True)
+            ),
         }
         again = ": repeated more than four times, more documents would teach more" if epochs > 4 else ""
         share = f"{100 * share:.2f} % of the run"

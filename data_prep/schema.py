@@ -252,7 +252,7 @@ class Mixture(Settings):
     ratio: Annotated[dict[Domain, Weight], Field(min_length=1)] | Literal["as_found"] = Field(
         description=f"as_found, or weights above 0 for some of {', '.join(DOMAINS)}"
     )
-    fill: Literal["best_fit", "concat"] = Field(description="best_fit or concat")
+    fill: Literal["best_fit", "long_first", "concat"] = Field(description="best_fit, long_first or concat")
     validation_share: float = Field(ge=0, lt=1, description="a share from 0 to below 1")
     seed: int = Field(ge=0, description="a whole number")
 

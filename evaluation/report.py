@@ -32,7 +32,7 @@ import markupsafe
 from data_prep import egress
 from data_prep.files import check_out, read_json, whole_folder
 from data_prep.schema import BadInput, load, strictest
-from evaluation import score
+from evaluation import long_context, score
 from evaluation.diagnosis import section as diagnosis_page
 from evaluation.reporting import (
     claims,
@@ -63,6 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--evaluation", type=Path, required=True, help="folder with a folder of scores for each model")
     add("--runs", type=Path, help="folder of the training runs that the configuration names")
     add("--forgetting", type=Path, help="forgetting.json of evaluation.forgetting")
+    add("--long_context", type=Path, help="long_context.json of evaluation.long_context")
     add("--diagnosis", type=Path, help="folder written by evaluation.judge")
     add("--out", type=Path, required=True)
     add("--picture", type=Path, metavar="SVG", help="write the overview here too (numbers only)")
@@ -128,7 +129,8 @@ def read_page(args) -> dict:
     forgetting = read_json(args.forgetting) if args.forgetting else None
     diagnosis = diagnosis_page.read(args.diagnosis) if args.diagnosis else None
     records = [entry["run"] for entry in (*trained.values(), *evaluations.values())]
-    records += [record for record in (forgetting, diagnosis) if record]
+    context = read_json(args.long_context) if args.long_context else None
+    records += [record for record in (forgetting, diagnosis, context) if record]
     access = [row[name] for rows in answers.values() for row in rows for name in ("access", "model_access")]
     access += [record.get("access", "public") for record in records]
     baseline = next((model for model in models if model["name"] == settings["baseline"]), models[0])
@@ -164,6 +166,7 @@ def read_page(args) -> dict:
         "domains": perplexities(models, trained),
         "same_blocks": SAME_BLOCKS,
         "forgetting": forgetting and forgetting_page.section(forgetting),
+        "long_context": context and long_context.section(context),
         "diagnosis": diagnosis,
         "browser": browser,
         "data": markupsafe.Markup(
@@ -192,6 +195,10 @@ def check_paths(args) -> None:
             f"--forgetting {args.forgetting}: no such file. Next: python -m evaluation.forgetting --base "
             "MODEL "
             "--tuned MODEL --out OUT, and --forgetting OUT/forgetting.json"
+        )
+    if args.long_context and not args.long_context.is_file():
+        raise BadInput(
+            f"--long_context {args.long_context}: no such file. Next: python -m evaluation.long_context -h"
         )
 
 
@@ -390,6 +397,7 @@ def markdown(page: dict) -> str:
         ]
         parts += ["## Perplexity of held-out text\n", SAME_BLOCKS + "\n", markdown_table(head, rows)]
     parts += [page["forgetting"]["markdown"]] if page["forgetting"] else []
+    parts += [page["long_context"]["markdown"]] if page["long_context"] else []
     parts += ["## Clinical cases\n", page["diagnosis"]["markdown"]] if page["diagnosis"] else []
     if page["curves"]:
         parts += [

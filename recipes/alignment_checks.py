@@ -13,8 +13,8 @@ SAMPLE = 1000  # pairs whose texts are checked
 # ---------------------------------------------------------------- both stages
 def check_chat_model(named, training, length, conversation):
     """check_model, and a chat template where conversations are trained on."""
-    rescaled = "rope_parameters" in (training.model_init_kwargs or {})
-    _, tokenizer = check_model(named.model_name_or_path, length, named.model_revision, rescaled)
+    changes = training.model_init_kwargs
+    _, tokenizer = check_model(named.model_name_or_path, length, named.model_revision, changes)
     if conversation and not tokenizer.chat_template:
         raise Refused(
             f"the tokenizer of {named.model_name_or_path} has no chat template. Next: start from a chat "

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate.state import GradientState
-from checks import Refused, local_part
+from checks import Refused, local_part, sequence_ranks
 from hardware import model_flops, peak_tflops
 from transformers import TrainerCallback
 
@@ -58,15 +58,14 @@ class LossGuard(TrainerCallback):
     def read_loss(self, module, args, kwargs, output):
         if not (module.training and torch.is_grad_enabled()) or getattr(output, "loss", None) is None:
             return
-        self.losses.append(output.loss.detach().double())
+        if sequence_ranks() == 1 or (kwargs["labels"] != -100).any():  # else a part of a row without labels
+            self.losses.append(output.loss.detach().double())
         self.is_sum = (
             kwargs.get("num_items_in_batch") is not None
         )  # then the micro-batches add up to the mean
         if not GradientState().sync_gradients:
             return
-        total, count = all_ranks(
-            [torch.stack(self.losses).sum().item(), float(len(self.losses))], self.args.device
-        )
+        total, count = all_ranks([float(sum(self.losses)), float(len(self.losses))], self.args.device)
         self.losses.clear()
         loss, usual = total if self.is_sum else total / count, sum(self.recent) / max(1, len(self.recent))
         spike = self.max_loss_jump and len(self.recent) >= 10 and loss > usual + self.max_loss_jump
@@ -174,6 +173,7 @@ class Throughput(TrainerCallback):
             torch.cat([lengths.long() for lengths in self.lengths]) if self.lengths else torch.zeros(1).long()
         )
         tokens, squares = all_ranks([int(lengths.sum()), int((lengths * lengths).sum())], args.device)
+        squares *= sequence_ranks()  # each rank has seen its share of a row
         seconds, self.lengths, self.seen = time.perf_counter() - self.clock, [], self.seen + tokens
         added = {"tokens_per_second": round(tokens / seconds, 1), "tokens_seen": self.seen}
         if self.peak:
@@ -215,10 +215,16 @@ class Ledger(TrainerCallback):
 
     def read_blocks(self, module, args, inputs):
         if module.training:
-            self.batches.append(checksums(inputs["input_ids"]))
+            self.batches.append(position_sums(inputs["input_ids"], inputs.get("position_ids")))
 
     def on_step_end(self, args, state, control, **kwargs):
-        seen = torch.cat(self.batches)
+        seen, shared = torch.cat(self.batches), sequence_ranks()
+        if shared > 1:  # neighbouring ranks have parts of the same rows
+            parts = [torch.empty_like(seen) for _ in range(args.world_size)]
+            dist.all_gather(parts, seen.contiguous())
+            first = args.process_index // shared * shared
+            seen = sum(parts[first : first + shared]) if args.process_index == first else seen[:0]
+        seen = seen * (2 * seen + 1)
         blocks, checksum = all_ranks([len(seen), int(seen.sum())], args.device)
         self.batches = []
         if state.is_world_process_zero:
@@ -245,7 +251,13 @@ class Ledger(TrainerCallback):
 def checksums(input_ids):
     """int64 [rows] of int64 token ids [rows, length]: a polynomial of the ids and their positions, modulo
     2**64."""
-    positions = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
-    weights = (positions * -7046029254386353131) | 1  # odd: every id counts
-    row = (input_ids.long() * weights).sum(1)
+    row = position_sums(input_ids)
     return row * (2 * row + 1)
+
+
+def position_sums(input_ids, positions=None):
+    """int64 [rows]: ids weighted by their places in the row; those of the parts of a row add up."""
+    if positions is None or sequence_ranks() == 1:
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+    weights = ((positions + 1) * -7046029254386353131) | 1  # odd: every id counts
+    return (input_ids.long() * weights).sum(1)

@@ -7,13 +7,13 @@ import contextlib
 import copy
 import hashlib
 import json
+import math
 import os
 import pickle
 import re
 import shutil
 import sys
 import time
-from math import prod
 from pathlib import Path
 
 import torch
@@ -64,6 +64,44 @@ def check_batch(key, value, per_pass):
         near = " or ".join(str(n * per_pass) for n in (value // per_pass, value // per_pass + 1) if n)
         raise Refused(
             f"{key} {value} is not a multiple of {per_pass} (ranks x micro-batch). Next: {key} {near}"
+        )
+
+
+def sequence_ranks(kind=None):
+    """Ranks that share each row: cp_size (context parallelism) times sp_size (Ulysses) of the accelerate
+    file, or the one of `kind`."""
+    if os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "false") != "true":
+        return 1
+    kinds = [kind] if kind else ["CP", "SP"]
+    return math.prod(int(os.environ.get(f"PARALLELISM_CONFIG_{each}_SIZE", 1)) for each in kinds)
+
+
+def check_sequence_ranks(config, attn_implementation, length, packing=None):
+    """Refuse what sequence parallelism would train wrongly in silence, or stop at after the model is loaded.
+    packing: the key that asks for packed documents to be kept apart."""
+    ring, ulysses = sequence_ranks("CP"), sequence_ranks("SP")
+    ranks, heads = ring * ulysses, getattr(config, "num_attention_heads", ulysses)
+    if ranks == 1:
+        return
+    name = f"context parallelism (cp_size {ring})" if ring > 1 else f"Ulysses (sp_size {ulysses})"
+    wanted = os.environ.get("PARALLELISM_CONFIG_SP_ATTN_IMPLEMENTATION", "sdpa") if ulysses > 1 else "sdpa"
+    if packing:
+        raise Refused(
+            f"{name} drops the mask between packed documents. Next: {packing} false, or an accelerate file "
+            "without parallelism_config"
+        )
+    if attn_implementation != wanted:
+        raise Refused(
+            f"{name} works with {wanted}, attn_implementation is {attn_implementation}. Next: "
+            f"attn_implementation {wanted}"
+        )
+    if heads % ulysses:
+        raise Refused(
+            f"sp_size {ulysses} does not divide {heads} heads. Next: sp_size {math.gcd(heads, ulysses)}"
+        )
+    if length and length % (part := 2 * ring if ring > 1 else ulysses):
+        raise Refused(
+            f"{name} needs lengths that {part} divides, not {length}. Next: {length // part * part}"
         )
 
 
@@ -203,10 +241,9 @@ def is_hub_name(name):
     )
 
 
-def check_model(name, length, revision="main", rescaled=False):
+def check_model(name, length, revision="main", changes=None):
     """(config, tokenizer) of a model folder or Hub name. Refused if there is none, if it has fewer positions
-    than `length` (unless its positions are `rescaled` by rope_parameters), or if nothing could teach it to
-    stop."""
+    than `length` after its `changes` (model_init_kwargs), or if nothing could teach it to stop."""
     if not Path(name, "config.json").is_file() and not is_hub_name(name):
         raise Refused(
             f"{name}: no config.json here. Next: check model_name_or_path, relative to the current folder"
@@ -232,13 +269,7 @@ def check_model(name, length, revision="main", rescaled=False):
         raise Refused(
             f"{name}: {said}. Next: check model_name_or_path; train that model first, or hf download it"
         ) from error
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if length and positions and length > positions and not rescaled:
-        raise Refused(
-            f"texts of {length} tokens, but {name} has {positions} positions. Next: shorter texts, or "
-            f"rope_parameters "
-            "(rope_type, rope_theta, factor) in model_init_kwargs"
-        )
+    check_positions(name, config.get_text_config(), tokenizer, length, changes or {})
     if tokenizer.eos_token_id is None:
         raise Refused(
             f"the tokenizer of {name} has no EOS: nothing would teach it to stop. Next: eos_token in its "
@@ -247,11 +278,55 @@ def check_model(name, length, revision="main", rescaled=False):
     return config, tokenizer
 
 
+def check_positions(name, config, tokenizer, length, changes):
+    """Refuse texts longer than the model's positions or than its tokenizer allows, and rope_parameters from
+    which transformers would make other positions than meant; says what to write."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if not positions:
+        return
+    rope, longest = changes.get("rope_parameters"), changes.get("max_position_embeddings", positions)
+    target = max(longest, length or 0)
+    theta = (getattr(config, "rope_parameters", None) or {}).get("rope_theta", 10000.0)
+    yarn = {"rope_type": "yarn", "rope_theta": theta, "factor": float(-(-target // positions))}
+    yarn |= {"original_max_position_embeddings": positions}
+    yarn = ", ".join(f"{key}: {value}" for key, value in yarn.items())
+    lines = (
+        "model_init_kwargs: {",
+        f"  max_position_embeddings: {target},",
+        f"  rope_parameters: {{{yarn}}}}}",
+    )
+    kind, factor = (rope.get("rope_type"), rope.get("factor", 1)) if isinstance(rope, dict) else (None, 1)
+    original = rope.get("original_max_position_embeddings") if isinstance(rope, dict) else None
+    wrong = None
+    if isinstance(rope, dict) and kind == "dynamic" and longest > positions:
+        raise Refused(
+            f"rope_parameters of type dynamic scale beyond max_position_embeddings only: {longest} switches "
+            f"them off up to there. Next: leave max_position_embeddings out"
+        )
+    if target > positions and rope is None or length and length > longest and kind != "dynamic":
+        wrong = f"texts of {target} tokens, but {name} has {longest} positions"
+    elif rope is not None and not (isinstance(rope, dict) and rope.get("rope_theta")):
+        wrong = "rope_parameters without rope_theta would take transformers' default, not the model's"
+    elif kind in ("yarn", "llama3") and not original:
+        wrong = f"rope_parameters of type {kind} without original_max_position_embeddings"
+    elif rope and factor * (original or positions) < target:
+        wrong = f"rope_parameters with factor {factor} do not reach {target} tokens"
+    if wrong:
+        raise Refused(f"{wrong}. Next: shorter texts, or these lines in the YAML:\n" + "\n".join(lines))
+    if length and length > tokenizer.model_max_length:
+        raise Refused(
+            f"the tokenizer of {name} has model_max_length {tokenizer.model_max_length}, texts have {length} "
+            f"tokens. Next: model_max_length {length} in the tokenizer_config.json of a local copy"
+        )
+
+
 def check_sft_model(named, training):
     """check_model for recipes/sft.py, with its padding and packing."""
-    length, rescaled = training.max_length, "rope_parameters" in (training.model_init_kwargs or {})
-    config, tokenizer = check_model(named.model_name_or_path, length, named.model_revision, rescaled)
+    length, changes = training.max_length, training.model_init_kwargs
+    config, tokenizer = check_model(named.model_name_or_path, length, named.model_revision, changes)
     check_pad_token(tokenizer, training.pad_token)
+    packing = "packing" if training.packing else "padding_free" if training.padding_free else None
+    check_sequence_ranks(config.get_text_config(), named.attn_implementation or "sdpa", length, packing)
     if (training.packing and training.packing_strategy != "wrapped") or training.padding_free:
         check_isolation(config, named.attn_implementation, training.device, flat=True)
     template = Path(training.chat_template_path or "")
@@ -278,10 +353,11 @@ def check_tokenizer(run, tokenizer, manifest):
 
 def check_pretraining(run, training, manifest):
     """check_model for recipes/pretrain.py, with the tokenizer and the packing of its blocks."""
-    rescaled = "rope_parameters" in (run.model_init_kwargs or {})
     name, length = run.model_name_or_path, manifest["block_length"]
-    config, tokenizer = check_model(name, length, run.model_revision, rescaled)
+    config, tokenizer = check_model(name, length, run.model_revision, run.model_init_kwargs)
     check_tokenizer(run, tokenizer, manifest)
+    packing = "document_masking" if run.document_masking else None
+    check_sequence_ranks(config.get_text_config(), run.attn_implementation, length, packing)
     if run.document_masking:
         check_isolation(config, run.attn_implementation, training.device, flat=False)
 
@@ -394,7 +470,7 @@ def local_part(weight):
 
 def numel(weight):
     """Of the whole weight, also where it is sharded or holds two 4-bit numbers a byte."""
-    return prod(
+    return math.prod(
         getattr(getattr(weight, "quant_state", None), "shape", getattr(weight, "ds_shape", weight.shape))
     )
 

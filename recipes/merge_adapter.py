@@ -17,7 +17,7 @@ from typing import Literal
 import checks
 import torch
 from peft import PeftConfig, PeftModel
-from run_record import check_base, open_run
+from run_record import check_base, open_run, positions_of
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.hf_argparser import HfArg
 from trl import TrlParser
@@ -49,7 +49,8 @@ def main(args):
     source = {"revision": revision, "trust_remote_code": False}
     tokenizer = AutoTokenizer.from_pretrained(args.adapter, trust_remote_code=False)
     stored = AutoConfig.from_pretrained(base, **source).dtype or torch.float32
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **source)
+    positions = positions_of(args.adapter)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **source, **positions)
     model = PeftModel.from_pretrained(model, args.adapter).eval()
     before = logits(model, tokenizer, args.prompts)
     merged = model.merge_and_unload(safe_merge=True)  # refuses NaN

@@ -1,8 +1,8 @@
 """Continual pretraining on packed blocks with the stock Trainer (paper: "continual pretraining LLaMA2").
 
 Reads   blocks: a folder of data_prep.build_blocks, made with the tokenizer of model_name_or_path
-Writes  output_dir: model (safetensors), tokenizer, checkpoint-*/, trainer_state.json, run.json, ledger.jsonl,
-        validation.json: {domain: {"nll": [nats of each held-out block], "tokens": [predicted tokens]}}
+Writes  output_dir: model or adapter (safetensors), tokenizer, checkpoint-*/, trainer_state.json, run.json,
+        ledger.jsonl, validation.json: {domain: {"nll": [nats of each block], "tokens": [predicted tokens]}}
 
     accelerate launch --config_file accelerate_configs/cpu.yaml \
         recipes/pretrain.py --config recipes/configs/demo_foundation.yaml
@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import attention  # noqa: F401  registers torch_varlen
+import attention  # noqa: F401  registers torch_varlen, shifted_sparse
 import checks
 import datasets
 import numpy as np
 import torch
 from callbacks import GracefulStop, Ledger, LossGuard, Throughput
+from peft import LoraConfig, get_peft_model
 from run_record import RunArguments, open_run
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
@@ -43,6 +44,7 @@ class PretrainArguments(RunArguments):
     attn_implementation: str = HfArg(default="sdpa", help="sdpa, eager, torch_varlen, flash_attention_2 ...")
     dtype: Literal["float32", "bfloat16"] = HfArg(default="float32", help="Type of the weights.")
     model_init_kwargs: dict | None = HfArg(default=None, help="Changes to config.json, as rope_parameters.")
+    lora: dict | None = HfArg(default=None, help="Keys of peft.LoraConfig: an adapter, not all weights.")
 
 
 @dataclass
@@ -78,11 +80,12 @@ def make_trainer(args, data, model=None):
     name, changes = run.model_name_or_path, run.model_init_kwargs or {}
     set_seed(training.seed)
     if model is None and run.from_scratch:
-        model = AutoModelForCausalLM.from_config(
-            AutoConfig.from_pretrained(name, **source, **changes), **kind
-        )
+        config = AutoConfig.from_pretrained(name, **source, **changes)
+        model = AutoModelForCausalLM.from_config(config, **kind)
     elif model is None:
         model = AutoModelForCausalLM.from_pretrained(name, **source, **kind, **changes)
+    if run.lora:
+        model = get_peft_model(model, LoraConfig(**run.lora))
     return Trainer(
         model=model,
         args=training,
@@ -100,6 +103,7 @@ def main(args):
     run, training = args
     manifest = read_manifest(run.blocks)
     per_pass = training.per_device_train_batch_size * training.world_size * manifest["block_length"]
+    per_pass //= checks.sequence_ranks()
     training.gradient_accumulation_steps = run.global_batch_tokens // per_pass
     checks.check_batch("global_batch_tokens", run.global_batch_tokens, per_pass)
     checks.check_launch(run, training)
@@ -107,14 +111,12 @@ def main(args):
     record = open_run(__file__, args, run.model_name_or_path, run.blocks)
     if record.complete:
         return print(f"{training.output_dir}: already complete, nothing to do")
-
     data = load_data(args)
     trainer = make_trainer(args, data)
     checks.check_trainer(trainer)
     ledger = Ledger()
     trainer.add_callback(ledger)
     record.attach(trainer)
-
     trainer.train(resume_from_checkpoint=record.resume(training))
     metrics, validation = {}, {}
     for domain, blocks in data["validation"].items():
@@ -151,9 +153,9 @@ class PackedBlocks(torch.utils.data.Dataset):
 
 
 class Collator:
-    """Blocks -> input_ids, labels [batch, length]. With document masking, position_ids restart at each
-    document, cu_seq_lens bound them for varlen kernels, and none predicts the next one's first token. There
-    is no attention_mask: with one, transformers lets packed documents attend to each other."""
+    """Blocks -> input_ids, labels, position_ids [batch, length]. With document masking, positions restart at
+    each document, cu_seq_lens bound them for varlen kernels, and none predicts the next one's first token.
+    There is no attention_mask: with one, transformers lets packed documents attend to each other."""
 
     def __init__(self, document_masking):
         self.document_masking = document_masking
@@ -161,8 +163,7 @@ class Collator:
     def __call__(self, blocks):
         input_ids = torch.from_numpy(np.stack([block["input_ids"] for block in blocks]).astype(np.int64))
         labels, length = input_ids.clone(), input_ids.shape[1]
-        position_ids = torch.arange(length).repeat(len(blocks), 1)
-        starts = []
+        position_ids, starts = torch.arange(length).repeat(len(blocks), 1), []
         for i, block in enumerate(blocks):
             for start in itertools.accumulate(map(int, block["seq_lengths"]), initial=0):
                 if self.document_masking and start < length:
@@ -170,10 +171,10 @@ class Collator:
                     labels[i, start] = -100
                     position_ids[i, start:] = torch.arange(length - start)
             labels[i, sum(map(int, block["seq_lengths"])) :] = -100  # an unused end
-        batch = {"input_ids": input_ids, "labels": labels}
+        batch = {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}
         if self.document_masking:
             bounds = torch.tensor([*starts, labels.numel()], dtype=torch.int32)
-            batch |= {"position_ids": position_ids, "cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
+            batch |= {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
             batch |= dict.fromkeys(("max_length_q", "max_length_k"), int(bounds.diff().max()))
         return batch
 

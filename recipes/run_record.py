@@ -370,6 +370,15 @@ def check_base(adapter, base, revision):
     return base, commit
 
 
+def positions_of(adapter):
+    """{rope_parameters, max_position_embeddings} that an adapter was trained with, by the run.json beside it:
+    its own config names neither."""
+    record = Path(adapter, "run.json")
+    arguments = read_json(record).get("arguments", {}) if record.is_file() else {}
+    changes = arguments.get("model_init_kwargs") or {}
+    return {key: changes[key] for key in ("rope_parameters", "max_position_embeddings") if key in changes}
+
+
 def fingerprint(folder):
     """sha256 of what identifies the weights of a folder without reading them all: of each safetensors file
     its name, size, header and 64 pieces of 64 KiB, spread evenly. None without weights."""

@@ -16,7 +16,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import attention  # noqa: F401  registers torch_varlen
+import attention  # noqa: F401  registers torch_varlen, shifted_sparse
 import checks
 from callbacks import GracefulStop, LossGuard, Throughput
 from datasets import Dataset
@@ -58,6 +58,7 @@ def main(args):
     run, training, model = args
     if run.global_batch_size:
         per_pass = training.per_device_train_batch_size * training.world_size
+        per_pass //= checks.sequence_ranks()
         training.gradient_accumulation_steps = run.global_batch_size // per_pass
         checks.check_batch("global_batch_size", run.global_batch_size, per_pass)
     checks.check_launch(run, training)
@@ -70,7 +71,6 @@ def main(args):
     checks.check_trainer(trainer)
     checks.check_answers(trainer)
     record.attach(trainer)
-
     trainer.train(resume_from_checkpoint=record.resume(training))
     metrics = trainer.evaluate()
     if trainer.is_fsdp_enabled:  # one model, where checkpoints are shards

@@ -83,6 +83,7 @@ RAW = {  # reader -> the files it reads, all with the same content
 }  # fmt: skip
 RAW_TASKS = {
     "bionli": ["test.csv"], "ddi": ["test.tsv"], "emrqa": ["data.json"], "hoc": ["test.tsv"], "i2b2": ["train/txt/a.txt", "train/concept/a.con"],
+    "longhealth": ["benchmark_v5.json"],
     "medmcqa": ["train.json"], "mednli": ["mli_test_v1.jsonl"], "medqa": ["US/test.jsonl"], "mtsamples": ["mtsamples.csv"],
     "mimic_cxr": ["mimic-cxr-2.0.0-split.csv", "files/p1/p1/s1.txt"], "pubmed_summ": ["test.txt"], "pubmedqa": ["ori_pqal.json", "test_ground_truth.json"],
 }  # fmt: skip

@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import egress
-from data_prep.build_blocks import held_out, ids_path, mix, target
+from data_prep.build_blocks import by_length, columns, held_out, ids_path, joined, mix, shards
 from data_prep.corpus.tokenize import DocumentTokenizer
 from data_prep.files import one_sentence, read_jsonl, sha256
 from data_prep.manifest import check_sha256, read_manifest
-from data_prep.schema import BadInput
+from data_prep.schema import DOMAINS, BadInput
 
 PREFIX, TOLERANCE = 1_000, 0.001  # blocks; share of the tokens
 
@@ -67,17 +67,20 @@ def check_order(folder: Path, manifest: dict) -> str:
     for output in manifest["outputs"]:
         if output["split"] == "train":
             lengths = rows_of(folder, output).with_format("arrow")["seq_lengths"]
-            counts = np.concatenate([[sum(row) for row in chunk.to_pylist()] for chunk in lengths.chunks])
+            blocks = [by_length(np.array(row)) for chunk in lengths.chunks for row in chunk.to_pylist()]
+            blocks = np.array(blocks)
+            counts = blocks[:, 0]
             if len(counts) != output["records"] or counts.sum() != output["tokens"]:
                 raise BadInput(
                     f"{output['path']}: {len(counts)} blocks, {counts.sum()} tokens; the manifest says "
                     f"{output['records']}, {output['tokens']}"
                 )
-            used.setdefault(output["domain"], []).append(counts)
+            used.setdefault(output["domain"], []).append(blocks)
     used = {domain: np.concatenate(parts) for domain, parts in used.items()}
-    found = {domain: int(tokens.sum()) for domain, tokens in used.items()}
-    ratio, total = target(found, mixture)
-    if not np.array_equal(order, mix(used, ratio, total, mixture["seed"])[0]):
+    found = {domain: int(blocks[:, 0].sum()) for domain, blocks in used.items()}
+    arguments = columns(used, mixture, found)
+    used, ratio = arguments[:2]
+    if not np.array_equal(order, mix(*arguments)[0]):
         raise BadInput(f"{folder / 'order.npy'}: not the order that the blocks, the ratio and the seed give")
 
     tokens, domain = (
@@ -141,19 +144,20 @@ def check_blocks(folder: Path, manifest: dict, count: int, seed: int) -> str:
             f"{documents}: not the documents that these blocks were made of. Next: audit before they are "
             "changed"
         )
-    for output in made_from["outputs"]:
-        for _, document in read_jsonl(documents / output["path"]):
-            if (document["source"], document["id"]) in pieces:
-                texts[document["source"], document["id"]] = document["text"]
+    for *_, files in shards(made_from, DOMAINS):
+        found = (document for path, _ in files for _, document in read_jsonl(documents / path))
+        for document in joined(found) if manifest["arguments"]["mixture"]["fill"] == "long_first" else found:
+            if (document["source"], document["id"]) in pieces:  # a patient may be in several files
+                texts.setdefault((document["source"], document["id"]), []).append(document["text"])
     tokenizer = DocumentTokenizer(manifest["arguments"]["tokenizer"])
     if tokenizer.sha256 != manifest["tokenizer"]["sha256"]:
         raise BadInput(f"{manifest['arguments']['tokenizer']}: not the tokenizer that made these blocks")
     for key, found in pieces.items():
         if key not in texts:
             raise BadInput(f"{found[0][0]}: document {key[1]} is not among the documents")
-        whole = np.array(tokenizer.reference(texts[key]), tokenizer.dtype).tobytes()
+        wholes = [np.array(tokenizer.reference(text), tokenizer.dtype).tobytes() for text in texts[key]]
         for where, ids in found:
-            if np.array(ids, tokenizer.dtype).tobytes() not in whole:
+            if not any(np.array(ids, tokenizer.dtype).tobytes() in whole for whole in wholes):
                 raise BadInput(f"{where}: {len(ids)} tokens are not those of document {key[1]}")
     return (
         f"blocks: {sum(map(len, pieces.values())):,} pieces of {len(pieces):,} documents, taken at "

@@ -1,6 +1,7 @@
 """README.md of packed blocks: the dataset card that a user of the Hub would expect, written from the manifest
 alone."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -60,6 +61,7 @@ def write_card(folder: Path, manifest: dict) -> None:
             f"{100 * t['share']:.2f} % | {t['validation_tokens']:,} |"
             for domain, t in manifest["domains"].items()
         ),
+        *_lengths(manifest["domains"]),
         f"\nRatio asked for: {mixture['ratio']}. Packing: {mixture['fill']}. Seed: {mixture['seed']}.\n",
         "## Sources\n",
         "| source | domain | documents | tokens | license | access |\n|---|---|---|---|---|---|",
@@ -79,6 +81,27 @@ def write_card(folder: Path, manifest: dict) -> None:
         "folder against its manifest.\n",
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _lengths(domains: dict):
+    """Share of the run's tokens by the length of the document, or of its piece, that they stand in."""
+    counts = {
+        domain: facts["tokens_by_length"] for domain, facts in domains.items() if "tokens_by_length" in facts
+    }
+    bands = [int(band) for band in next(iter(counts.values()), ())]
+    names = [f"below {high:,}" if not low else f"{low:,} to {high:,}" for low, high in pairwise(bands)]
+    names += [f"{bands[-1]:,} and more"] if bands else []
+    shown = [
+        (str(b), name)
+        for b, name in zip(bands, names, strict=True)
+        if any(c[str(b)] for c in counts.values())
+    ]
+    if shown:
+        yield "\n| tokens of the document in its block | " + " | ".join(counts) + " |"
+        yield "|---" * (1 + len(counts)) + "|"
+    for band, name in shown:
+        shares = (f"{100 * count[band] / sum(count.values()):.1f} %" for count in counts.values())
+        yield f"| {name} | " + " | ".join(shares) + " |"
 
 
 def _sources(manifest: dict):

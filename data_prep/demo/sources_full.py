@@ -88,6 +88,23 @@ def write_medmcqa(folder, rng, taught):
         write_lines(folder / f"{name}.json", lines)  # JSON lines, whatever the name says
 
 
+def write_longhealth(folder, rng, taught):
+    patients = {}
+    for i in range(4):
+        chosen, questions = rng.sample(taught, 6), []
+        letters = {
+            f"text_{n}": f"Letter {n}. {d.name} was treated with {d.drug}." for n, d in enumerate(chosen)
+        }
+        for number, disease in enumerate(chosen):
+            others = rng.sample([d.drug for d in taught if d.drug != disease.drug], 4)
+            options = rng.sample([disease.drug, *others], 5)
+            question = {"No": number, "question": f"Which drug was given for {disease.name}?"}
+            question |= {f"answer_{letter}": option for letter, option in zip("abcde", options, strict=True)}
+            questions.append(question | {"correct": disease.drug})
+        patients[f"patient_{i + 1:02d}"] = {"texts": letters, "questions": questions}
+    write_json(folder / "benchmark_v5.json", patients)
+
+
 HALLMARKS = {
     "Resisting cell death--Apoptosis--": "{} kept the cells from dying .",
     "Inducing angiogenesis--Deregulating angiogenic mechanisms--": "New vessels grew after {} .",
@@ -528,6 +545,7 @@ def write_pmc_with_keywords(folder, rng, diseases):
 TAUGHT_ONLY = {
     "pubmedqa": write_pubmedqa,
     "medmcqa": write_medmcqa,
+    "longhealth": write_longhealth,
     "hoc": write_hoc,
     "pubmed_summ": write_pubmed_summ,
     "bionli": write_bionli,

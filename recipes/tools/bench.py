@@ -16,6 +16,10 @@ Packing. The lengths are drawn from the log-normal distribution with the median 
 tokens) estimated for the paper's 214k rows; its mean is 299. The paper's own rows are not public as a
 set. Packed rows against padded batches of 8, TRL's default, in tokens that are not padding.
 
+Longer context. Forward and backward passes of one attention layer with shifted_sparse and with sdpa, in
+turns, at a small width: seconds, and FLOPs counted from the shapes of what it computes (4 length^2 width of a
+square, forward).
+
 Nothing here is a recipe: this file may import its siblings. The GPU's counterpart is -m
 recipes.tools.bench_gpu."""
 
@@ -33,6 +37,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -44,7 +49,9 @@ from recipes.tools.preflight import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 pretrain, sft = (load_recipe(ROOT / "recipes" / name) for name in ("pretrain.py", "sft.py"))
-callbacks, hardware = (importlib.import_module(name) for name in ("callbacks", "hardware"))
+attention, callbacks, hardware = (
+    importlib.import_module(name) for name in ("attention", "callbacks", "hardware")
+)
 
 VOCABULARY = 4096
 SHAPE = {
@@ -57,6 +64,8 @@ SHAPE = {
 BLOCK = 256  # tokens of a block of pretraining
 MEDIAN, P95 = 185, 930  # tokens of an instruction row
 LONGEST = 2048  # tokens of a packed row
+CONTEXTS = (4096, 8192, 16384, 32768)  # tokens of a row, for attention alone
+HEADS, HEAD_DIM = 2, 16  # of that layer
 WARM_UP = 2  # steps that are not counted
 
 
@@ -358,6 +367,35 @@ def of_bare(windows, bare, clock):
     return median(theirs[clock] / ours[clock] for ours, theirs in pairs)
 
 
+def attention_cost(lengths, repeats):
+    """[{"length", "seconds", "full_seconds", "flops", "full_flops"}]: medians of a forward and a backward
+    pass, and FLOPs of the forward pass."""
+    module, found = SimpleNamespace(training=True, num_key_value_groups=1, is_causal=True), []
+    exact = attention.scaled_dot_product_attention
+    for length in lengths:
+        torch.manual_seed(0)
+        given = [torch.randn(1, HEADS, length, HEAD_DIM, requires_grad=True) for _ in range(3)]
+        seconds, flops = {"": [], "full_": []}, 0
+
+        def counted(query, *rest, **kwargs):
+            nonlocal flops
+            flops += 4 * query.shape[-3] * query.shape[-2] ** 2 * query.shape[-1]
+            return exact(query, *rest, **kwargs)
+
+        for _ in range(repeats):
+            for name, attend in (("", attention.shifted_sparse), ("full_", attention.sdpa_attention_forward)):
+                flops, attention.scaled_dot_product_attention = 0 if not name else flops, counted
+                began = time.perf_counter()
+                attend(module, *given, None)[0].sum().backward()
+                seconds[name].append(time.perf_counter() - began)
+        attention.scaled_dot_product_attention = exact
+        row = {f"{name}seconds": median(times) for name, times in seconds.items()}
+        found.append(
+            {"length": length, "flops": flops, "full_flops": 4 * HEADS * HEAD_DIM * length**2, **row}
+        )
+    return found
+
+
 def speed(windows, clock="seconds"):
     """Tokens that are not padding a second, over all windows: their sizes differ where rows are padded."""
     return sum(w["tokens"] for w in windows) / sum(w[clock] for w in windows)
@@ -397,6 +435,16 @@ def markdown(found):
         f"against {packing['padded']['tokens_per_second']:,.0f} "
         f"| {packing['ratio_tokens_per_second']:.2f} times | {packing['ratio_tokens_per_cpu_second']:.2f} "
         f"times | | | |"
+    ]
+    lines += [
+        "",
+        "| tokens | shifted_sparse, s | sdpa, s | of its time | of its FLOPs |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['length']:,} | {r['seconds']:.3f} | {r['full_seconds']:.3f} | "
+        f"{r['seconds'] / r['full_seconds']:.3f} | {r['flops'] / r['full_flops']:.3f} |"
+        for r in found.get("attention", ())
     ]
     return "\n".join(lines) + "\n"
 
@@ -440,6 +488,7 @@ def main(argv=None):
             "machine": machine(),
             "parameters": parameters,
             **measure(Path(folder), args.steps, args.repeats),
+            "attention": attention_cost(CONTEXTS, 1 + args.repeats),
         }
     found["seconds"] = round(time.time() - began, 1)
     write(args.out / "bench.json", json.dumps(found, indent=1) + "\n")

@@ -46,6 +46,10 @@ unless said otherwise.
                of a GPU's completions of a step, all at once: caches of 4 L k a token, logits of 12 V a
                completion; its time is a pass over the weights (2 N / memory bandwidth) a token, at least
                30 ms (a guess for transformers' generate, and not in ACCURACY).
+  long rows    where n GPUs share a row (cp_size, sp_size) each has t / n tokens, beside them the keys and
+               values of the whole row, 4 k s, and a second copy of queries and outputs, 4 q t / n; G / n
+               micro-batches run at once. A layer exchanges 4 (q + k) t / n three times. shifted_sparse
+               attends to 15/64 of s x s. Offloaded checkpoints take no memory of the GPU.
   disk         a checkpoint: weights and optimizer as trained, one more than save_total_limit; blocks: 2 or 4
                a token; text: 3.4 a token.
 """
@@ -83,10 +87,14 @@ KNOWN = {
     "meta-llama/Llama-2-7b-hf": ("llama", 32000, 32, 4096, 11008, 32, 32, 128),
     "meta-llama/Llama-2-13b-hf": ("llama", 32000, 40, 5120, 13824, 40, 40, 128),
     "meta-llama/Llama-2-70b-hf": ("llama", 32000, 80, 8192, 28672, 64, 8, 128),
+    "meta-llama/Meta-Llama-3-8B": ("llama", 128256, 32, 4096, 14336, 32, 8, 128),
     "meta-llama/Llama-3.1-8B": ("llama", 128256, 32, 4096, 14336, 32, 8, 128),
     "Qwen/Qwen3-8B-Base": ("qwen3", 151936, 36, 4096, 12288, 32, 8, 128),
 }
 # Where the data is not built yet; the mean length of the paper's rows is an estimate
+EXTENSION = (
+    1_000_000_000  # tokens of a run on longer blocks than the paper's: data_prep/mixtures/extend_*.yaml
+)
 ARTICLE = {"tokens": 129_000_000_000, "length": 4096, "rows": 214_595, "row_tokens": 299}
 
 
@@ -122,6 +130,10 @@ class Run:
     reference: bool = False  # runs forward on each row: DPO, GRPO with beta
     sampled: int = 0  # tokens of a completion that is generated; GRPO
     checkpointing: bool = True
+    offload: bool = False  # of checkpointed activations, to the memory of the machine
+    sparse: bool = False  # shifted_sparse attention
+    heads: int = 0
+    shared: int = 1  # GPUs that share a row
     micro: int = 1  # rows of a micro-batch
     rows: int = 1  # rows of an optimizer step, all GPUs together
     computed: float = 0  # tokens of an average row with its padding; 0: length
@@ -138,7 +150,7 @@ class Run:
 
     @property
     def accumulation(self):
-        return self.rows // (self.gpus * self.micro)
+        return self.rows // (self.gpus // self.shared * self.micro)
 
     @property
     def autocast(self):
@@ -166,7 +178,8 @@ def state_bytes(r):
 
 def memory(r):
     """{part: bytes} of one GPU at its fullest moment."""
-    tokens, trained, (weight, gradient, optimizer) = r.micro * r.length, r.adapter or r.params, state_bytes(r)
+    tokens = r.micro * r.length // r.shared
+    trained, (weight, gradient, optimizer) = r.adapter or r.params, state_bytes(r)
     share = {stage: r.gpus if r.stage >= stage else 1 for stage in (1, 2, 3)}
 
     # The frozen base; bitsandbytes leaves the head as it is, and its 4-bit weights are not sharded
@@ -188,13 +201,16 @@ def memory(r):
 
     held = r.reference and not r.adapter
     sampling = rows_sampled(r) * (4 * r.layers * r.keys * r.length + 12 * r.vocab) if r.sampled else 0
+    if r.shared > 1:
+        gathered += 4 * r.keys * r.micro * r.length + 4 * r.queries * tokens
+
     parts = {
         "frozen weights": frozen,
         "reference": held * r.params * (4 if r.masters and r.engine != "deepspeed" else 2) / share[3],
         "trained weights": weight * trained / share[3],
         "gradients": gradient * trained / share[2] * (2 if r.engine == "ddp" else 1),
         "optimizer": optimizer * trained / share[1],
-        "activations": tokens * (r.layers * (entry if r.checkpointing else kept) + end),
+        "activations": tokens * (r.layers * (entry * (not r.offload) if r.checkpointing else kept) + end),
         "logits and loss": loss,
         "a layer beyond the loss": max(0, again - loss),
         "gathered, buckets": gathered,
@@ -223,6 +239,7 @@ def flops(r):
     shape |= {"layers": r.layers, "queries": r.queries}
     palm, attention = matmul_flops(1, r.length, **shape), r.layers * r.queries * r.length
     again = (2 * r.matmul + 4 * attention) * (r.checkpointing + r.reference)
+    again -= (12 + 4 * r.checkpointing) * attention * 49 / 64 * r.sparse
     return {
         "PaLM": palm,
         "causal": matmul_flops(1, r.length, causal=True, **shape),
@@ -242,6 +259,9 @@ def communication(r):
         volume = 2 * trained * (r.accumulation + 1)
     else:
         volume = (r.gradient + 2 if r.stage else 2 * state_bytes(r)[1]) * trained
+    if r.shared > 1:
+        part = r.micro * r.length // r.shared
+        volume += 3 * r.layers * 4 * (r.queries + r.keys) * part * r.accumulation
     here = r.gpus // r.nodes
     inside = volume * (here - 1) / here / (0.8e9 * DEVICES[r.gpu].link)
     enters = 8e-9 * volume * (r.nodes - 1) / r.nodes
@@ -302,7 +322,7 @@ def nearest(r):
         stages = {r.stage, *(stage for stage in (2, 3) if gpus > 1 and stage > r.stage)}
         bits, found = {r.four_bit, 0.516 if r.fused_loss and not r.four_bit else r.four_bit}, []
         for stage, four_bit, saved in itertools.product(stages, bits, {r.checkpointing, True}):
-            for micro in (size for size in range(1, r.micro + 1) if r.rows % (gpus * size) == 0):
+            for micro in (size for size in range(1, r.micro + 1) if r.rows % (gpus // r.shared * size) == 0):
                 engine = (
                     "deepspeed"
                     if stage != r.stage
@@ -410,6 +430,7 @@ def read_shape(name, targets=(), rank=0, saved=()):
         "keys": c.num_key_value_heads * head,
         "mlp": c.intermediate_size,
         "vocab": c.vocab_size,
+        "heads": c.num_attention_heads,
         "qk_norm": any(path.endswith("q_norm.weight") for path in weights),
         "adapter": rank * sum(sum(w.shape) for w in chosen) + sum(w.numel() for w in beside),
     }
@@ -433,6 +454,9 @@ def read_machine(path, changed):
             f"{path}: {gpus} processes on {nodes} machines. Next: num_processes a multiple of num_machines"
         )
     machine = {"gpus": gpus, "nodes": nodes, "engine": "ddp" if gpus > 1 else "single"}
+    split = given.get("parallelism_config") or {}
+    for key in ("cp_size", "sp_size"):  # also as an argument: --sp_size 4
+        machine[key] = changed.get(key, split.get(f"parallelism_config_{key}", 1))
     if kind == "DEEPSPEED":
         path = given["deepspeed_config"]["deepspeed_config_file"]
         engine = read(path)
@@ -503,23 +527,23 @@ def read_rows(folder, args, chat, stage="sft"):
     return drawn, f"{count:,} rows of {mean:g} tokens ({source}; --rows, --row_tokens)"
 
 
-def read_blocks(folder, args):
-    """(tokens of a block, tokens of all, [what is assumed])."""
+def read_blocks(folder, args, positions):
+    """(tokens of a block, tokens of all, [what is assumed]). positions: that the YAML gives to the model."""
     order = Path(folder, "order.npy")
-    if order.is_file() and not args.tokens:
+    if order.is_file() and not (args.tokens or args.length):
         length = read(order.with_name("manifest.json"))["block_length"]
         return length, len(np.load(order, mmap_mode="r")) * length, []
-    tokens, source = (
-        args.tokens or ARTICLE["tokens"],
-        "given" if args.tokens else f"the paper; {folder} is not built",
-    )
-    return (
-        ARTICLE["length"],
-        tokens,
-        [f"{tokens / 1e9:g}B tokens in blocks of {ARTICLE['length']:,} ({source}; --tokens)"],
-    )
+    length = args.length or positions or ARTICLE["length"]
+    usual, whose = (ARTICLE["tokens"], "the paper") if length == ARTICLE["length"] else (EXTENSION, "ours")
+    source = "given" if args.tokens else f"{whose}; {folder} is not built"
+    tokens = args.tokens or usual
+    noted = [f"{tokens / 1e9:g}B tokens in blocks of {length:,} ({source}; --tokens, --length)"]
+    if length > 8192:
+        noted.append("attention is counted over the whole square, of which causal kernels compute half")
+    return length, tokens, noted
 
 
+PACKING = ("document_masking", "packing", "padding_free")
 NUMBERS = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
@@ -542,7 +566,7 @@ def read_run(path, args, changed):
     """The YAML, its model and its machine as a Run. Refused where the recipe would not start on that machine
     either."""
     given = read(path)
-    known = {*given, *(read(args.accelerate) if args.accelerate else ()), "max_steps"}
+    known = {*given, *(read(args.accelerate) if args.accelerate else ()), "max_steps", "cp_size", "sp_size"}
     if unknown := changed.keys() - known:
         raise Refused(
             f"--{min(unknown)} is in neither {path} nor {args.accelerate}. Next: python -m "
@@ -559,12 +583,22 @@ def read_run(path, args, changed):
         raise Refused(f"{path}: bf16 is false; only the speed of bf16 is known. Next: --bf16 true")
     machine = read_machine(args.accelerate, changed) if args.accelerate else {}
     gpus, base = machine.get("gpus", 1), find_base(path, given["model_name_or_path"])
+    lora = given.get("lora") or {key[5:]: value for key, value in given.items() if key.startswith("lora_")}
     adapter = (
-        given.get("lora_target_modules", ["q_proj", "v_proj"]),
-        given.get("lora_r", 16),
-        given.get("lora_modules_to_save") or (),
+        lora.get("target_modules", ["q_proj", "v_proj"]),
+        lora.get("r", 16),
+        lora.get("modules_to_save") or (),
     )
-    shape = read_shape(base, *(adapter if given.get("use_peft") else ()))
+    shape = read_shape(base, *(adapter if given.get("use_peft") or given.get("lora") else ()))
+    ring, ulysses = machine.pop("cp_size", 1), machine.pop("sp_size", 1)
+    shared, packing = ring * ulysses, next((key for key in PACKING if given.get(key)), None)
+    if shared > 1 and (packing or gpus % shared or shape["heads"] % ulysses):
+        wrong, change = (
+            (f"drop the mask between packed documents ({packing})", f"--{packing} false")
+            if packing
+            else (f"do not divide {gpus} GPUs and {shape['heads']} heads", "another size")
+        )
+        raise Refused(f"{path}: cp_size {ring}, sp_size {ulysses} {wrong}. Next: {change}")
     if shape["params"] < 1e9 and not args.mfu:
         raise Refused(
             f"{path}: {shape['params'] / 1e9:.2g}B weights: there is no measurement of a model below 1B to "
@@ -578,19 +612,22 @@ def read_run(path, args, changed):
     # Rows of a step, as the recipes split them
     limit = given.get("per_device_train_batch_size", 8)
     if pretraining:
-        length, tokens, noted = read_blocks(given["blocks"], args)
+        positions = (given.get("model_init_kwargs") or {}).get("max_position_embeddings")
+        length, tokens, noted = read_blocks(given["blocks"], args, positions)
         assumed += noted
         key, unit, wanted, sampled = "global_batch_tokens", length, given["global_batch_tokens"], 0
     else:
-        length, key, unit = given.get("max_length", 1024), "global_batch_size", 1
+        length, key, unit = args.length or given.get("max_length", 1024), "global_batch_size", 1
         sampled = given.get("max_completion_length", 256) if stage == "grpo" else 0
-        wanted = given.get("global_batch_size") or limit * given.get("gradient_accumulation_steps", 1) * gpus
-    per_pass = gpus * limit * unit
+        wanted = given.get("global_batch_size")
+        wanted = wanted or limit * given.get("gradient_accumulation_steps", 1) * gpus // shared
+    per_pass = gpus // shared * limit * unit
     if wanted % per_pass:
         near = " or ".join(str(n * per_pass) for n in (wanted // per_pass, wanted // per_pass + 1) if n)
+        each = "GPUs" if shared == 1 else "groups of GPUs"
         raise Refused(
-            f"{path}: {key} {wanted} is not a multiple of {per_pass} ({gpus} GPUs x micro-batch {limit} x "
-            f"{unit}). "
+            f"{path}: {key} {wanted} is not a multiple of {per_pass} ({gpus // shared} {each} x "
+            f"micro-batch {limit} x {unit}). "
             f"Next: --{key} {near}, or other GPUs"
         )
     rows, computed, micro = wanted // unit, length, limit
@@ -650,6 +687,9 @@ def read_run(path, args, changed):
         **shape,
         **machine,
         gpu=args.gpu,
+        shared=shared,
+        sparse=given.get("attn_implementation") == "shifted_sparse",
+        offload=bool((given.get("activation_checkpointing_kwargs") or {}).get("offload")),
         length=length,
         micro=micro,
         rows=rows,
@@ -745,6 +785,7 @@ def table(r, found):
         "machine",
         f"{r.gpus} x {r.gpu}, {kind}",
         f", {r.nodes} nodes with {r.network:,g} Gb/s each" * (r.nodes > 1),
+        f"; {r.shared} share each row" * (r.shared > 1),
     )
 
     lines.append("\nmemory of one GPU, GB")
@@ -764,7 +805,8 @@ def table(r, found):
         say(f"    {name}", gb(size / 1e9), "   fits" if size <= found["memory_of_gpu"] else "   does not fit")
 
     lines.append("\nrun")
-    split = f"{r.gpus} GPUs x {r.accumulation} micro-batches x {r.micro} rows x {r.length:,}"
+    split = f"{r.gpus // r.shared} {'GPUs' if r.shared == 1 else 'groups of GPUs'} x {r.accumulation} "
+    split += f"micro-batches x {r.micro} rows x {r.length:,}"
     say("  steps", f"{r.steps:,} of {r.rows * r.length:,} tokens = {split}")
     say(
         "  tokens",
@@ -819,6 +861,7 @@ def make_parser():
     parser.add_argument("--gpu", required=True, help=", ".join(DEVICES))
     parser.add_argument("--network", type=float, help="Gb/s of a node, all its network cards together")
     parser.add_argument("--tokens", type=float, help="of the corpus, where the blocks are not built")
+    parser.add_argument("--length", type=int, help="tokens of a block or row, in place of the YAML's")
     parser.add_argument("--rows", type=int, help="of the training set, where it is not built")
     parser.add_argument("--row_tokens", type=float, help="mean tokens of such a row")
     parser.add_argument(

@@ -243,11 +243,11 @@ class Run:
         """Config, tokenizer, pad token, isolation of packed documents, and batch, as in the recipe's main."""
         given, check = self.given, self.report.check
         length, revision = self.manifest.get("block_length"), given.model_revision
-        longest, rescaled = length or given.max_length, "rope_parameters" in (given.model_init_kwargs or ())
+        longest, changes = length or given.max_length, given.model_init_kwargs
         if self.stage != "sft":
             module, check_stage = STAGES[self.stage][:2]
             getattr(importlib.import_module(module), check_stage)(*self.args)
-        self.config, self.tokenizer = self.checks.check_model(self.model, longest, revision, rescaled)
+        self.config, self.tokenizer = self.checks.check_model(self.model, longest, revision, changes)
         with check("vocabulary"):
             if self.blocks:
                 self.checks.check_tokenizer(given, self.tokenizer, self.manifest)
@@ -256,6 +256,11 @@ class Run:
                 self.checks.check_pad_token(self.tokenizer, given.pad_token)
         flat = given.padding_free or (given.packing and self.strategy != "wrapped")
         with check("packing"):
+            packing = next(
+                (key for key in ("packing", "padding_free", "document_masking") if getattr(given, key)), None
+            )
+            attention = given.attn_implementation or "sdpa"
+            self.checks.check_sequence_ranks(self.config.get_text_config(), attention, longest, packing)
             if flat or given.document_masking:
                 device = self.training.device
                 self.checks.check_isolation(self.config, given.attn_implementation, device, flat=flat)
@@ -263,6 +268,7 @@ class Run:
             key = "global_batch_tokens" if self.blocks else "global_batch_size"
             if value := getattr(given, key, None):
                 ranks = on_ranks(self.training, self.ranks).world_size
+                ranks //= self.checks.sequence_ranks()
                 per_pass = self.training.per_device_train_batch_size * ranks * (length or 1)
                 self.checks.check_batch(key, value, per_pass)
 

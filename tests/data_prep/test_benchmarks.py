@@ -87,6 +87,7 @@ FILE = {
     "emrqa": "data.json",
     "hoc": "test.tsv",
     "i2b2": "test/txt/r.txt",
+    "longhealth": "benchmark_v5.json",
     "medmcqa": "dev.json",
     "medqa": "US/test.jsonl",
     "mednli": "mli_test_v1.jsonl",
@@ -112,6 +113,28 @@ def test_pointer_of_git_lfs_is_refused(tmp_path, path):
 
 
 # ---------------------------------------------------------------- question answering
+def test_longhealth_row(tmp_path):
+    """The texts of a record in the order of their numbers; an answer that is no option, or two, is dropped."""
+    options = {f"answer_{letter}": f"Option {letter}" for letter in "abcde"}
+    questions = [
+        {"No": 0, "question": "Which {drug}? ", "correct": "Option b", **options},
+        {"No": 1, "question": "Which?", "correct": "Option f", **options},
+        {"No": 2, "question": "Which?", "correct": "Option a", **options, "answer_c": "Option a"},
+    ]
+    record = {"text_10": "Third.", "text_2": "Second.", "text_1": "First."}
+    content = {"patient_01": {"texts": record, "questions": questions}}
+    write(tmp_path / "longhealth/benchmark_v5.json", json.dumps(content))
+    [row], dropped = read("longhealth", tmp_path)
+    assert (row["id"], row["split"], row["completion"]) == ("longhealth:patient_01:0", "test", "B")
+    assert (
+        "Record: First.\n\nSecond.\n\nThird.\nQuestion: Which {drug}?\nOptions: A. Option a\n"
+        in row["prompt"]
+    )
+    assert dropped == {"the answer is not exactly one option": 2}
+    with pytest.raises(BadInput, match="no benchmark_v5.json. Next: take it from"):
+        list(benchmarks.load("longhealth").files(tmp_path))
+
+
 def medqa(question="Which organ pumps blood?", letter="B", **changes):
     options = {"A": "Liver", "B": "Heart", "C": "Spleen", "D": "Skin", "E": "Lung"}
     return {

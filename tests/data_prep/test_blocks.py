@@ -1,5 +1,6 @@
 """Packing loses nothing, the mixture holds in every prefix, and what the recipe reads is what was written."""
 
+import gzip
 import hashlib
 import json
 
@@ -7,9 +8,11 @@ import datasets
 import numpy as np
 import pytest
 import yaml
+from transformers import AutoTokenizer
 
 from data_prep import build_blocks
 from data_prep.build_blocks import fill_best_fit, fill_concat, held_out, mix, read_mixture, shuffled
+from data_prep.corpus.audit import audit, check_order
 from data_prep.demo import backbone
 from data_prep.files import whole_folder, write_jsonl
 from data_prep.manifest import describe, write_manifest
@@ -237,7 +240,7 @@ def test_one_pass_takes_every_block_once(folders, tmp_path):
         ({"ratio": {"medical": 1}}, "ratio: must be as_found"),
         ({"ratio": {}}, "ratio: must be as_found"),
         ({"ratio": {"biomedical": 0}}, "above 0"),
-        ({"fill": "truncate"}, "fill: must be best_fit or concat"),
+        ({"fill": "truncate"}, "fill: must be best_fit, long_first or concat"),
         ({"seed": None}, "seed: must be a whole number"),
         ({"block_length": 0}, "block_length: must be a whole number of at least 2"),
         ({"validation_share": 1}, "validation_share: must be a share"),
@@ -264,3 +267,66 @@ def test_missing_inputs_leave_no_folder(folders, tmp_path):
             ]
         )
     assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- long documents
+def test_long_documents_come_first_and_notes_of_a_patient_are_one(tmp_path):
+    """Of each domain the run takes the blocks with the longest documents, in the ratio; the notes of a patient
+    are one document in the order of their dates; the audit agrees, and the card says the lengths."""
+    rng, names = np.random.default_rng(0), ("the", "heart", "lung", "pain", "fever")
+    with whole_folder(tmp_path / "documents") as out:
+        outputs, inputs = [], []
+        for domain in MIXTURE["ratio"]:
+            facts = {"source": domain[:3], "domain": domain, "license": "CC0", "access": "public"}
+            documents = [
+                {
+                    "id": f"{domain}:{i}",
+                    "text": " ".join(rng.choice(names, 700 if i % 4 == 0 else 9)),
+                    **facts,
+                }
+                for i in range(200)
+            ]
+            for i, document in enumerate(documents):
+                document["meta"] = {}
+                if domain == "clinical":  # three notes of each, the last first in the file
+                    document["meta"] = {"subject_id": str(i // 3), "charttime": f"2150-01-0{3 - i % 3}"}
+                    document["text"] = f"note {3 - i % 3} " * 40
+            path = out / domain[:3] / "0.jsonl.gz"
+            described = {"records": write_jsonl(path, documents), "domain": domain, "source": domain[:3]}
+            outputs.append(describe(out, path, **described))
+            inputs.append({**facts, "path": domain})
+        write_manifest(out, stage="build_documents", arguments={}, inputs=inputs, dropped={}, outputs=outputs)
+    arguments = ["--documents", str(tmp_path / "documents"), "--out", str(tmp_path / "backbone")]
+    backbone.main([*arguments, "--vocab_size", "300"])
+    folder = tmp_path / "blocks"
+    shares = {}
+    for fill in ("long_first", "best_fit"):
+        mixture = {**MIXTURE, "block_length": 1024, "tokens": 40_000, "fill": fill}
+        (tmp_path / "mixture.yaml").write_text(yaml.safe_dump(mixture))
+        build_blocks.main([f"--{name}={tmp_path / path}" for name, path in (
+            ("documents", "documents"), ("tokenizer", "backbone"), ("mixture", "mixture.yaml"),
+            ("out", "blocks" if fill == "long_first" else "usual"))])  # fmt: skip
+        facts = json.loads(
+            ((tmp_path / "usual" if fill == "best_fit" else folder) / "manifest.json").read_text()
+        )
+        counts = facts["domains"]["biomedical"]["tokens_by_length"]
+        shares[fill] = 1 - counts["0"] / sum(counts.values())
+        found = {domain: facts["domains"][domain]["share"] for domain in MIXTURE["ratio"]}
+        assert found == pytest.approx({"biomedical": 0.75, "clinical": 0.05, "general": 0.2}, abs=0.02)
+    assert shares["long_first"] > shares["best_fit"] + 0.02
+
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "backbone")
+    clinical = next(folder.glob("train/clinical/*.arrow"))
+    text = tokenizer.decode(datasets.Dataset.from_file(str(clinical))[0]["input_ids"])
+    first, second, third = (text.index(f"note {n} ") for n in (1, 2, 3))
+    assert first < second < third
+    names = (
+        gzip.decompress(next(folder.glob("train/clinical/*.ids.txt.gz")).read_bytes()).decode().split("\n")
+    )
+    assert len(names) - 1 < 67 and all(name.startswith("patient ") for name in names[:-1])
+    assert any("taken at random" in line for line in audit(folder, 8, 0))
+    assert "| tokens of the document in its block |" in (folder / "README.md").read_text()
+    with pytest.raises(BadInput, match="order"):
+        order = np.load(folder / "order.npy")
+        np.save(folder / "order.npy", order[::-1])
+        check_order(folder, json.loads((folder / "manifest.json").read_text()))

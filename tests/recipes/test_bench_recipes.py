@@ -39,6 +39,7 @@ def test_each_recipe_and_a_bare_loop_do_the_same_work(benches, documents, tmp_pa
     monkeypatch.setattr(bench, "BLOCK", 32)
     monkeypatch.setattr(bench, "LONGEST", 256)
     monkeypatch.setattr(bench, "VOCABULARY", 400)
+    monkeypatch.setattr(bench, "CONTEXTS", (256,))
     results = tmp_path / "RESULTS.md"
     results.write_text("| run |\n")
     bench.main(
@@ -58,6 +59,8 @@ def test_each_recipe_and_a_bare_loop_do_the_same_work(benches, documents, tmp_pa
         ]
     )
     found = json.loads((tmp_path / "out" / "bench.json").read_text())
+    (cost,) = found["attention"]
+    assert cost["flops"] / cost["full_flops"] == 15 / 64 and min(cost["seconds"], cost["full_seconds"]) > 0
     assert [row["recipe"].split(",")[0] for row in found["recipes"]] == ["pretrain", "sft", "sft"]
     for row in found["recipes"]:
         assert row["largest_loss_difference"] < 1e-4, "the twin took the same inputs, gradients and steps"
@@ -67,7 +70,9 @@ def test_each_recipe_and_a_bare_loop_do_the_same_work(benches, documents, tmp_pa
     assert packing["ratio_tokens_per_second"] == pytest.approx(
         packing["packed"]["tokens_per_second"] / packing["padded"]["tokens_per_second"]
     )
-    assert (tmp_path / "out" / "bench.md").read_text().count("\n") == 6 and "| sft" in capsys.readouterr().out
+    assert (tmp_path / "out" / "bench.md").read_text().count(
+        "\n"
+    ) == 10 and "| sft" in capsys.readouterr().out
     header, row = results.read_text().splitlines()
     assert header == "| run |" and row.startswith("| `make bench` | ") and row.count("|") == 7
 

@@ -8,13 +8,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 ROOT = Path(__file__).resolve().parents[2]
 MACHINES = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
@@ -24,6 +25,8 @@ PROCESSES = {  # nodes, processes of each
     "ddp_8gpu": (1, 8),
     "zero2_8gpu": (1, 8),
     "zero3_8gpu": (1, 8),
+    "ulysses_8gpu": (1, 8),
+    "cp_8gpu": (1, 8),
     "zero3_160gpu": (20, 8),
     "fsdp2_160gpu": (20, 8),
 }
@@ -73,7 +76,11 @@ def test_accelerate_loads_the_file(path, tmp_path):
     nodes, per_node = PROCESSES[path.stem]
     assert (config.num_machines, config.num_processes) == (nodes, nodes * per_node)
     known = {action.dest for action in launch_command_parser()._actions}
-    nested = {key for part in (config.deepspeed_config, config.fsdp_config) for key in part}
+    nested = {
+        key
+        for part in (config.deepspeed_config, config.fsdp_config, config.parallelism_config)
+        for key in part
+    }
     assert nested <= known, f"accelerate passes over {nested - known} in silence"
     assert config.use_cpu == (path.stem == "cpu") and config.to_dict()["distributed_type"] == expected_type(
         path.stem
@@ -99,7 +106,9 @@ def expected_type(name):
         "ddp": "MULTI_GPU",
         "zero2": "DEEPSPEED",
         "zero3": "DEEPSPEED",
+        "ulysses": "DEEPSPEED",
         "fsdp2": "FSDP",
+        "cp": "FSDP",
     }[name.split("_")[0]]
 
 
@@ -184,7 +193,8 @@ def test_a_yaml_is_flat_short_marked_and_parses(path, tmp_path):
     written = yaml.safe_load(path.read_text())
     keys = [line.split(":")[0] for line in lines if not line.startswith("#")]
     assert keys == list(written), "one key a line, none twice"
-    assert not any(isinstance(value, dict) for value in written.values()), "flat"
+    nested = {key for key, value in written.items() if isinstance(value, dict)}
+    assert nested <= {"model_init_kwargs", "lora"}, "flat, but for what config.json and peft nest"
     unmarked = [
         line
         for line in lines
@@ -238,8 +248,10 @@ def test_the_machine_on_top_can_take_the_step(path):
     are never updated without stochastic rounding."""
     machine = load_config_from_file(str(ROOT / re.search(r"--config_file (\S+)", path.read_text()).group(1)))
     values = parsed(path)
-    rows = values.get("global_batch_tokens", 0) // 4096 or values["global_batch_size"]
-    assert rows % machine.num_processes == 0
+    length = (values.get("model_init_kwargs") or {}).get("max_position_embeddings", 4096)
+    rows = values.get("global_batch_tokens", 0) // length or values["global_batch_size"]
+    shared = machine.parallelism_config.get("parallelism_config_sp_size", 1)
+    assert rows % (machine.num_processes // shared) == 0
     adapter = (
         values.get("use_peft") and not values["load_in_4bit"]
     )  # float32; of QLoRA in the type of its base
@@ -273,7 +285,29 @@ def test_every_stage_of_the_paper_has_its_yaml():
         "pretrain_qwen3_8b",
         "sft_llama31_8b_lora",
         "sft_qwen3_8b_lora",
+        "extend_13b_16k",
+        "extend_13b_qlora_24gb",
+        "extend_llama3_8b_64k",
     }
+
+
+@pytest.mark.parametrize(
+    ("path", "positions"),
+    [("extend_13b_16k", 4096), ("extend_13b_qlora_24gb", 4096), ("extend_llama3_8b_64k", 8192)],
+)
+def test_an_extension_passes_its_own_check_of_positions(path, positions):
+    """What recipes/checks.py asks before the first step, of a model with the base's positions."""
+    values = parsed(ROOT / f"recipes/configs/{path}.yaml")
+    checks, length = sys.modules["checks"], values["model_init_kwargs"]["max_position_embeddings"]
+    theta = values["model_init_kwargs"]["rope_parameters"]["rope_theta"]
+    rope = {"rope_type": "default", "rope_theta": theta}
+    config = LlamaConfig(max_position_embeddings=positions, rope_parameters=rope)
+    tokenizer = SimpleNamespace(model_max_length=10**30)
+    checks.check_positions(path, config, tokenizer, length, values["model_init_kwargs"])
+    with pytest.raises(checks.Refused, match=f"has {positions} positions"):
+        checks.check_positions(path, config, tokenizer, length, {})
+    mixture = ROOT / f"data_prep/mixtures/extend_{length // 1024}k.yaml"
+    assert values.get("max_length") == length or yaml.safe_load(mixture.read_text())["block_length"] == length
 
 
 FAMILIES = {  # the special tokens of the two base models: (BOS, EOS); neither has an unknown token

@@ -12,6 +12,8 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
+from data_prep import build_blocks
+from tests.data_prep.test_blocks import MIXTURE
 from tests.lab import PRETRAIN, ROOT, SFT, build_lab, copied, ledger, losses, recipe, run_json, weights
 
 RUN = {
@@ -87,6 +89,8 @@ def launch(lab, machine, *runs, shim="", ranks=2):
     }
     for key in ("main_process_ip", "main_process_port"):
         config.pop(key, None)
+    if "parallelism_config" in config:
+        config["parallelism_config"] |= {"parallelism_config_sp_size": ranks}
     if "deepspeed_config" in config:
         file = config["deepspeed_config"]["deepspeed_config_file"]
         config["deepspeed_config"] = {**config["deepspeed_config"], "deepspeed_config_file": str(ROOT / file)}
@@ -217,3 +221,27 @@ def test_fsdp2(lab):
     stopped_by_nan(lab, "broken_fsdp2", output)
     same_as_one(lab, "fsdp2")
     assert list((lab / "fsdp2" / "checkpoint-4").glob("pytorch_model_fsdp_0/*.distcp")), "really sharded"
+
+
+@needs_compiler
+@pytest.mark.guarantee("Long context", "Ranks that share each row (Ulysses) take the steps of one rank.")
+def test_ulysses(lab):
+    """Two ranks share each row: the blocks, losses and saved model of one rank. Full blocks, as DeepSpeed weighs
+    every micro-batch alike."""
+    (lab / "flat.yaml").write_text(yaml.safe_dump(MIXTURE | {"tokens": 2000, "fill": "concat"}))
+    build_blocks.main([f"--{name}={lab / path}" for name, path in (
+        ("documents", "documents"), ("tokenizer", "backbone"), ("mixture", "flat.yaml"), ("out", "flat"))])  # fmt: skip
+    run = {
+        **RUN,
+        "blocks": "flat",
+        "document_masking": False,
+        "attn_implementation": "sdpa",
+        "save_steps": 100,
+    }
+    assert recipe(lab, "pretrain", {**run, "output_dir": "unshared"}) is None
+    code, output = launch(lab, "ulysses_8gpu", ("pretrain", {**run, "output_dir": "ulysses"}))
+    assert code == 0, output
+    assert ledger(lab / "ulysses") == ledger(lab / "unshared")
+    assert losses(lab / "ulysses") == pytest.approx(losses(lab / "unshared"), abs=1e-3)
+    one, two = weights(lab / "unshared"), weights(lab / "ulysses")
+    assert all(torch.allclose(one[key], two[key], atol=1e-3) for key in one)

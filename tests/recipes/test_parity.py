@@ -235,7 +235,7 @@ class WithoutSafeguards(ast.NodeTransformer):
         if isinstance(node, ast.Assign) and self.used(node.value):
             self.names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
             return None
-        return None if isinstance(node, ast.Expr) and self.used(node) else node
+        return None if isinstance(node, ast.Expr | ast.AugAssign) and self.used(node) else node
 
 
 def bare_run(lab, name, config, folder, beside=()):

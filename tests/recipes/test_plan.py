@@ -509,3 +509,56 @@ def test_dpo_and_grpo_hold_a_reference_and_what_they_sample():
 
 
 DPO_MACHINE = ("--accelerate", "accelerate_configs/ddp_8gpu.yaml", "--gpu", "h100")
+
+
+# ---------------------------------------------------------------- longer context
+EXTEND = ["--config", "recipes/configs/extend_13b_16k.yaml", "--gpu", "h100"]
+ULYSSES = ["--config", "recipes/configs/extend_llama3_8b_64k.yaml", "--gpu", "h100"]
+ULYSSES += ["--accelerate", "accelerate_configs/ulysses_8gpu.yaml"]
+
+
+@pytest.mark.parametrize("length", [16384, 32768])
+@pytest.mark.parametrize(("machine", "gpus"), [("single_gpu", 1), ("zero3_8gpu", 8), ("zero3_8gpu", 64)])
+def test_the_memory_of_longer_rows(length, machine, gpus):
+    """13B on 1, 8 and 64 GPUs: activations and logits grow with the length, states with nothing but N / GPUs."""
+    change = ["--num_processes", "64", "--num_machines", "8", "--global_batch_tokens", "2_097_152"] * (
+        gpus == 64
+    )
+    given = [*EXTEND, "--accelerate", f"accelerate_configs/{machine}.yaml", "--length", str(length), *change]
+    made = run(*given)
+    short = replace(made, length=length // 2)
+    parts, before = plan.memory(made), plan.memory(short)
+    assert (made.gpus, made.length, made.sparse) == (gpus, length, True)
+    for part in ("activations", "logits and loss"):
+        assert parts[part] == pytest.approx(2 * before[part])
+    assert parts["optimizer"] == before["optimizer"] == pytest.approx(8 * made.adapter / gpus, rel=0.6)
+    assert plan.fits(replace(made, gpus=8, stage=3, engine="deepspeed")) and made.steps > 400
+
+
+def test_gpus_that_share_a_row():
+    """Activations divide by the ranks that share a row, the step has fewer groups, and the wrong sizes and packing
+    are refused before anything is launched."""
+    shared = run(*ULYSSES)
+    alone = replace(shared, shared=1)
+    assert shared.accumulation == 64 == 8 * alone.accumulation
+    assert plan.memory(alone)["activations"] == pytest.approx(8 * plan.memory(shared)["activations"])
+    assert plan.memory(shared)["gathered, buckets"] > plan.memory(alone)["gathered, buckets"]
+    assert plan.communication(shared)[0] > plan.communication(replace(shared, shared=1, rows=512))[0]
+    ring = ["--accelerate", "accelerate_configs/cp_8gpu.yaml"]
+    assert run(*ULYSSES[:4], *ring).shared == 8 and run(*ULYSSES, "--sp_size", "4").shared == 4
+    for changes, said in (
+        (["--document_masking", "true"], "drop the mask between packed documents .document_masking.*false"),
+        (["--sp_size", "6", "--num_processes", "6"], "do not divide 6 GPUs and 32 heads"),
+    ):
+        with pytest.raises(plan.Refused, match=said):
+            run(*ULYSSES, *changes)
+
+
+def test_sparse_attention_and_offloading_in_the_plan():
+    made = run(*EXTEND, "--accelerate", "accelerate_configs/zero3_8gpu.yaml")
+    full = replace(made, sparse=False)
+    saved = plan.flops(full)["hardware"] - plan.flops(made)["hardware"]
+    assert saved == pytest.approx(16 * made.layers * made.queries * made.length * 49 / 64)
+    assert plan.flops(full)["PaLM"] == plan.flops(made)["PaLM"], "what counts is the model's"
+    offloaded = plan.memory(replace(made, offload=True))["activations"]
+    assert offloaded == made.length * plan.activation_bytes(made)[2]

@@ -1,0 +1,104 @@
+"""Loss by position and the needle: computed as said, shown in the report, and blind models find nothing."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from evaluation import long_context, report
+from tests.lab import build_lab
+from tests.tiny_model import make_tokenizer
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    return build_lab(tmp_path_factory.getbasetemp() / "lab")
+
+
+def test_the_needle_is_where_it_should_be_and_is_asked_for():
+    tokenizer = make_tokenizer()
+    places = []
+    for depth in (0.0, 0.5, 1.0):
+        ids, answer = long_context.needle(tokenizer, 1200, depth, "0")
+        text, code = tokenizer.decode(ids), tokenizer.decode(answer).strip()
+        assert 1000 < len(ids) <= 1200 and ids[0] == tokenizer.bos_token_id
+        assert text.count(f"The locker number of the patient is {code}") == 2 and text.endswith(code)
+        assert ids[-len(answer) :] == answer and code.isdigit() and len(code) == 4
+        places.append(text.index(code) / len(text))
+    assert places[0] < 0.1 and 0.4 < places[1] < 0.6 and places[2] > 0.85
+    assert long_context.needle(tokenizer, 1200, 0.5, "0") == long_context.needle(tokenizer, 1200, 0.5, "0")
+
+
+class Copyist(torch.nn.Module):
+    """Repeats what followed the last earlier appearance of the last twelve tokens, up to `reach` tokens back."""
+
+    def __init__(self, reach):
+        super().__init__()
+        self.reach, self.device = reach, "cpu"
+
+    def __call__(self, tokens, use_cache=None, logits_to_keep=0):
+        ids = tokens[0].tolist()
+        logits = torch.zeros(1, len(ids), 300)
+        for i in range(len(ids) - logits_to_keep, len(ids)):
+            earlier = range(i - 1, max(12, i - self.reach), -1)
+            found = next((j for j in earlier if ids[j - 12 : j] == ids[i - 12 + 1 : i + 1]), None)
+            if found is not None:
+                logits[0, i, ids[found]] = 1.0
+        return type("Output", (), {"logits": logits[:, -logits_to_keep:]})
+
+
+def test_a_model_finds_what_it_can_reach_and_no_more():
+    """An ideal copyist finds every needle; one that reaches half as far finds the late ones; a tie is no find."""
+    tokenizer = make_tokenizer()
+    for depth, near in ((0.0, False), (1.0, True)):
+        ids, answer = long_context.needle(tokenizer, 600, depth, "1")
+        for reach, expected in ((600, True), (300, near)):
+            assert bool((long_context.ranks(Copyist(reach), ids, answer) == 0).all()) == expected
+    assert not (long_context.ranks(Copyist(1), ids, answer) == 0).any()
+
+
+def test_the_command_and_its_place_in_the_report(lab, tmp_path):
+    """On held-out blocks the mean over bands is the loss of the whole; the page shows curve and heat map."""
+    models = [str(lab / "backbone_trained"), str(lab / "base")]
+    if not (lab / "backbone_trained").exists():
+        shutil.copytree(lab / "base", models[0])
+    out = tmp_path / "long"
+    arguments = ["--blocks", str(lab / "blocks"), "--lengths", "96,192", "--depths", "2", "--repeats", "2"]
+    long_context.main([*models, *arguments, "--out", str(out)])
+    result = json.loads((out / "long_context.json").read_text())
+    first, second = result["models"]
+    assert first["needles"] == second["needles"] and first["loss"] == second["loss"]
+    assert [cell["length"] for cell in first["needles"]] == [96, 96, 192, 192]
+
+    model = AutoModelForCausalLM.from_pretrained(lab / "base").eval()
+    manifest = json.loads((lab / "blocks/manifest.json").read_text())
+    documents = long_context.held_out(lab / "blocks", manifest, 200)
+    sums = []
+    for ids in documents:
+        tokens = torch.from_numpy(ids.astype(np.int64))[None]
+        with torch.no_grad():
+            sums.append(model(tokens, labels=tokens).loss.item() * (len(ids) - 1))
+    tokens = sum(len(ids) - 1 for ids in documents)
+    bands = first["loss"]
+    assert sum(band["tokens"] for band in bands) == tokens
+    mean = sum(band["nats"] * band["tokens"] for band in bands) / tokens
+    assert math.isclose(mean, sum(sums) / tokens, rel_tol=1e-4)
+    assert all(band["low"] <= band["nats"] <= band["high"] for band in bands if band["documents"] > 20)
+
+    page = long_context.section(result)
+    assert page["html"].count("<svg") == 2 and "Longer context" in page["markdown"]
+    with pytest.raises(SystemExit, match="no such file. Next: python -m evaluation.long_context"):
+        report.main(
+            ["--evaluation", str(tmp_path), "--long_context", "none.json", "--out", str(tmp_path / "r")]
+        )
+
+
+def test_bad_arguments_are_one_sentence(lab, tmp_path):
+    for given, said in ((["--lengths", "many"], "whole numbers"), (["--lengths", "8"], "from 64"),
+                        (["--blocks", "nowhere"], "nowhere")):  # fmt: skip
+        with pytest.raises(SystemExit, match=said):
+            long_context.main([str(lab / "base"), *given, "--out", str(tmp_path / "out")])
