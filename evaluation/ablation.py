@@ -36,7 +36,7 @@ from evaluation import generate, score
 from evaluation.models.registry import asks_server
 from evaluation.reporting import config, cost, paper_claims, tables
 from evaluation.reporting.curves import read_optional
-from evaluation.reporting.formats import format_difference, markdown_table, markdown_text
+from evaluation.reporting.formats import format_difference, format_interval, markdown_table, markdown_text
 from evaluation.reporting.intervals import difference_with_width
 from evaluation.scoring import compare, run_outputs
 
@@ -262,12 +262,13 @@ def markdown(result: dict) -> str:
         parts += [about, tables.markdown(result["table"])]
     if result["others"]:
         rows = [
-            [r["task"], r["metric"], str(r["n"]), *map(tables.format_cell, r["cells"])]
+            [r["task"], r["metric"], str(r["n"]), format_interval(r["smallest"])]
+            + list(map(tables.format_cell, r["cells"]))
             for r in result["others"]
         ]
         parts += [
             "Tasks that are not in it:\n",
-            markdown_table(["task", "metric", "rows", *labels.values()], rows),
+            markdown_table(["task", "metric", "rows", "detectable", *labels.values()], rows),
         ]
     about = "With the 95 % interval and p-value of a paired bootstrap over rows. †: a value of the two is "
     parts += ["## Differences\n", about + "withheld, so the difference is also one of form.\n"]

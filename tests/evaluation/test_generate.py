@@ -101,7 +101,8 @@ def world(tmp_path_factory):
 
 
 def test_every_task_file_loads_with_the_metrics_of_its_scoring():
-    twins = {"pubmedqa_ll", "medqa_ll", "medmcqa_ll", "bionli_ll", "mednli_ll"}
+    twins = {"pubmedqa_ll", "medqa_ll", "medmcqa_ll", "bionli_ll", "mednli_ll", "ddi_ll", "mtsamples_ll"}
+    twins |= {"medqa_letters_ll", "medmcqa_letters_ll"}
     assert set(generate.GROUPS["all_ll"]) == twins and len(generate.GROUPS["all"]) == 12
     for group, names in (("mibe", generate.GROUPS["all"]), ("mibe_ll", twins)):
         listed = yaml.safe_load((generate.TASKS / f"{group}.yaml").read_text())["task"]
@@ -485,7 +486,7 @@ def test_a_group_goes_on_with_the_tasks_that_have_rows_and_counts_them(world, tm
     for asked, said in (
         (
             "all_ll",
-            "has rows of none of the 5 tasks of --tasks all_ll. Next: python -m data_prep.build_tasks "
+            "has rows of none of the 9 tasks of --tasks all_ll. Next: python -m data_prep.build_tasks "
             "--raw RAW --tasks all",
         ),
         ("all,medqa", "medqa/test.jsonl: no such file"),  # what is named must be there
