@@ -93,7 +93,7 @@ def build(name: str, raw: Path, out: Path) -> dict:
         if not any(counts.values()):
             raise BadInput(f"{folder}: no row could be made. Dropped: {drops.summary(name)}")
         near = near_duplicates(test_sketches, other_sketches)
-        prompt = {"path": f"source.yaml of {name}"}
+        prompt = {"path": f"source.yaml of {name}, or data_prep/benchmarks/_beyond.py"}
         if name in benchmarks.NAMES:
             path = benchmarks.prompt_file(name)
             prompt = {"path": f"data_prep/prompts/{path.name}", "sha256": sha256(path)}

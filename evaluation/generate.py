@@ -240,7 +240,9 @@ def generate(args) -> None:
             write_jsonl(folder / f"{task}.jsonl", task_rows)
             facts[task] |= {"key": keys[task], "outputs_sha256": sha256(folder / f"{task}.jsonl")}
         run["tasks"] = dict(sorted({**kept, **facts}.items()))
-        (folder / "run.json").write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+        (folder / "run.json").write_text(
+            json.dumps(run, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     print(
         f"wrote {args.out}: {', '.join(made)} in {run['seconds']} s. Next: {next_step(made, args.out)}",
         flush=True,

@@ -1,6 +1,6 @@
-"""Tasks whose rows are in ROWS and whose file is not in evaluation/tasks: benchmarks of your own
-(data_prep/benchmarks/_table.py), those beyond the paper's twelve, and the harness's (evaluation/stock.py). The
-rows say how they are asked and scored."""
+"""Tasks that have rows in ROWS and no file in evaluation/tasks: benchmarks of your own
+(data_prep/benchmarks/_table.py), those beyond the paper's twelve, and the harness's (evaluation/stock.py).
+The rows say how they are asked and scored."""
 
 from pathlib import Path
 

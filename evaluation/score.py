@@ -128,7 +128,9 @@ def score_folder(folder: Path, redact: bool | None = None) -> dict:
         replaced(folder / f"{task}.scored.jsonl", lambda path, rows=rows: write_jsonl(path, rows))
     replaced(
         folder / "scores.json",
-        lambda path: path.write_text(json.dumps(scores, indent=1, ensure_ascii=False) + "\n"),
+        lambda path: path.write_text(
+            json.dumps(scores, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        ),
     )
     print(table(folder.name, scores), flush=True)
     return scores
@@ -187,6 +189,7 @@ def score_task(rows: list[dict]) -> dict:
         "unparsed_rate": rate,
         "paper": paper_entry(rows),
         "calibration": calibration.of_rows(rows),
+        "abstention": calibration.abstention(rows),
         "classes": metrics.classes(rows),
         "confusion": metrics.confusion(rows),
         "rules": dict(collections.Counter(row["rule"] for row in rows).most_common())

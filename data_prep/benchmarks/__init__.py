@@ -46,14 +46,24 @@ LABELS = ("labels", "specialties", "options")  # placeholders of prompts without
 
 
 def names(raw: Path) -> tuple[str, ...]:
-    """NAMES, and the folders of `raw` that a source.yaml makes a benchmark of your own (_table.py)."""
-    return (*NAMES, *(name for name in tables.described(raw, "choice", "labels") if name not in NAMES))
+    """NAMES, those beyond the twelve that `raw` has (_beyond.py), and the folders of `raw` that a source.yaml
+    makes a benchmark of your own (_table.py)."""
+    own = [name for name in tables.described(raw, "choice", "labels") if name not in NAMES]
+    return (*NAMES, *(name for name in _others() if (raw / name).is_dir() and name not in own), *own)
+
+
+def _others() -> dict:
+    from data_prep.benchmarks._beyond import BEYOND  # here, as it imports from this file
+
+    return BEYOND
 
 
 def load(name: str, folder: Path | None = None):
     """The module of one of NAMES, or its equivalent for your own table in RAW/name, `folder`."""
     if name in NAMES:
         return importlib.import_module(f"data_prep.benchmarks.{name}")
+    if name in _others() and not (folder and (folder / "source.yaml").is_file()):
+        return _others()[name]
     from data_prep.benchmarks import _table
 
     return _table.Table(name, folder)

@@ -20,7 +20,7 @@ def difference_with_width(difference: float, low: float, high: float, n: int) ->
 
 def smallest_difference(low: float | None, high: float | None, paired: bool = False) -> float | None:
     """The smallest true difference that a test at 5 % finds with a power of 80 %: 1.96 + 0.84 standard errors
-    (minimum detectable effect, Bloom 1995). The standard error is that of the 95 % interval; the difference of
+    (minimum detectable effect, Bloom 1995). The standard error is that of the interval; the difference of
     two such scores, taken as independent, has sqrt(2) times it. A paired comparison on the same rows
     finds smaller ones."""
     if low is None:

@@ -15,6 +15,8 @@ ties             rows in which the likeliest answer has an equal; the first of t
 Rows that were not asked (over-long) have no likelihoods: they are left out and counted.
 """
 
+import re
+
 import numpy as np
 
 from evaluation.scoring import metrics
@@ -81,6 +83,33 @@ def of_rows(rows: list[dict]) -> dict | None:
     }
 
 
+ABSTAINS = re.compile(r"(?i)\bi (?:do not|don.?t) know\b|\bcannot (?:answer|be answered)\b")
+
+
+def abstention(rows: list[dict]) -> dict | None:
+    """How often graded rows of one task choose an option that says that one cannot know (MetaMedQA), how
+    often that is the right one, and the accuracy on the others; None where no row has such an option."""
+    offered = {
+        row["id"]: {
+            c for c, text in zip(row["choices"], row["options"], strict=True) if ABSTAINS.search(text)
+        }
+        for row in rows
+        if row.get("options")
+    }
+    if not any(offered.values()):
+        return None
+    chosen = [row for row in rows if row["parsed"] in offered.get(row["id"], ())]
+    others = [row for row in rows if row["parsed"] not in offered.get(row["id"], ())]
+    right = [row["score"]["accuracy"] for row in others]
+    return {
+        "offered": sum(map(bool, offered.values())),
+        "right_to_abstain": sum(row["completion"] in offered.get(row["id"], ()) for row in rows),
+        "abstained": len(chosen),
+        "rightly": sum(row["score"]["accuracy"] == 1 for row in chosen),
+        "accuracy_of_the_others": float(np.mean(right)) if right else None,
+    }
+
+
 HEAD = (
     "task",
     "model",
@@ -93,10 +122,10 @@ HEAD = (
     "answerable",
 )
 ABOUT = (
-    "Of the likelihood tasks: probabilities are a softmax over the answers of a row. ECE: 10 bins; Brier: 0 to "
-    "2; AURC: the error averaged over all coverages. Answerable: the share of rows that can be answered with at "
-    "most 5, 10, 20 % of errors if the model abstains on the others, with the threshold chosen on these rows. "
-    "ties: rows in which the likeliest answer has an equal."
+    "Of the likelihood tasks: probabilities are a softmax over the answers of a row. ECE: 10 bins; Brier: "
+    "0 to 2; AURC: the error averaged over all coverages. Answerable: the share of rows that can be answered "
+    "with at most 5, 10, 20 % of errors if the model abstains on the others, with the threshold chosen on "
+    "these rows. ties: rows in which the likeliest answer has an equal."
 )
 
 

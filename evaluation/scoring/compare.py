@@ -48,7 +48,7 @@ def compare_folders(folder: Path, other: Path) -> str:
     }
     replaced(
         folder / f"against_{other.name}.json",
-        lambda path: path.write_text(json.dumps(result, indent=1) + "\n"),
+        lambda path: path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8"),
     )
     alone = [
         f"{task} only in {run.name}"

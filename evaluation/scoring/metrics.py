@@ -25,6 +25,7 @@ NAMES = {
     "span": ("exact_match", "f1"),
     "entities": ("macro_f1", "micro_f1"),
     "summary": ("rouge1", "rouge2", "rougeL"),
+    "number": ("accuracy",),
     "options": ("accuracy", "accuracy_norm"),
 }
 # where it is a label, F1 is given over the other labels too: the shared task scores these alone (Segura-
@@ -154,6 +155,13 @@ def grade(row: dict, rouge: dict | None = None) -> dict:
             "parsed": parsed or None,
             "score": rouge or {name: v.fmeasure for name, v in _rouge().score(gold, parsed).items()},
         }
+    if scoring == "number":
+        parsed = parsing.parse_number(output, dated="limits" not in row)
+        if "limits" in row:
+            right = parsed is not None and row["limits"][0] <= parsed <= row["limits"][1]
+        else:
+            right = parsed is not None and parsed == parsing.parse_number(gold, dated=True)
+        return {"parsed": parsed, "score": {"accuracy": float(right)}}
     raise ValueError(f"scoring '{scoring}' has no metric (row {row['id']})")
 
 
@@ -174,7 +182,7 @@ def statistics(rows: list[dict]) -> dict:
         raise ValueError(
             f"rows of one task are scored in different ways: {sorted({kind(row) for row in rows})}"
         )
-    if scoring in ("options", "span", "summary"):
+    if scoring in ("options", "span", "summary", "number"):
         return {name: mean_of(rows, name) for name in names(rows)}
     labels, counts = label_counts(rows)
     found = {"macro_f1": (counts, macro_f1), "micro_f1": (counts, micro_f1)}
@@ -214,6 +222,7 @@ def primary(rows: list[dict]) -> str:
         "span": "f1",
         "entities": "macro_f1",
         "summary": "rougeL",
+        "number": "accuracy",
     }
     return by_scoring.get(kind(rows[0])) or ("accuracy" if rows[0].get("options") else "macro_f1")
 

@@ -21,6 +21,7 @@ from evaluation.models.registry import access_of
 
 NEEDED = ("id", "scoring", "completion", "output", "task", "access")
 OURS = (
+    "limits",
     "id",
     "task",
     "split",

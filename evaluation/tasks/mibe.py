@@ -32,7 +32,7 @@ from evaluation.scoring.run_outputs import answers  # noqa: E402
 
 FEWSHOT_POOL = 1000  # training rows among which examples are chosen: the first of the file
 FIELDS = ("id", "task", "split", "scoring", "source", "license", "access", "prompt", "completion", "question")
-LISTS = ("choices", "options")
+LISTS = ("choices", "options", "limits")
 
 
 def load(name: str, rows: str | None = None, option_prefix: str | None = None, **_) -> datasets.DatasetDict:
@@ -114,6 +114,7 @@ def process_results(row, results) -> dict:
     graded = {key: row[key] for key in ("id", "task", "scoring", "completion", "choices", "options")} | {
         "output": output
     }
+    graded |= {"limits": row["limits"]} if row["limits"] else {}
     graded |= metrics.grade(graded)
     entries = dict.fromkeys(metrics.NAMES[metrics.kind(graded)], graded)
     return (
