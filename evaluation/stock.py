@@ -89,6 +89,7 @@ def build(task: str, data: Path | None, num_fewshot: int | None, out: Path) -> i
 def rows(task, name: str, license: str) -> list[dict]:
     """A loaded task of the harness as rows. BadInput unless its requests are a prompt and, after a blank, one
     of the same few answers."""
+    task.set_fewshot_seed(1234)  # as lm_eval run sets it
     task.build_all_requests()
     asked, docs = {}, list(task.eval_docs)
     for instance in task.instances:
