@@ -52,6 +52,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--cost", action="store_true", help="print what is missing and what it will take, and stop"
     )
     parser.add_argument(
+        "--shots", type=int, default=0, help="examples in each prompt, in an EVALUATION folder of their own"
+    )
+    parser.add_argument(
         "--gpu_tflops", type=float, default=312, help="dense bf16 peak of a GPU (default: A100)"
     )
     parser.add_argument(
@@ -70,6 +73,11 @@ def main(argv=None):
         parser.error("--out is needed, or --cost")
     try:
         plan = load(args.plan, config.Plan, example=EXAMPLE)
+        if args.shots < 0:
+            raise BadInput(f"--shots {args.shots}: must be 0 or more. Next: leave it out, or --shots 5")
+        if args.shots:
+            plan.settings |= {"num_fewshot": args.shots}
+            plan.evaluation = f"{plan.evaluation.rstrip('/')}_{args.shots}shot"
         tasks = generate.parse_tasks(",".join(plan.tasks))
         if args.cost or not args.scored:
             print(cost.table(plan, tasks, args, done), flush=True)

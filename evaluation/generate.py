@@ -422,7 +422,9 @@ def template_facts(args, entry: Entry) -> dict:
             f"{entry.path}: its tokenizer has no chat template. Next: --preset paper, or recipes/sft.py to "
             f"make a chat model of it"
         )
-    return {"name": "chat_template", "sha256": hashlib.sha256(str(text).encode()).hexdigest()}
+    facts = {"name": "chat_template", "sha256": hashlib.sha256(str(text).encode()).hexdigest()}
+    # a template that writes the date (Llama 3's) gives another prompt each day
+    return facts | ({"date": time.strftime("%Y-%m-%d")} if "strftime_now" in str(text) else {})
 
 
 def keep_on_site(allow_list: Path | None, entry: Entry, rows) -> list[dict]:
