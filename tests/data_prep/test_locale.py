@@ -29,9 +29,12 @@ def test_the_evaluation_opens_no_file_in_the_encoding_of_the_locale():
     found = []
     for path in sorted((ROOT / "evaluation").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("write_text", "read_text"):
-                if "encoding" not in {keyword.arg for keyword in node.keywords}:
-                    found.append(f"{path.name}: {node.lineno}")
+            opened = isinstance(node, ast.Call) and getattr(node.func, "attr", "") in (
+                "write_text",
+                "read_text",
+            )
+            if opened and "encoding" not in {keyword.arg for keyword in node.keywords}:
+                found.append(f"{path.name}: {node.lineno}")
     assert not found
 
 
