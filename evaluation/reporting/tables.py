@@ -20,7 +20,8 @@ from evaluation.reporting.formats import (
     markdown_text,
     printable,
 )
-from evaluation.reporting.intervals import smallest_difference, with_width
+from evaluation.reporting.intervals import with_width
+from evaluation.scoring.metrics import smallest_difference
 
 PAPER = Path(__file__).resolve().parent / "paper_tables.json"
 TABLES = {4: "table4_supervised", 5: "table5_zero_shot", 6: "table6_ablation"}

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from evaluation.reporting.intervals import smallest_difference
 from evaluation.scoring import calibration, metrics
 
 
@@ -48,8 +47,8 @@ def test_equal_confidences_have_no_order_and_ties_are_counted():
 
 def test_smallest_difference():
     # accuracy 0.5 on 100 rows: standard error 0.05, so (1.96 + 0.8416) * sqrt(2) * 0.05
-    assert smallest_difference(0.5 - 1.959964 * 0.05, 0.5 + 1.959964 * 0.05) == pytest.approx(
+    assert metrics.smallest_difference(0.5 - 1.959964 * 0.05, 0.5 + 1.959964 * 0.05) == pytest.approx(
         0.1981, abs=1e-4
     )
-    assert smallest_difference(-1.959964, 1.959964, paired=True) == pytest.approx(2.8016, abs=1e-4)
-    assert smallest_difference(None, None) is None
+    assert metrics.smallest_difference(-1.959964, 1.959964, paired=True) == pytest.approx(2.8016, abs=1e-4)
+    assert metrics.smallest_difference(None, None) is None
