@@ -115,7 +115,7 @@ ifeq ($(MODEL)$(TASKS)$(RAW)$(ROWS),)
 	$(PY) demo.py evaluation_chat
 	$(call own,MODEL=outputs/demo/chat TASKS=all ROWS=data/demo/tasks)
 else
-	$(if $(RAW),$(PY) -m data_prep.build_tasks --raw $(RAW) --tasks $(subst _ll,,$(TASKS)) --out $(DATA)/tasks)
+	$(if $(RAW),$(PY) -m data_prep.build_tasks --raw $(RAW) --tasks $(subst _letters,,$(subst _ll,,$(TASKS))) --out $(DATA)/tasks)
 	$(PY) -m evaluation.generate --model $(MODEL) --rows $(or $(ROWS),$(DATA)/tasks) --preset $(or $(PRESET),chat) \
 		--tasks $(call need,TASKS,MODEL=$(MODEL) TASKS=medqa) --out outputs/evaluation/$(NAME) $(ARGS)
 	$(PY) -m evaluation.score outputs/evaluation/$(NAME)
@@ -127,6 +127,9 @@ serve: | $(VENV)/.installed-serve  ## MODEL=DIR [BACKEND=transformers|vllm|llama
 bertscore:  ## MODEL=DIR ENCODER=DIR [ARGS=]: BERTScore of generated summaries, then their scores
 	$(PY) -m evaluation.bertscore outputs/evaluation/$(NAME) --model $(call need,ENCODER,MODEL=DIR ENCODER=DIR) $(ARGS)
 	$(PY) -m evaluation.score outputs/evaluation/$(NAME)
+stock:  ## RAW=DIR MODEL=DIR [SHOTS=5 ARGS=]: lm-eval's medqa_4options, medmcqa, pubmedqa, careqa_en, medical MMLU, as it asks them
+	$(PY) -m evaluation.stock --data $(call need,RAW,RAW=DIR MODEL=DIR) --out $(DATA)/stock $(SHOTS:%=--num_fewshot %)
+	$(MAKE) evaluate PRESET=paper ROWS=$(DATA)/stock TASKS=stock RAW=
 diagnose:  ## CASES="agentclinic=FILE ..." MODEL=DIR [JUDGE=string PRESET= ARGS=]: cases to ranked differentials, judged
 	$(PY) -m data_prep.build_cases $(patsubst %,--source %,$(call need,CASES,CASES="agentclinic=FILE")) --out $(DATA)/cases
 	$(PY) -m evaluation.generate --model $(MODEL) --rows $(DATA)/cases --tasks diagnosis \
@@ -137,8 +140,11 @@ forgetting:  ## BASE=MODEL TUNED="MODEL ..." [TASKS=general GENERAL=DIR GATE=YAM
 	$(PY) -m evaluation.forgetting --base $(call need,BASE,BASE=llama-2-13b TUNED=outputs/my_13b) --out outputs/forgetting \
 		--tuned $(call need,TUNED,BASE=$(BASE) TUNED=outputs/my_13b) --tasks $(or $(TASKS),general) \
 		$(GENERAL:%=--data %) --gate $(or $(GATE),evaluation/gates/default.yaml) $(ARGS)
-ablation:  ## [CONFIG=YAML ARGS=--scored]: the paper's Table 6 for any checkpoints, with paired differences
-	$(PY) -m evaluation.ablation --plan $(or $(CONFIG),evaluation/plans/demo.yaml) --out outputs/ablation/$(basename $(notdir $(or $(CONFIG),demo))) $(ARGS)
+ABLATE = $(PY) -m evaluation.ablation --plan $1 --out outputs/ablation/$(basename $(notdir $1))$(SHOTS:%=_%shot) $(SHOTS:%=--shots %)
+ablation:  ## [CONFIG=YAML SHOTS=5 ARGS=--scored]: the paper's Table 5 or 6 for any checkpoints, with paired differences
+	$(call ABLATE,$(or $(CONFIG),evaluation/plans/demo.yaml)) $(ARGS)
+supervised:  ## [ARGS=--cost]: the paper's Table 4: each base model trained on each benchmark, and scored
+	$(call ABLATE,$(or $(CONFIG),evaluation/plans/table4.yaml)) $(ARGS)
 report:  ## [CONFIG=YAML EVALUATION=outputs/evaluation RUNS=DIR ARGS=]: scores beside the paper's tables, one page
 	$(PY) -m evaluation.report --evaluation $(or $(EVALUATION),outputs/evaluation) $(CONFIG:%=--config %) \
 		$(RUNS:%=--runs %) --out outputs/report $(ARGS)
@@ -146,7 +152,7 @@ report:  ## [CONFIG=YAML EVALUATION=outputs/evaluation RUNS=DIR ARGS=]: scores b
 # ---------------------------------------------------------------- release
 release:  ## RUN=DIR [OUT=DIR SCORES=JSON FORGETTING=JSON ARGS=]: a run to a verified folder, or a bundle that stays here
 	$(PY) -m recipes.release build $(or $(OUT),outputs/release/$(notdir $(RUN:/=))) --run $(call need,RUN,RUN=outputs/demo/chat) \
-		$(SCORES:%=--scores %) $(FORGETTING:%=--forgetting %) $(ARGS)
+		$(SCORES:%=--scores %) $(FORGETTING:%=--forgetting %) $(EXTRACTION:%=--extraction %) $(ARGS)
 release-verify:  ## OUT=DIR [RUN=DIR]: open a release again and prove it
 	$(PY) -m recipes.release verify $(call need,OUT,OUT=outputs/release/chat) $(RUN:%=--run %)
 release-push:  ## OUT=DIR REPO=organization/name [ARGS=--public]: to the Hub, private; never a credentialed one

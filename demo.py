@@ -72,7 +72,7 @@ STAGES = [
         python -m data_prep.corpus.audit data/demo/blocks"""),
     Stage("instructions", "instruction rows", 3, "data/demo/instructions", "tasks", """
         python -m data_prep.build_instructions --raw data/demo/raw --task_rows data/demo/tasks \
-            --sources alpaca,dolly,sharegpt,flashcards \
+            --sources alpaca,dolly,sharegpt,flashcards,differentials \
             --task_names emrqa,i2b2,ddi,mtsamples,mimic_cxr,mednli \
             --size mtsamples=60 emrqa=240 i2b2=240 ddi=120 mednli=160 mimic_cxr=140 alpaca=100 dolly=100 \
             --out data/demo/instructions"""),

@@ -93,10 +93,11 @@ def build(name: str, raw: Path, out: Path) -> dict:
         if not any(counts.values()):
             raise BadInput(f"{folder}: no row could be made. Dropped: {drops.summary(name)}")
         near = near_duplicates(test_sketches, other_sketches)
-        prompt = {"path": f"source.yaml of {name}"}
+        prompt = {"path": f"source.yaml of {name}, or data_prep/benchmarks/_beyond.py"}
         if name in benchmarks.NAMES:
             path = benchmarks.prompt_file(name)
             prompt = {"path": f"data_prep/prompts/{path.name}", "sha256": sha256(path)}
+            prompt |= {"wording": "the release page's alone"} if benchmarks.RELEASE_WORDS else {}
         manifest = write_manifest(
             partial,
             stage="build_tasks",
@@ -219,11 +220,17 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder that takes one folder of rows for each task"
     )
+    parser.add_argument(
+        "--release_words",
+        action="store_true",
+        help="prompts in the words of the release page alone, without what data_prep/prompts/ours.yaml adds",
+    )
     return parser
 
 
 def main(argv=None) -> None:
     args = make_parser().parse_args(argv)
+    benchmarks.RELEASE_WORDS = args.release_words
     with one_sentence():
         chosen, failed = choose(args.tasks, args.raw), []
         for name in chosen:

@@ -26,7 +26,7 @@ from data_prep.files import BadInput, read_yaml
 Access = Literal["public", "gated", "credentialed"]
 Domain = Literal["biomedical", "clinical", "general"]
 Split = Literal["train", "validation", "test"]
-Scoring = Literal["choice", "labels", "span", "entities", "summary", "diagnosis", "none"]
+Scoring = Literal["choice", "labels", "span", "entities", "summary", "number", "diagnosis", "none"]
 # ACCESS: loosest first
 ACCESS, DOMAINS, SPLITS, SCORINGS = map(typing.get_args, (Access, Domain, Split, Scoring))
 
@@ -69,6 +69,9 @@ class Row(TypedDict):
     # The bare question, which the log-likelihood twin of a task reads; of a diagnosis case, its text
     question: NotRequired[str]
     options: NotRequired[list]  # multiple choice: the text of each of `choices`, in their order
+    limits: NotRequired[
+        list
+    ]  # number: the smallest and largest that is right; without, a date or weeks and days
     synonyms: NotRequired[list]  # diagnosis: other names of the diagnosis, which is the completion
     output: NotRequired[Any]
     model_access: NotRequired[str]  # class of the model that wrote `output`

@@ -36,7 +36,7 @@ from evaluation import generate, score
 from evaluation.models.registry import asks_server
 from evaluation.reporting import config, cost, paper_claims, tables
 from evaluation.reporting.curves import read_optional
-from evaluation.reporting.formats import format_difference, markdown_table, markdown_text
+from evaluation.reporting.formats import format_difference, format_interval, markdown_table, markdown_text
 from evaluation.reporting.intervals import difference_with_width
 from evaluation.scoring import compare, run_outputs
 
@@ -50,6 +50,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--scored", action="store_true", help="run no model: use the outputs in EVALUATION")
     parser.add_argument(
         "--cost", action="store_true", help="print what is missing and what it will take, and stop"
+    )
+    parser.add_argument(
+        "--shots", type=int, default=0, help="examples in each prompt, in an EVALUATION folder of their own"
     )
     parser.add_argument(
         "--gpu_tflops", type=float, default=312, help="dense bf16 peak of a GPU (default: A100)"
@@ -70,6 +73,11 @@ def main(argv=None):
         parser.error("--out is needed, or --cost")
     try:
         plan = load(args.plan, config.Plan, example=EXAMPLE)
+        if args.shots < 0:
+            raise BadInput(f"--shots {args.shots}: must be 0 or more. Next: leave it out, or --shots 5")
+        if args.shots:
+            plan.settings |= {"num_fewshot": args.shots}
+            plan.evaluation = f"{plan.evaluation.rstrip('/')}_{args.shots}shot"
         tasks = generate.parse_tasks(",".join(plan.tasks))
         if args.cost or not args.scored:
             print(cost.table(plan, tasks, args, done), flush=True)
@@ -262,12 +270,13 @@ def markdown(result: dict) -> str:
         parts += [about, tables.markdown(result["table"])]
     if result["others"]:
         rows = [
-            [r["task"], r["metric"], str(r["n"]), *map(tables.format_cell, r["cells"])]
+            [r["task"], r["metric"], str(r["n"]), format_interval(r["smallest"])]
+            + list(map(tables.format_cell, r["cells"]))
             for r in result["others"]
         ]
         parts += [
             "Tasks that are not in it:\n",
-            markdown_table(["task", "metric", "rows", *labels.values()], rows),
+            markdown_table(["task", "metric", "rows", "detectable", *labels.values()], rows),
         ]
     about = "With the 95 % interval and p-value of a paired bootstrap over rows. †: a value of the two is "
     parts += ["## Differences\n", about + "withheld, so the difference is also one of form.\n"]

@@ -125,8 +125,8 @@ def bench(args) -> dict:
                 seconds[name].append(round(time.perf_counter() - started, 3))
     result = report(args, lm, seconds, outputs)
     with whole_folder(args.out, mark="bench.json") as folder:
-        (folder / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
-        (folder / "bench.md").write_text(markdown(result))
+        (folder / "bench.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        (folder / "bench.md").write_text(markdown(result), encoding="utf-8")
     print(markdown(result) + f"wrote {args.out}", flush=True)
     return result
 

@@ -90,7 +90,7 @@ def score_task(folder: Path, task: str, rows: list[dict], encoder: "Encoder") ->
     }
     replaced(
         folder / f"{task}.bertscore.json",
-        lambda path: path.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n"),
+        lambda path: path.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"),
     )
     cut = f"{truncated['predictions']} outputs and {truncated['references']} references longer than "
     cut += f"{encoder.facts['max_length']} tokens"

@@ -48,7 +48,7 @@ from data_prep.schema import BadInput, check_row, strictest
 from evaluation import own_tasks
 from evaluation.models.registry import Entry, asks_server, fingerprint, read_entry
 from evaluation.models.response_cache import Responses
-from evaluation.scoring.run_outputs import answers
+from evaluation.scoring.run_outputs import answers, rows_name
 
 TASKS = Path(__file__).resolve().parent / "tasks"
 KNOWN = sorted(path.stem for path in TASKS.glob("*.yaml") if not path.stem.startswith(("_", "mibe")))
@@ -101,7 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--tasks",
         required=True,
         help=f"comma-separated, of: {', '.join(KNOWN)}; all: those of the twelve that ROWS has; all_ll: of "
-        f"their twins",
+        f"their twins; stock: those of evaluation.stock",
     )
     parser.add_argument("--preset", choices=PRESETS, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -113,6 +113,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch_size", default="16", help="of the local backends; auto[:N]: as many as fit")
     parser.add_argument("--device", help="default: cuda if there is one, else cpu")
     parser.add_argument("--dtype", default="auto", help="type of the weights; auto: as stored")
+    parser.add_argument(
+        "--reproducible",
+        action="store_true",
+        help="batch size 1: in bfloat16 the rows of a batch change each other's outputs",
+    )
     parser.add_argument(
         "--backend_args",
         default="",
@@ -145,6 +150,7 @@ def main(argv=None):
 def generate(args) -> None:
     started = time.time()
     check_numbers(args)
+    args.batch_size = "1" if args.reproducible else args.batch_size
     check_backend(args)
     check_out(args.out, "run.json")
     entry = read_entry(args.model, args.changes)
@@ -234,7 +240,9 @@ def generate(args) -> None:
             write_jsonl(folder / f"{task}.jsonl", task_rows)
             facts[task] |= {"key": keys[task], "outputs_sha256": sha256(folder / f"{task}.jsonl")}
         run["tasks"] = dict(sorted({**kept, **facts}.items()))
-        (folder / "run.json").write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+        (folder / "run.json").write_text(
+            json.dumps(run, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     print(
         f"wrote {args.out}: {', '.join(made)} in {run['seconds']} s. Next: {next_step(made, args.out)}",
         flush=True,
@@ -318,7 +326,8 @@ def device_of(args, entry: Entry) -> str:
 def parse_tasks(text: str, own=()) -> list[str]:
     """The tasks that `text` names; `own` are those of the rows beyond the twelve (own_tasks.py)."""
     names = [name.strip() for name in text.split(",") if name.strip()]
-    tasks = list(dict.fromkeys(task for name in names for task in GROUPS.get(name, [name])))
+    groups = GROUPS | {"stock": stock} if (stock := [t for t in own if t.startswith("stock_")]) else GROUPS
+    tasks = list(dict.fromkeys(task for name in names for task in groups.get(name, [name])))
     for task in tasks:
         if task not in (*KNOWN, *own):
             raise BadInput(f"--tasks: unknown task '{task}' (known: {', '.join((*KNOWN, *own, *GROUPS))})")
@@ -348,12 +357,12 @@ def with_rows(args, tasks: list[str]) -> list[str]:
 
 
 def rows_file(args, task: str, split: str = "test") -> Path:
-    return args.rows / task.removesuffix("_ll") / f"{split}.jsonl"
+    return args.rows / rows_name(task) / f"{split}.jsonl"
 
 
 def read_rows(args, task: str) -> list[dict]:
     """The checked test rows of a task, at most --limit."""
-    name = task.removesuffix("_ll")
+    name = rows_name(task)
     made_by = f"Next: python -m data_prep.build_tasks --raw RAW --tasks {name} --out {args.rows}"
     if task == CASES:
         made_by = f"Next: python -m data_prep.build_cases --source cases=FILE --out {args.rows}"
@@ -362,7 +371,8 @@ def read_rows(args, task: str) -> list[dict]:
             raise BadInput(f"{rows_file(args, task, split)}: no such file. {made_by}")
     path, rows = rows_file(args, task), []
     described = (TASKS / f"{task}.yaml").read_text(encoding="utf-8") if task in KNOWN else ""
-    wanted = "choices" if "include: _likelihood_labels.yaml" in described else "options"  # of a twin
+    texts = "include: _likelihood.yaml" in described or own_tasks.twin(args.rows, task) == "_likelihood"
+    wanted = "options" if texts else "choices"  # of a twin
     for number, row in read_jsonl(path):
         check_row(row, f"{path}: line {number}")
         if "prompt" not in row or row["scoring"] == "none":
@@ -412,7 +422,9 @@ def template_facts(args, entry: Entry) -> dict:
             f"{entry.path}: its tokenizer has no chat template. Next: --preset paper, or recipes/sft.py to "
             f"make a chat model of it"
         )
-    return {"name": "chat_template", "sha256": hashlib.sha256(str(text).encode()).hexdigest()}
+    facts = {"name": "chat_template", "sha256": hashlib.sha256(str(text).encode()).hexdigest()}
+    # a template that writes the date (Llama 3's) gives another prompt each day
+    return facts | ({"date": time.strftime("%Y-%m-%d")} if "strftime_now" in str(text) else {})
 
 
 def keep_on_site(allow_list: Path | None, entry: Entry, rows) -> list[dict]:
@@ -519,7 +531,8 @@ def load_model(args, entry: Entry):
     else:
         from lm_eval.models.huggingface import HFLM
 
-        lm = HFLM(**common, device=device_of(args, entry), **more)
+        # in bfloat16 the likelihoods of two answers are often equal, and the first of them would win
+        lm = HFLM(**common, device=device_of(args, entry), **({"softmax_dtype": "float32"} | more))
     if entry.chat_template:
         lm.tokenizer.chat_template = entry.chat_template
     return lm
@@ -551,7 +564,7 @@ def answer(
         "rows": str(args.rows.resolve()),
         "option_prefix": option_prefix(lm.tokenizer) if chat and entry.backend != "chat" else None,
     }
-    own = own_tasks.write(args.out.parent / ".tasks", [task for task in todo if task not in KNOWN])
+    own = own_tasks.write(args.out.parent / ".tasks", args.rows, [t for t in todo if t not in KNOWN])
     manager = TaskManager(include_path=[str(TASKS), str(own)], include_defaults=False, metadata=metadata)
 
     # every prompt as the model will see it, to count what does not fit: the harness would cut it from the
@@ -599,7 +612,7 @@ def answer(
     for name, task in names.items():
         likelihood = task.endswith("_ll")
         texts = {
-            sample["doc_id"]: output_of(sample, todo[task][sample["doc_id"]], likelihood)
+            sample["doc_id"]: output_of(sample, todo[task][sample["doc_id"]], task)
             for sample in outputs.get(name, [])
         }
         if not likelihood:
@@ -750,13 +763,13 @@ def option_prefix(tokenizer) -> str:
     )
 
 
-def output_of(sample: dict, row: dict, likelihood: bool):
+def output_of(sample: dict, row: dict, task: str):
     """The output of one logged sample of the harness, in the form that score.py reads."""
-    if not likelihood:
+    if not task.endswith("_ll"):
         return sample["resps"][0][0]
     return [
         [float(response[0][0]), len(text.encode())]
-        for response, text in zip(sample["resps"], answers(row), strict=True)
+        for response, text in zip(sample["resps"], answers(row, task), strict=True)
     ]
 
 

@@ -45,9 +45,9 @@ from evaluation.reporting import (
     samples,
     tables,
 )
-from evaluation.reporting.formats import format_difference, markdown_table, markdown_text
+from evaluation.reporting.formats import format_difference, format_interval, markdown_table, markdown_text
 from evaluation.reporting.intervals import difference_with_width
-from evaluation.scoring import metrics, run_outputs
+from evaluation.scoring import calibration, metrics, run_outputs
 
 SAME_BLOCKS = "Each line is of the same blocks; –: not measured on them."
 
@@ -155,6 +155,14 @@ def read_page(args) -> dict:
         "overview": figures.overview(models, scores, judged),
         "figure2": figures.figure2(models, figure2_cells(models, evaluations), published_in_figure2()),
         "forest": figures.forest(baseline["label"], differences),
+        "calibration": [
+            calibration.table_row(task, model["label"], entry["calibration"])
+            for task in tasks
+            for model in models
+            if (entry := evaluations[model["name"]]["scores"].get(task)) and entry.get("calibration")
+        ],
+        "calibration_head": calibration.HEAD,
+        "calibration_about": calibration.ABOUT,
         "baseline": baseline["label"],
         "differences": differences,
         "curves": [
@@ -389,6 +397,9 @@ def markdown(page: dict) -> str:
             f"## Differences to {markdown_text(page['baseline'])}\n",
             markdown_differences(page["differences"]),
         ]
+    if page["calibration"]:
+        table = markdown_table(calibration.HEAD, page["calibration"])
+        parts += ["## Calibration and abstention\n", calibration.ABOUT + "\n", table]
     if page["domains"]:
         head = ("domain", *(c["label"] for c in page["domains"][0]["cells"]))
         rows = [
@@ -417,12 +428,15 @@ def bullets(lines) -> str:
 
 
 def markdown_scores(page: dict) -> list[str]:
-    head = ("task", "metric", "rows", *(model["label"] for model in page["models"]))
+    head = ("task", "metric", "rows", "detectable", *(model["label"] for model in page["models"]))
     rows = [
-        (r["task"], r["metric"], str(r["n"]), *map(tables.format_cell, r["cells"])) for r in page["table"]
+        (r["task"], r["metric"], str(r["n"]), format_interval(r["smallest"]))
+        + tuple(map(tables.format_cell, r["cells"]))
+        for r in page["table"]
     ]
     about = f"Value (95 % interval, percentile bootstrap over rows, {page['draws']} draws); the paper's "
-    about += "scorer on the same outputs; outputs without a readable answer. –: not asked.\n"
+    about += "scorer on the same outputs; outputs without a readable answer. –: not asked. detectable: the "
+    about += "smallest difference of two such scores that a test at 5 % finds with a power of 80 %.\n"
     return [about, markdown_table(head, rows), *([bullets(page["left_out"])] if page["left_out"] else [])]
 
 

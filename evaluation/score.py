@@ -33,11 +33,11 @@ from pathlib import Path
 from data_prep import egress
 from data_prep.files import read_json, read_jsonl, replaced, sha256, write_jsonl
 from data_prep.schema import BadInput
-from evaluation.scoring import metrics, parsing, reference_scorer, run_outputs
+from evaluation.scoring import calibration, metrics, parsing, reference_scorer, run_outputs
 
 UNPARSED_LIMIT = 0.05
 SCORER = {
-    "scorer_version": "2.2",
+    "scorer_version": "2.3",
     "parser_version": parsing.PARSER_VERSION,
     "paper_version": reference_scorer.PAPER_VERSION,
     "draws": metrics.DRAWS,
@@ -128,7 +128,9 @@ def score_folder(folder: Path, redact: bool | None = None) -> dict:
         replaced(folder / f"{task}.scored.jsonl", lambda path, rows=rows: write_jsonl(path, rows))
     replaced(
         folder / "scores.json",
-        lambda path: path.write_text(json.dumps(scores, indent=1, ensure_ascii=False) + "\n"),
+        lambda path: path.write_text(
+            json.dumps(scores, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        ),
     )
     print(table(folder.name, scores), flush=True)
     return scores
@@ -186,6 +188,8 @@ def score_task(rows: list[dict]) -> dict:
         "unparsed": unparsed,
         "unparsed_rate": rate,
         "paper": paper_entry(rows),
+        "calibration": calibration.of_rows(rows),
+        "abstention": calibration.abstention(rows),
         "classes": metrics.classes(rows),
         "confusion": metrics.confusion(rows),
         "rules": dict(collections.Counter(row["rule"] for row in rows).most_common())
@@ -302,6 +306,11 @@ def table(title: str, scores: dict) -> str:
             lines.append(f"{head}  {name + mark:19} {numbers:24}  {theirs}".rstrip())
         if withheld:
             lines.append(f"{'':37}  {withheld}")
+        if c := entry["calibration"]:
+            lines.append(
+                f"{'':37}  ECE {c['ece']:.3f}, Brier {c['brier']['value']:.3f}, AURC {c['aurc']:.3f}, "
+                f"{c['ties']} ties"
+            )
         if entry["provenance"]["outputs_changed"]:
             lines.append(f"{'':37}  the outputs were changed after they were made")
     if any(entry["redacted"] for entry in scores.values()):

@@ -64,7 +64,8 @@ def flags(script):
     text = (ROOT / script).read_text(encoding="utf-8")
     if script.startswith("recipes/") and "def make_parser" in text and "__main__" not in script:
         return set(recipe_parser(Path(script).stem)._option_string_actions) | {"--config"}
-    if script.startswith("recipes/") or "def main(argv=None" not in text:
+    texts = script.startswith("recipes/") or "def main(argv=None" not in text
+    if texts or "add_subparsers" in text:
         return set(re.findall(r"[\"'](--\w+)[\"']", text)) | {"--help"}
     module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):

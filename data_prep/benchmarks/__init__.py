@@ -27,6 +27,7 @@ import re
 import string
 from pathlib import Path
 
+from data_prep.files import read_yaml
 from data_prep.schema import BadInput
 from data_prep.sources import tables
 
@@ -34,6 +35,8 @@ NAMES = tuple(
     sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 )
 PROMPTS = Path(__file__).resolve().parent.parent / "prompts"
+OURS = PROMPTS / "ours.yaml"
+RELEASE_WORDS = False  # prompts in the words of the release page alone: build_tasks --release_words
 SPLIT_NAMES = {
     "train": "train",
     "valid": "validation",
@@ -46,14 +49,24 @@ LABELS = ("labels", "specialties", "options")  # placeholders of prompts without
 
 
 def names(raw: Path) -> tuple[str, ...]:
-    """NAMES, and the folders of `raw` that a source.yaml makes a benchmark of your own (_table.py)."""
-    return (*NAMES, *(name for name in tables.described(raw, "choice", "labels") if name not in NAMES))
+    """NAMES, those beyond the twelve that `raw` has (_beyond.py), and the folders of `raw` that a source.yaml
+    makes a benchmark of your own (_table.py)."""
+    own = [name for name in tables.described(raw, "choice", "labels") if name not in NAMES]
+    return (*NAMES, *(name for name in _others() if (raw / name).is_dir() and name not in own), *own)
+
+
+def _others() -> dict:
+    from data_prep.benchmarks._beyond import BEYOND  # here, as it imports from this file
+
+    return BEYOND
 
 
 def load(name: str, folder: Path | None = None):
     """The module of one of NAMES, or its equivalent for your own table in RAW/name, `folder`."""
     if name in NAMES:
         return importlib.import_module(f"data_prep.benchmarks.{name}")
+    if name in _others() and not (folder and (folder / "source.yaml").is_file()):
+        return _others()[name]
     from data_prep.benchmarks import _table
 
     return _table.Table(name, folder)
@@ -89,12 +102,13 @@ def read_prompt(name: str, *fields: str) -> str:
     path = prompt_file(name)
     if not path.is_file():
         raise BadInput(f"{path}: no such prompt")
-    template = path.read_text(encoding="utf-8")
+    template, ours = _template(name)
     try:
-        found = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+        found = _fields(template)
+        fields = set(fields) - (_fields(ours) if RELEASE_WORDS else set())
     except ValueError as error:
         raise BadInput(f"{path}: {error}. Next: write a literal brace twice") from error
-    if found != set(fields):
+    if found != fields:
         raise BadInput(
             f"{path}: the placeholders are {sorted(found)}, must be {sorted(fields)}. A literal brace is "
             "written twice"
@@ -106,13 +120,26 @@ def read_prompt(name: str, *fields: str) -> str:
     return template
 
 
+def _fields(template: str) -> set[str]:
+    return {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+
+
+def _template(name: str) -> tuple[str, str]:
+    """The text of a prompt file, and what of it is ours (prompts/ours.yaml): left out with RELEASE_WORDS."""
+    text = prompt_file(name).read_text(encoding="utf-8")
+    ours = (read_yaml(OURS).get(name) or "") if OURS.is_file() else ""
+    if RELEASE_WORDS and ours not in text:
+        raise BadInput(f"{OURS}: {name}: is not in {prompt_file(name)}. Next: write it as the prompt has it")
+    return (text.replace(ours, "") if RELEASE_WORDS and ours else text), ours
+
+
 def prompt_pattern(name: str) -> re.Pattern | None:
     """The prompts that the template of task `name` makes, each placeholder a group of its name; None without
     a template."""
     path = prompt_file(name)
     if not path.is_file():
         return None
-    parts = string.Formatter().parse(path.read_text(encoding="utf-8"))
+    parts = string.Formatter().parse(_template(name)[0])
     return re.compile(
         "".join(re.escape(text) + (f"(?P<{field}>.*)" if field else "") for text, field, _, _ in parts),
         re.DOTALL,

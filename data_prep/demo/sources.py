@@ -25,6 +25,8 @@ from xml.sax.saxutils import escape
 
 import zstandard
 
+from data_prep.benchmarks import read_prompt
+from data_prep.build_cases import outline
 from data_prep.demo import world
 from data_prep.files import whole_folder
 from data_prep.schema import BadInput
@@ -32,6 +34,8 @@ from data_prep.schema import BadInput
 ABSTRACTS, ARTICLES, NOTES, REPORTS, GENERAL_DOCUMENTS = 4800, 160, 160, 320, 3500
 TASK_ROWS = {"train": 240, "dev": 40, "test": 80}
 GENERAL_QUESTIONS = 60  # of each kind
+DIFFERENTIALS = 8  # patients of each taught disease
+DESCRIBED = "kind: instructions\nlicense: invented\naccess: public\nprompt: prompt\nanswer: answer\n"
 
 
 # ---------------- biomedical: PubMed and PMC
@@ -745,56 +749,82 @@ def write_mednli(folder, rng, taught):
         write_lines(folder / f"mli_{split}_v1.jsonl", rows)
 
 
+def osce(rng, disease) -> dict:
+    """An invented patient as AgentClinic lays its cases out. The raised marker tells the disease."""
+    first, second, person, age, weeks, level = presentation(rng, disease)
+    actor = {
+        "Demographics": f"{age}-year-old {person}",
+        "History": f"{world.sentence(first)} for {weeks} weeks.",
+        "Symptoms": {"Primary_Symptom": first, "Secondary_Symptoms": [second]},
+        "Past_Medical_History": "None.",
+    }
+    tests = {
+        "Blood_Tests": {f"Serum_{disease.marker}": level},
+        disease.examination.capitalize(): {"Findings": "Abnormal."},
+    }
+    return {
+        "Objective_for_Doctor": f"Find the cause of {first}.",
+        "Patient_Actor": actor,
+        "Physical_Examination_Findings": {"Vital_Signs": "Normal."},
+        "Test_Results": tests,
+        "Correct_Diagnosis": world.sentence(disease.name),
+    }
+
+
+def vignette(rng, disease) -> str:
+    """The same as a text."""
+    first, second, person, age, weeks, level = presentation(rng, disease)
+    return (
+        f"A {age}-year-old {person} has had {first} and {second} for {weeks} weeks. Examination "
+        f"of the {disease.organ} was made, "
+        f"and the {disease.examination} was abnormal. Serum {disease.marker} was {level}."
+    )
+
+
+def presentation(rng, disease) -> tuple:
+    person, age, weeks = rng.choice(world.PERSONS), rng.randint(20, 80), rng.randint(2, 9)
+    return *disease.findings, person, age, weeks, f"{rng.randint(2, 9)}.{rng.randint(0, 9)} (raised)"
+
+
 def write_case_diagnosis(folder, rng, taught):
     """A case of each taught disease, half of them as AgentClinic lays its cases out and half in our own
-    format. The raised marker tells the disease."""
+    format."""
     examinations, cases = [], []
     for i, disease in enumerate(taught):
-        first, second = disease.findings
-        person, age, weeks = rng.choice(world.PERSONS), rng.randint(20, 80), rng.randint(2, 9)
-        level = f"{rng.randint(2, 9)}.{rng.randint(0, 9)} (raised)"
         if i % 2:
-            actor = {
-                "Demographics": f"{age}-year-old {person}",
-                "History": f"{world.sentence(first)} for {weeks} weeks.",
-                "Symptoms": {"Primary_Symptom": first, "Secondary_Symptoms": [second]},
-                "Past_Medical_History": "None.",
+            examinations.append({"OSCE_Examination": osce(rng, disease)})
+            continue
+        cases.append(
+            {
+                "id": f"invented:{i}",
+                "text": vignette(rng, disease),
+                "final_diagnosis": disease.name,
+                "synonyms": ["".join(word[0] for word in disease.name.split()).upper()],
+                "access": "public",
+                "license": "invented",
+                "source": "invented",
             }
-            tests = {
-                "Blood_Tests": {f"Serum_{disease.marker}": level},
-                disease.examination.capitalize(): {"Findings": "Abnormal."},
-            }
-            examinations.append(
-                {
-                    "OSCE_Examination": {
-                        "Objective_for_Doctor": f"Find the cause of {first}.",
-                        "Patient_Actor": actor,
-                        "Physical_Examination_Findings": {"Vital_Signs": "Normal."},
-                        "Test_Results": tests,
-                        "Correct_Diagnosis": world.sentence(disease.name),
-                    }
-                }
-            )
-        else:
-            text = (
-                f"A {age}-year-old {person} has had {first} and {second} for {weeks} weeks. Examination "
-                f"of the {disease.organ} was made, "
-                f"and the {disease.examination} was abnormal. Serum {disease.marker} was {level}."
-            )
-            initials = "".join(word[0] for word in disease.name.split()).upper()
-            cases.append(
-                {
-                    "id": f"invented:{i}",
-                    "text": text,
-                    "final_diagnosis": disease.name,
-                    "synonyms": [initials],
-                    "access": "public",
-                    "license": "invented",
-                    "source": "invented",
-                }
-            )
+        )
     write_lines(folder / "agentclinic_medqa.jsonl", examinations)
     write_lines(folder / "cases.jsonl", cases)
+
+
+def write_differentials(folder, rng, taught):
+    """Instruction rows of the wording of `make diagnose`: other patients with the taught diseases, and five
+    diagnoses, the right one first, then the others of its specialty, then any."""
+    template, rows = read_prompt("diagnosis/differential", "case"), []
+    for disease in taught:
+        near = [d.name for d in taught if d.specialty == disease.specialty and d is not disease]
+        for i in range(DIFFERENTIALS):
+            far = [d.name for d in taught if d.specialty != disease.specialty]
+            names = [disease.name, *near, *rng.sample(far, len(far))][:5]
+            parts = osce(rng, disease)
+            del parts["Objective_for_Doctor"], parts["Correct_Diagnosis"]
+            text = "\n".join(outline(parts.pop("Patient_Actor") | parts)) if i % 2 else vignette(rng, disease)
+            listed = "\n".join(f"{n}. {world.sentence(name)}" for n, name in enumerate(names, 1))
+            rows.append({"prompt": template.format(case=text), "answer": listed})
+    write_lines(folder / "differentials.jsonl", rows)
+    (folder / "source.yaml").write_text(DESCRIBED, encoding="utf-8")
 
 
 # ---------------- encodings
@@ -835,6 +865,7 @@ TAUGHT_ONLY = {
     "mtsamples": write_mtsamples,
     "mednli": write_mednli,
     "case_diagnosis": write_case_diagnosis,
+    "differentials": write_differentials,
 }
 NO_MEDICINE = {"redpajama": write_redpajama, "general_questions": write_general_questions}
 README = """Invented data. Made by `python -m data_prep.demo.sources`; no medical meaning, no real people.

@@ -22,12 +22,14 @@ PAPER_VALUES = "The paper prints its own values as pictures only, so this page h
 def write(folder: Path, summary: dict, rows: list[dict]) -> None:
     """summary.json, summary.md, judged.jsonl and the pictures; each takes its name when it is whole."""
     replaced(folder / "judged.jsonl", lambda path: write_jsonl(path, rows))
-    replaced(folder / "summary.md", lambda path: path.write_text(markdown(summary) + "\n"))
+    replaced(folder / "summary.md", lambda path: path.write_text(markdown(summary) + "\n", encoding="utf-8"))
     for name, drawing in pictures(summary).items():
         drawing.files(folder, name)
     replaced(
         folder / SUMMARY,
-        lambda path: path.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n"),
+        lambda path: path.write_text(
+            json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        ),
     )
 
 

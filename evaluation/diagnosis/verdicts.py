@@ -26,14 +26,14 @@ def prediction_id(case_id: str, prediction: str) -> str:
 
 class Log:
     def __init__(self, path: Path):
-        self.known, text = {}, path.read_text() if path.is_file() else ""
+        self.known, text = {}, path.read_text(encoding="utf-8") if path.is_file() else ""
         for line in text.split("\n"):
             try:
                 record = json.loads(line)
             except ValueError:  # cut when the run was killed
                 continue
             self.known[record["key"]] = record
-        self.file = path.open("a")
+        self.file = path.open("a", encoding="utf-8")
         path.chmod(0o600)  # a judge's words may repeat those of a case
         if text and not text.endswith("\n"):
             self.file.write("\n")

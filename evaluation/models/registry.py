@@ -219,7 +219,7 @@ def _changes(model: str, changes) -> dict:
         elif key == "chat_template":
             if not Path(value).is_file():
                 raise BadInput(f"{value}: no such file. Next: chat_template=FILE with a Jinja chat template")
-            facts[key] = Path(value).read_text()
+            facts[key] = Path(value).read_text(encoding="utf-8")
         else:
             facts[key] = Path(value) if key == "path" else value
     return facts

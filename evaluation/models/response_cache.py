@@ -23,7 +23,7 @@ class Responses:
         made_with = hashlib.sha256(json.dumps([settings.get(key) for key in MADE_WITH]).encode()).hexdigest()
         path = folder / f"{identity[:16]}-{made_with[:8]}.jsonl"
         self.lm, self.known = lm, {}
-        text = path.read_text() if path.is_file() else ""
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
         for line in text.splitlines():
             try:
                 key, response = json.loads(line)

@@ -63,7 +63,7 @@ def parameters(facts: dict) -> float | None:
 
 def length(folder: Path, training) -> dict:
     """{"train", "test": (rows, characters a row), "assumed"} of a task; sizes of files, no row is read."""
-    task = folder.name.removesuffix("_ll")
+    task = generate.rows_name(folder.name)
     published = {
         tables.TASK.get(r["dataset"], r["dataset"]): r
         for r in read_json(tables.PAPER)["table3_benchmark"]["records"]

@@ -132,7 +132,7 @@ def read_evaluation(folder: Path, model: dict, run: dict, source: str, tasks: st
         )
     scores = read_json(folder / "scores.json")
     task = supervised_task(run["run"] or read_optional(Path(record.get("model") or "", "run.json")))
-    kept = {name: entry for name, entry in scores.items() if task in (None, name.removesuffix("_ll"))}
+    kept = {name: entry for name, entry in scores.items() if task in (None, generate.rows_name(name))}
     return {
         "run": record,
         "scores": kept,

@@ -21,6 +21,7 @@ from evaluation.reporting.formats import (
     printable,
 )
 from evaluation.reporting.intervals import with_width
+from evaluation.scoring.metrics import smallest_difference
 
 PAPER = Path(__file__).resolve().parent / "paper_tables.json"
 TABLES = {4: "table4_supervised", 5: "table5_zero_shot", 6: "table6_ablation"}
@@ -87,7 +88,10 @@ def scores_table(models: list[dict], evaluations: dict, tasks: list[str]) -> lis
         best = max((c["value"] for c in cells if c and c["value"] is not None), default=None)
         for c in filter(None, cells):
             c["best"] = c["value"] is not None and c["value"] == best
-        rows.append({"task": task, "metric": metric, "n": next(c["n"] for c in cells if c), "cells": cells})
+        found = [smallest_difference(c["low"], c["high"]) for c in cells if c]
+        smallest = max((d for d in found if d is not None), default=None)
+        n = next(c["n"] for c in cells if c)
+        rows.append({"task": task, "metric": metric, "n": n, "smallest": smallest, "cells": cells})
     return rows
 
 

@@ -48,7 +48,7 @@ def compare_folders(folder: Path, other: Path) -> str:
     }
     replaced(
         folder / f"against_{other.name}.json",
-        lambda path: path.write_text(json.dumps(result, indent=1) + "\n"),
+        lambda path: path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8"),
     )
     alone = [
         f"{task} only in {run.name}"
@@ -87,6 +87,8 @@ def compare(rows: list[dict], others: list[dict], where: str = "the two runs") -
             "p": metrics.p_value(drawn)
         }
         differences[name]["difference"] = differences[name].pop("value")
+        low, high = differences[name]["low"], differences[name]["high"]
+        differences[name]["detectable"] = metrics.smallest_difference(low, high, paired=True)
     tested = next((name for name in RIGHT_OR_WRONG if name in shared), None)
     return {"n": len(rows), "metrics": differences, "mcnemar": tested and mcnemar(rows, others, tested)}
 
@@ -103,14 +105,15 @@ def mcnemar(rows: list[dict], others: list[dict], name: str) -> dict:
 
 
 def table(title: str, found: dict, alone: list[str]) -> str:
-    lines = [f"{title:32} {'n':>6}  {'metric':19} difference  95 % interval         p  McNemar"]
+    lines = [f"{title:32} {'n':>6}  {'metric':19} difference  95 % interval         p  detectable  McNemar"]
     for task, entry in found.items():
         for place, (name, v) in enumerate(entry["metrics"].items()):
             head = f"{task:32} {entry['n']:6}" if place == 0 else " " * 39
             numbers = (
                 "not defined"
                 if v["difference"] is None
-                else f"{v['difference']:+10.3f}  {v['low']:+.3f} to {v['high']:+.3f}  {v['p']:8.3f}"
+                else f"{v['difference']:+10.3f}  {v['low']:+.3f} to {v['high']:+.3f}  {v['p']:8.3f}  "
+                f"{v['detectable']:10.3f}"
             )
             test = entry["mcnemar"] if entry["mcnemar"] and entry["mcnemar"]["metric"] == name else None
             lines.append(

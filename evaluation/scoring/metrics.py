@@ -25,6 +25,7 @@ NAMES = {
     "span": ("exact_match", "f1"),
     "entities": ("macro_f1", "micro_f1"),
     "summary": ("rouge1", "rouge2", "rougeL"),
+    "number": ("accuracy",),
     "options": ("accuracy", "accuracy_norm"),
 }
 # where it is a label, F1 is given over the other labels too: the shared task scores these alone (Segura-
@@ -142,6 +143,13 @@ def grade(row: dict, rouge: dict | None = None) -> dict:
             "parsed": parsed or None,
             "score": rouge or {name: v.fmeasure for name, v in _rouge().score(gold, parsed).items()},
         }
+    if scoring == "number":
+        parsed = parsing.parse_number(output, dated="limits" not in row)
+        if "limits" in row:
+            right = parsed is not None and row["limits"][0] <= parsed <= row["limits"][1]
+        else:
+            right = parsed is not None and parsed == parsing.parse_number(gold, dated=True)
+        return {"parsed": parsed, "score": {"accuracy": float(right)}}
     raise ValueError(f"scoring '{scoring}' has no metric (row {row['id']})")
 
 
@@ -162,7 +170,7 @@ def statistics(rows: list[dict]) -> dict:
         raise ValueError(
             f"rows of one task are scored in different ways: {sorted({kind(row) for row in rows})}"
         )
-    if scoring in ("options", "span", "summary"):
+    if scoring in ("options", "span", "summary", "number"):
         return {name: mean_of(rows, name) for name in names(rows)}
     labels, counts = label_counts(rows)
     found = {"macro_f1": (counts, macro_f1), "micro_f1": (counts, micro_f1)}
@@ -202,6 +210,7 @@ def primary(rows: list[dict]) -> str:
         "span": "f1",
         "entities": "macro_f1",
         "summary": "rougeL",
+        "number": "accuracy",
     }
     return by_scoring.get(kind(rows[0])) or ("accuracy" if rows[0].get("options") else "macro_f1")
 
@@ -337,6 +346,16 @@ def with_width(
         return wilson(max(0.0, value) * n, n)
     half = wilson(0, n)[1]
     return max(-1.0, value - half), min(1.0, value + half)
+
+
+def smallest_difference(low: float | None, high: float | None, paired: bool = False) -> float | None:
+    """The smallest true difference that a test at 5 % finds with a power of 80 %: 1.96 + 0.84 standard errors
+    (minimum detectable effect, Bloom 1995). The standard error is that of the interval; the difference of
+    two such scores, taken as independent, has sqrt(2) times it. A paired comparison on the same rows
+    finds smaller ones."""
+    if low is None:
+        return None
+    return (1.959964 + 0.841621) * (1 if paired else 2**0.5) * (high - low) / (2 * 1.959964)
 
 
 def estimate(value: float, drawn: np.ndarray, n: int = 0, difference: bool = False) -> dict:

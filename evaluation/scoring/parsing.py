@@ -549,3 +549,28 @@ def parse_entities(text: str) -> tuple[list[str], list[tuple[str, int, int]]]:
 
 def _words(text):
     return re.findall(r"\w+|[^\w\s]", text.casefold())
+
+
+# ---------------------------------------------------------------- numbers, and dates, of a calculation
+FIGURE = r"[-\u2212]?(?:\d{1,3}(?:,\d{3}){1,4}|\d{1,15})(?:\.\d{1,15})?(?![\d/])"
+RESULT = re.compile(
+    r"(?i)\b(?:answer|result|value|score|total|risk|rate)\b[^\d\n.-]{0,60}?(?:\bis|:|=|\u2248)[^\w\n.-]{0,9}"
+    rf"({FIGURE})"
+)
+DATE = re.compile(r"(?<!\d)(\d{1,2})/(\d{1,2})/(\d{4})(?!\d)")
+WEEKS = re.compile(r"(?i)(?<!\d)(\d{1,2})['\"]?\s?weeks?\W{1,6}(?:and\s)?['\"]?(\d)['\"]?\s?days?")
+
+
+def parse_number(text: str, dated: bool = False) -> float | list[int] | None:
+    """The number that `text` gives: the last one said to be the answer or result, else the one it begins
+    with, else the only one in it. `dated`: the day as [month, day, year], or [weeks, days]. None if there is
+    none, or several and none is said to be the answer."""
+    text = answer_part(text, NEXT_QUESTION)
+    if dated:
+        found = {match.groups() for pattern in (DATE, WEEKS) for match in pattern.finditer(text)}
+        return [int(part) for part in found.pop()] if len(found) == 1 else None
+    said = RESULT.findall(text)
+    first = re.match(rf"[\s\"'`*_$({{\[]{{0,9}}({FIGURE})", text)
+    every = set(re.findall(rf"(?<![\w./-]){FIGURE}", text))
+    found = said[-1] if said else first[1] if first else every.pop() if len(every) == 1 else None
+    return float(found.replace(",", "").replace("\u2212", "-")) if found else None

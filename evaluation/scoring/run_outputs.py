@@ -21,6 +21,7 @@ from evaluation.models.registry import access_of
 
 NEEDED = ("id", "scoring", "completion", "output", "task", "access")
 OURS = (
+    "limits",
     "id",
     "task",
     "split",
@@ -52,9 +53,7 @@ def task_files(folder: Path) -> dict[str, Path]:
     ]
     files = {}
     for path in sorted([*generated, *folder.rglob("samples_*.jsonl")]):
-        task = path.stem
-        if _of_the_harness(path):
-            task = path.stem.removeprefix("samples_").rpartition("_")[0].removeprefix("mibe_")
+        task = _task_of(path)
         if task in files:
             raise BadInput(
                 f"{folder}: two files of {task}, {files[task].name} and {path.name}. Next: leave one of "
@@ -82,7 +81,7 @@ def read_rows(path: Path) -> list[dict]:
         if not isinstance(row, dict):
             raise BadInput(f"{where}: expected a JSON object, found {type(row).__name__}. {next_step}")
         if _of_the_harness(path):
-            row = _row_of_sample(row, where)
+            row = _row_of_sample(row, where, _task_of(path))
         _check(row, where, next_step)
         if row["id"] in lines:
             raise BadInput(f"{where}: row {row['id']} is also in line {lines[row['id']]}. {next_step}")
@@ -105,9 +104,15 @@ def closed(row: dict) -> bool:
     return "credentialed" in (row["access"], row["model_access"])
 
 
-def answers(row: dict) -> list[str]:
-    """The texts whose likelihoods a twin task compares: the options of a question, else the labels."""
-    return row.get("options") or row["choices"]
+def rows_name(task: str) -> str:
+    """The rows that a task is asked on: those of "medqa" for medqa, medqa_ll and medqa_letters_ll."""
+    return task.removesuffix("_ll").removesuffix("_letters")
+
+
+def answers(row: dict, task: str = "") -> list[str]:
+    """The texts whose likelihoods a twin task compares: the options of a question, else the labels or
+    letters."""
+    return row["choices"] if task.endswith("_letters_ll") else row.get("options") or row["choices"]
 
 
 def _check(row, where, next_step):
@@ -304,12 +309,18 @@ def _of_the_harness(path):
     return path.name.startswith("samples_")
 
 
+def _task_of(path):
+    if not _of_the_harness(path):
+        return path.stem
+    return path.stem.removeprefix("samples_").rpartition("_")[0].removeprefix("mibe_")
+
+
 def _results(path):
     """What the harness says of the run that a file of samples is of."""
     return _object(path.with_name(f"results_{path.stem.rpartition('_')[2]}.json"))
 
 
-def _row_of_sample(sample, where):
+def _row_of_sample(sample, where, task):
     """The row of one logged sample; the harness writes what a model gave as text."""
     try:
         row = {
@@ -319,7 +330,8 @@ def _row_of_sample(sample, where):
             return row | {"output": sample["resps"][0][0]}
         return row | {
             "output": [
-                [float(r[0][0]), len(a.encode())] for r, a in zip(sample["resps"], answers(row), strict=True)
+                [float(r[0][0]), len(a.encode())]
+                for r, a in zip(sample["resps"], answers(row, task), strict=True)
             ]
         }
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:

@@ -17,6 +17,14 @@ or, in the same folders, the Parquet files of the Hub's dataset (`hf download --
 --local-dir DATA/<task>`). The file of the examples is optional: without it the task is asked without
 examples, and the output says so.
 
+The medical ones (MEDICAL), for evaluation.stock, without examples unless asked for, as their files have it:
+
+    medqa/US/4_options/phrases_no_exclude_{train,test}.jsonl    github.com/jind11/MedQA
+    medmcqa/{train,dev}.json                                    github.com/medmcqa/medmcqa
+    pubmedqa/{ori_pqal,test_ground_truth}.json                  github.com/pubmedqa/pubmedqa
+    careqa/CareQA_en.json                                       huggingface.co/datasets/HPAI-BSC/CareQA
+    mmlu/...                                                    as above, six subjects
+
 mmlu_answers asks the same questions with the texts of the answers in place of the letters (the harness's
 mmlu_continuation), for models too small to answer by letter. Every question counts equally, whatever its
 subject. Shots: 25 for ARC, 10 for HellaSwag, 5 for MMLU, WinoGrande and GSM8K, as in the first Open LLM
@@ -79,6 +87,34 @@ def of_truthfulqa(record: dict) -> dict:
 
 def of_ifeval(record: dict) -> dict:
     return {key: record[key] for key in ("key", "prompt", "instruction_id_list", "kwargs")}
+
+
+def of_medqa(record: dict) -> dict:
+    options = [record["options"][letter] for letter in "ABCD"]
+    if len(record["options"]) != 4:
+        raise ValueError(f"{len(record['options'])} options, not 4")
+    endings = {f"ending{i}": option for i, option in enumerate(options)}
+    return {"sent1": record["question"], "sent2": "", **endings, "label": "ABCD".index(record["answer_idx"])}
+
+
+def of_medmcqa(record: dict) -> dict:
+    if record["cop"] not in (1, 2, 3, 4):
+        raise ValueError("cop is not 1 to 4, as the publisher counts")
+    return {key: record[key] for key in ("id", "question", "opa", "opb", "opc", "opd")} | {
+        "cop": record["cop"] - 1
+    }
+
+
+def of_pubmedqa(record: dict) -> dict:
+    if record["final_decision"] not in ("yes", "no", "maybe"):
+        raise ValueError("no final_decision of yes, no or maybe")
+    return {key: record[key] for key in ("QUESTION", "CONTEXTS", "final_decision")}
+
+
+def of_careqa(record: dict) -> dict:
+    if record["cop"] not in (1, 2, 3, 4):
+        raise ValueError("cop is not 1 to 4")
+    return {key: record[key] for key in ("question", "op1", "op2", "op3", "op4", "cop")}
 
 
 # ---------------------------------------------------------------- the tasks
@@ -163,6 +199,60 @@ TASKS = {
     ),
 }
 GENERAL = [name for name in TASKS if name != "mmlu_answers"]
+LETTERS, MEDQA = ("acc,none", "acc_norm,none"), "**/phrases_no_exclude_{}.jsonl"
+TASKS |= {
+    "medqa_4options": General(
+        "medqa_4options",
+        "medqa_4options",
+        LETTERS,
+        0,
+        {"test": (MEDQA.replace("{}", "test"),), "train": (MEDQA.replace("{}", "train"),)},
+        of_medqa,
+        "medqa",
+    ),
+    "medmcqa": General(
+        "medmcqa",
+        "medmcqa",
+        LETTERS,
+        0,
+        {
+            "validation": ("dev.json", "**/validation-*.parquet"),
+            "train": ("train.json", "**/train-*.parquet"),
+        },
+        of_medmcqa,
+        "medmcqa",
+    ),
+    # the publisher's split into train and validation is made by a script of its own: only the test is read
+    "pubmedqa": General(
+        "pubmedqa",
+        "pubmedqa",
+        ("acc,none",),
+        0,
+        {"test": ("ori_pqal.json",), "train": ()},
+        of_pubmedqa,
+        "pubmedqa",
+    ),
+    "careqa_en": General(
+        "careqa_en", "careqa_en", ("acc,none",), 0, {"test": ("**/CareQA_en.json*",)}, of_careqa, "careqa"
+    ),
+} | {
+    f"mmlu_{subject}": dataclasses.replace(
+        TASKS["mmlu"],
+        harness=f"mmlu_{subject}",
+        group=f"mmlu_{subject}",
+        shots=0,
+        files={split: tuple(p.format(subject) for p in patterns) for split, patterns in MMLU.items()},
+    )
+    for subject in (
+        "anatomy",
+        "clinical_knowledge",
+        "college_biology",
+        "college_medicine",
+        "medical_genetics",
+        "professional_medicine",
+    )
+}
+MEDICAL = [name for name in TASKS if name not in GENERAL and name != "mmlu_answers"]
 
 
 class Missing(Exception):
@@ -273,7 +363,7 @@ def _records(task: General, path: Path) -> list[dict]:
         with open_text(path) as stream:
             numbered = list(enumerate(csv.reader(stream), 1))
     else:
-        numbered = list(read_jsonl(path)) if path.suffix == ".jsonl" else list(enumerate(read_json(path), 1))
+        numbered = list(read_jsonl(path)) if _has_lines(path) else list(enumerate(_whole(path), 1))
     records = []
     for number, record in numbered:
         try:
@@ -285,3 +375,23 @@ def _records(task: General, path: Path) -> list[dict]:
     if not records:
         raise BadInput(f"{path}: no records. Next: fetch the file again")
     return records
+
+
+def _has_lines(path: Path) -> bool:
+    """Whether a file is JSON lines: by its name, or as MedMCQA's .json are, one object to a line."""
+    if path.suffix == ".jsonl":
+        return True
+    with open_text(path) as stream:
+        first = stream.readline().strip()
+    return first.startswith("{") and first.endswith("}")
+
+
+def _whole(path: Path) -> list:
+    """The records of a JSON list, or those of PubMedQA's object that its list of test ids names."""
+    value = read_json(path)
+    if isinstance(value, dict):
+        ids = read_json(path.with_name("test_ground_truth.json"))
+        if absent := [one for one in ids if one not in value]:
+            raise BadInput(f"{path}: {absent[0]} of test_ground_truth.json is missing. Next: fetch it again")
+        return [value[one] for one in ids]
+    return value

@@ -32,7 +32,7 @@ from evaluation.scoring.run_outputs import answers  # noqa: E402
 
 FEWSHOT_POOL = 1000  # training rows among which examples are chosen: the first of the file
 FIELDS = ("id", "task", "split", "scoring", "source", "license", "access", "prompt", "completion", "question")
-LISTS = ("choices", "options")
+LISTS = ("choices", "options", "limits")
 
 
 def load(name: str, rows: str | None = None, option_prefix: str | None = None, **_) -> datasets.DatasetDict:
@@ -83,11 +83,22 @@ def _dataset(rows, option_prefix):
     columns["label_texts"] = [
         [(option_prefix or "") + label for label in row.get("choices", [])] for row in rows
     ]
+    columns["stock_texts"] = [[blank + label for label in row.get("choices", [])] for row in rows]
     return datasets.Dataset.from_dict(columns)
+
+
+def stock_prompt(row) -> str:
+    """The prompt of a row of evaluation.stock, without the newline in which the prompt of every row ends."""
+    return row["prompt"].removesuffix("\n")
 
 
 def gold_index(row) -> int:
     return row["choices"].index(row["completion"])
+
+
+def process_letters(row, results) -> dict:
+    """As process_results, where the answers are the row's choices and not the texts of its options."""
+    return process_results(row | {"options": []}, results)
 
 
 def process_results(row, results) -> dict:
@@ -103,6 +114,7 @@ def process_results(row, results) -> dict:
     graded = {key: row[key] for key in ("id", "task", "scoring", "completion", "choices", "options")} | {
         "output": output
     }
+    graded |= {"limits": row["limits"]} if row["limits"] else {}
     graded |= metrics.grade(graded)
     entries = dict.fromkeys(metrics.NAMES[metrics.kind(graded)], graded)
     return (

@@ -52,6 +52,7 @@ def make_parser():
     making.add_argument(
         "--forgetting", metavar="JSON", help="the report of evaluation.forgetting for this model"
     )
+    making.add_argument("--extraction", metavar="JSON", help="of evaluation.extraction for this model")
     making.add_argument(
         "--license", help="the license of the release; left out, what its data and base ask together"
     )
@@ -78,7 +79,9 @@ def main(args):
         args.action(args)
     except (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError, jinja2.UndefinedError) as error:
         files = ", ".join(
-            str(vars(args)[key]) for key in ("run", "scores", "forgetting", "folder") if vars(args).get(key)
+            str(vars(args)[key])
+            for key in ("run", "scores", "forgetting", "extraction", "folder")
+            if vars(args).get(key)
         )
         raise Refused(
             f"{files}: not as the recipes write it ({type(error).__name__}: {error}). Next: make it again"

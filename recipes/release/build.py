@@ -11,7 +11,7 @@ from huggingface_hub import save_torch_state_dict
 from transformers import AutoTokenizer, GenerationConfig
 
 from .card import write_papers
-from .evidence import read_forgetting, read_scores
+from .evidence import read_extraction, read_forgetting, read_scores
 from .files import PROVENANCE, Refused, read_json, strictest
 from .licences import base_files, base_licences, check_release, licences_in, read_terms, roll_up
 from .private import scrub
@@ -69,6 +69,7 @@ def gather(run, name, args):
         "chat": any(record["arguments"].get("assistant_only_loss") for record in chain),
         "scores": read_scores(args.scores, run) if args.scores else None,
         "forgetting": read_forgetting(args.forgetting, run) if args.forgetting else None,
+        "extraction": read_extraction(args.extraction, run) if args.extraction else None,
         "data": [stage["sources"] for stage in data],
         "contamination": dealt,
         "runs": chain,

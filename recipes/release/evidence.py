@@ -56,5 +56,16 @@ def read_forgetting(path, run):
     }
 
 
+def read_extraction(path, run):
+    """What evaluation.extraction measured of this model: rates, no text. Refused if it is another model's."""
+    report = read_json(path)
+    if report.get("fingerprint") != fingerprint(run):
+        raise Refused(
+            f"{path}: is of another model than {run}. Next: python -m evaluation.extraction measure --model "
+            f"{run} ..."
+        )
+    return {key: report[key] for key in ("tokens", "files", "rates")}
+
+
 def fingerprint(run):
     return registry.fingerprint(registry.Entry(run.name, path=run))

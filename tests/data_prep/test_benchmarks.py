@@ -1015,3 +1015,28 @@ def test_medmcqa_of_the_hub_counts_from_zero(tmp_path):
     rows, dropped = read("medmcqa", tmp_path)
     assert [(row["id"], row["completion"]) for row in rows] == [("medmcqa:t", "D"), ("medmcqa:v", "A")]
     assert rows[0]["split"] != "test" == rows[1]["split"] and dropped == {"cop is missing or not 1 to 4": 1}
+
+
+def test_prompts_in_the_words_of_the_release_page_alone(monkeypatch):
+    fields = {name: benchmarks._fields(benchmarks.prompt_file(name).read_text()) for name in benchmarks.NAMES}
+    ours = {name: benchmarks._template(name)[1] for name in benchmarks.NAMES}
+    assert [name for name in benchmarks.NAMES if ours[name]] == [
+        "ddi",
+        "hoc",
+        "i2b2",
+        "medmcqa",
+        "medqa",
+        "mtsamples",
+    ]
+    whole = {name: benchmarks.read_prompt(name, *fields[name]) for name in benchmarks.NAMES}
+    monkeypatch.setattr(benchmarks, "RELEASE_WORDS", True)
+    for name in benchmarks.NAMES:
+        bare = benchmarks.read_prompt(name, *fields[name])
+        assert len(bare) == len(whole[name]) - len(ours[name]) and not bare.count(ours[name] or "Reply with")
+    assert benchmarks.read_prompt("ddi", "labels", "text") == (
+        "Predict relationships between two drug entities within a sentence. Identify types of drug-drug "
+        "interactions.\nINPUT: {text}\nOUTPUT:\n"
+    )
+    monkeypatch.setattr(benchmarks, "prompt_file", lambda name: benchmarks.PROMPTS / "mednli.txt")
+    with pytest.raises(BadInput, match="ours.yaml: ddi: is not in "):
+        benchmarks.read_prompt("ddi", "premise", "hypothesis")

@@ -1,6 +1,7 @@
 """Files are UTF-8 whatever the locale says: the stages give the same bytes under an ASCII locale as under
 UTF-8."""
 
+import ast
 import hashlib
 import os
 import subprocess
@@ -22,6 +23,19 @@ clean_documents.main(["--documents", "documents", "--rows", "tasks", "--plan", "
 flags = ["--sources", "aerzte", "--task_rows", "tasks", "--validation", "0"]
 build_instructions.main(["--raw", "raw", "--out", "rows", *flags])
 """
+
+
+def test_the_evaluation_opens_no_file_in_the_encoding_of_the_locale():
+    found = []
+    for path in sorted((ROOT / "evaluation").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            opened = isinstance(node, ast.Call) and getattr(node.func, "attr", "") in (
+                "write_text",
+                "read_text",
+            )
+            if opened and "encoding" not in {keyword.arg for keyword in node.keywords}:
+                found.append(f"{path.name}: {node.lineno}")
+    assert not found
 
 
 def run(folder: Path, **environment) -> tuple[str, dict]:

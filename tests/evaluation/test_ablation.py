@@ -310,3 +310,15 @@ def test_the_papers_claims_on_our_values_need_all_datasets():
     table["rows"] = table["rows"][2:]
     assert {c["verdict"] for c in paper_claims.check_ours(table, models)} == {"undecided"}
     assert paper_claims.check_ours(table, models[:1]) == []
+
+
+def test_few_shot_is_a_preset_with_a_folder_of_its_own(monkeypatch):
+    seen = []
+    monkeypatch.setattr(ablation.cost, "table", lambda plan, *_: seen.append(plan) or "")
+    command = ["--plan", str(REPO / "evaluation/plans/table5.yaml"), "--cost"]
+    for more in ([], ["--shots", "5"]):
+        ablation.main([*command, *more])
+    assert [plan.evaluation for plan in seen] == ["outputs/evaluation", "outputs/evaluation_5shot"]
+    assert [plan.settings.get("num_fewshot") for plan in seen] == [None, 5]
+    with pytest.raises(SystemExit, match="--shots -1: must be 0 or more"):
+        ablation.main([*command, "--shots", "-1"])

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import types
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ import yaml
 from data_prep import egress
 from data_prep.schema import check_row
 from evaluation import bench, generate, score
+from evaluation.models import registry
 from evaluation.scoring import metrics
 from tests.tiny_model import REPO, make_model, read_jsonl, rows_of, write_rows
 
@@ -101,7 +103,8 @@ def world(tmp_path_factory):
 
 
 def test_every_task_file_loads_with_the_metrics_of_its_scoring():
-    twins = {"pubmedqa_ll", "medqa_ll", "medmcqa_ll", "bionli_ll", "mednli_ll"}
+    twins = {"pubmedqa_ll", "medqa_ll", "medmcqa_ll", "bionli_ll", "mednli_ll", "ddi_ll", "mtsamples_ll"}
+    twins |= {"medqa_letters_ll", "medmcqa_letters_ll"}
     assert set(generate.GROUPS["all_ll"]) == twins and len(generate.GROUPS["all"]) == 12
     for group, names in (("mibe", generate.GROUPS["all"]), ("mibe_ll", twins)):
         listed = yaml.safe_load((generate.TASKS / f"{group}.yaml").read_text())["task"]
@@ -485,7 +488,7 @@ def test_a_group_goes_on_with_the_tasks_that_have_rows_and_counts_them(world, tm
     for asked, said in (
         (
             "all_ll",
-            "has rows of none of the 5 tasks of --tasks all_ll. Next: python -m data_prep.build_tasks "
+            "has rows of none of the 9 tasks of --tasks all_ll. Next: python -m data_prep.build_tasks "
             "--raw RAW --tasks all",
         ),
         ("all,medqa", "medqa/test.jsonl: no such file"),  # what is named must be there
@@ -670,3 +673,19 @@ def test_no_remote_code_at_any_from_pretrained():
                 refused = any(k.arg == "trust_remote_code" and k.value.value is False for k in node.keywords)
                 calls.append((path.name, node.lineno, refused))
     assert calls and all(refused for *_, refused in calls), calls
+
+
+def test_a_template_that_writes_the_date_is_another_one_each_day(world, monkeypatch):
+    import transformers
+
+    args, entry = types.SimpleNamespace(preset="chat", model="m"), registry.Entry("m", path=world / "dated")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(world / "model", trust_remote_code=False)
+    plain = tokenizer.chat_template
+    found = []
+    for template in (plain, plain + "{{ strftime_now('%d %b %Y') }}"):
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(world / "dated")
+        for day in ("2026-01-01", "2026-01-02"):
+            monkeypatch.setattr(generate.time, "strftime", lambda _, day=day: day)
+            found.append(generate.template_facts(args, entry))
+    assert found[0] == found[1] != found[2] and found[2] != found[3] and "date" not in found[0]

@@ -19,7 +19,7 @@ def test_own_benchmarks_are_generated_scored_and_reported(tmp_path):
         describe.main([str(raw / name), "--kind", kind, "--access", "public"])
     build_tasks.main(["--raw", str(raw), "--out", str(rows)])
     tasks = own_tasks.names(rows)
-    assert tasks == ["our_exam", "our_exam_ll", "our_labels"]
+    assert tasks == ["our_exam", "our_exam_ll", "our_exam_letters_ll", "our_labels", "our_labels_ll"]
 
     make_model(tmp_path / "model")
     flags = ["--preset", "paper", "--device", "cpu", "--max_new_tokens", "4", "--out", str(out)]
