@@ -7,7 +7,7 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 DATA   ?= data
 need    = $(or $($1),$(error $1 is not given. Next: make $@ $2))
-own     = $(if $(CONFIG),,@echo "Your own run: make $@ $1")
+own     = $(PY) demo.py $1 && echo "Your own run: make $@ $2"
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PYTHONPATH ?= .
 help:  ## this list
@@ -16,7 +16,6 @@ TARGETS := $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' Makefile)
 .PHONY: $(TARGETS)
 $(filter-out help setup hello constraints demo-clean,$(TARGETS)): | $(VENV)/.installed
 test test-fast guarantees lint: | $(VENV)/.installed-dev
-
 # ---------------------------------------------------------------- set-up and demo
 setup: $(VENV)/.installed  ## make .venv with the pinned packages (Python 3.11 or 3.12)
 PIP     = $(PY) -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
@@ -25,24 +24,20 @@ $(VENV)/.installed: requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
 		{ echo "error: $(PYTHON) is not Python 3.11 or 3.12. Next: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
 	@echo "Set-up in $(VENV): downloads, unpacks and compiles torch, transformers and others; minutes, once"
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) -r requirements.txt && { $(COMPILE); touch $@; }
+	$(PYTHON) -m venv $(VENV) && $(PIP) -r requirements.txt && { $(COMPILE); touch $@; }
 $(VENV)/.installed-%: requirements-%.txt $(VENV)/.installed
 	$(PIP) -r $< && { $(COMPILE); touch $@; }
 constraints:  ## write constraints.txt: the version of each package that a fresh set-up would bring along today
 	$(PYTHON) -m pip install --dry-run --ignore-installed --quiet --report - -r requirements.txt -r requirements-dev.txt \
-		| $(PYTHON) -c 'import json, sys; print(*sorted("{name}=={version}".format(**item["metadata"]).lower().split("+")[0] \
-		for item in json.load(sys.stdin)["install"]), sep="\n")' > constraints.new && mv constraints.new constraints.txt
+		| $(PYTHON) -c 'import json, sys; print(*sorted("{name}=={version}".format(**item["metadata"]).lower().split("+")[0] for item in json.load(sys.stdin)["install"]), sep="\n")' > constraints.new && mv constraints.new constraints.txt
 hello: | $(VENV)/.light  ## a page in a minute, without training: two baselines on invented questions, scored
 	$(PY) demo.py hello
 LIGHT = $(shell sed -nE 's/^((numpy|pydantic|PyYAML|Jinja2|matplotlib|rouge-score|pyarrow|zstandard|regex)==[^ ]+).*/\1/p' requirements.txt)
-$(VENV)/.light:
-	test -e $(VENV)/.installed || { $(PYTHON) -m venv $(VENV) && $(PIP) $(LIGHT); } && touch $@
+$(VENV)/.light: ; test -e $(VENV)/.installed || { $(PYTHON) -m venv $(VENV) && $(PIP) $(LIGHT); } && touch $@
 demo:  ## the whole chain on invented data, on a CPU: raw files to report. DEMO=full: also all twelve benchmarks
 	$(PY) demo.py $(if $(filter full,$(DEMO)),--full)
 demo-clean:  ## remove what the demo wrote
 	rm -rf data/demo outputs/demo
-
 # ---------------------------------------------------------------- data
 fetch:  ## SOURCES="pubmedqa medqa pubmed:2 ..." [RAW=data/raw]: public files from their publishers, resumed and checked
 	$(PY) -m data_prep.fetch $(call need,SOURCES,SOURCES="pubmedqa medqa pubmed:2") --raw $(or $(RAW),data/raw) $(ARGS)
@@ -58,8 +53,7 @@ SOURCE   = $(patsubst %,--source %,$(call need,SOURCES,SOURCES="pubmed=DIR pmc=D
 ON       = --executor $(or $(EXECUTOR),local)
 MIXTURE ?= data_prep/mixtures/one_pass.yaml
 corpus-plan:  ## MIXTURE=YAML [SOURCES= TOKENIZER=]: tokens, passes, disk and core-hours, before anything runs
-	$(PY) -m data_prep.corpus.estimate --mixture $(MIXTURE) \
-		$(if $(SOURCES),$(SOURCE) --tokenizer $(call need,TOKENIZER,SOURCES="$(SOURCES)" TOKENIZER=MODEL))
+	$(PY) -m data_prep.corpus.estimate --mixture $(MIXTURE) $(if $(SOURCES),$(SOURCE) --tokenizer $(call need,TOKENIZER,SOURCES="$(SOURCES)" TOKENIZER=MODEL))
 corpus-audit:  ## [BLOCKS=data/corpus/blocks]: prove packed blocks against their manifest
 	$(PY) -m data_prep.corpus.audit $(or $(BLOCKS),$(DATA)/corpus/blocks) $(ARGS)
 tasks:  ## RAW=DIR [TASKS=medqa,...]: raw benchmark files to task rows
@@ -69,57 +63,44 @@ tasks-status:  ## [RAW=data/raw]: which of the twelve benchmarks are ready, and 
 instructions:  ## RAW=DIR [INSTRUCTIONS=alpaca,...]: raw instruction files to instruction rows
 	$(PY) -m data_prep.build_instructions --raw $(call need,RAW,RAW=DIR) --out $(DATA)/instructions $(ARGS) \
 		--sources $(or $(INSTRUCTIONS),alpaca,dolly,sharegpt,flashcards)
-
 preferences:  ## [RAW=DIR] ARGS="--sources ultramedical --task_rows data/tasks --task_names medqa": pairs of answers for dpo
 	$(PY) -m data_prep.build_preferences $(RAW:%=--raw %) --out $(DATA)/preferences $(ARGS)
-
-# ---------------------------------------------------------------- training; without CONFIG: the demo's stage
+# ---------------------------------------------------------------- training; without CONFIG the demo's stage, else PREFLIGHT=no leaves out the checks
 plan:  ## CONFIG=YAML ACCEL=YAML GPU=h100 [ARGS=]: memory, hours, network, disk and cost before anything runs
 	$(PY) -m recipes.tools.plan --config $(call need,CONFIG,CONFIG=recipes/configs/pretrain_70b.yaml ACCEL= GPU=) \
 		--accelerate $(MACHINE) --gpu $(call need,GPU,CONFIG=$(CONFIG) ACCEL=$(ACCEL) GPU=a100-80) $(ARGS)
-# a run of yours names its machine; it checks real samples first, unless PREFLIGHT=no
 ACCEL  ?= $(if $(CONFIG:recipes/configs/demo_%=),,accelerate_configs/cpu.yaml)
 MACHINE = $(or $(wildcard $(ACCEL)),$(error ACCEL names no file. Next: make $@ CONFIG=$(or $(CONFIG),YAML) ACCEL=accelerate_configs/single_gpu.yaml))
 LAUNCH  = $(VENV)/bin/accelerate launch -q --config_file $(MACHINE)
 RANKS   = --world_size $(shell sed -n 's/^num_processes: *\([0-9]*\).*/\1/p' $(ACCEL))
 CHECK   = $(LAUNCH) -m recipes.tools.preflight --config $(call need,CONFIG,CONFIG=recipes/configs/demo_chat.yaml) $(RANKS) $(ARGS)
 TRAIN   = $(if $(filter no,$(PREFLIGHT)),,$(CHECK) $(PREFLIGHT_ARGS) && )$(LAUNCH)
+train   = $(if $(CONFIG),$(TRAIN) recipes/$1.py --config $(CONFIG) $(RANKS) $(ARGS),$(call own,$2,$3))
 preflight:  ## CONFIG=YAML [ACCEL=YAML ARGS=]: pre-launch checks on real samples, as the trainer will see them
 	$(CHECK) $(PREFLIGHT_ARGS)
 pretrain:  ## [CONFIG=YAML ACCEL=YAML ARGS=]: continual pretraining
-	$(if $(CONFIG),$(TRAIN) recipes/pretrain.py --config $(CONFIG) $(RANKS) $(ARGS),$(PY) demo.py foundation)
-	$(call own,CONFIG=recipes/configs/pretrain_13b.yaml ACCEL=accelerate_configs/zero3_8gpu.yaml)
+	$(call train,pretrain,foundation,CONFIG=recipes/configs/pretrain_13b.yaml ACCEL=accelerate_configs/zero3_8gpu.yaml)
 sft:  ## [CONFIG=YAML ACCEL=YAML ARGS=]: instruction tuning
-	$(if $(CONFIG),$(TRAIN) recipes/sft.py --config $(CONFIG) $(RANKS) $(ARGS),$(PY) demo.py chat_adapter)
-	$(call own,CONFIG=recipes/configs/sft_13b_qlora.yaml ACCEL=accelerate_configs/single_gpu.yaml)
+	$(call train,sft,chat_adapter,CONFIG=recipes/configs/sft_13b_qlora.yaml ACCEL=accelerate_configs/single_gpu.yaml)
 finetune:  ## [CONFIG=YAML ACCEL=YAML ARGS=]: fine-tuning on one benchmark
-	$(if $(CONFIG),$(TRAIN) recipes/sft.py --config $(CONFIG) $(RANKS) $(ARGS),$(PY) demo.py task)
-	$(call own,CONFIG=recipes/configs/finetune_task_13b.yaml ACCEL=accelerate_configs/zero2_8gpu.yaml)
+	$(call train,sft,task,CONFIG=recipes/configs/finetune_task_13b.yaml ACCEL=accelerate_configs/zero2_8gpu.yaml)
 dpo:  ## [CONFIG=YAML ACCEL=YAML ARGS=]: direct preference optimization of a chat model
-	$(if $(CONFIG),$(TRAIN) recipes/dpo.py --config $(CONFIG) $(RANKS) $(ARGS),$(PY) demo.py --full dpo)
-	$(call own,CONFIG=recipes/configs/dpo_llama31_8b_lora.yaml ACCEL=accelerate_configs/single_gpu.yaml)
+	$(call train,dpo,--full dpo,CONFIG=recipes/configs/dpo_llama31_8b_lora.yaml ACCEL=accelerate_configs/single_gpu.yaml)
 grpo:  ## [CONFIG=YAML ACCEL=YAML ARGS=]: GRPO of a chat model, with rewards that can be verified
-	$(if $(CONFIG),$(TRAIN) recipes/grpo.py --config $(CONFIG) $(RANKS) $(ARGS),$(PY) demo.py --full grpo)
-	$(call own,CONFIG=recipes/configs/grpo_llama31_8b_lora.yaml ACCEL=accelerate_configs/single_gpu.yaml)
+	$(call train,grpo,--full grpo,CONFIG=recipes/configs/grpo_llama31_8b_lora.yaml ACCEL=accelerate_configs/single_gpu.yaml)
 merge:  ## [CONFIG=YAML ARGS=]: adapter and base to one model
-	$(if $(CONFIG),$(PY) recipes/merge_adapter.py --config $(CONFIG) $(ARGS),$(PY) demo.py chat)
-	$(call own,CONFIG=YAML)
+	$(if $(CONFIG),$(PY) recipes/merge_adapter.py --config $(CONFIG) $(ARGS),$(call own,chat,CONFIG=YAML))
 mixture-study:  ## [CONFIG=YAML ACCEL=YAML ARGS=]: small runs at several ratios, a mixing law, its best ratio checked
 	$(if $(CONFIG),,$(PY) demo.py clean backbone)
 	$(PY) -m recipes.tools.mixture_study --config $(or $(CONFIG),recipes/configs/mixture_study_demo.yaml) --accelerate $(MACHINE) $(ARGS)
-
 # ---------------------------------------------------------------- evaluation
 NAME = $(notdir $(patsubst %/,%,$(call need,MODEL,MODEL=DIR)))
 evaluate:  ## [MODEL=DIR TASKS=medqa,... RAW=DIR or ROWS=DIR PRESET=chat|paper ARGS=]: task rows to outputs and scores
-ifeq ($(MODEL)$(TASKS)$(RAW)$(ROWS),)
-	$(PY) demo.py evaluation_chat
-	$(call own,MODEL=outputs/demo/chat TASKS=all ROWS=data/demo/tasks)
-else
-	$(if $(RAW),$(PY) -m data_prep.build_tasks --raw $(RAW) --tasks $(subst _letters,,$(subst _ll,,$(TASKS))) --out $(DATA)/tasks)
+	$(if $(MODEL)$(TASKS)$(RAW)$(ROWS),$(EVALUATE),$(call own,evaluation_chat,MODEL=outputs/demo/chat TASKS=all ROWS=data/demo/tasks))
+EVALUATE = $(if $(RAW),$(PY) -m data_prep.build_tasks --raw $(RAW) --tasks $(subst _letters,,$(subst _ll,,$(TASKS))) --out $(DATA)/tasks &&) \
 	$(PY) -m evaluation.generate --model $(MODEL) --rows $(or $(ROWS),$(DATA)/tasks) --preset $(or $(PRESET),chat) \
-		--tasks $(call need,TASKS,MODEL=$(MODEL) TASKS=medqa) --out outputs/evaluation/$(NAME) $(ARGS)
+	--tasks $(call need,TASKS,MODEL=$(MODEL) TASKS=medqa) --out outputs/evaluation/$(NAME) $(ARGS) && \
 	$(PY) -m evaluation.score outputs/evaluation/$(NAME)
-endif
 chat:  ## MODEL=DIR [WEB=yes ARGS="--system TEXT"]: talk to a model, in the terminal or on a page of this machine
 	@$(PY) -m evaluation.chat --model $(call need,MODEL,MODEL=outputs/demo/chat) $(if $(WEB),--web) $(ARGS)
 serve: | $(VENV)/.installed-serve  ## MODEL=DIR [BACKEND=transformers|vllm|llama.cpp|ollama ARGS=]: an OpenAI-compatible server
@@ -132,8 +113,8 @@ stock:  ## RAW=DIR MODEL=DIR [SHOTS=5 ARGS=]: lm-eval's medqa_4options, medmcqa,
 	$(MAKE) evaluate PRESET=paper ROWS=$(DATA)/stock TASKS=stock RAW=
 diagnose:  ## CASES="agentclinic=FILE ..." MODEL=DIR [JUDGE=string PRESET= ARGS=]: cases to ranked differentials, judged
 	$(PY) -m data_prep.build_cases $(patsubst %,--source %,$(call need,CASES,CASES="agentclinic=FILE")) --out $(DATA)/cases
-	$(PY) -m evaluation.generate --model $(MODEL) --rows $(DATA)/cases --tasks diagnosis \
-		--preset $(or $(PRESET),chat) --out outputs/diagnosis/$(NAME) $(ARGS)
+	$(PY) -m evaluation.generate --model $(MODEL) --rows $(DATA)/cases --tasks diagnosis --preset $(or $(PRESET),chat) \
+		--out outputs/diagnosis/$(NAME) $(ARGS)
 	$(PY) -m evaluation.judge outputs/diagnosis/$(NAME) $(patsubst %,--judge %,$(or $(JUDGE),string)) \
 		--out outputs/judged/$(NAME) $(JUDGE_ARGS)
 forgetting:  ## BASE=MODEL TUNED="MODEL ..." [TASKS=general GENERAL=DIR GATE=YAML ARGS=]: general tasks before and after
@@ -146,9 +127,7 @@ ablation:  ## [CONFIG=YAML SHOTS=5 ARGS=--scored]: the paper's Table 5 or 6 for 
 supervised:  ## [ARGS=--cost]: the paper's Table 4: each base model trained on each benchmark, and scored
 	$(call ABLATE,$(or $(CONFIG),evaluation/plans/table4.yaml)) $(ARGS)
 report:  ## [CONFIG=YAML EVALUATION=outputs/evaluation RUNS=DIR ARGS=]: scores beside the paper's tables, one page
-	$(PY) -m evaluation.report --evaluation $(or $(EVALUATION),outputs/evaluation) $(CONFIG:%=--config %) \
-		$(RUNS:%=--runs %) --out outputs/report $(ARGS)
-
+	$(PY) -m evaluation.report --evaluation $(or $(EVALUATION),outputs/evaluation) $(CONFIG:%=--config %) $(RUNS:%=--runs %) --out outputs/report $(ARGS)
 # ---------------------------------------------------------------- release
 release:  ## RUN=DIR [OUT=DIR SCORES=JSON FORGETTING=JSON ARGS=]: a run to a verified folder, or a bundle that stays here
 	$(PY) -m recipes.release build $(or $(OUT),outputs/release/$(notdir $(RUN:/=))) --run $(call need,RUN,RUN=outputs/demo/chat) \
@@ -157,7 +136,6 @@ release-verify:  ## OUT=DIR [RUN=DIR]: open a release again and prove it
 	$(PY) -m recipes.release verify $(call need,OUT,OUT=outputs/release/chat) $(RUN:%=--run %)
 release-push:  ## OUT=DIR REPO=organization/name [ARGS=--public]: to the Hub, private; never a credentialed one
 	$(PY) -m recipes.release push $(call need,OUT,OUT=DIR REPO=ours/name) --repo $(call need,REPO,OUT=$(OUT) REPO=ours/name) $(ARGS)
-
 # ---------------------------------------------------------------- tests and measurements
 PYTEST = $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 test:  ## set up and run the tests

@@ -40,7 +40,7 @@ def commands():
         for line in text.splitlines():
             line = line.strip().lstrip("#").strip().strip("`")
             begins = r"python -m (?:data_prep|evaluation|recipes)\.(?!{)|python recipes/|accelerate launch "
-            for found in re.findall(rf"(?:^|`|Next: |\s|,)((?:{begins}).*)", line):
+            for found in re.findall(rf"(?:^|`|Next: |\s|,)((?:{begins})(?:(?!&&).)*)", line):
                 yield path.relative_to(ROOT).as_posix(), re.split(r"`|\"|, |,python|; | \.\.\.$", found)[0]
 
 

@@ -66,7 +66,7 @@ def test_without_arguments_a_stage_is_the_demos_and_names_the_line_of_your_own(t
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ | {"MAKEFLAGS": ""}
     )
-    demo, own = done.stdout.splitlines()
+    demo, own = done.stdout.strip().split(" && echo ")
     assert demo.endswith(f"demo.py {stage}") and f"make {target} " in own
 
 
