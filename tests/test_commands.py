@@ -37,6 +37,7 @@ def commands():
     for path in [*TEXTS, ROOT / "Makefile"]:
         text = re.sub(r"\\\n\s*(?:#\s*)?", " ", path.read_text(encoding="utf-8"))
         text = re.sub(r"\$\((LAUNCH|TRAIN)\)", launch, text).replace("$(PY)", "python")
+        text = text.replace("recipes/$1.py", "recipes/sft.py")  # of a training target
         for line in text.splitlines():
             line = line.strip().lstrip("#").strip().strip("`")
             begins = r"python -m (?:data_prep|evaluation|recipes)\.(?!{)|python recipes/|accelerate launch "
