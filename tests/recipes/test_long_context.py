@@ -231,3 +231,35 @@ def test_dynamic_scaling_and_the_limit_of_the_tokenizer(lab):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": 16}))
     said = recipe(lab, "pretrain", {**config, "model_name_or_path": "short_tokenizer", "output_dir": "never"})
     assert "model_max_length 16, texts have 32 tokens. Next: model_max_length 32" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "given", "said"),
+    [
+        (
+            "CP",
+            2,
+            {"packing": "packing"},
+            "context parallelism .cp_size 2. drops the mask.*Next: packing false",
+        ),
+        ("SP", 2, {"packing": "document_masking"}, "Ulysses .sp_size 2. drops.*Next: document_masking false"),
+        (
+            "CP",
+            2,
+            {"attn_implementation": "shifted_sparse"},
+            "works with sdpa, attn_implementation is shifted",
+        ),
+        ("SP", 3, {}, "sp_size 3 does not divide 4 heads"),
+        ("CP", 2, {"length": 66}, "needs lengths that 4 divides, not 66. Next: 64"),
+    ],
+)
+def test_what_sequence_parallelism_would_train_wrongly_is_refused(
+    guard, monkeypatch, kind, size, given, said
+):
+    given = {"attn_implementation": "sdpa", "length": 64} | given
+    guard.check_sequence_ranks(LLAMA, **given)
+    monkeypatch.setenv("ACCELERATE_USE_PARALLELISM_CONFIG", "true")
+    monkeypatch.setenv(f"PARALLELISM_CONFIG_{kind}_SIZE", str(size))
+    assert guard.sequence_ranks() == size
+    with pytest.raises(guard.Refused, match=said):
+        guard.check_sequence_ranks(LLAMA, **given)
