@@ -331,6 +331,11 @@ def differences_to(baseline: dict, models: list, tasks: list, answers: dict, eva
                     "low": low,
                     "high": high,
                     "withheld": [label for label, headline in headlines if headline["withheld"]],
+                    "collapsed": [
+                        m["label"]
+                        for m in (model, baseline)
+                        if (evaluations[m["name"]]["scores"][task].get("one_answer") or {}).get("collapsed")
+                    ],
                 }
             )
     return found
@@ -443,7 +448,8 @@ def markdown_scores(page: dict) -> list[str]:
 def markdown_differences(differences: list[dict]) -> str:
     rows = []
     for d in differences:
-        note = f"headline withheld: {', '.join(d['withheld'])}" if d["withheld"] else ""
+        notes = (("headline withheld", d["withheld"]), ("collapsed to one answer", d["collapsed"]))
+        note = "; ".join(f"{what}: {', '.join(labels)}" for what, labels in notes if labels)
         rows.append((d["task"], d["metric"], d["model"], format_difference(d), note))
     return markdown_table(("task", "metric", "model", "difference (95 % interval)", "note"), rows)
 

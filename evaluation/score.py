@@ -192,6 +192,7 @@ def score_task(rows: list[dict]) -> dict:
         "abstention": calibration.abstention(rows),
         "classes": metrics.classes(rows),
         "confusion": metrics.confusion(rows),
+        "one_answer": metrics.one_answer(rows),
         "rules": dict(collections.Counter(row["rule"] for row in rows).most_common())
         if "rule" in rows[0]
         else None,
@@ -306,6 +307,9 @@ def table(title: str, scores: dict) -> str:
             lines.append(f"{head}  {name + mark:19} {numbers:24}  {theirs}".rstrip())
         if withheld:
             lines.append(f"{'':37}  {withheld}")
+        if one := entry["one_answer"]:
+            collapsed = f"; collapsed to one answer in {one['share']:.1%}" if one["collapsed"] else ""
+            lines.append(f"{'':37}  always the majority answer: {one['majority']:.3f}{collapsed}")
         if c := entry["calibration"]:
             lines.append(
                 f"{'':37}  ECE {c['ece']:.3f}, Brier {c['brier']['value']:.3f}, AURC {c['aurc']:.3f}, "

@@ -31,6 +31,7 @@ NAMES = {
 # where it is a label, F1 is given over the other labels too: the shared task scores these alone (Segura-
 # Bedmar et al. 2013)
 NEGATIVE = "DDI-false"
+COLLAPSED = 0.95  # share of rows with one and the same answer, ours
 POSITIVE_NAMES = ("macro_f1_positive", "micro_f1_positive")
 DRAWS = 1000  # bootstrap draws of every interval
 LEVEL = 0.95  # coverage of every interval
@@ -270,6 +271,20 @@ def confusion(rows: list[dict]) -> dict | None:
         "parsed": [*labels, "unparsed"],
         "counts": [[pairs[gold, parsed] for parsed in [*labels, None]] for gold in labels],
     }
+
+
+def one_answer(rows: list[dict]) -> dict | None:
+    """{"majority", "share", "collapsed"} of rows with one label, None for other rows. majority: the accuracy
+    of always giving the most frequent gold answer; share: of the rows that get the model's most frequent
+    answer; collapsed: at least COLLAPSED of 10 rows or more, where the gold answers differ more than that."""
+    if kind(rows[0]) not in ("choice", "options"):
+        return None
+    gold, given = (
+        max(collections.Counter(row[field] for row in rows if row[field] is not None).values(), default=0)
+        / len(rows)
+        for field in ("completion", "parsed")
+    )
+    return {"majority": gold, "share": given, "collapsed": len(rows) >= 10 and given >= COLLAPSED > gold}
 
 
 def value(rows: list[dict], metric: str) -> float:

@@ -407,6 +407,23 @@ def test_two_runs_are_compared_row_by_row(tmp_path, capsys):
     )
 
 
+def test_a_model_that_gives_one_answer_to_everything_is_named(tmp_path, capsys):
+    gold = [NLI[i % 3 // 2] for i in range(30)]  # two thirds entailment
+    collapsed, varied = tmp_path / "collapsed", tmp_path / "varied"
+    write_run(collapsed, rows_of("mednli", "choice", [("entailment", g) for g in gold], choices=NLI))
+    write_run(varied, rows_of("mednli", "choice", [(g, g) for g in gold], choices=NLI))
+    score.main([str(collapsed), "--against", str(varied)])
+    printed = capsys.readouterr().out
+    assert "always the majority answer: 0.667; collapsed to one answer in 100.0%" in printed
+    assert (
+        "collapsed collapsed to one answer in 100.0% of the rows" in printed
+        and "varied collapsed" not in printed
+    )
+    entries = [json.loads((run / "scores.json").read_text())["mednli"] for run in (collapsed, varied)]
+    assert [entry["one_answer"]["collapsed"] for entry in entries] == [True, False]
+    assert entries[1]["one_answer"]["share"] == entries[1]["one_answer"]["majority"] == pytest.approx(2 / 3)
+
+
 def test_what_cannot_be_compared_is_said(tmp_path, capsys):
     run = write_run(tmp_path / "run", nli(10, 1), rows_of("emrqa", "span", [("x", "x")]))
     with pytest.raises(SystemExit, match="is the run itself"):
