@@ -36,7 +36,16 @@ from pathlib import Path
 
 from data_prep import egress
 from data_prep.benchmarks import pick, prompt_file, read_prompt, texts
-from data_prep.files import check_out, one_sentence, open_text, read_jsonl, sha256, whole_folder, write_jsonl
+from data_prep.files import (
+    check_out,
+    one_sentence,
+    open_text,
+    outline,
+    read_jsonl,
+    sha256,
+    whole_folder,
+    write_jsonl,
+)
 from data_prep.manifest import Drops, describe, write_manifest
 from data_prep.schema import ACCESS, BadInput, check_row
 from data_prep.sources.raw_files import csv_rows
@@ -78,23 +87,6 @@ def read_agentclinic(path: Path, drops: Drops):
         }
         parts = parts.pop("Patient_Actor") | parts
         yield _case("agentclinic", number, "\n".join(outline(parts)), osce["Correct_Diagnosis"], "MIT")
-
-
-def outline(value, depth: int = 0):
-    """The lines of a nested JSON object as a reader would write them down: `Vital Signs:` and below it `
-    Heart Rate: 72 bpm`."""
-    for key, part in value.items():
-        name, indent = key.replace("_", " "), "  " * depth
-        if isinstance(part, dict):
-            yield f"{indent}{name}:"
-            yield from outline(part, depth + 1)
-        else:
-            said = (
-                "; ".join(map(str, part))
-                if isinstance(part, list)
-                else {True: "yes", False: "no"}.get(part, part)
-            )
-            yield f"{indent}{name}: {said}"
 
 
 def read_craftmd(path: Path, drops: Drops):

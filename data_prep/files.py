@@ -609,3 +609,20 @@ def os_sentence(error: OSError | MemoryError) -> str:
         f"{file}{error.strerror or type(error).__name__}"
         + ". Next: free space, then the same command again" * full
     )
+
+
+def outline(value, depth: int = 0):
+    """The lines of a nested JSON object as a reader would write them down: `Vital Signs:` and below it `
+    Heart Rate: 72 bpm`."""
+    for key, part in value.items():
+        name, indent = key.replace("_", " "), "  " * depth
+        if isinstance(part, dict):
+            yield f"{indent}{name}:"
+            yield from outline(part, depth + 1)
+        else:
+            said = (
+                "; ".join(map(str, part))
+                if isinstance(part, list)
+                else {True: "yes", False: "no"}.get(part, part)
+            )
+            yield f"{indent}{name}: {said}"

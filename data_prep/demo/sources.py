@@ -25,16 +25,15 @@ from xml.sax.saxutils import escape
 
 import zstandard
 
-from data_prep.benchmarks import read_prompt
-from data_prep.build_cases import outline
 from data_prep.demo import world
-from data_prep.files import whole_folder
+from data_prep.files import outline, whole_folder
 from data_prep.schema import BadInput
 
 ABSTRACTS, ARTICLES, NOTES, REPORTS, GENERAL_DOCUMENTS = 4800, 160, 160, 320, 3500
 TASK_ROWS = {"train": 240, "dev": 40, "test": 80}
 GENERAL_QUESTIONS = 60  # of each kind
 DIFFERENTIALS = 8  # patients of each taught disease
+PROMPT = Path(__file__).resolve().parents[1] / "prompts/diagnosis/differential.txt"
 DESCRIBED = "kind: instructions\nlicense: invented\naccess: public\nprompt: prompt\nanswer: answer\n"
 
 
@@ -812,7 +811,7 @@ def write_case_diagnosis(folder, rng, taught):
 def write_differentials(folder, rng, taught):
     """Instruction rows of the wording of `make diagnose`: other patients with the taught diseases, and five
     diagnoses, the right one first, then the others of its specialty, then any."""
-    template, rows = read_prompt("diagnosis/differential", "case"), []
+    template, rows = PROMPT.read_text(encoding="utf-8"), []
     for disease in taught:
         near = [d.name for d in taught if d.specialty == disease.specialty and d is not disease]
         for i in range(DIFFERENTIALS):
