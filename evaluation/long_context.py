@@ -105,11 +105,13 @@ def measure_model(entry, args, documents: list[np.ndarray], lengths: list[int]) 
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = {"revision": entry.revision or "main", "trust_remote_code": False}
-    name = str(entry.path or entry.hub)
-    tokenizer = AutoTokenizer.from_pretrained(name, **source)
+    name, revision = str(entry.path or entry.hub), entry.revision or "main"
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=args.dtype, **source).eval().to(device)
+    model = AutoModelForCausalLM.from_pretrained(
+        name, revision=revision, dtype=args.dtype, trust_remote_code=False
+    )
+    model.eval().to(device)
     needles = []
     for length in lengths:
         for depth in np.linspace(0, 1, args.depths).tolist():

@@ -29,7 +29,7 @@ def names(raw: Path | None) -> tuple[str, ...]:
     return (*NAMES, *(name for name in own if name not in NAMES))
 
 
-def load(name: str, folder: Path):
+def load(name: str, folder: Path | None = None):
     """The module of one of NAMES, or its equivalent for your own table in RAW/name, `folder`."""
     if name in NAMES:
         return importlib.import_module(f"data_prep.preferences.{name}")

@@ -1030,7 +1030,7 @@ def test_prompts_in_the_words_of_the_release_page_alone(monkeypatch):
     ]
     whole = {name: benchmarks.read_prompt(name, *fields[name]) for name in benchmarks.NAMES}
     monkeypatch.setattr(benchmarks, "RELEASE_WORDS", True)
-    for name in benchmarks.NAMES:
+    for name in set(benchmarks.NAMES) - {"longhealth"}:  # which the release page does not have
         bare = benchmarks.read_prompt(name, *fields[name])
         assert len(bare) == len(whole[name]) - len(ours[name]) and not bare.count(ours[name] or "Reply with")
     assert benchmarks.read_prompt("ddi", "labels", "text") == (

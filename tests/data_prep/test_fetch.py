@@ -13,7 +13,7 @@ import pytest
 import yaml
 from huggingface_hub import constants
 
-from data_prep import benchmarks, build_tasks, fetch, instructions
+from data_prep import benchmarks, build_tasks, fetch, instructions, preferences
 from data_prep.schema import BadInput
 from data_prep.sources import SOURCES
 from tests.data_prep.test_build_tasks import medqa
@@ -261,7 +261,8 @@ def test_the_catalogue_knows_the_readers():
     assert not set(benchmarks.NAMES) - set(catalogue)
     for name, entry in catalogue.items():
         module = SOURCES.get({"pmc_oa": "pmc"}.get(name, name))
-        module = module or (benchmarks if name in benchmarks.NAMES else instructions).load(name)
+        rooms = (benchmarks, preferences, instructions)
+        module = module or next(room for room in rooms if name in room.NAMES).load(name)
         assert entry.access == module.ACCESS, name
         for file in entry.files:
             assert file.url.startswith("https://") and file.seen, name

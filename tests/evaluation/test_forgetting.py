@@ -489,12 +489,11 @@ def test_gates_are_checked(world, capsys):
         if "foundation" in path.read_text():
             with pytest.raises(BadInput, match="'foundation' is not one of the tuned models"):
                 gate.read_limits(path, {}, ["tuned"])
-        assert gate.read_limits(path, {}, ["tuned", "foundation"])["max_general_drop"] > 0
+        tuned = ["tuned", "foundation", *(["dpo", "grpo"] if "alignment" in path.name else [])]
+        assert gate.read_limits(path, {}, tuned)["max_general_drop"] > 0
     with pytest.raises(BadInput, match="--max_general_drop: Input should be a finite number"):
         gate.read_limits(None, {"max_general_drop": math.nan}, [])
-    assert (
-        gate.read_limits(path, {"max_general_drop": 0.5}, ["tuned", "foundation"])["max_general_drop"] == 0.5
-    )
+    assert gate.read_limits(path, {"max_general_drop": 0.5}, tuned)["max_general_drop"] == 0.5
     for text, said in (
         ("max_drop: 1", "gate.yaml: unknown key 'max_drop' (known: max_general_drop, "),
         ("max_general_drop: 1\nmax_drop: 1", "unknown key 'max_drop'"),
