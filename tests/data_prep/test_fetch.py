@@ -261,8 +261,8 @@ def test_the_catalogue_knows_the_readers():
     assert not set(benchmarks.NAMES) - set(catalogue)
     for name, entry in catalogue.items():
         module = SOURCES.get({"pmc_oa": "pmc"}.get(name, name))
-        rooms = (benchmarks, preferences, instructions)
-        module = module or next(room for room in rooms if name in room.NAMES).load(name)
+        rooms = (room for room in (preferences, instructions) if name in room.NAMES)
+        module = module or next(rooms, benchmarks).load(name)
         assert entry.access == module.ACCESS, name
         for file in entry.files:
             assert file.url.startswith("https://") and file.seen, name
