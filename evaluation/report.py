@@ -414,7 +414,7 @@ def markdown(page: dict) -> str:
         parts += ["## Perplexity of held-out text\n", SAME_BLOCKS + "\n", markdown_table(head, rows)]
     parts += [page["forgetting"]["markdown"]] if page["forgetting"] else []
     parts += [page["long_context"]["markdown"]] if page["long_context"] else []
-    parts += ["## Clinical cases\n", page["diagnosis"]["markdown"]] if page["diagnosis"] else []
+    parts += ["## Clinical cases\n", page["diagnosis"]["markdown"] + "\n"] if page["diagnosis"] else []
     if page["curves"]:
         parts += [
             "## Last losses and rewards\n",
