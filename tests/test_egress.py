@@ -627,7 +627,7 @@ def test_the_class_is_known_from_manifests_yaml_files_and_first_rows_before_anyt
         ("gated", {"output_dir": "out"}, {"TENSORBOARD_LOGGING_DIR": "/tmp"}, None),
         ("credentialed", {"output_dir": "out"}, {"TENSORBOARD_LOGGING_DIR": "out/runs"}, None),
         ("public", {"output_dir": "s3://bucket/x"}, {"TENSORBOARD_LOGGING_DIR": "s3://x/y"}, None),
-        ("credentialed", {"server": "http://127.0.0.1/v1"}, {"X_DIR": "file:///tmp/x"}, None),
+        ("credentialed", {"server": "http://127.0.0.1/v1"}, {"X_DIR": "file:///x"}, None),
     ],
 )
 @pytest.mark.guarantee(

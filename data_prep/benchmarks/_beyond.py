@@ -109,7 +109,9 @@ class Beyond:
                 if complete:
                     yield row
                 else:
-                    drops.add(self.name, "no question, an empty option, or an answer that is none", where)
+                    drops.add(
+                        self.name, "no question, an empty option, or an answer outside the options", where
+                    )
 
 
 def _asked(question: str, options: list[str]) -> dict:

@@ -38,7 +38,11 @@ def compare_folders(folder: Path, other: Path) -> str:
     entries = {task: [read_json(run / "scores.json")[task] for run in (folder, other)] for task in shared}
     for task in shared:
         found[task]["unparsed_rate"] = [entry["unparsed_rate"] for entry in entries[task]]
-        found[task]["one_answer"] = [entry["one_answer"] for entry in entries[task]]
+        found[task]["collapsed"] = [
+            {"run": run.name, "share": entry["one_answer"]["share"]}
+            for run, entry in zip((folder, other), entries[task], strict=True)
+            if entry["one_answer"] and entry["one_answer"]["collapsed"]
+        ]
     access = strictest(score.access_of(entry) for pair in entries.values() for entry in pair)
     result = {
         "access": access,
@@ -124,7 +128,6 @@ def table(title: str, found: dict, alone: list[str]) -> str:
         if max(entry["unparsed_rate"]) > score.UNPARSED_LIMIT:
             rates = " and ".join(f"{rate:.1%}" for rate in entry["unparsed_rate"])
             lines.append(f"{'':39}  unparsed: {rates}. The difference is also one of form")
-        for name, one in zip(title.split(" - ", 1), entry["one_answer"], strict=True):
-            if one and one["collapsed"]:
-                lines.append(f"{'':39}  {name} collapsed to one answer in {one['share']:.1%} of the rows")
+        for one in entry["collapsed"]:
+            lines.append(f"{'':39}  {one['run']} collapsed to one answer in {one['share']:.1%} of the rows")
     return "\n".join(lines + [f"not compared: {', '.join(alone)}"] * bool(alone))

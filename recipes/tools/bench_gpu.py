@@ -184,7 +184,7 @@ def stock(case, folder, size):
     dtype = torch.float32 if size["tiny"] else torch.bfloat16
     lora, quantization = None, None
     if case["stage"] == "pretrain":
-        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
         data = Dataset.from_dict(
             {"text": [tokenizer.decode(document, skip_special_tokens=True) for document in documents(folder)]}
         )
@@ -315,7 +315,7 @@ def mean_context(case, folder, size):
     if case["stage"] == "pretrain":
         lengths = np.array([len(document) for document in documents(folder)])
     else:
-        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
         lengths = np.array(
             [
                 len(tokenizer(row["prompt"] + row["completion"]).input_ids)
@@ -341,14 +341,14 @@ def prepare(args, folder, size):
         size["rows"],
         size["length"],
         folder / "blocks",
-        AutoTokenizer.from_pretrained(folder / "tokenizer"),
+        AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False),
     )
 
 
 def write_weights(folder, shape, tiny):
     """FOLDER/SHAPE: random weights with the tokenizer. In a process of its own, so that the GPU's memory is
     free again; {} for run_case."""
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
     layers, width, mlp, heads, vocabulary = SHAPES[shape]
     config = LlamaConfig(
         num_hidden_layers=layers,

@@ -72,7 +72,7 @@ def test_records_become_rows_that_are_asked_and_kept_out_of_the_corpus(rows):
     (ten,) = made["medxpertqa"]
     assert ten["completion"] == "J" and len(ten["options"]) == 10 and "Answer Choices" not in ten["prompt"]
     manifest = json.loads((rows / "rows/medxpertqa/manifest.json").read_text())
-    assert "no question, an empty option, or an answer that is none" in json.dumps(manifest["dropped"])
+    assert "no question, an empty option, or an answer outside the options" in json.dumps(manifest["dropped"])
     assert manifest["access"] == "public" and manifest["licenses"] == ["MIT"]
     assert made["careqa"][0]["completion"] == "D"
     assert [row.get("limits") for row in made["medcalc"]] == [[95.0, 105.0], [3.0, 3.0], None, None]
