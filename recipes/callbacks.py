@@ -87,10 +87,11 @@ class LossGuard(TrainerCallback):
             )
 
     def all_finite(self, tensors):
-        finite = torch.stack(
-            [local_part(tensor.detach()).isfinite().all().to(self.args.device) for tensor in tensors]
-        )
-        return not all_ranks([float(not finite.all())], self.args.device, "max")[0]
+        tensors = [local_part(tensor.detach()) for tensor in tensors]
+        finite = torch.nn.utils.get_total_norm(tensors).isfinite()  # one pass, NaN and infinity stay
+        if not finite:  # or the squares overflowed
+            finite = all(tensor.isfinite().all() for tensor in tensors)
+        return not all_ranks([float(not finite)], self.args.device, "max")[0]
 
     def refuse(self, what):
         step = self.state.global_step + 1
