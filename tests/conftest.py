@@ -13,6 +13,7 @@ os.environ |= {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "1",
+    "TORCHDYNAMO_DISABLE": "1",  # peft imports bitsandbytes, which imports the compiler: half of a start
     "EGRESS": "hook",  # a main() that forks would take this process along
 }
 connect = socket.socket.connect

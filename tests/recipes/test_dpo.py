@@ -45,7 +45,7 @@ def lab(tmp_path_factory):
         return root
     template = (ROOT / "recipes/chat_template.jinja").read_text()
     for name, copy in (("base", "chat"), ("even", "even_chat")):
-        (root / copy).mkdir()
+        (root / copy).mkdir(exist_ok=True)  # of test_grpo, where it ran before
         for file in (root / name).iterdir():
             if file.is_file() and not file.name.startswith("."):
                 (root / copy / file.name).write_bytes(file.read_bytes())
