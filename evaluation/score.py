@@ -65,6 +65,10 @@ PROVENANCE = (
     "hardware",
     "versions",
 )
+JUDGED = {  # scoring: the command that judges it
+    "diagnosis": "python -m evaluation.judge {run} --judge string",
+    "rubric": "python -m evaluation.rubrics {run} --judge hf:DIR",
+}
 PAPER_BERTSCORE = ("bert-base-multilingual-cased", 9)  # the paper's encoder and layer
 
 
@@ -108,10 +112,9 @@ def score_folder(folder: Path, redact: bool | None = None) -> dict:
     scores, scored = {}, {}
     for task, path in run_outputs.task_files(folder).items():
         rows = run_outputs.read_rows(path)
-        if rows[0]["scoring"] == "diagnosis":
+        if command := JUDGED.get(rows[0]["scoring"]):
             raise BadInput(
-                f"{path}: is judged, not scored. Next: python -m evaluation.judge {folder} --judge string "
-                f"--out {folder}_judged"
+                f"{path}: is judged, not scored. Next: {command.format(run=folder)} --out {folder}_judged"
             )
         facts = run_outputs.read_facts(folder, task, path, rows)
         rows = [_graded(row) for row in rows]

@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 
 import datasets
+from lm_eval.api.task import ConfigurableTask
 
 sys.path.append(
     str(Path(__file__).resolve().parents[2])
@@ -32,7 +33,7 @@ from evaluation.scoring.run_outputs import answers  # noqa: E402
 
 FEWSHOT_POOL = 1000  # training rows among which examples are chosen: the first of the file
 FIELDS = ("id", "task", "split", "scoring", "source", "license", "access", "prompt", "completion", "question")
-LISTS = ("choices", "options", "limits")
+LISTS = ("choices", "options", "limits", "history")
 
 
 def load(name: str, rows: str | None = None, option_prefix: str | None = None, **_) -> datasets.DatasetDict:
@@ -85,6 +86,33 @@ def _dataset(rows, option_prefix):
     ]
     columns["stock_texts"] = [[blank + label for label in row.get("choices", [])] for row in rows]
     return datasets.Dataset.from_dict(columns)
+
+
+class Conversation(ConfigurableTask):
+    """A task whose rows have turns before the prompt. Where the model has no chat template, or one without
+    a second turn, the conversation is one text, as `question` has it."""
+
+    def __init__(self, config):
+        super().__init__(config={key: value for key, value in config.items() if key != "class"})
+
+    def fewshot_context(
+        self,
+        doc,
+        num_fewshot,
+        system_instruction=None,
+        apply_chat_template=False,
+        fewshot_as_multiturn=False,
+        chat_template=None,
+        gen_prefix=None,
+    ):
+        if num_fewshot:
+            raise ValueError(f"{doc['task']}: conversations have no examples. Next: --num_fewshot 0")
+        turns = [*doc["history"], {"role": "user", "content": doc["prompt"].strip()}]
+        if not apply_chat_template:
+            return f"{doc['question']}\n\nassistant:"
+        if not fewshot_as_multiturn and doc["history"]:
+            turns = [{"role": "user", "content": doc["question"]}]
+        return chat_template(turns)
 
 
 def stock_prompt(row) -> str:
