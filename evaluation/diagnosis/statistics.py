@@ -134,6 +134,21 @@ def agreement(by_case: dict[str, list[tuple[bool, bool]]]) -> dict:
     return facts
 
 
+def changed(by_case: dict[str, list[tuple[bool, bool]]]) -> dict:
+    """{"pairs", "changed", "value", "low", "high"}: the share of verdicts that are another the second time,
+    whole cases drawn."""
+    counts = np.array([confusion(pairs) for pairs in by_case.values() if pairs], dtype=float).reshape(-1, 4)
+    n, other = int(counts.sum()), int(counts[:, [OVER, UNDER]].sum())
+
+    def share(total, cases):
+        return (total[..., OVER] + total[..., UNDER]) / total.sum(-1)
+
+    facts = {"pairs": n, "changed": other, **estimate(counts, share)}
+    if n:
+        facts["low"], facts["high"] = metrics.with_width(facts["value"], facts["low"], facts["high"], n)
+    return facts
+
+
 def corrected(judged: dict[str, bool], rated: dict[str, list[tuple[bool, bool]]]) -> dict:
     """Top-k accuracy as the clinicians would have found it (Rogan and Gladen 1978): the judge's share of
     right cases, corrected by its sensitivity and specificity over whole cases. Both of one model: `judged`
