@@ -46,7 +46,7 @@ from evaluation.reporting import (
     tables,
 )
 from evaluation.reporting.formats import format_difference, format_interval, markdown_table, markdown_text
-from evaluation.reporting.intervals import difference_with_width
+from evaluation.reporting.intervals import DETECTABLE, detectable, difference_with_width
 from evaluation.scoring import calibration, metrics, run_outputs
 
 SAME_BLOCKS = "Each line is of the same blocks; –: not measured on them."
@@ -134,10 +134,14 @@ def read_page(args) -> dict:
     access = [row[name] for rows in answers.values() for row in rows for name in ("access", "model_access")]
     access += [record.get("access", "public") for record in records]
     baseline = next((model for model in models if model["name"] == settings["baseline"]), models[0])
+    judged = [claims.judge(claim, trained, evaluations, answers) for claim in settings["claims"]]
+    evaluations = {m["name"]: made_for(m, evaluations[m["name"]]) for m in models}
+    shown = {task for evaluation in evaluations.values() for task in evaluation["scores"]}
+    tasks = [task for task in tasks if task in shown]
+    answers = {pair: rows for pair, rows in answers.items() if pair[1] in evaluations[pair[0]]["scores"]}
     differences = differences_to(baseline, models, tasks, answers, evaluations)
     places = {m["name"]: m["tables"] or runs.places(evaluations[m["name"]]) for m in models}
     scores = tables.scores_table(models, evaluations, tasks)
-    judged = [claims.judge(claim, trained, evaluations, answers) for claim in settings["claims"]]
     return {
         "title": settings["title"],
         "about": settings["about"],
@@ -190,6 +194,7 @@ def read_page(args) -> dict:
             for model in models
         ],
         "draws": metrics.DRAWS,
+        "detectable": DETECTABLE,
     }
 
 
@@ -259,6 +264,13 @@ def read_answers(args, tasks: list[str], models: list[dict], evaluations: dict) 
     return answers, {"models": {model["name"]: model["label"] for model in models}, "tasks": shown}
 
 
+def made_for(model: dict, evaluation: dict) -> dict:
+    """`evaluation` without the scores on tasks that the model was not made for, as the config says."""
+    wanted = evaluation["scores"] if model["tasks"] is None else model["tasks"]
+    scores = {task: entry for task, entry in evaluation["scores"].items() if task in wanted}
+    return evaluation | {"scores": scores, "others": [t for t in evaluation["scores"] if t not in scores]}
+
+
 def left_out(models: list[dict], evaluations: dict) -> list[str]:
     """A sentence for each model whose scores on other tasks than its own are not shown."""
     known = [(model["label"], evaluations[model["name"]]) for model in models]
@@ -266,6 +278,10 @@ def left_out(models: list[dict], evaluations: dict) -> list[str]:
         f"{label} was fine-tuned on {e['task']}: its scores on {', '.join(e['left_out'])} are left out"
         for label, e in known
         if e["left_out"]
+    ] + [
+        f"{label} was not made for {', '.join(e['others'])}: its scores there are left out"
+        for label, e in known
+        if e["others"]
     ]
 
 
@@ -440,8 +456,7 @@ def markdown_scores(page: dict) -> list[str]:
         for r in page["table"]
     ]
     about = f"Value (95 % interval, percentile bootstrap over rows, {page['draws']} draws); the paper's "
-    about += "scorer on the same outputs; outputs without a readable answer. –: not asked. detectable: the "
-    about += "smallest difference of two such scores that a test at 5 % finds with a power of 80 %.\n"
+    about += f"scorer on the same outputs; outputs without a readable answer. –: not asked. {DETECTABLE}\n"
     return [about, markdown_table(head, rows), *([bullets(page["left_out"])] if page["left_out"] else [])]
 
 
@@ -450,8 +465,9 @@ def markdown_differences(differences: list[dict]) -> str:
     for d in differences:
         notes = (("headline withheld", d["withheld"]), ("collapsed to one answer", d["collapsed"]))
         note = "; ".join(f"{what}: {', '.join(labels)}" for what, labels in notes if labels)
-        rows.append((d["task"], d["metric"], d["model"], format_difference(d), note))
-    return markdown_table(("task", "metric", "model", "difference (95 % interval)", "note"), rows)
+        rows.append((d["task"], d["metric"], d["model"], format_difference(d), detectable(d, True), note))
+    head = ("task", "metric", "model", "difference (95 % interval)", "detectable", "note")
+    return markdown_table(head, rows)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,15 @@ DETECTABLE = """detectable: the smallest difference of two such scores that a te
 of 80 %; beside a difference, that of its own rows.""".replace("\n", " ")
 
 
+def smallest(cells: list[dict | None]) -> float | None:
+    """The smallest difference that can be shown between any two of the cells of a line."""
+    found = [metrics.smallest_difference(cell["low"], cell["high"]) for cell in cells if cell]
+    return max((value for value in found if value is not None), default=None)
+
+
 def detectable(cell: dict | None, paired: bool = False) -> str:
     """The cell of a column `detectable`. `paired`: the interval is that of a difference on the same rows."""
-    found = metrics.smallest_difference(cell["low"], cell["high"], paired) if cell else None
-    return format_interval(found)
+    return format_interval(metrics.smallest_difference(cell["low"], cell["high"], paired) if cell else None)
 
 
 def with_width(cell: dict, n: int) -> dict:

@@ -159,6 +159,6 @@ def _over_all_rows(name):
 accuracy, accuracy_norm, macro_f1, micro_f1 = map(
     _over_all_rows, ("accuracy", "accuracy_norm", "macro_f1", "micro_f1")
 )
-exact_match, f1, rouge1, rouge2, rougeL = map(
-    _over_all_rows, ("exact_match", "f1", "rouge1", "rouge2", "rougeL")
+exact_match, word_f1, rouge1, rouge2, rougeL = map(
+    _over_all_rows, ("exact_match", "word_f1", "rouge1", "rouge2", "rougeL")
 )  # noqa: N816

@@ -780,7 +780,7 @@ def test_the_metrics_load_as_an_evaluate_module_offline(tmp_path, monkeypatch):
     assert choice == {"accuracy": 0.5, "macro_f1": 0.5, "unparsed": 0.5}
     span = evaluate.load(module, "span", keep_in_memory=False)
     span.add_batch(predictions=["secret pain"], references=["pain secret"])
-    assert span.compute() == {"exact_match": 0.0, "f1": 1.0, "unparsed": 0.0}
+    assert span.compute() == {"exact_match": 0.0, "word_f1": 1.0, "unparsed": 0.0}
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
     with pytest.raises(ValueError, match="with one of choice, labels, span, entities, summary"):
         evaluate.load(module)
