@@ -180,12 +180,16 @@ def _row_problem(row: dict) -> str | None:
         return "field 'prompt' must be text that ends in a newline"
     if row["scoring"] in ("choice", "labels", "entities") and not row.get("choices"):
         return f"scoring '{row['scoring']}' needs 'choices'"
+    if len(set(map(str, row.get("choices", ())))) < len(row.get("choices", ())):
+        return "'choices' has a label twice"
     if row["scoring"] == "rubric" and not ("rubric" in row and "question" in row):
         return "scoring 'rubric' needs 'rubric' and 'question'"
     if row["scoring"] == "choice" and row["completion"] not in row["choices"]:
         return f"completion {shown(row, row['completion'])} is not among the choices {row['choices']}"
     if "options" in row and (len(row["options"]) != len(row.get("choices", ())) or "question" not in row):
         return "'options' needs 'question' and as many entries as 'choices'"
+    if "options" in row and (unread := [c for c in row["choices"] if not str(c).isascii()]):
+        return f"choice {shown(row, unread[0])} is no letter or number that the parser reads"
     return None
 
 

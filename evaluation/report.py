@@ -32,7 +32,7 @@ import markupsafe
 from data_prep import egress
 from data_prep.files import check_out, read_json, whole_folder
 from data_prep.schema import BadInput, load, strictest
-from evaluation import long_context, score
+from evaluation import long_context, rubrics, score
 from evaluation.diagnosis import section as diagnosis_page
 from evaluation.reporting import (
     claims,
@@ -65,6 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--forgetting", type=Path, help="forgetting.json of evaluation.forgetting")
     add("--long_context", type=Path, help="long_context.json of evaluation.long_context")
     add("--diagnosis", type=Path, help="folder written by evaluation.judge")
+    add("--rubrics", type=Path, help="folder written by evaluation.rubrics")
     add("--out", type=Path, required=True)
     add("--picture", type=Path, metavar="SVG", help="write the overview here too (numbers only)")
     add("--rows", type=int, default=100, help="rows of each task that the page holds")
@@ -128,9 +129,10 @@ def read_page(args) -> dict:
     answers, browser = read_answers(args, tasks, models, evaluations)
     forgetting = read_json(args.forgetting) if args.forgetting else None
     diagnosis = diagnosis_page.read(args.diagnosis) if args.diagnosis else None
+    judged_talks = rubrics.section(args.rubrics) if args.rubrics else None
     records = [entry["run"] for entry in (*trained.values(), *evaluations.values())]
     context = read_json(args.long_context) if args.long_context else None
-    records += [record for record in (forgetting, diagnosis, context) if record]
+    records += [record for record in (forgetting, diagnosis, judged_talks, context) if record]
     access = [row[name] for rows in answers.values() for row in rows for name in ("access", "model_access")]
     access += [record.get("access", "public") for record in records]
     baseline = next((model for model in models if model["name"] == settings["baseline"]), models[0])
@@ -180,6 +182,7 @@ def read_page(args) -> dict:
         "forgetting": forgetting and forgetting_page.section(forgetting),
         "long_context": context and long_context.section(context),
         "diagnosis": diagnosis,
+        "rubrics": judged_talks,
         "browser": browser,
         "data": markupsafe.Markup(
             json.dumps(browser, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
@@ -431,6 +434,7 @@ def markdown(page: dict) -> str:
     parts += [page["forgetting"]["markdown"]] if page["forgetting"] else []
     parts += [page["long_context"]["markdown"]] if page["long_context"] else []
     parts += ["## Clinical cases\n", page["diagnosis"]["markdown"] + "\n"] if page["diagnosis"] else []
+    parts += ["## Conversations\n", page["rubrics"]["markdown"] + "\n"] if page["rubrics"] else []
     if page["curves"]:
         parts += [
             "## Last losses and rewards\n",

@@ -38,13 +38,14 @@ import numpy as np
 
 from data_prep import egress
 from data_prep.benchmarks import pick
-from data_prep.files import check_folder, read_jsonl, replaced, sha256
+from data_prep.files import check_folder, read_json, read_jsonl, replaced, sha256
 from data_prep.schema import BadInput, strictest
-from evaluation.diagnosis import judges, section, statistics
+from evaluation.diagnosis import judges, statistics
+from evaluation.diagnosis import section as pages
 from evaluation.diagnosis.verdicts import Log, judge_all
 from evaluation.models.registry import asks_server
 from evaluation.reporting.formats import format_interval
-from evaluation.reporting.intervals import DETECTABLE, detectable
+from evaluation.reporting.intervals import DETECTABLE, detectable, smallest
 from evaluation.scoring import metrics, run_outputs
 
 PROMPT = judges.PROMPT.with_name("rubric.txt")
@@ -283,8 +284,24 @@ def shown(cell: dict, signed: bool = False) -> str:
     return format_interval(cell["value"], cell["low"], cell["high"], signed=signed)
 
 
+def section(folder: Path) -> dict:
+    """OUT as a section of the report: {"html", "markdown", "access"}."""
+    if not (folder / "summary.json").is_file():
+        raise BadInput(
+            f"{folder}: no summary.json. Next: python -m evaluation.rubrics RUN --out {folder} ..."
+        )
+    summary = read_json(folder / "summary.json")
+    html = pages.html_of(tables(summary), notes(summary))
+    return {"access": summary["access"], "markdown": markdown(summary), "html": html}
+
+
 def markdown(summary: dict) -> str:
-    meta = summary["meta"]
+    return pages.markdown_of(tables(summary), notes(summary))
+
+
+def tables(summary: dict) -> list[tuple[str, tuple, list[tuple]]]:
+    """[(title, head, rows)]."""
+    meta, models = summary["meta"], summary["models"]
     told = shown(meta["judge"]) if meta else "not measured"
     head = ("model", "score", "bounds", "missing", "no answer", "judge against physicians", "detectable")
     rows = [
@@ -297,30 +314,34 @@ def markdown(summary: dict) -> str:
             told,
             detectable(one["score"]),
         )
-        for one in summary["models"]
+        for one in models
     ]
-    parts = [f"### {summary['task']}, judged by {summary['judge']['id']}\n\n{section.aligned(head, rows)}"]
-    if summary["pairs_of_models"]:
-        rows = [
-            (f"{pair['first']} - {pair['second']}", shown(pair, signed=True), detectable(pair, paired=True))
-            for pair in summary["pairs_of_models"]
-        ]
-        parts.append(f"### Differences\n\n{section.aligned(('models', 'difference', head[-1]), rows)}")
-    tags = sorted({tag for one in summary["models"] for tag in one["tags"]})
-    cells = [
-        (tag, *(shown(one["tags"][tag]) for one in summary["models"]))
-        for tag in tags
+    pairs = [
+        (f"{pair['first']} - {pair['second']}", shown(pair, signed=True), detectable(pair, paired=True))
+        for pair in summary["pairs_of_models"]
+    ]
+    tags = {tag: [one["tags"][tag] for one in models] for one in models for tag in one["tags"]}
+    by_tag = [
+        (tag, *map(shown, cells), format_interval(smallest(cells)))
+        for tag, cells in sorted(tags.items())
         if tag.startswith(("theme:", "axis:"))
     ]
-    if cells:
-        names = [one["name"] for one in summary["models"]]
-        parts.append(f"### By theme and axis\n\n{section.aligned(('tag', *names), cells)}")
+    found = [
+        (f"{summary['task']}, judged by {summary['judge']['id']}", head, rows),
+        ("Differences", ("models", "difference", "detectable"), pairs),
+        ("By theme and axis", ("tag", *(one["name"] for one in models), "detectable"), by_tag),
+    ]
+    return [table for table in found if table[2]]
+
+
+def notes(summary: dict) -> list[str]:
+    """What must be read beside the numbers."""
     said = [
         "Score: earned over positive points of each conversation, their mean clipped to 0 and 1. Bounds: all "
         "missing verdicts against the model, or for it.",
         DETECTABLE,
     ]
-    if meta:
+    if meta := summary["meta"]:
         known = [(value, name) for name, value in meta["categories"].items() if value is not None]
         lowest = "; the lowest category is {1}, {0:.3f}".format(*min(known)) if known else ""
         said.append(
@@ -330,12 +351,11 @@ def markdown(summary: dict) -> str:
         )
     else:
         said.append("The judge was not measured against physicians. Next: --meta FILE.")
-    said += [
+    return said + [
         f"{one['name']}: {one['failed']} questions got no answer ({one['first_failure']})."
         for one in summary["models"]
         if one["failed"]
     ]
-    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in said)])
 
 
 if __name__ == "__main__":

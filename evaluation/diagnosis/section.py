@@ -193,8 +193,13 @@ def notes(summary: dict) -> list[str]:
 
 
 def markdown(summary: dict) -> str:
-    parts = [f"### {title}\n\n{aligned(head, rows)}" for title, head, rows in tables(summary)]
-    return "\n".join([*parts, *(f"- {note}" for note in notes(summary))])
+    return markdown_of(tables(summary), notes(summary))
+
+
+def markdown_of(tables: list[tuple], notes: list[str]) -> str:
+    """Tables (title, head, rows) and notes as Markdown."""
+    parts = [f"### {title}\n\n{aligned(head, rows)}" for title, head, rows in tables]
+    return "\n".join([*parts, *(f"- {note}" for note in notes)])
 
 
 def aligned(head: tuple, rows: list[tuple]) -> str:
@@ -205,11 +210,17 @@ def aligned(head: tuple, rows: list[tuple]) -> str:
 
 
 def as_html(summary: dict) -> markupsafe.Markup:
-    parts = [
+    drawn = [
         f'<figure style="max-width: 34rem; margin: .6rem 0">{drawing}</figure>'
         for drawing in pictures(summary).values()
     ]
-    for title, head, rows in tables(summary):
+    return markupsafe.Markup("".join(drawn)) + html_of(tables(summary), notes(summary))
+
+
+def html_of(tables: list[tuple], notes: list[str]) -> markupsafe.Markup:
+    """Tables (title, head, rows) and notes as a part of a page."""
+    parts = []
+    for title, head, rows in tables:
         cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
         lines = "".join(
             f"<tr><th>{html.escape(row[0])}</th>"
@@ -221,7 +232,7 @@ def as_html(summary: dict) -> markupsafe.Markup:
             f"<h3>{html.escape(title)}</h3><div "
             f'class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table></div>'
         )
-    parts.append("<ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in notes(summary)) + "</ul>")
+    parts.append("<ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in notes) + "</ul>")
     return markupsafe.Markup("".join(parts))
 
 

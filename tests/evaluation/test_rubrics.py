@@ -6,10 +6,11 @@ import math
 import pytest
 
 from data_prep.schema import BadInput, check_row
-from evaluation import generate, rubrics, score
+from evaluation import generate, report, rubrics, score
 from evaluation.diagnosis import judges, statistics
+from tests.evaluation.test_report import answers_of
 from tests.fake_openai import FakeServer
-from tests.tiny_model import make_model, read_jsonl, write_rows
+from tests.tiny_model import make_model, read_jsonl, rows_of, write_rows
 
 RUBRIC = [
     {"criterion": "Calls an ambulance", "points": 6, "tags": ["axis:accuracy"]},
@@ -108,6 +109,17 @@ def test_the_judge_is_measured_against_physicians_beside_every_score(judged):
     line = next(line for line in table.splitlines() if line.startswith("| good "))
     assert "0.486" in line and "1 of 12" in line and "detectable" in table
     assert math.isnan(statistics.macro_f1([0, 0, 0, 0])), "not defined, not 0"
+
+
+def test_the_report_has_a_section_of_it(judged, tmp_path):
+    rows = rows_of("medqa", "choice", [("Q?", "A")], choices=["A", "B"])
+    score.score_folder(answers_of(tmp_path, "m", "medqa", rows, ["A"]))
+    given = ["--evaluation", str(tmp_path / "eval"), "--rubrics", str(judged[0] / "out")]
+    report.main([*given, "--out", str(tmp_path / "report")])
+    text = (tmp_path / "report/report.md").read_text().split("## Conversations")[1]
+    assert (
+        "| good " in text and "judge against physicians</th>" in (tmp_path / "report/report.html").read_text()
+    )
 
 
 def test_without_physicians_the_score_says_so(judged, tmp_path, capsys):
