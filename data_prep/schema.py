@@ -180,7 +180,7 @@ def _row_problem(row: dict) -> str | None:
         return "field 'prompt' must be text that ends in a newline"
     if row["scoring"] in ("choice", "labels", "entities") and not row.get("choices"):
         return f"scoring '{row['scoring']}' needs 'choices'"
-    if len(set(map(str, row.get("choices", ())))) < len(row.get("choices", ())):
+    if "choices" in row and len(set(map(str, row["choices"]))) < len(row["choices"]):
         return "'choices' has a label twice"
     if row["scoring"] == "rubric" and not ("rubric" in row and "question" in row):
         return "scoring 'rubric' needs 'rubric' and 'question'"

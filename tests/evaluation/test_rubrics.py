@@ -172,6 +172,17 @@ def test_a_conversation_is_asked_in_its_turns_and_judged_by_a_local_model(tmp_pa
     assert len(verdicts) + entry["failed"] == 6 and entry["failed"] == entry["missing"]
 
 
+def test_a_chat_server_is_sent_the_turns(tmp_path):
+    write_rows(tmp_path / "rows", "healthbench", [row_of(0)])
+    with FakeServer() as fake:
+        given = ["--model", "server", "backend=chat", "served=fake", "access=public", "context=2048"]
+        given += [f"base_url={fake.url('chat')}", "--rows", str(tmp_path / "rows"), "--tasks", "healthbench"]
+        generate.main([*given, "--preset", "chat", "--out", str(tmp_path / "out")])
+        ((_, body),) = fake.requests
+    assert [(turn["role"], turn["content"]) for turn in body["messages"]] == [*TURNS, ("user", "Hour 0.")]
+    assert body["max_tokens"] == 1024
+
+
 def test_a_question_that_does_not_fit_is_missing(tmp_path):
     judge = judges.make_judge(f"hf:{make_model(tmp_path / 'model')}", rubrics.PROMPT, fields=rubrics.FIELDS)
     given = rubrics.case("x", "long " * 400, "reply", {})
