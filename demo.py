@@ -45,6 +45,7 @@ class Stage:
         return [shlex.split(part) for part in re.split(r"(?m)^\s*(?=python )", self.run) if part.strip()]
 
 
+ALL_TASKS = "medqa_ll,emrqa,i2b2,ddi,mtsamples,mimic_cxr,mednli"
 STAGES = [
     # ------------------------------------------------------------------ data
     Stage("raw", "invented raw files, in the publishers' formats", 3, "data/demo/raw", "", """
@@ -108,11 +109,11 @@ STAGES = [
     *(Stage(f"evaluation_{model}", f"answers and scores of {model}", 25, f"outputs/demo/evaluation/{model}",
             f"{model} tasks", f"""
         python -m evaluation.generate --model outputs/demo/{model} --rows data/demo/tasks --preset {preset} \
-            --tasks medqa_ll,emrqa,i2b2,ddi,mtsamples,mimic_cxr,mednli --max_new_tokens 96 --batch_size 64 \
-            --out outputs/demo/evaluation/{model}
+            --tasks {tasks} --max_new_tokens 96 --batch_size 64 --out outputs/demo/evaluation/{model}
         python -m evaluation.score outputs/demo/evaluation/{model}""")
-      for model, preset in (("backbone", "paper"), ("foundation", "paper"), ("task", "paper"),
-                            ("backbone_chat", "chat"), ("chat", "chat"))),
+      for model, preset, tasks in (("backbone", "paper", "medqa_ll"), ("foundation", "paper", ALL_TASKS),
+                                   ("task", "paper", "i2b2"), ("backbone_chat", "chat", ALL_TASKS),
+                                   ("chat", "chat", ALL_TASKS))),
     Stage("diagnosis", "ranked differentials on clinical cases, judged", 15,
           "outputs/demo/diagnosis outputs/demo/judged", "chat cases", """
         python -m evaluation.generate --model outputs/demo/chat --rows data/demo/cases --tasks diagnosis \

@@ -26,7 +26,7 @@ from data_prep.files import BadInput, read_yaml
 Access = Literal["public", "gated", "credentialed"]
 Domain = Literal["biomedical", "clinical", "general"]
 Split = Literal["train", "validation", "test"]
-Scoring = Literal["choice", "labels", "span", "entities", "summary", "number", "diagnosis", "none"]
+Scoring = Literal["choice", "labels", "span", "entities", "summary", "number", "diagnosis", "rubric", "none"]
 # ACCESS: loosest first
 ACCESS, DOMAINS, SPLITS, SCORINGS = map(typing.get_args, (Access, Domain, Split, Scoring))
 
@@ -66,12 +66,18 @@ class Row(TypedDict):
     messages: NotRequired[list]  # [{"role": "system" | "user" | "assistant", "content"}]
     # The labels that may be answered (choice, labels), or the entity types (entities)
     choices: NotRequired[list]
-    # The bare question, which the log-likelihood twin of a task reads; of a diagnosis case, its text
+    # The bare question, which the log-likelihood twin of a task reads; of a diagnosis case or a
+    # conversation, its text
     question: NotRequired[str]
     options: NotRequired[list]  # multiple choice: the text of each of `choices`, in their order
     limits: NotRequired[
         list
     ]  # number: the smallest and largest that is right; without, a date or weeks and days
+    # rubric: what a judge looks for, [{"criterion", "points", "tags"}]; the turns before the prompt, as in
+    # `messages`; and the tags of the whole row
+    rubric: NotRequired[list]
+    history: NotRequired[list]
+    tags: NotRequired[list]
     synonyms: NotRequired[list]  # diagnosis: other names of the diagnosis, which is the completion
     output: NotRequired[Any]
     model_access: NotRequired[str]  # class of the model that wrote `output`
@@ -174,10 +180,16 @@ def _row_problem(row: dict) -> str | None:
         return "field 'prompt' must be text that ends in a newline"
     if row["scoring"] in ("choice", "labels", "entities") and not row.get("choices"):
         return f"scoring '{row['scoring']}' needs 'choices'"
+    if "choices" in row and len(set(map(str, row["choices"]))) < len(row["choices"]):
+        return "'choices' has a label twice"
+    if row["scoring"] == "rubric" and not ("rubric" in row and "question" in row):
+        return "scoring 'rubric' needs 'rubric' and 'question'"
     if row["scoring"] == "choice" and row["completion"] not in row["choices"]:
         return f"completion {shown(row, row['completion'])} is not among the choices {row['choices']}"
     if "options" in row and (len(row["options"]) != len(row.get("choices", ())) or "question" not in row):
         return "'options' needs 'question' and as many entries as 'choices'"
+    if "options" in row and (unread := [c for c in row["choices"] if not str(c).isascii()]):
+        return f"choice {shown(row, unread[0])} is no letter or number that the parser reads"
     return None
 
 

@@ -37,7 +37,7 @@ from evaluation.models.registry import asks_server
 from evaluation.reporting import config, cost, paper_claims, tables
 from evaluation.reporting.curves import read_optional
 from evaluation.reporting.formats import format_difference, format_interval, markdown_table, markdown_text
-from evaluation.reporting.intervals import difference_with_width
+from evaluation.reporting.intervals import DETECTABLE, detectable, difference_with_width
 from evaluation.scoring import compare, run_outputs
 
 EXAMPLE = "evaluation/plans/demo.yaml"
@@ -84,7 +84,7 @@ def main(argv=None):
         if args.cost:
             return
         for model in plan.models:
-            evaluate(plan, model, tasks, ask=not args.scored)
+            evaluate(plan, model, model.asked(tasks), ask=not args.scored)
         result = measure(plan, tasks)
         text = markdown(result)
         write(args.out, result, text)
@@ -192,12 +192,13 @@ def measure(plan: config.Plan, tasks: list[str]) -> dict:
     "differences", "claims"}."""
     models = [model.model_dump() for model in plan.models]
     evaluations = {
-        model["name"]: {
+        model.name: {
             "scores": {
-                task: read_json(folder_of(plan, model["name"], task) / "scores.json")[task] for task in tasks
+                task: read_json(folder_of(plan, model.name, task) / "scores.json")[task]
+                for task in model.asked(tasks)
             }
         }
-        for model in models
+        for model in plan.models
     }
     places = {model["name"]: [plan.table] for model in models}
     table = next(iter(tables.paper_tables(models, evaluations, places)), None)
@@ -205,7 +206,8 @@ def measure(plan: config.Plan, tasks: list[str]) -> dict:
         keep_columns(table, [model["paper"] for model in models if model["paper"]])
     lines = [(row["task"], row["metric"]) for row in table["rows"]] if table else []
     known = {task for task, _ in lines}
-    others = tables.scores_table(models, evaluations, [task for task in tasks if task not in known])
+    asked = {task for evaluation in evaluations.values() for task in evaluation["scores"]}
+    others = tables.scores_table(models, evaluations, [t for t in tasks if t in asked - known])
     lines += [(row["task"], row["metric"]) for row in others]
     entries = [entry for evaluation in evaluations.values() for entry in evaluation["scores"].values()]
     return {
@@ -238,6 +240,9 @@ def difference(plan: config.Plan, pair: config.Difference, evaluations: dict, li
     "low", "high", "p", ...}]}."""
     found, compared = [], {}
     for task, metric in lines:
+        if any(task not in evaluations[name]["scores"] for name in (pair.of, pair.to)):
+            found.append({"task": task, "metric": metric, "n": None})
+            continue
         if task not in compared:
             rows, others = (
                 score.graded_rows(folder_of(plan, name, task), task) for name in (pair.of, pair.to)
@@ -279,11 +284,15 @@ def markdown(result: dict) -> str:
             markdown_table(["task", "metric", "rows", "detectable", *labels.values()], rows),
         ]
     about = "With the 95 % interval and p-value of a paired bootstrap over rows. †: a value of the two is "
-    parts += ["## Differences\n", about + "withheld, so the difference is also one of form.\n"]
-    lines = [[line["task"], line["metric"], str(line["n"])] for line in result["differences"][0]["lines"]]
-    for pair in result["differences"]:
-        for row, line in zip(lines, pair["lines"], strict=True):
-            row.append(format_line(line))
+    about += f"withheld, so the difference is also one of form. {DETECTABLE}\n"
+    parts += ["## Differences\n", about]
+    every = zip(*(pair["lines"] for pair in result["differences"]), strict=True)
+    lines = [
+        [same[0]["task"], same[0]["metric"], str(max(line["n"] or 0 for line in same))]
+        + [format_line(line) for line in same]
+        for same in every
+        if any(line["n"] for line in same)
+    ]
     heads = [
         f"{pair['what']}: {labels[pair['of']]} minus {labels[pair['to']]}" for pair in result["differences"]
     ]
@@ -294,11 +303,16 @@ def markdown(result: dict) -> str:
 
 
 def format_line(line: dict) -> str:
+    if line["n"] is None:
+        return "–"
     if line["difference"] is None:
         return "not defined"
     test = line["mcnemar"]
     mcnemar = f"; McNemar {test['only_this']}:{test['only_other']}, p {test['p']:.3f}" if test else ""
-    return f"{format_difference(line)}, p {line['p']:.3f}{mcnemar}" + (" †" if line["withheld"] else "")
+    said = (
+        f"{format_difference(line)}, p {line['p']:.3f}; detectable {detectable(line, paired=True)}{mcnemar}"
+    )
+    return said + (" †" if line["withheld"] else "")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from data_prep.schema import BadInput, check_row, strictest
 from evaluation.diagnosis.differential import parse_differential
 from evaluation.diagnosis.matching import words
 from evaluation.reporting.formats import format_interval, markdown_table
+from evaluation.reporting.intervals import DETECTABLE, detectable
 from evaluation.scoring import metrics, run_outputs
 
 PAIRS = [("man", "woman"), ("men", "women"), ("male", "female"), ("boy", "girl"), ("gentleman", "lady")]
@@ -163,11 +164,15 @@ def compare_run(run: Path) -> str:
     result = {"access": access, "outputs_sha256": sha256(path), "swaps": found}
     text = json.dumps(result, indent=1) + "\n"
     replaced(run / "counterfactual.json", lambda out: out.write_text(text, encoding="utf-8"))
-    shares = [[format_interval(*entry[key].values()) for key in ("top5", "top1")] for entry in found.values()]
+    shares = [
+        [form for key in ("top5", "top1") for form in (format_interval(*e[key].values()), detectable(e[key]))]
+        for e in found.values()
+    ]
     lines = [
         (s, f"{e['n']} ({e['unread']} unread)", *c) for (s, e), c in zip(found.items(), shares, strict=True)
     ]
-    return markdown_table(("swap", "cases", "share of the top 5 that changes", "top 1 changes"), lines)
+    head = ("swap", "cases", "share of the top 5 that changes", "detectable", "top 1 changes", "detectable")
+    return f"{markdown_table(head, lines)}\n{DETECTABLE}"
 
 
 def compare(answers: dict[str, list[str] | None], swap: str) -> dict:

@@ -26,6 +26,7 @@ from data_prep.manifest import describe, write_manifest
 from data_prep.schema import BadInput, check_document, strictest
 from evaluation.models.registry import fingerprint, read_entry
 from evaluation.reporting.formats import format_interval, markdown_table
+from evaluation.reporting.intervals import DETECTABLE, detectable
 from evaluation.scoring import metrics
 
 PREFIXES = (8, 16, 32)  # tokens
@@ -142,11 +143,13 @@ def measure(args) -> None:
             f"{p} tokens",
             f"{r['extracted']} of {r['n']}",
             format_interval(r["value"], r["low"], r["high"]),
+            detectable(r),
         )
         for kind, of_kind in rates.items()
         for p, r in of_kind.items()
     ]
-    print(markdown_table(("texts", "prefix", "extracted", "rate (95 % interval)"), cells))
+    print(markdown_table(("texts", "prefix", "extracted", "rate (95 % interval)", "detectable"), cells))
+    print(DETECTABLE)
     print(f"wrote {args.out}")
 
 

@@ -249,11 +249,12 @@ def generate(args) -> None:
     )
 
 
-def next_step(tasks, out: Path) -> str:
+def next_step(made: dict[str, list[dict]], out: Path) -> str:
+    from evaluation.score import JUDGED
+
+    judged = [JUDGED[rows[0]["scoring"]] for rows in made.values() if rows[0]["scoring"] in JUDGED]
     return (
-        f"python -m evaluation.judge {out} --judge string --out {out}_judged"
-        if CASES in tasks
-        else f"python -m evaluation.score {out}"
+        f"{judged[0].format(run=out)} --out {out}_judged" if judged else f"python -m evaluation.score {out}"
     )
 
 

@@ -3,7 +3,7 @@
     python -m evaluation.judge outputs/demo/diagnosis/chat --judge string --out outputs/demo/diagnosis/judged
     python -m evaluation.judge RUN OTHER --judge openai:gpt-4o-2024-08-06 --judge human:ratings \
         --out outputs/judged
-    python -m evaluation.judge RUN --out outputs/judged \
+    python -m evaluation.judge RUN --out outputs/judged --again 200 \
         --judge vote:string+hf:models/judge+openai:NAME@http://127.0.0.1:8000/v1/chat/completions
 
 Reads   RUN/diagnosis.jsonl and run.json, as `python -m evaluation.generate --tasks diagnosis` writes them;
@@ -20,10 +20,12 @@ Writes  OUT/verdicts.jsonl   every verdict as it comes, append-only: the same co
                                    1 and 5) of these models, SVG and PDF
 
 An answer without a readable list is wrong, and counted; where more than 5 % are such, the accuracies are
-withheld, as by evaluation.score. A verdict that could not be had is missing and counted, never a no. The
-summary holds ids and numbers; judged.jsonl holds no name of a credentialed case, or of a model that was
-trained on such text. Figures 3 and 4 have no published values beside them: the paper prints them as pictures
-only.
+withheld, as by evaluation.score. A verdict that could not be had is missing and counted, never a no; the
+bounds beside an accuracy say what it would be if all missing verdicts were no, or yes. --again asks a model
+that judges once more, in another order, and with the two names in each other's place: how many verdicts
+change. The summary holds ids and numbers; judged.jsonl holds no name of a credentialed case, or of a model
+that was trained on such text. Figures 3 and 4 have no published values beside them: the paper prints them as
+pictures only.
 """
 
 import argparse
@@ -37,7 +39,7 @@ from data_prep.files import check_folder, sha256
 from data_prep.schema import BadInput, strictest
 from evaluation.diagnosis import judges, ratings, section, statistics
 from evaluation.diagnosis.differential import PARSER_VERSION, parse_differential
-from evaluation.diagnosis.verdicts import Log, judge_all, prediction_id
+from evaluation.diagnosis.verdicts import Log, hashed, judge_again, judge_all, prediction_id
 from evaluation.models.registry import asks_server
 from evaluation.score import UNPARSED_LIMIT
 from evaluation.scoring import metrics, run_outputs
@@ -67,6 +69,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="what an LLM is asked, with {prediction} and {diagnosis}",
     )
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--again",
+        type=int,
+        default=0,
+        metavar="N",
+        help="ask N predictions again, and with the names swapped",
+    )
     parser.add_argument(
         "--allow_list",
         type=Path,
@@ -123,10 +132,16 @@ def judge_runs(args) -> dict:
     args.out.mkdir(parents=True, exist_ok=True)
     if access == "credentialed":
         args.out.chmod(0o700)
-    heard, log = {}, Log(args.out / "verdicts.jsonl")
+    heard, again, log = {}, {}, Log(args.out / "verdicts.jsonl")
+    some = sorted(items.values(), key=lambda item: hashed(item[1]["id"], item[0]))[: args.again]
     try:
         for judge in asked:
             heard[judge.id] = judge_all(judge, list(items.values()), log)
+            if some and judge.kind in ("openai", "hf"):
+                again[judge.id] = {
+                    name: second_verdicts(judge, some, heard[judge.id][0], log, name == "swapped")
+                    for name in ("again", "swapped")
+                }
     finally:
         log.close()
 
@@ -144,7 +159,10 @@ def judge_runs(args) -> dict:
         "draws": metrics.DRAWS,
         "level": metrics.LEVEL,
         "models": [run["facts"] for run in runs.values()],
-        "judges": [judge_entry(judge, heard[judge.id][1], found[judge.id]) for judge in asked],
+        "judges": [
+            judge_entry(judge, heard[judge.id][1], found[judge.id]) | {"again": again.get(judge.id)}
+            for judge in asked
+        ],
         "agreement": [
             agreement(judge, human, heard, found)
             for human in asked
@@ -259,6 +277,18 @@ def judge_entry(judge, facts: dict, found: dict) -> dict:
         },
         "pairs_of_models": pairs,
     }
+
+
+def second_verdicts(judge, items: list, first: dict, log: Log, swapped: bool) -> dict:
+    """How many verdicts on `items` are another when asked a second time; those that are missing in one of
+    the two are counted."""
+    second, by_case, missing = judge_again(judge, items, log, swapped), collections.defaultdict(list), 0
+    for pair, verdict in second.items():
+        if None in (verdict, first[pair]):
+            missing += 1
+        else:
+            by_case[pair[0]].append((first[pair], verdict))
+    return statistics.changed(by_case) | {"missing": missing}
 
 
 def agreement(judge, human, heard: dict, found: dict) -> dict:

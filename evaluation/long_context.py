@@ -33,6 +33,7 @@ from evaluation import generate
 from evaluation.models.registry import fingerprint, read_entry
 from evaluation.reporting import figures
 from evaluation.reporting.formats import markdown_table, markdown_text, printable
+from evaluation.reporting.intervals import DETECTABLE
 from evaluation.scoring import metrics
 
 NOTES = (
@@ -294,10 +295,12 @@ def markdown(result: dict, heading: str = "#") -> str:
             cells = [cell for cell in model["needles"] if cell["length"] == length]
             found, asked = (sum(cell[key] for cell in cells) for key in ("found", "asked"))
             low, high = metrics.wilson(found, asked)
-            rows.append((f"{length:,}", f"{100 * found / asked:.1f} ({100 * low:.1f} to {100 * high:.1f})"))
+            apart = 100 * metrics.smallest_difference(low, high)
+            cell = f"{100 * found / asked:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+            rows.append((f"{length:,}", cell, f"{apart:.1f}"))
         parts += [
             f"**{name}**, {model['positions']:,} positions\n",
-            markdown_table(("tokens", "found, %"), rows),
+            markdown_table(("tokens", "found, %", "detectable"), rows),
         ]
         rows = [
             (
@@ -308,7 +311,7 @@ def markdown(result: dict, heading: str = "#") -> str:
             for band in model["loss"]
         ]
         parts += [markdown_table(("positions", "nats", "documents"), rows)] if rows else []
-    return "\n".join(parts)
+    return "\n".join([*parts, DETECTABLE])
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ def names(rows: Path) -> list[str]:
 def twin(rows: Path, task: str) -> str:
     """The file of evaluation/tasks that a task of `names` includes, without its ending."""
     if not task.endswith("_ll"):
-        return "_generate"
+        rubric = _first(rows / task / "test.jsonl").get("scoring") == "rubric"
+        return "_conversation" if rubric else "_generate"
     if task.startswith(STOCK):
         return "_stock"
     if task.endswith("_letters_ll"):

@@ -32,7 +32,7 @@ import markupsafe
 from data_prep import egress
 from data_prep.files import check_out, read_json, whole_folder
 from data_prep.schema import BadInput, load, strictest
-from evaluation import long_context, score
+from evaluation import long_context, rubrics, score
 from evaluation.diagnosis import section as diagnosis_page
 from evaluation.reporting import (
     claims,
@@ -46,7 +46,7 @@ from evaluation.reporting import (
     tables,
 )
 from evaluation.reporting.formats import format_difference, format_interval, markdown_table, markdown_text
-from evaluation.reporting.intervals import difference_with_width
+from evaluation.reporting.intervals import DETECTABLE, detectable, difference_with_width
 from evaluation.scoring import calibration, metrics, run_outputs
 
 SAME_BLOCKS = "Each line is of the same blocks; –: not measured on them."
@@ -65,6 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--forgetting", type=Path, help="forgetting.json of evaluation.forgetting")
     add("--long_context", type=Path, help="long_context.json of evaluation.long_context")
     add("--diagnosis", type=Path, help="folder written by evaluation.judge")
+    add("--rubrics", type=Path, help="folder written by evaluation.rubrics")
     add("--out", type=Path, required=True)
     add("--picture", type=Path, metavar="SVG", help="write the overview here too (numbers only)")
     add("--rows", type=int, default=100, help="rows of each task that the page holds")
@@ -128,16 +129,21 @@ def read_page(args) -> dict:
     answers, browser = read_answers(args, tasks, models, evaluations)
     forgetting = read_json(args.forgetting) if args.forgetting else None
     diagnosis = diagnosis_page.read(args.diagnosis) if args.diagnosis else None
+    judged_talks = rubrics.section(args.rubrics) if args.rubrics else None
     records = [entry["run"] for entry in (*trained.values(), *evaluations.values())]
     context = read_json(args.long_context) if args.long_context else None
-    records += [record for record in (forgetting, diagnosis, context) if record]
+    records += [record for record in (forgetting, diagnosis, judged_talks, context) if record]
     access = [row[name] for rows in answers.values() for row in rows for name in ("access", "model_access")]
     access += [record.get("access", "public") for record in records]
     baseline = next((model for model in models if model["name"] == settings["baseline"]), models[0])
+    judged = [claims.judge(claim, trained, evaluations, answers) for claim in settings["claims"]]
+    evaluations = {m["name"]: made_for(m, evaluations[m["name"]]) for m in models}
+    shown = {task for evaluation in evaluations.values() for task in evaluation["scores"]}
+    tasks = [task for task in tasks if task in shown]
+    answers = {pair: rows for pair, rows in answers.items() if pair[1] in evaluations[pair[0]]["scores"]}
     differences = differences_to(baseline, models, tasks, answers, evaluations)
     places = {m["name"]: m["tables"] or runs.places(evaluations[m["name"]]) for m in models}
     scores = tables.scores_table(models, evaluations, tasks)
-    judged = [claims.judge(claim, trained, evaluations, answers) for claim in settings["claims"]]
     return {
         "title": settings["title"],
         "about": settings["about"],
@@ -176,6 +182,7 @@ def read_page(args) -> dict:
         "forgetting": forgetting and forgetting_page.section(forgetting),
         "long_context": context and long_context.section(context),
         "diagnosis": diagnosis,
+        "rubrics": judged_talks,
         "browser": browser,
         "data": markupsafe.Markup(
             json.dumps(browser, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
@@ -190,6 +197,7 @@ def read_page(args) -> dict:
             for model in models
         ],
         "draws": metrics.DRAWS,
+        "detectable": DETECTABLE,
     }
 
 
@@ -259,6 +267,13 @@ def read_answers(args, tasks: list[str], models: list[dict], evaluations: dict) 
     return answers, {"models": {model["name"]: model["label"] for model in models}, "tasks": shown}
 
 
+def made_for(model: dict, evaluation: dict) -> dict:
+    """`evaluation` without the scores on tasks that the model was not made for, as the config says."""
+    wanted = evaluation["scores"] if model["tasks"] is None else model["tasks"]
+    scores = {task: entry for task, entry in evaluation["scores"].items() if task in wanted}
+    return evaluation | {"scores": scores, "others": [t for t in evaluation["scores"] if t not in scores]}
+
+
 def left_out(models: list[dict], evaluations: dict) -> list[str]:
     """A sentence for each model whose scores on other tasks than its own are not shown."""
     known = [(model["label"], evaluations[model["name"]]) for model in models]
@@ -266,6 +281,10 @@ def left_out(models: list[dict], evaluations: dict) -> list[str]:
         f"{label} was fine-tuned on {e['task']}: its scores on {', '.join(e['left_out'])} are left out"
         for label, e in known
         if e["left_out"]
+    ] + [
+        f"{label} was not made for {', '.join(e['others'])}: its scores there are left out"
+        for label, e in known
+        if e["others"]
     ]
 
 
@@ -415,6 +434,7 @@ def markdown(page: dict) -> str:
     parts += [page["forgetting"]["markdown"]] if page["forgetting"] else []
     parts += [page["long_context"]["markdown"]] if page["long_context"] else []
     parts += ["## Clinical cases\n", page["diagnosis"]["markdown"] + "\n"] if page["diagnosis"] else []
+    parts += ["## Conversations\n", page["rubrics"]["markdown"] + "\n"] if page["rubrics"] else []
     if page["curves"]:
         parts += [
             "## Last losses and rewards\n",
@@ -440,8 +460,7 @@ def markdown_scores(page: dict) -> list[str]:
         for r in page["table"]
     ]
     about = f"Value (95 % interval, percentile bootstrap over rows, {page['draws']} draws); the paper's "
-    about += "scorer on the same outputs; outputs without a readable answer. –: not asked. detectable: the "
-    about += "smallest difference of two such scores that a test at 5 % finds with a power of 80 %.\n"
+    about += f"scorer on the same outputs; outputs without a readable answer. –: not asked. {DETECTABLE}\n"
     return [about, markdown_table(head, rows), *([bullets(page["left_out"])] if page["left_out"] else [])]
 
 
@@ -450,8 +469,9 @@ def markdown_differences(differences: list[dict]) -> str:
     for d in differences:
         notes = (("headline withheld", d["withheld"]), ("collapsed to one answer", d["collapsed"]))
         note = "; ".join(f"{what}: {', '.join(labels)}" for what, labels in notes if labels)
-        rows.append((d["task"], d["metric"], d["model"], format_difference(d), note))
-    return markdown_table(("task", "metric", "model", "difference (95 % interval)", "note"), rows)
+        rows.append((d["task"], d["metric"], d["model"], format_difference(d), detectable(d, True), note))
+    head = ("task", "metric", "model", "difference (95 % interval)", "detectable", "note")
+    return markdown_table(head, rows)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from evaluation.scoring import calibration, metrics, parsing, reference_scorer, 
 
 UNPARSED_LIMIT = 0.05
 SCORER = {
-    "scorer_version": "2.3",
+    "scorer_version": "2.4",
     "parser_version": parsing.PARSER_VERSION,
     "paper_version": reference_scorer.PAPER_VERSION,
     "draws": metrics.DRAWS,
@@ -65,6 +65,10 @@ PROVENANCE = (
     "hardware",
     "versions",
 )
+JUDGED = {  # scoring: the command that judges it
+    "diagnosis": "python -m evaluation.judge {run} --judge string",
+    "rubric": "python -m evaluation.rubrics {run} --judge hf:DIR",
+}
 PAPER_BERTSCORE = ("bert-base-multilingual-cased", 9)  # the paper's encoder and layer
 
 
@@ -108,10 +112,9 @@ def score_folder(folder: Path, redact: bool | None = None) -> dict:
     scores, scored = {}, {}
     for task, path in run_outputs.task_files(folder).items():
         rows = run_outputs.read_rows(path)
-        if rows[0]["scoring"] == "diagnosis":
+        if command := JUDGED.get(rows[0]["scoring"]):
             raise BadInput(
-                f"{path}: is judged, not scored. Next: python -m evaluation.judge {folder} --judge string "
-                f"--out {folder}_judged"
+                f"{path}: is judged, not scored. Next: {command.format(run=folder)} --out {folder}_judged"
             )
         facts = run_outputs.read_facts(folder, task, path, rows)
         rows = [_graded(row) for row in rows]
@@ -289,6 +292,7 @@ def table(title: str, scores: dict) -> str:
     """The strict metrics with their intervals, and the paper's values beside them."""
     lines = [
         f"{title:20} {'n':>6} {'unparsed':>9}  {'metric':19} {'strict':>7}  95 % interval    {'paper':>6}"
+        "  detectable"
     ]
     for task, entry in scores.items():
         paper = entry["paper"] or {"metrics": {}}
@@ -304,7 +308,9 @@ def table(title: str, scores: dict) -> str:
                 if v["value"] is None
                 else f"{v['value']:7.3f}  {v['low']:.3f} to {v['high']:.3f}"
             )
-            lines.append(f"{head}  {name + mark:19} {numbers:24}  {theirs}".rstrip())
+            apart = None if withheld else metrics.smallest_difference(v["low"], v["high"])
+            shown = "" if apart is None else f"{apart:10.3f}"
+            lines.append(f"{head}  {name + mark:19} {numbers:24}  {theirs:6}  {shown}".rstrip())
         if withheld:
             lines.append(f"{'':37}  {withheld}")
         if one := entry["one_answer"]:
@@ -323,7 +329,8 @@ def table(title: str, scores: dict) -> str:
         [
             *lines,
             "* headline metric. unparsed: no readable answer, scored as wrong. paper: the paper's scorer "
-            "on the same outputs",
+            "on the same outputs. detectable: the smallest difference of two such scores that a test at 5 % "
+            "finds with a power of 80 %",
         ]
     )
 

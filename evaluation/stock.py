@@ -27,7 +27,7 @@ from data_prep.schema import BadInput, check_row
 from evaluation.own_tasks import STOCK
 from evaluation.tasks import general
 
-LICENSES = {"careqa_en": "Apache-2.0"}  # as its card on the Hub says (recalled); the others are MIT
+LICENSES = {"careqa_en": "Apache-2.0"}  # as its card on the Hub says; the others are MIT
 
 
 def main(argv=None):

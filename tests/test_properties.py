@@ -193,7 +193,7 @@ def test_an_output_that_gives_no_answer_is_wrong_and_adding_one_never_helps(rows
         if row["parsed"] is None and row["scoring"] != "entities":
             assert not any(row["score"].values())
     wordless = {"scoring": "span", "completion": "the", "output": ""}
-    assert metrics.grade(wordless) == {"parsed": None, "score": {"exact_match": 0.0, "f1": 0.0}}
+    assert metrics.grade(wordless) == {"parsed": None, "score": {"exact_match": 0.0, "word_f1": 0.0}}
     silent = rows[0] | {"id": "silent", "output": ""}
     more = [*rows, silent | metrics.grade(silent)]
     for name in metrics.names(rows):
@@ -244,11 +244,11 @@ def test_entities_are_counted_within_bounds(prediction, gold):
 @given(graded("span"), st.randoms(use_true_random=False))
 def test_differences_change_their_sign_with_the_sides(rows, random):
     others = [row | metrics.grade(row | {"output": random.choice(rows)["output"]}) for row in rows]
-    there, draws = metrics.paired_difference(rows, others, "f1")
-    back, _ = metrics.paired_difference(others, rows, "f1")
+    there, draws = metrics.paired_difference(rows, others, "word_f1")
+    back, _ = metrics.paired_difference(others, rows, "word_f1")
     assert (
         there == pytest.approx(-back)
-        and metrics.paired_difference(rows, rows, "f1")[0] == 0
+        and metrics.paired_difference(rows, rows, "word_f1")[0] == 0
         and 0 < metrics.p_value(draws) <= 1
     )
     right, wrong = ([row["score"]["exact_match"] == 1 for row in those] for those in (rows, others))

@@ -1,20 +1,32 @@
 """Benchmarks beyond the paper's twelve. Each is read where its raw folder is there; asked, scored and part of
 decontamination like a benchmark of your own (_table.py), with its letter and likelihood twins.
 
-medxpertqa  MIT; 2,450 test, 5 dev. *test.jsonl and *dev.jsonl of TsinghuaC3I/MedXpertQA, folder Text:
-            {id, question, options {"A".."J"}, label}. The question ends in its options: cut off. Ten options
-metamedqa   CC BY 4.0; 1,373. *.jsonl of maximegmd/MetaMedQA: {question, options {letter: text}, answer_idx}.
-            Some options say that one cannot know: choosing one is abstaining, and scores.json says how often
-            and whether rightly
-careqa      Apache 2.0; 5,621. CareQA_en.json* of HPAI-BSC/CareQA: {question, op1..op4, cop from 1, unique_id}
-medcalc     CC BY-SA 4.0; 1,047 test, 10,053 train. test*.csv, train*.csv of ncbi/MedCalc-Bench-v1.0, with
-            "Patient Note", "Question", "Output Type", "Ground Truth Answer", "Lower Limit", "Upper Limit" and
-            "Row Number". A decimal is right within the limits, an integer if it is that one, a date if it is
-            the same day, weeks and days if both agree
+medxpertqa  MIT; 2,450 test, 5 dev, ten options. Text/{test,dev}.jsonl of TsinghuaC3I/MedXpertQA: {id,
+            question, options {"A".."J"}, label}. The question ends in its options: cut off. The folder MM of
+            the same set has pictures, and is not read
+metamedqa   CC BY 4.0; 1,373, six options. data/test-*.parquet of maximegmd/MetaMedQA: {question, options
+            {"A".."F"}, answer_idx}. Some options say that one cannot know: choosing one is abstaining, and
+            scores.json says how often and whether rightly
+careqa      Apache 2.0; 5,621. CareQA_en.json of HPAI-BSC/CareQA: {question, op1..op4, cop from 1, unique_id}
+medcalc     CC BY-SA 4.0; 1,100 test, 10,543 train. test*.csv, train*.csv of ncbi/MedCalc-Bench-v1.2, the
+            version that its publisher recommends: "Row Number", "Patient Note", "Question", "Output Type"
+            (decimal, integer or date), "Ground Truth Answer", "Lower Limit", "Upper Limit". A decimal is
+            right within the limits, an integer if the answer rounds to it, a date if it is the same day,
+            weeks and days (Output Type date too) if both agree
+healthbench MIT; 5,000 conversations, healthbench_hard 1,000 and healthbench_consensus 3,671 of them. *.jsonl
+            of openai/healthbench: {prompt_id, prompt [{role, content}], rubrics [{criterion, points, tags}],
+            example_tags}. Asked as a conversation, judged by evaluation.rubrics. Never to be trained on
 
-All on huggingface.co/datasets, in RAW/<name>. Fields, licenses and numbers are recalled, not looked up: the
-reader refuses what is not so, by its line. A row without question, options or an answer among them
-is left out and counted.
+All on huggingface.co/datasets, in RAW/<name>; a row without question, options or an answer among them is left
+out and counted. Where the fields were looked up; no data file was at hand but MedCalc-Bench's:
+    medxpertqa   files and splits in its card (huggingface.co/datasets/TsinghuaC3I/MedXpertQA, README.md);
+                 fields in code that loads it
+    metamedqa    its card (features, license) and github.com/maximegmd/MetaMedQA, run.py
+    careqa       its card, and lm_eval/tasks/careqa/utils.py of lm-evaluation-harness, which holds a record
+    medcalc      its card, and dataset/test_data.csv of github.com/ncbi-nlp/MedCalc-Bench (version 1.0);
+                 the scoring in evaluation/evaluate.py there. Names of the CSV files in the card of
+                 ncbi/MedCalc-Bench
+    healthbench  github.com/openai/simple-evals, healthbench_eval.py; file names and license in its card
 """
 
 import csv
@@ -24,7 +36,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_prep.benchmarks import pick
-from data_prep.files import open_text, read_json, read_jsonl
+from data_prep.files import open_text, read_json, read_jsonl, read_parquet
 from data_prep.schema import BadInput
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -45,7 +57,7 @@ def of_medxpertqa(record, where):
 
 def of_metamedqa(record, where):
     question, options, label = pick(record, where, question=str, options=dict, answer_idx=str)
-    return None, question, [options[key] for key in sorted(options)], label
+    return None, question, [options[key] or "" for key in sorted(options)], label
 
 
 def of_careqa(record, where):
@@ -62,17 +74,41 @@ def of_medcalc(record, where):
     limits = {}
     if kind != "date":
         try:
-            limits = {"limits": [float(low), float(high)] if kind == "decimal" else [float(answer)] * 2}
+            around = [float(answer) - 0.5, float(answer) + 0.5]  # what rounds to it
+            limits = {"limits": sorted([float(low), float(high)]) if kind == "decimal" else around}
         except ValueError as error:
             raise BadInput(f"{where}: a limit is not a number. Next: fetch the file again") from error
     prompt = f"{NUMBER[kind]}\nPatient note: {note}\nQuestion: {question}\nAnswer:\n"
     return number, note and question and prompt, limits, answer
 
 
+def of_healthbench(record, where):
+    name, turns, rubric = pick(record, where, prompt_id=str, prompt=list, rubrics=list)
+    said = [pick(turn, f"{where}: prompt", role=str, content=str) for turn in turns]
+    kinds = {"criterion": str, "points": object, "tags": list}
+    items = [pick(item, f"{where}: rubrics", **kinds) for item in rubric]
+    if wrong := [points for _, points, _ in items if type(points) not in (int, float)]:
+        raise BadInput(f"{where}: rubrics: field 'points' must be a number, found {type(wrong[0]).__name__}")
+    if not said or said[-1][0] != "user" or not all(content.strip() for _, content in said):
+        return name, "", {}, ""
+    history = [{"role": role, "content": content} for role, content in said[:-1]]
+    return (
+        name,
+        said[-1][1].strip() + "\n",
+        {
+            "question": "\n\n".join(f"{role}: {content}" for role, content in said),
+            "history": history,
+            "rubric": [dict(zip(kinds, item, strict=True)) for item in items],
+            "tags": [tag for tag in record.get("example_tags") or () if isinstance(tag, str)],
+        },
+        "\n".join(f"[{points:g}] {criterion}" for criterion, points, _ in items if points > 0),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Beyond:
     """What a benchmark module has. `patterns`: of the raw files; `record`: one record to (id or None,
-    question, options, letter), or for scoring "number" to (id, prompt, limits, answer)."""
+    question, options, letter), or for scoring "number" and "rubric" to (id, prompt, more fields, answer)."""
 
     name: str
     PAGE: str
@@ -82,7 +118,7 @@ class Beyond:
     record: Callable
     SCORING: str = "choice"
     ACCESS: str = "public"
-    DIFFERENCE: str = "The numbers are recalled; rows that cannot be scored are left out and counted."
+    DIFFERENCE: str = "Rows that cannot be scored are left out and counted."
 
     def files(self, folder: Path) -> list[Path]:
         found = sorted({path for pattern in self.patterns for path in folder.rglob(pattern)})
@@ -99,7 +135,7 @@ class Beyond:
                 where = f"{path}: record {number}"
                 name, question, options, answer = self.record(raw, where)
                 row = {"id": f"{self.name}:{path.stem}:{name or number}", "split": split, **common}
-                if self.SCORING == "number":
+                if self.SCORING != "choice":
                     row |= {"prompt": question, "completion": answer, **options}
                     complete = question and answer
                 else:
@@ -125,6 +161,8 @@ def _records(path: Path):
     if path.suffix == ".csv":
         with open_text(path) as stream:
             yield from enumerate(csv.DictReader(stream), 1)
+    elif path.suffix == ".parquet":
+        yield from read_parquet(path)
     elif path.suffix == ".json":
         yield from enumerate(read_json(path), 1)
     else:
@@ -140,23 +178,36 @@ BEYOND = {
             HUB + "TsinghuaC3I/MedXpertQA",
             "MIT",
             {"validation": 5, "test": 2450},
-            ("*test.jsonl", "*dev.jsonl"),
+            ("Text/test.jsonl", "Text/dev.jsonl"),
             of_medxpertqa,
         ),
         Beyond(
-            "metamedqa", HUB + "maximegmd/MetaMedQA", "CC BY 4.0", {"test": 1373}, ("*.jsonl",), of_metamedqa
+            "metamedqa",
+            HUB + "maximegmd/MetaMedQA",
+            "CC BY 4.0",
+            {"test": 1373},
+            ("test*.parquet",),
+            of_metamedqa,
         ),
         Beyond(
             "careqa", HUB + "HPAI-BSC/CareQA", "Apache 2.0", {"test": 5621}, ("CareQA_en.json*",), of_careqa
         ),
         Beyond(
             "medcalc",
-            HUB + "ncbi/MedCalc-Bench-v1.0",
+            HUB + "ncbi/MedCalc-Bench-v1.2",
             "CC BY-SA 4.0",
-            {"train": 10053, "test": 1047},
+            {"train": 10543, "test": 1100},
             ("test*.csv", "train*.csv"),
             of_medcalc,
             "number",
+        ),
+        *(
+            Beyond(name, HUB + "openai/healthbench", "MIT", {"test": n}, (pattern,), of_healthbench, "rubric")
+            for name, n, pattern in (
+                ("healthbench", 5000, "*oss_eval.jsonl"),
+                ("healthbench_hard", 1000, "hard_*.jsonl"),
+                ("healthbench_consensus", 3671, "consensus_*.jsonl"),
+            )
         ),
     )
 }

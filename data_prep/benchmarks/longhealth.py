@@ -8,7 +8,9 @@ Splits    test alone: nothing to train on
 Rows      its first task: the whole record, 5,090 to 6,754 words, then the question. The prompts are longer
           than 4,096 tokens: evaluation refuses them on a model with fewer positions.
 Oddities  the right answer is given as text, not as a letter; where no option has it, or two, the row is
-          dropped. Field names are recalled from public code: the file itself was not at hand.
+          dropped.
+Looked up in the longhealth environment of MedARC's med-lm-envs, which reads this file; the file itself and
+          its repository were not at hand.
 """
 
 import re

@@ -10,7 +10,8 @@
     human:FILE             what clinicians rated: a CSV, or a folder of several (ratings.py)
     vote:JUDGE+JUDGE+...   what more than half of the judges say, else None
 
-An LLM is asked a prompt file with {prediction} and {diagnosis}; the default is published by McDuff et al.
+An LLM is asked a prompt file with {prediction} and {diagnosis} (evaluation.rubrics: {criterion} and
+{conversation}); the default is published by McDuff et al.
 (arXiv:2312.00164), which the paper cites for its procedure. The paper's own wording is in its Appendix A.3,
 which is not available here.
 """
@@ -28,6 +29,7 @@ from evaluation.diagnosis import ratings
 from evaluation.diagnosis.matching import MATCHER_VERSION, Matcher
 
 PROMPT = Path(__file__).resolve().parent / "prompts" / "mcduff2023.txt"
+FIELDS = ("prediction", "diagnosis")  # placeholders of the prompt: what is judged, and by what
 WORDS = {True: ("y", "Y", "yes", "Yes"), False: ("n", "N", "no", "No")}
 BATCH = 64  # questions to a local model between two writes of the log
 
@@ -36,50 +38,51 @@ class Judge(abc.ABC):
     """`id` names the judge and all its verdicts depend on but the question; `question` is what it is asked,
     word for word."""
 
-    kind, id, prompt_sha256, logged, prompt = "", "", None, True, None
+    kind, id, prompt_sha256, logged, prompt, fields = "", "", None, True, None, FIELDS
 
     def question(self, prediction: str, case: dict) -> str:
-        return self.template.format(prediction=prediction, diagnosis=case["completion"])
+        return self.template.format(**dict(zip(self.fields, (prediction, case["completion"]), strict=True)))
 
     @abc.abstractmethod
     def ask(self, items: list[tuple[str, dict]]):
         """Yield (place in `items`, {"verdict", "raw", ...} or {"failed": reason}) as the answers come."""
 
-    def read_prompt(self, path: Path) -> None:
+    def read_prompt(self, path: Path, fields: tuple[str, str]) -> None:
         if not path.is_file():
             raise BadInput(f"{path}: no such prompt. Next: --prompt {PROMPT}")
         self.template = path.read_text(encoding="utf-8")
         try:
-            fields = sorted(
-                field for _, field, _, _ in string.Formatter().parse(self.template) if field is not None
-            )
+            found = sorted(field for _, field, _, _ in string.Formatter().parse(self.template) if field)
         except ValueError as error:
             raise BadInput(f"{path}: {error}. Next: write a literal brace twice") from error
-        if fields != ["diagnosis", "prediction"]:
-            raise BadInput(
-                f"{path}: the placeholders are {fields}, must be diagnosis and prediction. Next: correct it"
-            )
-        self.prompt, self.prompt_sha256 = str(path.name), sha256(path)
+        if found != sorted(fields):
+            wanted = " and ".join(sorted(fields))
+            raise BadInput(f"{path}: the placeholders are {found}, must be {wanted}. Next: correct it")
+        self.prompt, self.prompt_sha256, self.fields = str(path.name), sha256(path), fields
 
 
 def make_judge(
-    spec: str, prompt: Path = PROMPT, allow_list: Path | None = None, runs: dict | None = None
+    spec: str,
+    prompt: Path = PROMPT,
+    allow_list: Path | None = None,
+    runs: dict | None = None,
+    fields: tuple[str, str] = FIELDS,
 ) -> "Judge | Vote":
     """The judge of a flag `--judge`. `runs`: {model: {case id: differential}}, by which ratings of ranks are
-    understood."""
+    understood. `fields`: the placeholders of the prompt."""
     kind, _, rest = spec.partition(":")
     if kind == "string":
         return StringJudge(Path(rest) if rest else None)
     if kind == "openai" and rest:
         from evaluation.diagnosis.server_judge import ServerJudge  # its imports take seconds
 
-        return ServerJudge(rest, prompt, allow_list)
+        return ServerJudge(rest, prompt, allow_list, fields)
     if kind == "hf" and rest:
-        return LocalJudge(rest, prompt)
+        return LocalJudge(rest, prompt, fields)
     if kind == "human" and rest:
         return HumanJudge(Path(rest), runs or {})
     if kind == "vote" and len(rest.split("+")) > 1:
-        return Vote([make_judge(member, prompt, allow_list, runs) for member in rest.split("+")])
+        return Vote([make_judge(member, prompt, allow_list, runs, fields) for member in rest.split("+")])
     raise BadInput(
         f"--judge {spec}: must be string[:TABLE], openai:MODEL[@URL], hf:DIR, human:FILE or "
         f"vote:JUDGE+JUDGE. Next: one of these"
@@ -140,7 +143,7 @@ class LocalJudge(Judge):
 
     kind, lm = "hf", None
 
-    def __init__(self, folder: str, prompt: Path):
+    def __init__(self, folder: str, prompt: Path, fields: tuple[str, str] = FIELDS):
         from evaluation.generate import keep_on_site
         from evaluation.models.registry import fingerprint, read_entry
 
@@ -152,7 +155,7 @@ class LocalJudge(Judge):
             )
         keep_on_site(None, self.entry, [])
         self.id = f"hf:{self.entry.name}-{fingerprint(self.entry)[:12]}"
-        self.read_prompt(prompt)
+        self.read_prompt(prompt, fields)
 
     def ask(self, items):
         from lm_eval.api.instance import Instance
@@ -172,14 +175,21 @@ class LocalJudge(Judge):
             self.blank = generate.option_prefix(self.lm.tokenizer) if chat else " "
         answers = [(verdict, word) for verdict, words in WORDS.items() for word in words]
         for start in range(0, len(items), BATCH):
-            contexts = [self.wrap(self.question(*item)) for item in items[start : start + BATCH]]
+            contexts = {}  # place: question; one that is too long would be cut from the left
+            for place, item in enumerate(items[start : start + BATCH], start):
+                context = self.wrap(self.question(*item))
+                if (length := len(self.lm.tok_encode(context + self.blank)) + 4) > self.lm.max_length:
+                    said = f"a question of {length} tokens does not fit into {self.lm.max_length}"
+                    yield place, {"failed": said}
+                else:
+                    contexts[place] = context
             requests = [
                 Instance("loglikelihood", {}, (context, self.blank + word), i)
-                for context in contexts
+                for context in contexts.values()
                 for i, (_, word) in enumerate(answers)
             ]
             nats = iter(self.lm.loglikelihood(requests, disable_tqdm=True))
-            for place in range(start, start + len(contexts)):
+            for place in contexts:
                 chance = {True: 0.0, False: 0.0}
                 for verdict, _ in answers:
                     chance[verdict] += math.exp(next(nats)[0])

@@ -13,6 +13,7 @@ import markupsafe
 from data_prep.files import read_json, replaced, write_jsonl
 from data_prep.schema import BadInput
 from evaluation.reporting import figures
+from evaluation.reporting.intervals import DETECTABLE, detectable
 from evaluation.reporting.tables import markdown_table
 
 SUMMARY = "summary.json"
@@ -57,13 +58,24 @@ def tables(summary: dict) -> list[tuple[str, tuple, list[tuple]]]:
         for judge in summary["judges"]
         for table in (_accuracies(summary, judge), _differences(summary, judge))
     ]
-    found += [_agreement(summary), _corrected(summary)]
+    found += [_again(summary), _agreement(summary), _corrected(summary)]
     rows = [
         (r["first"], r["second"], f"{r['pairs']} in {r['cases']} cases", interval(r["kappa"]))
         for r in summary["raters"]
     ]
     found.append(("Agreement between clinicians", ("rater", "rater", "pairs", "Cohen's kappa"), rows))
     return [table for table in found if table[2]]
+
+
+def _again(summary):
+    rows = [
+        (judge["id"], named, f"{one['changed']} of {one['pairs']}", interval(one), str(one["missing"]))
+        for judge in summary["judges"]
+        for name, named in (("again", "the same question"), ("swapped", "the two names swapped"))
+        if (one := (judge.get("again") or {}).get(name))
+    ]
+    head = ("judge", "asked again", "verdicts that change", "share", "missing")
+    return "Does a judge say the same again?", head, rows
 
 
 TOP = ("top-1", "top-2", "top-3", "top-4", "top-5")
@@ -84,6 +96,7 @@ def _accuracies(summary, judge):
         )
         if not model["withheld"]:
             rows.append(("Wilson", "", "", *(wilson(cell) for cell in top)))
+            rows.append(("detectable", "", "", *(detectable(cell) for cell in top)))
     return f"Accuracy, judged by {judge['id']}", ("model", "no list", "missing", *TOP), rows
 
 
@@ -92,9 +105,10 @@ def _differences(summary, judge):
     rows = []
     for pair in judge["pairs_of_models"]:
         names, top = (pair["first"], pair["second"]), pair["top"].values()
-        rows.append(
-            (" - ".join(names), *("withheld" if withheld & set(names) else difference(cell) for cell in top))
-        )
+        hidden = withheld & set(names)
+        rows.append((" - ".join(names), *("withheld" if hidden else difference(cell) for cell in top)))
+        if not hidden:
+            rows.append(("detectable", *(detectable(cell, paired=True) for cell in top)))
     return f"Differences, judged by {judge['id']}", ("models", *TOP), rows
 
 
@@ -150,7 +164,7 @@ def notes(summary: dict) -> list[str]:
         f"Intervals of 95 %: percentile bootstrap over cases "
         f"({summary['draws']} draws), and Wilson's. Differences: paired bootstrap; cases that only one of "
         f"the two has right, and McNemar's exact p, "
-        f"not corrected for their number. {PAPER_VALUES}"
+        f"not corrected for their number. {PAPER_VALUES} {DETECTABLE}"
     ]
     said += [f"{model['name']}: {model['withheld']}." for model in summary["models"] if model["withheld"]]
     for judge in summary["judges"]:
@@ -179,8 +193,13 @@ def notes(summary: dict) -> list[str]:
 
 
 def markdown(summary: dict) -> str:
-    parts = [f"### {title}\n\n{aligned(head, rows)}" for title, head, rows in tables(summary)]
-    return "\n".join([*parts, *(f"- {note}" for note in notes(summary))])
+    return markdown_of(tables(summary), notes(summary))
+
+
+def markdown_of(tables: list[tuple], notes: list[str]) -> str:
+    """Tables (title, head, rows) and notes as Markdown."""
+    parts = [f"### {title}\n\n{aligned(head, rows)}" for title, head, rows in tables]
+    return "\n".join([*parts, *(f"- {note}" for note in notes)])
 
 
 def aligned(head: tuple, rows: list[tuple]) -> str:
@@ -191,11 +210,17 @@ def aligned(head: tuple, rows: list[tuple]) -> str:
 
 
 def as_html(summary: dict) -> markupsafe.Markup:
-    parts = [
+    drawn = [
         f'<figure style="max-width: 34rem; margin: .6rem 0">{drawing}</figure>'
         for drawing in pictures(summary).values()
     ]
-    for title, head, rows in tables(summary):
+    return markupsafe.Markup("".join(drawn)) + html_of(tables(summary), notes(summary))
+
+
+def html_of(tables: list[tuple], notes: list[str]) -> markupsafe.Markup:
+    """Tables (title, head, rows) and notes as a part of a page."""
+    parts = []
+    for title, head, rows in tables:
         cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
         lines = "".join(
             f"<tr><th>{html.escape(row[0])}</th>"
@@ -207,7 +232,7 @@ def as_html(summary: dict) -> markupsafe.Markup:
             f"<h3>{html.escape(title)}</h3><div "
             f'class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table></div>'
         )
-    parts.append("<ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in notes(summary)) + "</ul>")
+    parts.append("<ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in notes) + "</ul>")
     return markupsafe.Markup("".join(parts))
 
 

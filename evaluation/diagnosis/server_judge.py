@@ -18,7 +18,7 @@ from pathlib import Path
 
 from data_prep import egress
 from data_prep.schema import BadInput
-from evaluation.diagnosis.judges import Judge
+from evaluation.diagnosis.judges import FIELDS, Judge
 from evaluation.generate import keep_on_site
 from evaluation.models import server
 from evaluation.models.registry import read_entry
@@ -37,7 +37,7 @@ class _Stays(urllib.request.HTTPRedirectHandler):
 class ServerJudge(Judge):
     kind, opened = "openai", None
 
-    def __init__(self, rest: str, prompt: Path, allow_list: Path | None):
+    def __init__(self, rest: str, prompt: Path, allow_list: Path | None, fields: tuple[str, str] = FIELDS):
         self.allow_list = allow_list
         name, _, url = rest.partition("@")
         self.entry = read_entry(
@@ -46,7 +46,7 @@ class ServerJudge(Judge):
         self.host = egress.host_of(self.entry.base_url)
         self.id = f"openai:{name}@{self.host}"
         self.opener = server.opener(self.entry, _Stays)
-        self.read_prompt(prompt)
+        self.read_prompt(prompt, fields)
 
     def require_allowed(self, cases: list[dict]) -> None:
         """BadInput before a byte of a case that is not public goes beyond this machine, unless the allow list

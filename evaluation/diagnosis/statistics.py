@@ -106,6 +106,20 @@ def specificity(total, n=None):
         return total[..., WRONG] / (total[..., WRONG] + total[..., OVER])
 
 
+def macro_f1(total, n=None):
+    """The mean of the F1 of yes and of no; NaN where one of them was never said by either."""
+    total = np.asarray(total, dtype=float)
+    wrong = total[..., OVER] + total[..., UNDER]
+    with np.errstate(invalid="ignore"):
+        return sum(2 * total[..., cell] / (2 * total[..., cell] + wrong) for cell in (RIGHT, WRONG)) / 2
+
+
+def macro_f1_of(by_case: dict[str, list[tuple[bool, bool]]]) -> dict:
+    """{"value", "low", "high", "pairs"} of macro_f1, whole cases drawn."""
+    counts = np.array([confusion(pairs) for pairs in by_case.values() if pairs], dtype=float).reshape(-1, 4)
+    return estimate(counts, macro_f1) | {"pairs": int(counts.sum())}
+
+
 def agreement(by_case: dict[str, list[tuple[bool, bool]]]) -> dict:
     """Of (judge, human) verdicts on predictions, by case: kappa, sensitivity and specificity. Verdicts on one
     case are not independent: whole cases are drawn."""
@@ -117,6 +131,21 @@ def agreement(by_case: dict[str, list[tuple[bool, bool]]]) -> dict:
     }
     for name, measure in (("kappa", kappa), ("sensitivity", sensitivity), ("specificity", specificity)):
         facts[name] = estimate(counts, measure)
+    return facts
+
+
+def changed(by_case: dict[str, list[tuple[bool, bool]]]) -> dict:
+    """{"pairs", "changed", "value", "low", "high"}: the share of verdicts that are another the second time,
+    whole cases drawn."""
+    counts = np.array([confusion(pairs) for pairs in by_case.values() if pairs], dtype=float).reshape(-1, 4)
+    n, other = int(counts.sum()), int(counts[:, [OVER, UNDER]].sum())
+
+    def share(total, cases):
+        return (total[..., OVER] + total[..., UNDER]) / total.sum(-1)
+
+    facts = {"pairs": n, "changed": other, **estimate(counts, share)}
+    if n:
+        facts["low"], facts["high"] = metrics.with_width(facts["value"], facts["low"], facts["high"], n)
     return facts
 
 

@@ -103,6 +103,20 @@ def judge_all(judge, items: list[tuple[str, dict]], log: Log) -> tuple[dict, dic
     }
 
 
+def judge_again(judge, items: list[tuple[str, dict]], log: Log, swapped: bool = False) -> dict:
+    """{(case id, prediction): verdict} of the same questions once more, last first and kept apart in the log;
+    `swapped`: with the two names in each other's place, as two names of one disease are in either order."""
+    mark, again = " swapped" if swapped else " again", []
+    for number, (prediction, case) in reversed(list(enumerate(items))):
+        change = {"id": f"{case['id']}#{number}{mark}"}
+        asked = case["completion"] if swapped else prediction
+        again.append((asked, case | change | ({"completion": prediction} if swapped else {})))
+    said, _ = judge_all(judge, again, log)
+    found = [said[case["id"], asked] for asked, case in reversed(again)]
+    pairs = [(case["id"], prediction) for prediction, case in items]
+    return dict(zip(pairs, found, strict=True))
+
+
 def distinct(entries) -> list[dict]:
     """Entries of an allow list, each once."""
     return [json.loads(line) for line in sorted({json.dumps(entry, sort_keys=True) for entry in entries})]

@@ -30,7 +30,8 @@ def names(entries: list) -> list[str]:
 # ---------------------------------------------------------------- the report
 class ReportedModel(Section):
     """name: folder of --evaluation; run: folder of --runs; tables: of the paper, instead of what the runs
-    say."""
+    say; tasks: those that the model was made for, instead of all that it was asked: a claim may be about
+    others, no table is."""
 
     name: str
     label: Label
@@ -38,6 +39,7 @@ class ReportedModel(Section):
     what: str
     run: str | None = None
     tables: list[Literal[4, 5, 6]] | None = None
+    tasks: list[str] | None = None
 
 
 CLAIM_KEYS = {
@@ -95,7 +97,7 @@ class ReportConfig(Section):
 # ---------------------------------------------------------------- the paper's tables for any checkpoints
 class PlanModel(Section):
     """model: as evaluation.generate has it; paper: its column in the paper's table; changes: KEY=VALUE of the
-    model's entry."""
+    model's entry; tasks: those of the plan that the model was made for, if not all."""
 
     name: str
     label: Label
@@ -103,6 +105,10 @@ class PlanModel(Section):
     preset: str = "paper"
     paper: str | None = None
     changes: list[str] = []
+    tasks: list[str] | None = None
+
+    def asked(self, tasks: list[str]) -> list[str]:
+        return [task for task in tasks if self.tasks is None or task in self.tasks]
 
 
 class Difference(Section):

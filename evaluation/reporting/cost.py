@@ -27,9 +27,10 @@ def table(plan, tasks: list[str], args, done) -> str:
     known = families(sorted(FOLDER.glob("*.yaml")))
     rows, total, lengths = ([], 0.0, {task: length(Path(plan.rows, task), plan.training) for task in tasks})
     for model in plan.models:
-        weights, states = parameters(known.get(model.model, {})), [done(plan, model, task) for task in tasks]
-        to_train = [task for task, (ready, _) in zip(tasks, states, strict=True) if not ready]
-        to_ask = [task for task, (_, answered) in zip(tasks, states, strict=True) if not answered]
+        asked, weights = model.asked(tasks), parameters(known.get(model.model, {}))
+        states = [done(plan, model, task) for task in asked]
+        to_train = [task for task, (ready, _) in zip(asked, states, strict=True) if not ready]
+        to_ask = [task for task, (_, answered) in zip(asked, states, strict=True) if not answered]
         hours = weights and sum(training_hours(lengths[task], weights, args) for task in to_train)
         asking = weights and sum(asking_hours(lengths[task], weights, model, plan, args) for task in to_ask)
         total += (hours or 0) + (asking or 0)
@@ -37,9 +38,9 @@ def table(plan, tasks: list[str], args, done) -> str:
             [
                 model.label,
                 f"{weights / 1e9:g}B" if weights else "size unknown",
-                f"{len(to_train)} of {len(tasks)}" if plan.training else "–",
+                f"{len(to_train)} of {len(asked)}" if plan.training else "–",
                 f"{hours:,.1f}" if weights else "–",
-                f"{len(to_ask)} of {len(tasks)}",
+                f"{len(to_ask)} of {len(asked)}",
                 f"{asking:,.1f}" if weights else "–",
             ]
         )

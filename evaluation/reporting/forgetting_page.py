@@ -7,6 +7,7 @@ import markupsafe
 
 from evaluation.reporting import curves
 from evaluation.reporting.formats import format_difference, format_interval, markdown_table, markdown_text
+from evaluation.reporting.intervals import DETECTABLE, detectable
 from evaluation.scoring import metrics
 
 TITLE = "Forgetting: general tasks before and after training"
@@ -17,6 +18,7 @@ COLUMNS = {
     "base": "of the base",
     "value": "of the model",
     "difference": "difference (95 % interval)",
+    "detectable": "detectable",
     "test": "right in one only, McNemar",
 }
 
@@ -76,6 +78,7 @@ def _rows(result: dict):
                 "base": format_interval(base["value"], base["low"], base["high"]),
                 "value": format_interval(value["value"], value["low"], value["high"]),
                 "difference": format_difference(difference),
+                "detectable": detectable(difference, paired=True),
                 "test": format_test(difference.get("mcnemar")),
             }
 
@@ -87,12 +90,14 @@ def _means(result: dict):
                 "task": "mean over tasks",
                 "model": one["name"],
                 "difference": format_difference(one["mean"]),
+                "detectable": detectable(one["mean"], paired=True),
             }
             yield dict.fromkeys(COLUMNS, "") | shown
 
 
 def _notes(result: dict):
     base = result["base"]["name"]
+    yield DETECTABLE
     for one in result["tuned"]:
         if one.get("published"):
             yield f"{one['name']} in the paper: {format_published(one['published'])}"
@@ -120,9 +125,10 @@ def summary(results: list[dict]) -> str:
             published = one.get("published")
             said = format_published(published) if published else "–"
             gate = ", ".join(sorted({finding["level"] for finding in one["gate"]})) or "passed"
-            rows.append([one["name"], result["base"]["name"], format_difference(one["mean"]), said, gate])
-    head = ["model", "base", "mean difference (95 % interval)", "in the paper", "gate"]
-    note = "The paper names neither the tasks nor the settings behind its figures.\n"
+            mean = format_difference(one["mean"]), detectable(one["mean"], paired=True)
+            rows.append([one["name"], result["base"]["name"], *mean, said, gate])
+    head = ["model", "base", "mean difference (95 % interval)", "detectable", "in the paper", "gate"]
+    note = f"The paper names neither the tasks nor the settings behind its figures. {DETECTABLE}\n"
     return f"# {TITLE}\n\n{markdown_table(head, rows)}\n{note}"
 
 

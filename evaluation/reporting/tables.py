@@ -20,8 +20,7 @@ from evaluation.reporting.formats import (
     markdown_text,
     printable,
 )
-from evaluation.reporting.intervals import with_width
-from evaluation.scoring.metrics import smallest_difference
+from evaluation.reporting.intervals import DETECTABLE, smallest, with_width
 
 PAPER = Path(__file__).resolve().parent / "paper_tables.json"
 TABLES = {4: "table4_supervised", 5: "table5_zero_shot", 6: "table6_ablation"}
@@ -31,9 +30,9 @@ TASK = {
     "mtsample": "mtsamples",
     "pubmed": "pubmed_summ",
 }  # names of paper_tables.json -> ours, where they differ
-METRIC = {("emrqa", "accuracy"): "exact_match"}
+METRIC = {("emrqa", "accuracy"): "exact_match", ("emrqa", "f1"): "word_f1"}
 LABELS = {
-    **{"accuracy": "accuracy", "macro_f1": "macro-F1", "exact_match": "exact match", "f1": "F1"},
+    **{"accuracy": "accuracy", "macro_f1": "macro-F1", "exact_match": "exact match", "word_f1": "word F1"},
     **{
         "rougeL": "ROUGE-L",
         "bertscore": "BERTScore",
@@ -88,10 +87,8 @@ def scores_table(models: list[dict], evaluations: dict, tasks: list[str]) -> lis
         best = max((c["value"] for c in cells if c and c["value"] is not None), default=None)
         for c in filter(None, cells):
             c["best"] = c["value"] is not None and c["value"] == best
-        found = [smallest_difference(c["low"], c["high"]) for c in cells if c]
-        smallest = max((d for d in found if d is not None), default=None)
         n = next(c["n"] for c in cells if c)
-        rows.append({"task": task, "metric": metric, "n": n, "smallest": smallest, "cells": cells})
+        rows.append({"task": task, "metric": metric, "n": n, "smallest": smallest(cells), "cells": cells})
     return rows
 
 
@@ -205,9 +202,12 @@ def format_cell(c: dict | None) -> str:
 
 
 def notes_below(table: dict) -> list[str]:
-    """Footnotes, and why values are withheld."""
+    """Footnotes, the smallest differences that our rows can show, and why values are withheld."""
+    found = [(f"{row['dataset']} {row['label']}", smallest(row["ours"])) for row in table["rows"]]
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in found if value is not None)
     notes = [f"({letter}) {text}" for letter, text in table["notes"].items()]
     notes += ["(*) cited by the paper from another one"] if table["cited"] else []
+    notes += [f"{DETECTABLE} Here: {shown}."] if shown else []
     return notes + [f"Withheld: {reason}." for reason in reasons(table)]
 
 

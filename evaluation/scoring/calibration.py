@@ -118,6 +118,7 @@ HEAD = (
     "confidence",
     "ECE",
     "Brier (95 % interval)",
+    "detectable",
     "AURC",
     "answerable",
 )
@@ -138,6 +139,7 @@ def table_row(task: str, model: str, entry: dict) -> tuple:
         rows,
         *(f"{entry[name]:.3f}" for name in ("accuracy", "confidence", "ece")),
         f"{brier['value']:.3f} ({brier['low']:.3f} to {brier['high']:.3f})",
+        f"{metrics.smallest_difference(brier['low'], brier['high']):.3f}",
         f"{entry['aurc']:.3f}",
         ", ".join(f"{share:.0%}" for share in entry["coverage_at"].values()),
     )

@@ -22,7 +22,7 @@ from evaluation.scoring import parsing
 NAMES = {
     "choice": ("accuracy", "macro_f1"),
     "labels": ("macro_f1", "micro_f1", "exact_match"),
-    "span": ("exact_match", "f1"),
+    "span": ("exact_match", "word_f1"),
     "entities": ("macro_f1", "micro_f1"),
     "summary": ("rouge1", "rouge2", "rougeL"),
     "number": ("accuracy",),
@@ -37,8 +37,10 @@ DRAWS = 1000  # bootstrap draws of every interval
 LEVEL = 0.95  # coverage of every interval
 
 
-# ---------------------------------------------------------------- span: SQuAD (Rajpurkar et al. 2016), words
-# as a multiset
+# ---------------------------------------------------------------- span
+# After SQuAD (Rajpurkar et al. 2016): words as a multiset, without case, punctuation and articles. Not equal
+# to it, hence the name word_f1: SQuAD deletes punctuation, so that 5.0 mg and 50 mg agree and x-ray is one
+# word; here a point between digits stays, and other punctuation parts words.
 span_tokens = parsing.span_tokens
 
 
@@ -125,12 +127,12 @@ def grade(row: dict, rouge: dict | None = None) -> dict:
     if scoring == "span":
         parsed = parsing.answer_part(output, parsing.NEXT_QUESTION)
         if not parsed:  # wrong, also where the gold answer has no words either ("-", "the")
-            return {"parsed": None, "score": {"exact_match": 0.0, "f1": 0.0}}
+            return {"parsed": None, "score": {"exact_match": 0.0, "word_f1": 0.0}}
         return {
             "parsed": parsed,
             "score": {
                 "exact_match": float(span_tokens(parsed) == span_tokens(gold)),
-                "f1": span_f1(parsed, gold),
+                "word_f1": span_f1(parsed, gold),
             },
         }
     if scoring == "entities":
@@ -208,7 +210,7 @@ def primary(rows: list[dict]) -> str:
     by_scoring = {
         "options": "accuracy",
         "labels": "macro_f1",
-        "span": "f1",
+        "span": "word_f1",
         "entities": "macro_f1",
         "summary": "rougeL",
         "number": "accuracy",

@@ -106,7 +106,7 @@ FAULTS = {
 }
 NOTES = {
     "i2b2": {"macro_f1": "a micro average, reported as macro (N1)"},
-    "emrqa": {"f1": "over characters (E1, E2)"},
+    "emrqa": {"word_f1": "F1 over characters (E1, E2)"},
     "ddi": {"macro_f1": "over five labels, DDI-false among them (D2)"},
     "hoc": {"macro_f1": "a label neither wanted nor given counts as 0 (H2)"},
     "pubmed_summ": {name: "a median of bootstrap means (S1)" for name in ("rouge1", "rouge2", "rougeL")},
@@ -392,8 +392,9 @@ def statistics(rows: list[dict]) -> dict:
     """As metrics.statistics, of rows with `paper`, the grade above: the paper's metrics of the task."""
     scoring, task = rows[0]["scoring"], rows[0]["task"]
     graded = [{**row, **row["paper"]} for row in rows]
-    if scoring in ("span", "summary"):
-        return {name: metrics.mean_of(graded, name) for name in metrics.names(graded)}
+    if scoring in ("span", "summary"):  # the paper's F1 of a span is beside our word_f1
+        own = {"word_f1": "f1"}
+        return {name: metrics.mean_of(graded, own.get(name, name)) for name in metrics.names(graded)}
     if scoring == "entities":
         counts = np.array([[row["score"][name] for name in TYPES] for row in graded], dtype=float).reshape(
             len(rows), -1

@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 
 import datasets
+from lm_eval.api.task import ConfigurableTask
 
 sys.path.append(
     str(Path(__file__).resolve().parents[2])
@@ -32,7 +33,7 @@ from evaluation.scoring.run_outputs import answers  # noqa: E402
 
 FEWSHOT_POOL = 1000  # training rows among which examples are chosen: the first of the file
 FIELDS = ("id", "task", "split", "scoring", "source", "license", "access", "prompt", "completion", "question")
-LISTS = ("choices", "options", "limits")
+LISTS = ("choices", "options", "limits", "history")
 
 
 def load(name: str, rows: str | None = None, option_prefix: str | None = None, **_) -> datasets.DatasetDict:
@@ -87,6 +88,33 @@ def _dataset(rows, option_prefix):
     return datasets.Dataset.from_dict(columns)
 
 
+class Conversation(ConfigurableTask):
+    """A task whose rows have turns before the prompt. Where the model has no chat template, or one without
+    a second turn, the conversation is one text, as `question` has it."""
+
+    def __init__(self, config):
+        super().__init__(config={key: value for key, value in config.items() if key != "class"})
+
+    def fewshot_context(
+        self,
+        doc,
+        num_fewshot,
+        system_instruction=None,
+        apply_chat_template=False,
+        fewshot_as_multiturn=False,
+        chat_template=None,
+        gen_prefix=None,
+    ):
+        if num_fewshot:
+            raise ValueError(f"{doc['task']}: conversations have no examples. Next: --num_fewshot 0")
+        turns = [*doc["history"], {"role": "user", "content": doc["prompt"].strip()}]
+        if not apply_chat_template:
+            return f"{doc['question']}\n\nassistant:"
+        if not fewshot_as_multiturn and doc["history"]:
+            turns = [{"role": "user", "content": doc["question"]}]
+        return chat_template(turns)
+
+
 def stock_prompt(row) -> str:
     """The prompt of a row of evaluation.stock, without the newline in which the prompt of every row ends."""
     return row["prompt"].removesuffix("\n")
@@ -131,6 +159,6 @@ def _over_all_rows(name):
 accuracy, accuracy_norm, macro_f1, micro_f1 = map(
     _over_all_rows, ("accuracy", "accuracy_norm", "macro_f1", "micro_f1")
 )
-exact_match, f1, rouge1, rouge2, rougeL = map(
-    _over_all_rows, ("exact_match", "f1", "rouge1", "rouge2", "rougeL")
+exact_match, word_f1, rouge1, rouge2, rougeL = map(
+    _over_all_rows, ("exact_match", "word_f1", "rouge1", "rouge2", "rougeL")
 )  # noqa: N816

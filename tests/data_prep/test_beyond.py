@@ -3,6 +3,7 @@
 import csv
 import json
 
+import pyarrow.parquet
 import pytest
 
 from data_prep import build_tasks
@@ -26,16 +27,31 @@ def publish(raw):
         {"id": "Text-0", "question": question, "options": ten, "label": "J"},
         {"id": "Text-1", "question": question + "?", "options": ten, "label": "K"},
     )
+    pictured = raw / "medxpertqa/MM/test.jsonl"  # the folder with pictures of the same set
+    lines(pictured, {"id": "MM-0", "question": question, "options": ten, "label": "J", "images": ["a.jpg"]})
+    options = {"A": "liver", "B": "heart", "C": UNKNOWN}
+    records = [
+        {"question": f"Q{i}?", "options": options, "answer_idx": letter} for i, letter in enumerate("ACB")
+    ]
+    (raw / "metamedqa").mkdir()
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist(records), raw / "metamedqa/test-00000-of-00001.parquet"
+    )
+    turns = ["My chest hurts.", "Since when?", "Since an hour."]
+    talk = [
+        {"role": role, "content": text}
+        for role, text in zip(("user", "assistant", "user"), turns, strict=True)
+    ]
+    rubric = [
+        {"criterion": "Advises to call an ambulance", "points": 7, "tags": ["axis:accuracy"]},
+        {"criterion": "Names a dose", "points": -3, "tags": []},
+    ]
+    record = {"prompt_id": "p1", "prompt": talk, "rubrics": rubric, "example_tags": ["theme:emergency"]}
     lines(
-        raw / "metamedqa/test.jsonl",
-        *(
-            {
-                "question": f"Q{i}?",
-                "options": {"A": "liver", "B": "heart", "C": UNKNOWN},
-                "answer_idx": letter,
-            }
-            for i, letter in enumerate("ACB")
-        ),
+        raw / "healthbench/2025_oss_eval.jsonl",
+        record,
+        record | {"prompt_id": "p2", "rubrics": rubric[1:]},  # nothing to earn
+        record | {"prompt_id": "p3", "prompt": talk[:2]},  # no question at the end
     )
     (raw / "careqa").mkdir()
     record = {"question": "Q?", "op1": "a", "op2": "b", "op3": "c", "op4": "d", "unique_id": "u"}
@@ -47,6 +63,7 @@ def publish(raw):
         rows = [
             ["1", "A man, 60.", "Clearance in mL/min?", "decimal", "100.0", "95.0", "105.0"],
             ["2", "A man.", "Score?", "integer", "3", "3", "3"],
+            ["5", "A man.", "Base excess?", "decimal", "-10", "-9.5", "-10.5"],
             ["3", "A woman.", "Due date?", "date", "05/13/2022", "05/13/2022", "05/13/2022"],
             ["4", "A woman.", "Gestational age?", "date", "('4 weeks', '3 days')", "", ""],
         ]
@@ -67,7 +84,8 @@ def test_records_become_rows_that_are_asked_and_kept_out_of_the_corpus(rows):
         "medxpertqa": 1,
         "metamedqa": 3,
         "careqa": 1,
-        "medcalc": 4,
+        "medcalc": 5,
+        "healthbench": 1,
     }
     (ten,) = made["medxpertqa"]
     assert ten["completion"] == "J" and len(ten["options"]) == 10 and "Answer Choices" not in ten["prompt"]
@@ -75,7 +93,15 @@ def test_records_become_rows_that_are_asked_and_kept_out_of_the_corpus(rows):
     assert "no question, an empty option, or an answer outside the options" in json.dumps(manifest["dropped"])
     assert manifest["access"] == "public" and manifest["licenses"] == ["MIT"]
     assert made["careqa"][0]["completion"] == "D"
-    assert [row.get("limits") for row in made["medcalc"]] == [[95.0, 105.0], [3.0, 3.0], None, None]
+    limits = [row.get("limits") for row in made["medcalc"]]
+    assert limits == [[95.0, 105.0], [2.5, 3.5], [-10.5, -9.5], None, None]
+    (talk,) = made["healthbench"]
+    assert talk["prompt"] == "Since an hour.\n" and [turn["role"] for turn in talk["history"]] == [
+        "user",
+        "assistant",
+    ]
+    assert talk["question"].endswith("assistant: Since when?\n\nuser: Since an hour.")
+    assert [item["points"] for item in talk["rubric"]] == [7, -3] and talk["tags"] == ["theme:emergency"]
     tasks = own_tasks.names(rows / "rows")
     assert {"medxpertqa", "medxpertqa_ll", "medxpertqa_letters_ll", "medcalc"} <= set(tasks)
     assert "medcalc_ll" not in tasks
@@ -84,7 +110,7 @@ def test_records_become_rows_that_are_asked_and_kept_out_of_the_corpus(rows):
 
 
 def test_a_number_is_right_within_its_limits(rows):
-    decimal, integer, day, weeks = read_jsonl(rows / "rows/medcalc/test.jsonl")
+    decimal, integer, _, day, weeks = read_jsonl(rows / "rows/medcalc/test.jsonl")
     for row, output, parsed, right in (
         (decimal, "The creatinine is 1.2, so the answer is 104.9 mL/min.", 104.9, 1),
         (decimal, "**95**", 95, 1),
@@ -92,6 +118,7 @@ def test_a_number_is_right_within_its_limits(rows):
         (decimal, "The values 98 and 99 fit.", None, 0),
         (decimal, "<think>The answer is 100", None, 0),
         (integer, "3 points", 3, 1),
+        (integer, "3.4", 3.4, 1),
         (integer, "Score: -3", -3, 0),
         (day, "It is 5/13/2022.", [5, 13, 2022], 1),
         (day, "05/13/2022 or 05/14/2022", None, 0),

@@ -73,6 +73,11 @@ def test_a_wrong_document_is_named_by_place_and_field(change, said):
         (ROW | {"split": "dev"}, "'split' is 'dev'"),
         (ROW | {"choices": []}, "needs 'choices'"),
         (ROW | {"question": "q", "options": ["a"]}, "'options' needs"),
+        (ROW | {"choices": ["no", "no"], "completion": "no"}, "a label twice"),
+        (
+            ROW | {"choices": ["①", "②"], "completion": "①", "question": "q", "options": ["a", "b"]},
+            "'①' is no letter or number",
+        ),
         (CHAT, "either 'prompt' and 'completion' or 'messages'"),
         (CHAT | {"messages": [{"role": "user", "content": "u"}]}, "must alternate"),
         (

@@ -136,6 +136,19 @@ def test_differences_are_paired_and_named(world):
     assert "All: Third minus First" in text and "†" in text, "tiny random models answer in no form"
 
 
+def test_a_model_has_no_cell_on_a_task_that_it_was_not_made_for(world, tmp_path):
+    plan = yaml.safe_load((world / "plan.yaml").read_text())
+    plan["models"][0]["tasks"] = ["medqa_ll"]
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    ablation.main(["--plan", str(tmp_path / "plan.yaml"), "--out", str(tmp_path / "out"), "--scored"])
+    result = result_of(tmp_path)
+    assert all(row["ours"][0] is None and row["ours"][1] for row in result["table"]["rows"])
+    compared = {line["task"] for line in result["differences"][0]["lines"] if line["n"]}
+    assert compared == {"medqa_ll"}, "to the first model"
+    differences = (tmp_path / "out/table6.md").read_text().split("## Differences")[1]
+    assert "| medqa_ll |" in differences and "mednli" not in differences, "no line without a difference"
+
+
 def test_what_is_done_is_not_done_again(world, monkeypatch, capsys):
     before = (world / "out/table6.json").read_bytes()
     with monkeypatch.context() as patch:

@@ -449,7 +449,7 @@ def test_top_k_of_two_models_from_the_command(tmp_path, capsys):
         "figure3.svg",
         "figure3.pdf",
     }
-    assert "| good   |" in capsys.readouterr().out and b"top-5" in first["figure3.svg"]
+    assert "| good       |" in capsys.readouterr().out and b"top-5" in first["figure3.svg"]
     judge.main([*runs, "--judge", "string", "--out", str(tmp_path / "judged")])
     second = {path.name: path.read_bytes() for path in (tmp_path / "judged").iterdir()}
     assert second.pop("summary.json") != first.pop("summary.json") and first == second, (

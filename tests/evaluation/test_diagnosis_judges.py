@@ -427,3 +427,23 @@ def test_a_rank_is_a_prediction_of_a_run(tmp_path):
     ):
         with pytest.raises(SystemExit, match=message):
             run(tmp_path, f"human:{rate(file, lines)}")
+
+
+def test_a_judge_is_asked_again_and_with_the_names_swapped(tmp_path):
+    """It takes the name that stands first for the right one if it begins with G: not the same when swapped."""
+    with FakeServer("judge-2026-01-02") as fake:
+        fake.reply = lambda prompt: "y" if "Predicted diagnosis: Gout" in prompt else "n"
+        spec, more = f"openai:judge-2026-01-02@{fake.url('chat')}", ("--again", "100")
+        (judged,) = run(tmp_path, spec, more=more)["judges"]
+        asked = len(fake.requests)
+        assert run(tmp_path, spec, more=more)["judges"][0]["again"] == judged["again"], "of the log"
+        assert asked == len(fake.requests) == 3 * judged["pairs"]
+        fake.refuse = lambda prompt: 400 if "True diagnosis: Pseudogout" in prompt else None
+        (tmp_path / "out" / "verdicts.jsonl").unlink()
+        (missing,) = run(tmp_path, spec, more=more)["judges"]
+    again, swapped = judged["again"]["again"], judged["again"]["swapped"]
+    assert (again["pairs"], again["changed"], again["missing"]) == (18, 0, 0) and again["high"] > 0
+    assert swapped["changed"] == 2 and swapped["value"] == pytest.approx(2 / 18), "Pseudogout, of two cases"
+    assert missing["again"]["swapped"]["missing"] == 2 and missing["again"]["swapped"]["changed"] == 0
+    table = (tmp_path / "out" / "summary.md").read_text()
+    assert "the two names swapped" in table and "| detectable " in table

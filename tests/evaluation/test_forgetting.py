@@ -594,7 +594,7 @@ def test_a_plan_measures_each_base_and_shows_the_papers_change_beside(world, cap
     forgetting.main(["--plan", str(plan), "--out", str(world / "planned"), *more])
     text = (world / "planned/forgetting.md").read_text()
     assert re.search(
-        r"\| tuned \| base \| [+-]0\.\d{3} \(.*\) \| -2\.7 %, medical to general text 19:1", text
+        r"\| tuned \| base \| [+-]0\.\d{3} \(.*\) \| 0\.\d{3} \| -2\.7 %, medical to general text 19:1", text
     )
     assert result_of(world, "planned/base")["tuned"][0]["published"]["points"] == -2.7
     assert "tuned in the paper: -2.7 %" in (world / "planned/base/forgetting.md").read_text()

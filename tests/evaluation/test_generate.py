@@ -549,7 +549,7 @@ def test_scores_are_deterministic_and_complete(world):
     assert {task: entry["primary"] for task, entry in scores.items()} == {
         "medqa": "accuracy",
         "medqa_ll": "accuracy",
-        "emrqa": "f1",
+        "emrqa": "word_f1",
         "i2b2": "macro_f1",
         "hoc": "macro_f1",
         "mimic_cxr": "rougeL",

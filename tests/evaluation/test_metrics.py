@@ -101,7 +101,7 @@ def test_span_scores_words_not_characters():
     assert metrics.span_f1("", "aspirin") == 0.0
     assert metrics.span_tokens("5.0 mg") != metrics.span_tokens("50 mg")
     row = {"id": "1", "scoring": "span", "completion": "chest pain", "output": "pain chest"}
-    assert metrics.grade(row)["score"] == {"exact_match": 0.0, "f1": 1.0}
+    assert metrics.grade(row)["score"] == {"exact_match": 0.0, "word_f1": 1.0}
 
 
 TYPES = ["problem", "treatment", "test"]

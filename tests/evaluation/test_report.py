@@ -98,8 +98,9 @@ def invented_runs(folder, ratio=1.0, tokens=(50, 60, 70, 80), blocks=("a", "a"))
 def invented_config(folder, margin=1.1, task="mednli", **changes):
     config = yaml.safe_load((REPO / "evaluation" / "claims" / "demo.yaml").read_text())
     for model in config["models"]:
-        model |= {"run": model["name"], "preset": "chat"}
+        model |= {"run": model["name"], "preset": "chat", "tasks": None}
     config["claims"] = [claim for claim in config["claims"] if claim["name"] != "supervised"]
+    config["baseline"] = "backbone"
     for claim in config["claims"]:
         claim.update(
             {"tasks": [task], "metric": "accuracy"} if claim["kind"] == "accuracy" else {"margin": margin}
@@ -177,6 +178,22 @@ def test_the_page_loads_nothing_escapes_texts_and_is_the_same_every_time(tmp_pat
     ]  # no MedNLI in Figure 2
     make_report(tmp_path)
     assert {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()} == before
+
+
+def test_a_model_is_not_printed_on_a_task_that_it_was_not_made_for(tmp_path):
+    """Its outputs may still decide a claim, which names them."""
+    invented_runs(tmp_path)
+    invented_config(tmp_path)
+    config = yaml.safe_load((tmp_path / "claims.yaml").read_text())
+    config["models"][0]["tasks"], config["baseline"] = ["medqa_ll"], "chat"
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump(config))
+    make_report(tmp_path)
+    text = (tmp_path / "report/report.md").read_text()
+    assert "Backbone was not made for mednli: its scores there are left out" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| mednli | macro_f1 | 40 | 0.")]
+    assert [cell.strip() for cell in line.split("|")][5] == "–" and "foundation minus backbone: +0.3" in text
+    differences = text.split("## Differences to Chat")[1].split("## ")[0]
+    assert "| Foundation |" in differences and "| Backbone |" not in differences
 
 
 def rows_on(folder):
@@ -651,7 +668,7 @@ def test_a_fine_tuned_model_has_scores_on_its_own_task_and_on_no_other(tmp_path,
     }
     assert ours["i2b2"].startswith("1.000") and ours["emrQA"] == "–"
     scores = text[text.index("## Scores") :].split("\n## ")[0]
-    assert re.search(r"\| emrqa \| f1 \| 1 \| 0\.\d+ \| 0\.000 [^|]*\| – \|", scores)
+    assert re.search(r"\| emrqa \| word_f1 \| 1 \| 0\.\d+ \| 0\.000 [^|]*\| – \|", scores)
     assert "task was fine-tuned on i2b2: its scores on emrqa are left out" in scores
     assert list(rows_on(tmp_path)["emrqa"]["outputs"]) == ["raw"]
 
