@@ -112,8 +112,7 @@ class Completions(TrainerCallback):
             except Exception as error:  # whatever a reward of the user does
                 raise Refused(
                     f"the reward '{name}' raised {type(error).__name__} on one of the rows "
-                    f"{', '.join(ids[:3])} ...; "
-                    "nothing was trained on it. Next: correct it, then the same command resumes"
+                    f"{', '.join(ids[:3])} ... Next: correct it, then the same command resumes"
                 ) from error
             log_metric(f"rewards/{name}/missing", sum(value is None for value in values))
             self.earned[name] = values
@@ -157,13 +156,11 @@ class GroupVariance(TrainerCallback):
             (e["step"], e["frac_reward_zero_std"]) for e in state.log_history if "frac_reward_zero_std" in e
         ]
         last = max((step for step, share in history if share < 1), default=0)
-        if state.global_step - last >= self.steps:
+        still = state.global_step - last
+        if still >= self.steps:
             raise Refused(
-                f"no group had any variance in the last {state.global_step - last} steps, so nothing was "
-                "trained in "
-                "them. Next: look at completions/; rows that the model sometimes answers, a higher "
-                "temperature, or "
-                "a reward with more than two values"
+                f"no group had any variance in the last {still} steps, so nothing was trained. "
+                "Next: rows that the model sometimes answers, or a higher temperature; see completions/"
             )
 
     def warn(self, state, kind, what):
@@ -190,9 +187,8 @@ class SamplerGap(TrainerCallback):
         limit = 1e-3 if next(model.parameters()).dtype == torch.float32 and not args.bf16 else 0.02
         if gap > 5 * limit and not state.global_step:
             raise Refused(
-                f"before step 1 sampler and trainer differ by {gap:.2g} nats a token (usual: below "
-                f"{limit:g}). Next: "
-                "lora_dropout 0 or disable_dropout true, another attn_implementation, or dtype float32"
+                f"before step 1 sampler and trainer differ by {gap:.2g} nats a token, not {limit:g}. "
+                "Next: lora_dropout 0, another attn_implementation, or dtype float32"
             )
         if gap > limit and state.is_world_process_zero:
             print(f"warning: step {state.global_step}: sampler and trainer differ by {gap:.2g} nats a token")
@@ -283,11 +279,9 @@ class SecondMeasure(TrainerCallback):
         error = (2 * seen[0] * (1 - seen[0]) / len(self.rows)) ** 0.5
         if len(seen) > 1 and now > before and seen[-1] < seen[0] - 2 * error:
             raise Refused(
-                f"the reward rose from {before:.3g} to {now:.3g} while held-out log-likelihood accuracy, "
-                "which it "
-                f"never saw, fell from {seen[0]:.3g} to {seen[-1]:.3g}: the policy learns the reward and not "
-                "the "
-                "answers. Next: look at completions/, a higher beta, or the last checkpoint before"
+                f"the reward rose from {before:.3g} to {now:.3g}, {self.KEY} fell from {seen[0]:.3g} to "
+                f"{seen[-1]:.3g}: the policy learns the reward and not the answers. "
+                "Next: look at completions/, a higher beta, or an earlier checkpoint"
             )
 
 

@@ -3,7 +3,8 @@
 A chat model answers each question several times; answers that earn more than the mean of their group become
 likelier. The paper names reinforcement learning as a next step and states no value.
 
-Reads   rows: a folder of data_prep.build_tasks, as DATA/tasks/medqa; model_name_or_path, a chat model
+Reads   rows: a folder of data_prep.build_tasks, as DATA/tasks/medqa, or of build_instructions whose rows can
+        be verified (rewards.VERIFIABLE); model_name_or_path, a chat model
 Writes  output_dir: adapter or model (safetensors), tokenizer, checkpoint-*/, trainer_state.json, run.json,
         completions/rank*.jsonl: every completion with what it earned, of the owner alone if credentialed
 
@@ -102,7 +103,7 @@ def main(args):
 def read_rows(path, conversation):
     """Rows of a JSON Lines file, in memory: credentialed text must not land in a cache. TRL keeps the name
     `completion` for what the model wrote, so the right answer is `answer`."""
-    kept, rows = ("id", "scoring", "choices", "options", "question"), []
+    kept, rows = ("id", "scoring", "choices", "options", "limits", "question"), []
     for number, line in enumerate(path.open("rb"), 1):
         try:
             row = json.loads(line)

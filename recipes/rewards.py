@@ -1,14 +1,15 @@
 """What a completion earns in recipes/grpo.py. Answers are read by the strict parser that scores evaluation
 (parsing.py, a link to evaluation/scoring/parsing.py), so that training and scoring cannot disagree.
 
-    answer       1 for the right answer of the row; 0 for a wrong one, for several, for none that can be read
+    answer       1 for the right answer, by the row's `scoring`: the choice, all the labels, the words of the
+                 span, a number within the limits; 0 for a wrong one, for several, for none
     format       1 if an answer can be read at all, right or wrong: give it a small weight, 0.1 or less
     overlong     0, and down to -1 in the last fifth before max_completion_length (TRL's, from DAPO)
     repetition   0, and down to -1 the more 3-grams repeat (TRL's)
     judge        1 or 0 as a model on your own server says, None if it cannot be asked or read
 
 A reward is a function (text, row) -> float or None; None is "could not be computed" and is left out, never 0.
-row: {"id", "scoring", "answer" (the right one), "choices", "options", "question"} of the row, and "asked".
+row: {"id", "scoring", "answer" (the right one), "choices", "options", "limits", "question"}, and "asked".
 Your own: a Python file with such functions as reward_file, their names in `rewards`.
 """
 
@@ -16,10 +17,18 @@ import importlib.util
 import json
 import urllib.request
 
-from parsing import NEXT_QUESTION, PARSER_VERSION, answer_part, parse_choice, parse_labels, span_tokens
+from parsing import (
+    NEXT_QUESTION,
+    PARSER_VERSION,
+    answer_part,
+    parse_choice,
+    parse_labels,
+    parse_number,
+    span_tokens,
+)
 from trl.rewards import get_repetition_penalty_reward, get_soft_overlong_punishment
 
-VERIFIABLE = ("choice", "labels", "span")  # scorings that `answer` can verify
+VERIFIABLE = ("choice", "labels", "span", "number")  # scorings that `answer` can verify
 NAMES = ("answer", "format", "overlong", "repetition", "judge")
 VERSIONS = {"parser": PARSER_VERSION}  # for run.json
 JUDGE_PROMPT = (
@@ -29,12 +38,15 @@ JUDGE_PROMPT = (
 
 
 def read(text, row):
-    """What `text` gives as its answer: a label, a set of labels, the words of a span; None if unreadable."""
+    """What `text` gives as its answer: a label, a set of labels, the words of a span, a number, a date; None
+    if unreadable."""
     if row["scoring"] == "choice":
         return parse_choice(text, row["choices"], row.get("options") or ())[0]
     if row["scoring"] == "labels":
         labels = parse_labels(text, row["choices"])
         return None if labels is None else frozenset(labels)
+    if row["scoring"] == "number":
+        return parse_number(text, dated=not row.get("limits"))
     part = answer_part(text, NEXT_QUESTION)
     return tuple(span_tokens(part)) if part else None
 
@@ -43,11 +55,16 @@ def right(row):
     """What `read` gives for the right answer."""
     if row["scoring"] == "labels":
         return frozenset(label.strip() for label in row["answer"].split(";") if label.strip())
+    if row["scoring"] == "number":
+        return parse_number(row["answer"], dated=True)
     return row["answer"] if row["scoring"] == "choice" else tuple(span_tokens(row["answer"]))
 
 
 def answer(text, row):
-    return float(read(text, row) == right(row))
+    found = read(text, row)
+    if row["scoring"] == "number" and row.get("limits"):
+        return float(found is not None and row["limits"][0] <= found <= row["limits"][1])
+    return float(found is not None and found == right(row))
 
 
 def format(text, row):

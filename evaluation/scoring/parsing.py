@@ -13,7 +13,7 @@ import os
 import re
 import unicodedata
 
-PARSER_VERSION = "2.1"
+PARSER_VERSION = "2.2"
 
 # ---------------------------------------------------------------- what of an output is the answer
 END = re.compile(r"</s>|<\|(?:im_end|eot_id|end|endoftext|end_of_text)\|>")
@@ -131,10 +131,11 @@ def parse_choice(text: str, choices: list[str], options: list[str] = ()) -> tupl
     """(the one label of `choices` that `text` gives as its answer, the rule that found it), or (None, why
     not): "empty", "no label", or "two labels" if a rule finds several. The first rule that finds any decides:
 
-      exact     the text, or its first line, is a label
+      exact     the text, or its first line, is a label; further lines that are another one make it two
       text      the text, its first line, or what follows "Answer:" is the text of one of `options`, which are
                 in the order of `choices`
-      cue       a label right after "the answer is", "Diagnosis:" and the like in the first line
+      cue       a label right after "the answer is", "Diagnosis:" and the like in the first line; the same
+                line again with another label makes it two
       boxed     LaTeX's \\boxed{}
       cue       ... in a conclusion ("Therefore, ...", "Final answer: ..."), else anywhere
       pick      "I choose B", "so C."
@@ -157,9 +158,9 @@ def parse_choice(text: str, choices: list[str], options: list[str] = ()) -> tupl
     labels = _labels(tuple(choices))
     first_line, last_line = text.partition("\n")[0], text.rpartition("\n")[2]
     for rule, answers in (
-        ("exact", lambda: [labels.alone(text), labels.alone(first_line)]),
+        ("exact", lambda: [labels.alone(text), *labels.listed(text)]),
         ("text", lambda: _option_text(text, first_line, choices, options)),
-        ("cue", lambda: labels.after_cue(first_line)),
+        ("cue", lambda: labels.after_first_cue(text)),
         ("boxed", lambda: labels.find(labels.boxed, text)),
         ("cue", lambda: labels.after_cue(text)),
         ("pick", lambda: labels.find(labels.picked, text, DOUBTS)),
@@ -264,6 +265,18 @@ class _Labels:
         bare = text.strip(" \t\n\"'`*_()[]{}<>$.:,;!?#-")
         bare = re.sub(r"(?i)^(?:option|choice|letter)\s[\"'`*_(\[]{0,4}(?=\w$)", "", bare)
         return self.aliases.get(_key(bare)) if "\n" not in bare else None
+
+    def listed(self, text):
+        """The labels that are lines of their own; none unless the first line is one."""
+        found = [self.alone(line) for line in text.split("\n")]
+        return found if found[0] else []
+
+    def after_first_cue(self, text):
+        """What follows a cue in the first line, and in lines that differ from it by their label alone."""
+        first, *lines = text.split("\n")
+        alike = [line for line in lines if self.part.sub("", line) == self.part.sub("", first)]
+        found = self.after_cue(first)
+        return found + [answer for line in alike for answer in self.after_cue(line)] if found else found
 
     def find(self, pattern, text, doubts=None):
         """What the matches of a pattern give as the answer, those aside that are denied or doubted."""
@@ -564,13 +577,18 @@ WEEKS = re.compile(r"(?i)(?<!\d)(\d{1,2})['\"]?\s?weeks?\W{1,6}(?:and\s)?['\"]?(
 def parse_number(text: str, dated: bool = False) -> float | list[int] | None:
     """The number that `text` gives: the last one said to be the answer or result, else the one it begins
     with, else the only one in it. `dated`: the day as [month, day, year], or [weeks, days]. None if there is
-    none, or several and none is said to be the answer."""
+    none, if it is denied or joined to another, or if there are several and none is said to be the answer."""
     text = answer_part(text, NEXT_QUESTION)
     if dated:
-        found = {match.groups() for pattern in (DATE, WEEKS) for match in pattern.finditer(text)}
-        return [int(part) for part in found.pop()] if len(found) == 1 else None
+        found = {m.groups(): m.start() for pattern in (DATE, WEEKS) for m in pattern.finditer(text)}
+        denied = any(NEGATES.search(_before(text, place)) for place in found.values())
+        return [int(part) for part in next(iter(found))] if len(found) == 1 and not denied else None
     said = RESULT.findall(text)
     first = re.match(rf"[\s\"'`*_$({{\[]{{0,9}}({FIGURE})", text)
-    every = set(re.findall(rf"(?<![\w./-]){FIGURE}", text))
-    found = said[-1] if said else first[1] if first else every.pop() if len(every) == 1 else None
+    every = {m[0]: m.start() for m in re.finditer(rf"(?<![\w./-]){FIGURE}", text)}
+    if first and re.match(rf"[^\n.]{{0,9}}?\s(?:or|and|to)\s{FIGURE}", text[first.end() :]):
+        return None
+    if not said and not first and any(NEGATES.search(_before(text, place)) for place in every.values()):
+        return None
+    found = said[-1] if said else first[1] if first else next(iter(every)) if len(every) == 1 else None
     return float(found.replace(",", "").replace("\u2212", "-")) if found else None

@@ -157,6 +157,8 @@ def test_a_reward_and_a_score_agree(modules):
     assert tried > 500
     labels = {"scoring": "labels", "choices": ["a", "b", "c"]}
     span = {"scoring": "span", "choices": None}
+    number = {"scoring": "number", "limits": [95.0, 105.0]}
+    day = {"scoring": "number"}
     for output, row, gold in (
         ("b; a", labels, "a;b"),
         ("a", labels, "a;b"),
@@ -165,9 +167,18 @@ def test_a_reward_and_a_score_agree(modules):
         ("50 mg dose", span, "5.0 mg dose"),
         ("-", span, "-"),
         ("", span, "-"),
+        ("The result is 104.9 mL/min.", number, "100"),
+        ("105.1", number, "100"),
+        ("98 or 99", number, "100"),
+        ("The answer is not 100.", number, "100"),
+        ("It is 5/13/2022.", day, "05/13/2022"),
+        ("5/13/2022 or 5/14/2022", day, "05/13/2022"),
+        ("", day, "none"),
     ):
         graded = metrics.grade(row | {"completion": gold, "output": output, "id": "x"})
-        assert modules.rewards.answer(output, row | {"answer": gold}) == graded["score"]["exact_match"]
+        scored = graded["score"].get("exact_match", graded["score"].get("accuracy"))
+        assert modules.rewards.answer(output, row | {"answer": gold}) == scored, output
+        assert modules.rewards.format(output, row) == float(graded["parsed"] is not None)
 
 
 def tried(modules, function=None, **changes):
@@ -187,6 +198,8 @@ def test_rewards_are_tried_before_the_first_step(modules):
     tried(modules)
     tried(modules, scoring="labels", answer="rash;cough", choices=["rash", "cough", "fever"])
     tried(modules, scoring="span", answer="5 mg", choices=None)
+    tried(modules, scoring="number", answer="17.2", choices=None, limits=[16.3, 18.1])
+    tried(modules, scoring="number", answer="05/13/2022", choices=None, limits=None)
     for lenient, said in (
         (lambda text, row: float("B" in text), "a text of .* made to deceive earns 1.0"),
         (lambda text, row: float(text.strip().endswith("B")), "made to deceive earns 1.0"),
