@@ -99,7 +99,7 @@ class HeldOut:
                     self.holders.setdefault(gram, []).append(len(self.items))
                 if grams:
                     self.items.append((name, len(grams)))
-            self.exact.update((_normal(item), name) for item in (row["prompt"], *bare, *long_answer))
+            self.exact.update((normal(item), name) for item in (row["prompt"], *bare, *long_answer))
             self.articles.update((article, name) for article in re.findall(r"PMC\d+", row["id"]))
 
     def _grams(self, text: str):
@@ -118,8 +118,8 @@ class HeldOut:
             else [row["prompt"], row["completion"]]
         )
         for text in texts:
-            if _normal(text) in self.exact:
-                return self.exact[_normal(text)], "exact"
+            if normal(text) in self.exact:
+                return self.exact[normal(text)], "exact"
         counts = collections.Counter()
         for gram in {gram for text in texts for gram in self._grams(text)}:
             counts.update(self.holders.get(gram, ()))
@@ -181,7 +181,7 @@ def build(
                 continue
             seen.add(content)
             available += 1
-            order = _order(seed, row["id"])
+            order = order_of(seed, row["id"])
             if wanted is not None and len(taken) == wanted and (not taken or order > -taken[0][0]):
                 continue  # would not be taken anyway, so it need not be compared with the evaluation rows
             given_away = held_out.find(row)
@@ -227,7 +227,7 @@ def build(
         outputs = []
         for split, rows in parts.items():
             if rows:
-                rows.sort(key=lambda row: _order(seed, row["id"]))
+                rows.sort(key=lambda row: order_of(seed, row["id"]))
                 write_jsonl(partial / f"{split}.jsonl", rows)
                 outputs.append(describe(partial, partial / f"{split}.jsonl", records=len(rows)))
         manifest = write_manifest(
@@ -276,7 +276,7 @@ def _prompt(row: dict) -> str:
     """The group of a row that names none: rows that ask the same."""
     messages = row.get("messages", ())
     asked = next((m["content"] for m in messages if m["role"] == "user"), None) if messages else row["prompt"]
-    return hashlib.sha256(_normal(asked).encode()).hexdigest()
+    return hashlib.sha256(normal(asked).encode()).hexdigest()
 
 
 def read_source(raw: Path, documents: Path | None, name: str, drops):
@@ -331,7 +331,8 @@ def signatures(folder: Path) -> list[dict]:
     )
 
 
-def _normal(text: str) -> str:
+def normal(text: str) -> str:
+    """`text` as it is compared with another: blind to case and white space."""
     return " ".join(text.split()).casefold()
 
 
@@ -340,7 +341,8 @@ def _content(row: dict) -> bytes:
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).digest()
 
 
-def _order(seed: int, row_id: str) -> int:
+def order_of(seed: int, row_id: str) -> int:
+    """The place of a row in the order that seed and id alone give: a larger size keeps the smaller one's."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{row_id}".encode()).digest())
 
 
@@ -348,11 +350,12 @@ def _order(seed: int, row_id: str) -> int:
 def read_plan(path: Path, known=instructions.NAMES) -> dict:
     """The plan of a YAML file; BadInput names the key that is unknown or of the wrong kind."""
     plan = load(path, InstructionPlan, example="data_prep/instructions/paper.yaml").model_dump()
-    _names(",".join(plan["sources"]), known, f"{path}: sources")
+    names_given(",".join(plan["sources"]), known, f"{path}: sources")
     return plan
 
 
-def _names(text: str, known, flag: str) -> list[str]:
+def names_given(text: str, known, flag: str) -> list[str]:
+    """The names of a list with commas, each once; BadInput if one is not in `known`."""
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -360,7 +363,8 @@ def _names(text: str, known, flag: str) -> list[str]:
     return names
 
 
-def _sizes(items: list[str], names: list[str]) -> dict:
+def sizes_given(items: list[str], names: list[str]) -> dict:
+    """{name: rows} of NAME=ROWS items."""
     sizes = {}
     for item in items:
         name, _, number = item.partition("=")
@@ -430,7 +434,7 @@ def main(argv=None) -> None:
         sources = (
             list(plan["sources"])
             if args.sources is None
-            else _names(args.sources, instructions.names(args.raw), "--sources")
+            else names_given(args.sources, instructions.names(args.raw), "--sources")
         )
         if args.task_rows and not args.task_rows.is_dir():
             raise BadInput(
@@ -442,10 +446,10 @@ def main(argv=None) -> None:
         folders = (
             sorted(path.name for path in args.task_rows.iterdir() if path.is_dir()) if args.task_rows else []
         )
-        task_names = _names(args.task_names, folders, "--task_names")
+        task_names = names_given(args.task_names, folders, "--task_names")
         if not sources and not task_names:
             raise BadInput(f"--sources: no source is named. Known: {', '.join(instructions.NAMES)}")
-        sizes = plan["sources"] | _sizes(args.size, sources + task_names)
+        sizes = plan["sources"] | sizes_given(args.size, sources + task_names)
         plan["sources"] = {name: sizes.get(name) for name in sources + task_names}
         plan["validation"] = plan["validation"] if args.validation is None else args.validation
         plan["seed"] = plan["seed"] if args.seed is None else args.seed

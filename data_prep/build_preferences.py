@@ -26,13 +26,13 @@ from pathlib import Path
 from data_prep import egress, preferences
 from data_prep.build_instructions import (
     HeldOut,
-    _names,
-    _normal,
-    _order,
-    _sizes,
     assign,
+    names_given,
+    normal,
+    order_of,
     read_task,
     signatures,
+    sizes_given,
 )
 from data_prep.files import check_out, one_sentence, sha256, whole_folder, write_jsonl
 from data_prep.manifest import Drops, describe, write_manifest
@@ -65,7 +65,7 @@ def build(raw, task_rows, plan: dict, task_names: list[str], out: Path) -> dict:
             elif max(map(len, (pair["prompt"], pair["chosen"], pair["rejected"]))) > plan["max_characters"]:
                 reason = f"longer than {plan['max_characters']:,} characters"
             elif key in directions:
-                same = directions[key] == _normal(pair["chosen"])
+                same = directions[key] == normal(pair["chosen"])
                 reason = "the same pair again" if same else "the same pair the other way round"
                 directions[key] = directions[key] if same else None
             elif given_away := held_out.find(texts_of(pair)):
@@ -78,8 +78,8 @@ def build(raw, task_rows, plan: dict, task_names: list[str], out: Path) -> dict:
             if pair["id"] in ids:
                 raise BadInput(f"{where}: this id is there twice. Next: look for a file that is there twice")
             ids.add(pair["id"])
-            directions[key] = _normal(pair["chosen"])
-            groups[pair["id"]] = group or _normal(pair["prompt"])
+            directions[key] = normal(pair["chosen"])
+            groups[pair["id"]] = group or normal(pair["prompt"])
             kept.append(pair)
         found[name] = (paths, kept, license, signed)
     for name, wanted in plan["sources"].items():
@@ -87,14 +87,14 @@ def build(raw, task_rows, plan: dict, task_names: list[str], out: Path) -> dict:
         for pair in [pair for pair in kept if directions[key_of(pair)] is None]:
             drops.add(name, "the same pair the other way round", f"{name}: {pair['id']}")
         kept = [pair for pair in kept if directions[key_of(pair)] is not None]
-        kept = sorted(kept, key=lambda pair: _order(plan["seed"], pair["id"]))[:wanted]
+        kept = sorted(kept, key=lambda pair: order_of(plan["seed"], pair["id"]))[:wanted]
         n_validation = assign(kept, groups, side, round(len(kept) * plan["validation"]))
         for pair in kept:
             split = side[groups[pair["id"]]]
             parts[split].append(pair | {"split": split})
         report[name] = {"taken": len(kept), "validation": n_validation, "length": lengths(kept)}
         if kept:
-            facts = {"license": license or kept[0]["license"]}
+            facts = {"license": license or "; ".join(sorted({pair["license"] for pair in kept}))}
             facts |= {"access": strictest(pair["access"] for pair in kept)}
             facts |= {"declassified": signed} if signed else {}
             inputs += [{"path": str(path), "sha256": sha256(path), **facts} for path in paths]
@@ -112,7 +112,7 @@ def build(raw, task_rows, plan: dict, task_names: list[str], out: Path) -> dict:
         outputs = []
         for split, pairs in parts.items():
             if pairs:
-                pairs.sort(key=lambda pair: _order(plan["seed"], pair["id"]))
+                pairs.sort(key=lambda pair: order_of(plan["seed"], pair["id"]))
                 write_jsonl(partial / f"{split}.jsonl", pairs)
                 outputs.append(describe(partial, partial / f"{split}.jsonl", records=len(pairs)))
         everything = [pair for pairs in parts.values() for pair in pairs]
@@ -139,7 +139,7 @@ def build(raw, task_rows, plan: dict, task_names: list[str], out: Path) -> dict:
 
 
 def key_of(pair: dict):
-    return _normal(pair["prompt"]), frozenset((_normal(pair["chosen"]), _normal(pair["rejected"])))
+    return normal(pair["prompt"]), frozenset((normal(pair["chosen"]), normal(pair["rejected"])))
 
 
 def texts_of(pair: dict) -> dict:
@@ -211,7 +211,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv=None) -> None:
     args = make_parser().parse_args(argv)
     with one_sentence():
-        sources = _names(args.sources, preferences.names(args.raw), "--sources")
+        sources = names_given(args.sources, preferences.names(args.raw), "--sources")
         if args.task_rows and not args.task_rows.is_dir():
             raise BadInput(
                 f"{args.task_rows}: no such folder. Next: python -m data_prep.build_tasks --raw RAW "
@@ -220,14 +220,14 @@ def main(argv=None) -> None:
         if args.task_names and not args.task_rows:
             raise BadInput("--task_names needs --task_rows, the folder that build_tasks wrote")
         folders = sorted(path.name for path in args.task_rows.iterdir()) if args.task_rows else []
-        task_names = _names(args.task_names, folders, "--task_names")
+        task_names = names_given(args.task_names, folders, "--task_names")
         if not sources and not task_names:
             raise BadInput(f"neither --sources nor --task_names. Known: {', '.join(preferences.NAMES)}")
         if not 0 <= args.validation < 1 or args.per_question < 1 or args.max_characters < 1:
             raise BadInput(
                 "--validation must be at least 0 and below 1, --per_question and --max_characters above 0"
             )
-        sizes = _sizes(args.size, sources + task_names)
+        sizes = sizes_given(args.size, sources + task_names)
         plan = {"sources": {name: sizes.get(name) for name in sources + task_names}}
         plan |= {key: getattr(args, key) for key in ("validation", "seed", "per_question", "max_characters")}
         build(args.raw, args.task_rows, plan, task_names, args.out)

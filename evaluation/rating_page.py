@@ -4,7 +4,8 @@
     evaluation.judge outputs/demo/diagnosis/chat outputs/other --judge string --judge human:ratings_AB.csv \
         --out outputs/judged
 
-Reads   RUN/diagnosis.jsonl, as evaluation.judge does
+Reads   RUN/diagnosis.jsonl, as evaluation.judge does; its CSVs are also pairs for recipes/dpo.py
+        (data_prep/preferences/rating_page.py)
 Writes  OUT            the page: opened from disk, it loads and sends nothing, keeps ratings in the browser,
                        exports a CSV
         OUT.key.json   seed, runs, and for each item of the page the ranks that models gave it; no text. Not
@@ -80,10 +81,13 @@ def contents(runs: dict, seed: int, limit: int | None = None) -> tuple[dict, dic
                     "text": row.get("question", row["prompt"]),
                     "diagnosis": row["completion"],
                     "synonyms": row.get("synonyms", []),
+                    "license": row["license"],
+                    "access": row["access"],
                     "predictions": {},
                 },
             )
-            access += [row["access"], row["model_access"]]
+            case["access"] = strictest([case["access"], row["model_access"]])
+            access.append(case["access"])
             for rank, name in enumerate(row["differential"] or (), 1):
                 item = prediction_id(row["id"], name)
                 case["predictions"].setdefault(item, {"item": item, "name": name})

@@ -96,6 +96,7 @@ OTHER_FORMS = [
 RAW_INSTRUCTIONS = {
     "alpaca": ["alpaca_data.json"], "dolly": ["databricks-dolly-15k.jsonl"], "flashcards": ["medical_meadow_wikidoc_medical_flashcards.json"],
     "guidelineqa": ["a.jsonl"], "healthcaremagic": ["a.json"], "icliniq": ["a.json"], "liveqa": ["TREC-2017-LiveQA-Medical-Train-1.xml"],
+    "medical_o1": ["medical_o1_verifiable_problem.json"],
     "medicationqa": ["MedInfo2019-QA-Medications.xlsx"], "medinstruct": ["MedInstruct-52k.json"], "mediqa2019": ["MEDIQA2019-Task3-QA-TrainingSet1.xml"],
     "mimic_classification": ["mimic_iii/NOTEEVENTS.csv"], "mimic_mortality": ["ADMISSIONS.csv", "PATIENTS.csv"],
     "mimic_qa": ["mimic_iv_note/discharge.csv"], "mimic_summarization": ["mimic_iii/NOTEEVENTS.csv"],

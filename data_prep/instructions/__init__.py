@@ -6,9 +6,9 @@ one that starts with an underscore is shared by several sources. A module's docs
 source, and the module has
     LICENSE, ACCESS      of the raw files
     files(folder)        the raw files that are read; BadInput if they are not in `folder`
-    read(folder, drops)  yield rows (schema.py) of task "instruction" and scoring "none", all of split
-                         "train": build_instructions holds some out. What is left out is counted in `drops` by
-                         reason. A row may say its `group`, a patient or a document: all rows of a group go to
+    read(folder, drops)  yield rows (schema.py) of task "instruction" and scoring "none", or one that a
+                         reward can verify, all of split "train": build_instructions holds some out.
+                         What is left out is counted in `drops` by reason. A row may say its `group`, a patient or a document: all rows of a group go to
                          the same split.
     FOLDER               optional: the folder below RAW that it reads, if that is not its own name ("." is RAW
                          itself)

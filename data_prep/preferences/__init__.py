@@ -3,7 +3,7 @@ recipes/dpo.py. The paper has none; it names feedback from people as a next step
 
 To add a source: one file here, found by its name, and one fixture in the tests. A module's docstring is the
 card of the source, and the module has
-    LICENSE, ACCESS      of the raw files
+    LICENSE, ACCESS      of the raw files; None if each pair states its own
     files(folder)        the raw files that are read; BadInput if they are not in `folder`
     read(folder, drops)  yield pairs without `split`. What is left out is counted in `drops` by reason. A pair
                          may say its `group`, as a prompt's id or a patient: all pairs of a group go to the

@@ -622,3 +622,22 @@ def test_real_articles_come_apart_again(tmp_path):
         "Background Polybrominated"
     )
     assert len(read("pmc_next_sentence", tmp_path)[0]) == 4
+
+
+def test_medical_o1_keeps_answers_that_can_be_compared(tmp_path):
+    question, answer = "Open-ended Verifiable Question", "Ground-True Answer"
+    records = [{question: "Which vitamin?", answer: " Vitamin C "}] * 2
+    records += [{question: "Why?", answer: "word " * 13}, {question: "How?", answer: "one\ntwo"}]
+    records += [{question: "What?", answer: ""}]
+    write(tmp_path / "medical_o1_verifiable_problem.json", json.dumps(records))
+    rows, dropped = read("medical_o1", tmp_path)
+    asked = "Answer the question. Reply with the answer alone, in a few words.\n\nWhich vitamin?\n"
+    assert pairs(rows) == [(asked, "Vitamin C")] and rows[0]["scoring"] == "span"
+    assert dropped == {
+        "answer of more than 12 words or one line": 2,
+        "empty question or answer": 1,
+        "exact duplicate": 1,
+    }
+    write(tmp_path / "medical_o1_verifiable_problem.json", '[{"Question": "?"}]')
+    with pytest.raises(BadInput, match="record 1: field 'Open-ended Verifiable Question' must be text"):
+        read("medical_o1", tmp_path)

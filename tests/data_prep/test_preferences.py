@@ -8,6 +8,8 @@ import yaml
 from data_prep import build_preferences, preferences
 from data_prep.files import BadInput
 from data_prep.schema import check_pair
+from evaluation import rating_page
+from evaluation.diagnosis.verdicts import prediction_id
 from tests.tiny_model import read_jsonl, rows_of, write_rows
 
 PAIR = {"id": "p", "split": "train", "prompt": "Fever?\n", "chosen": "Rest.", "rejected": "Run."}
@@ -140,6 +142,58 @@ def test_bad_input_is_one_sentence(root, tmp_path):
         check_pair({key: value for key, value in PAIR.items() if key != "rejected"}, "here")
     with pytest.raises(SystemExit, match="neither --sources nor --task_names"):
         build_preferences.main(["--out", str(tmp_path / "x")])
-    with pytest.raises(SystemExit, match="'nobody' is unknown. Known: ultramedical, ours"):
+    with pytest.raises(SystemExit, match="'nobody' is unknown. Known: rating_page, ultramedical, ours"):
         build(root, "x", "--sources", "nobody")
     assert preferences.names(None) == preferences.NAMES
+
+
+def test_clinicians_ratings_become_pairs(root, tmp_path):
+    """Of a page as evaluation.rating_page makes it, and two raters' exports."""
+    names = {"c0": ["Gout", "Pseudogout", "Cellulitis"], "c1": ["Rubella", "Measles"], "c2": ["Lymphoma"]}
+    rows = [
+        {"id": case, "prompt": f"Case {case}:\n", "question": f"What limps in {case}?", "completion": said[0]}
+        | {"license": "ours", "access": "gated", "model_access": "public", "differential": said}
+        for case, said in names.items()
+    ]
+    page, _ = rating_page.contents({"m": {"rows": rows, "facts": {"outputs_sha256": "0"}}}, 0)
+    folder = tmp_path / "raw/rating_page"
+    folder.mkdir(parents=True)
+    text = rating_page.TEMPLATE.read_text().replace("@DATA@", json.dumps(page).replace("<", "\\u003c"))
+    (folder / "rate.html").write_text(text)
+    verdicts = {
+        "AB": {"Gout": "y", "Pseudogout": "n", "Cellulitis": "n", "Rubella": "y", "Measles": "n"},
+        "CD": {"Gout": "y", "Pseudogout": "n", "Cellulitis": "u", "Rubella": "n", "Lymphoma": "y"},
+    }
+    for rater, given in verdicts.items():
+        lines = [
+            f'"{case}","{prediction_id(case, name)}","{rater}","{given[name]}"'
+            for case, said in names.items()
+            for name in said
+            if name in given
+        ]
+        lines += ['"c9","0000","AB","y"'] * (rater == "AB")
+        (folder / f"ratings_{rater}.csv").write_text("\n".join(["case_id,item,rater,match", *lines]) + "\n")
+    arguments = ["--raw", str(tmp_path / "raw"), "--sources", "rating_page", "--out"]
+    build_preferences.main([*arguments, str(tmp_path / "out"), "--validation", "0"])
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    pairs = read_jsonl(tmp_path / "out/train.jsonl")
+    assert sorted((pair["chosen"], pair["rejected"]) for pair in pairs) == [
+        ("Gout", "Cellulitis"),
+        ("Gout", "Pseudogout"),
+    ]
+    assert pairs[0]["prompt"] == "What limps in c0?\n\nWhat is the most likely diagnosis?\n"
+    assert counts(manifest, "rating_page") == {
+        "a rating of no page here": 1,
+        "a tie, or all unsure": 1,
+        "no diagnosis is rated right": 1,
+        "no diagnosis is rated wrong": 1,
+    }
+    assert manifest["access"] == "gated" and manifest["inputs"][0]["license"] == "ours"
+    (folder / "again.csv").write_text(
+        f'case_id,item,rater,match\n"c0","{prediction_id("c0", "Gout")}","AB","n"\n'
+    )
+    with pytest.raises(SystemExit, match="this rater said otherwise before. Next: keep the later export"):
+        build_preferences.main([*arguments, str(tmp_path / "no")])
+    (folder / "rate.html").write_text(text.replace('"license"', '"licence"'))
+    with pytest.raises(SystemExit, match="no rating page whose cases state license and access"):
+        build_preferences.main([*arguments, str(tmp_path / "no")])
