@@ -8,8 +8,8 @@ source, and the module has
     files(folder)        the raw files that are read; BadInput if they are not in `folder`
     read(folder, drops)  yield rows (schema.py) of task "instruction" and scoring "none", or one that a
                          reward can verify, all of split "train": build_instructions holds some out.
-                         What is left out is counted in `drops` by reason. A row may say its `group`, a patient or a document: all rows of a group go to
-                         the same split.
+                         What is left out is counted in `drops` by reason. A row may say its `group`, a
+                         patient or a document: all rows of a group go to the same split.
     FOLDER               optional: the folder below RAW that it reads, if that is not its own name ("." is RAW
                          itself)
     FROM_DOCUMENTS       optional: True if FOLDER is below the folder that build_documents wrote, not below
