@@ -12,7 +12,8 @@ Reads   the models (evaluation/models/registry.py: folders, or names of evaluati
 for another)
         the tasks' data, from DATA or else from the Hub (tasks/general.py: the harness's own definitions, and
         DATA's layout) validation.json and trainer_state.json of models that recipes/pretrain.py made, and of
-        --runs
+        --runs; with --blocks, a folder of build_blocks, perplexity is measured on its held-out blocks, of any
+        model
 Writes  OUT/forgetting.json, forgetting.md   for each task and model: accuracy, the difference to the base
 with its 95 % interval,
                               p-value and McNemar's exact test; the mean over tasks; perplexity ratios; tasks
@@ -43,8 +44,9 @@ import numpy as np
 
 from data_prep import egress
 from data_prep.files import check_folder, read_json, read_jsonl, replaced, whole_folder, write_jsonl
+from data_prep.manifest import read_manifest
 from data_prep.schema import BadInput, load, strictest
-from evaluation import generate
+from evaluation import block_losses, generate
 from evaluation.models.registry import Entry, asks_server, fingerprint, read_entry
 from evaluation.models.response_cache import Responses
 from evaluation.reporting import config, forgetting_page, tables
@@ -56,6 +58,7 @@ from evaluation.tasks import general
 
 PACKAGES = ("lm_eval", "torch", "transformers", "datasets", "numpy")
 SEED = 1234  # of the choice of examples: the harness's own
+BLOCKS = 200  # held-out blocks of each domain, for --blocks
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -68,6 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--tasks", help=f"comma-separated, of {', '.join(general.TASKS)}; default: general, the first seven")
     add("--data", type=Path, help="folder of the tasks' files (tasks/general.py); default: the Hub")
     add("--runs", type=Path, nargs="*", default=[], help="more pretraining runs, for the curves")
+    add("--blocks", type=Path, help="folder of build_blocks: measure perplexity on its held-out blocks")
     add("--gate", type=Path, help="YAML of limits, as evaluation/gates/default.yaml")
     add("--max_general_drop", type=float, help="accuracy, 0.02 is two points; instead of the gate's")
     add("--max_general_perplexity_ratio", type=float, help="tuned over base; instead of the gate's")
@@ -126,8 +130,12 @@ def measure(args, published: list[dict | None] = ()) -> dict:
     generate.check_backend(args)
     check_folder(args.out)
     entries = read_entries(args)
+    blocks = (
+        read_manifest(args.blocks, made_by="python -m data_prep.build_blocks -h") if args.blocks else None
+    )
+    of_blocks = [{"access": blocks["access"], "license": f"the data of {args.blocks}"}] if blocks else []
     for entry in entries.values():
-        generate.keep_on_site(None, entry, [])
+        generate.keep_on_site(None, entry, of_blocks)
     limits = gate.read_limits(
         args.gate, {name: getattr(args, name) for name in gate.NUMBERS}, list(entries)[1:]
     )
@@ -146,13 +154,23 @@ def measure(args, published: list[dict | None] = ()) -> dict:
         name: ask_model(args, name, entry, fingerprints[name], loaded, asked)
         for name, entry in entries.items()
     }
+    measured = {
+        name: perplexity_of(args, entry, fingerprints[name], blocks)
+        for name, entry in entries.items()
+        if blocks
+    }
     base, *tuned = (described_model(entries, fingerprints, answers, asked, name) for name in entries)
     for one, record in itertools.zip_longest(tuned, published):
         one |= differences_to(answers[base["name"]], answers[one["name"]], asked)
-        one["perplexity"] = perplexity_ratios(entries[one["name"]].path, entries[base["name"]].path)
+        one["perplexity"] = (
+            ratios_of(measured[one["name"]], measured[base["name"]])
+            if blocks
+            else perplexity_ratios(entries[one["name"]].path, entries[base["name"]].path)
+        )
         one["published"] = record
     metric = {task: facts["metric"] for task, facts in asked.items()}
     access = [entry.access for entry in entries.values()] + [curve["access"] for curve in curves]
+    access += [blocks["access"]] if blocks else []
     result = {
         "stage": "forgetting",
         "access": strictest(access),
@@ -163,6 +181,7 @@ def measure(args, published: list[dict | None] = ()) -> dict:
         "at_chance": [task for task in asked if at_chance(answers[base["name"]][task], metric[task])],
         "limit": args.limit,
         "chat_template": args.chat_template,
+        "blocks": str(args.blocks) if blocks else None,
         **generate.machine(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "seconds": round(time.time() - started, 1),
@@ -458,6 +477,31 @@ def described(difference: float, draws: np.ndarray, n: int) -> dict:
     return {"difference": difference, "low": low, "high": high, "p": metrics.p_value(draws)}
 
 
+def perplexity_of(args, entry: Entry, identity: str, blocks: dict) -> dict:
+    """{domain: {"nll", "tokens"}} of a model on the held-out blocks of --blocks, kept in OUT/.perplexity."""
+    key = {"model": identity, "blocks": [o["sha256"] for o in blocks["outputs"]], "dtype": args.dtype}
+    file = args.out / ".perplexity" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
+    if not file.is_file():
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(entry.path, dtype=args.dtype, trust_remote_code=False)
+        model.eval().to(generate.device_of(args, entry))
+        found = block_losses.of_domains(model, args.blocks, blocks, BLOCKS)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replaced(file, lambda path: path.write_text(json.dumps(found), encoding="utf-8"))
+    return read_json(file)
+
+
+def ratios_of(new: dict, old: dict) -> dict:
+    """{domain: ratio of perplexities, new over old}, with 95 % intervals over blocks."""
+    ratios = {}
+    for domain in sorted(set(new) & set(old)):
+        ratio, draws = metrics.ratio_of_perplexities(new[domain], old[domain])
+        low, high = metrics.interval(draws)
+        ratios[domain] = {"ratio": ratio, "low": low, "high": high, "blocks": len(new[domain]["tokens"])}
+    return ratios
+
+
 def perplexity_ratios(tuned: Path, base: Path) -> dict:
     """{domain: ratio of perplexities, tuned over base} on the blocks that both runs were validated on; {}
     where one was not."""
@@ -465,14 +509,8 @@ def perplexity_ratios(tuned: Path, base: Path) -> dict:
     if not all(file.is_file() for file in files):
         return {}
     new, old = map(read_json, files)
-    ratios = {}
-    for domain in sorted(set(new) & set(old)):
-        if not perplexity_curves.same_blocks(tuned, base, domain):
-            continue
-        ratio, draws = metrics.ratio_of_perplexities(new[domain], old[domain])
-        low, high = metrics.interval(draws)
-        ratios[domain] = {"ratio": ratio, "low": low, "high": high, "blocks": len(new[domain]["tokens"])}
-    return ratios
+    shared = {domain for domain in new if perplexity_curves.same_blocks(tuned, base, domain)}
+    return ratios_of({domain: new[domain] for domain in shared}, old)
 
 
 # ---------------------------------------------------------------- what is written

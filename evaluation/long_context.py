@@ -11,8 +11,9 @@ Writes  OUT/long_context.json   for each model: nats by position with 95 % inter
 Position counts from the beginning of the document, or of its piece, in the block. A needle is a sentence with
 a number of four digits among the notes of one invented patient, at a depth from 0 (first) to 1 (last); it is
 found where each token of the number is the most likely one. Numbers are drawn by the seed alone: models are
-compared on the same notes. RULER's tasks: lm_eval --tasks ruler. Prompts longer than the model's positions
-are asked too: what happens there is the question.
+compared on the same notes. With --old_length, the length before the extension, each later model's needles
+beyond it are compared with the first model's, in pairs. --ruler asks RULER's generated tasks (ruler.py).
+Prompts longer than the model's positions are asked too: what happens there is the question.
 """
 
 import argparse
@@ -29,11 +30,11 @@ from data_prep import egress
 from data_prep.files import whole_folder
 from data_prep.manifest import read_manifest
 from data_prep.schema import BadInput, strictest
-from evaluation import generate
+from evaluation import block_losses, generate, ruler
 from evaluation.models.registry import fingerprint, read_entry
 from evaluation.reporting import figures
 from evaluation.reporting.formats import markdown_table, markdown_text, printable
-from evaluation.reporting.intervals import DETECTABLE
+from evaluation.reporting.intervals import DETECTABLE, difference_with_width
 from evaluation.scoring import metrics
 
 NOTES = (
@@ -54,7 +55,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("--lengths", default="2048,4096,8192,16384", help="tokens of the needle's prompts, with commas")
     add("--depths", type=int, default=5, help="places of the needle, from the first to the last note")
     add("--repeats", type=int, default=10, help="needles of each length and depth")
-    add("--limit", type=int, default=200, help="held-out blocks of each domain")
+    add("--old_length", type=int, help="tokens: needles beyond it are compared with the first model's")
+    add("--ruler", default="", help=f"RULER's generated tasks, with commas: {', '.join(ruler.TASKS)}")
+    add("--limit", type=int, default=200, help="held-out blocks of each domain; examples of a RULER task")
     add("--dtype", default="auto", help="type of the weights; auto: as stored")
     add("--seed", type=int, default=0, help="of the invented notes")
     add("--out", type=Path, required=True)
@@ -85,6 +88,9 @@ def measure(args) -> dict:
         raise BadInput(f"--lengths {args.lengths}: whole numbers with commas. Next: 2048,4096") from None
     if lengths[0] < 64 or args.depths < 2 or args.repeats < 1 or args.limit < 1:
         raise BadInput("--lengths from 64, --depths from 2, --repeats and --limit from 1. Next: --help")
+    ruler.check([task for task in args.ruler.split(",") if task], lengths)
+    if args.old_length and (len(args.models) < 2 or args.old_length >= lengths[-1]):
+        raise BadInput("--old_length needs a second model and a longer length. Next: --help")
     entries = [read_entry(model) for model in args.models]
     if served := next((entry.name for entry in entries if entry.on_server), None):
         raise BadInput(
@@ -96,10 +102,12 @@ def measure(args) -> dict:
         generate.keep_on_site(
             None, entry, [{"access": manifest["access"], "license": f"the data of {args.blocks}"}]
         )
-    documents = held_out(args.blocks, manifest, args.limit) if args.blocks else []
+    documents = longest_documents(args.blocks, manifest, args.limit) if args.blocks else []
     models = [measure_model(entry, args, documents, lengths) for entry in entries]
     access = strictest([manifest["access"], *(entry.access for entry in entries)])
-    return {"access": access, "seed": args.seed, "blocks": args.blocks and str(args.blocks), "models": models}
+    found = {"seed": args.seed, "blocks": args.blocks and str(args.blocks), "old_length": args.old_length}
+    changes = [beyond(models[0], model, args.old_length) for model in models[1:] if args.old_length]
+    return {"access": access, **found, "models": models, "beyond": changes}
 
 
 def measure_model(entry, args, documents: list[np.ndarray], lengths: list[int]) -> dict:
@@ -117,50 +125,43 @@ def measure_model(entry, args, documents: list[np.ndarray], lengths: list[int]) 
     for length in lengths:
         for depth in np.linspace(0, 1, args.depths).tolist():
             asked = (needle(tokenizer, length, depth, f"{args.seed} {n}") for n in range(args.repeats))
-            found = sum(bool((ranks(model, ids, answer) == 0).all()) for ids, answer in asked)
+            each = [bool((ranks(model, ids, answer) == 0).all()) for ids, answer in asked]
+            found = sum(each)
             low, high = metrics.wilson(found, args.repeats)
-            cell = {"length": length, "depth": depth, "found": found, "asked": args.repeats}
+            cell = {"length": length, "depth": depth, "found": found, "asked": args.repeats, "each": each}
             needles.append(cell | {"low": low, "high": high})
     return {
         "model": printable(Path(entry.name).name),
         "fingerprint": fingerprint(entry),
         "positions": model.config.get_text_config().max_position_embeddings,
         "rope_parameters": model.config.get_text_config().rope_parameters,
-        "loss": by_position([losses(model, document) for document in documents]),
+        "loss": by_position([block_losses.losses(model, document) for document in documents]),
         "needles": needles,
+        "ruler": ruler.ask(model, tokenizer, [t for t in args.ruler.split(",") if t], lengths, args.limit),
+    }
+
+
+def beyond(first: dict, model: dict, old_length: int) -> dict:
+    """Needles longer than `old_length` that `model` finds and `first` does not: the paired difference."""
+    counts = [
+        [float(hit) for cell in one["needles"] if cell["length"] > old_length for hit in cell["each"]]
+        for one in (model, first)
+    ]
+    new, old = (np.array(one)[:, None] for one in counts)
+    difference, drawn = metrics.paired(new, old, lambda a, b, n: (a[..., 0] - b[..., 0]) / n)
+    low, high = difference_with_width(difference, *metrics.interval(drawn), len(new))
+    verdict = "shown" if low > 0 else "contradicted" if high < 0 else "not shown"
+    facts = {"found": float(new.mean()), "found_by_first": float(old.mean()), "asked": len(new)}
+    return {"model": model["model"], **facts, "difference": difference, "low": low, "high": high} | {
+        "verdict": verdict
     }
 
 
 # ---------------------------------------------------------------- loss by position
-def held_out(folder: Path, manifest: dict, limit: int) -> list[np.ndarray]:
-    """Token ids of the longest document (or piece) of up to `limit` validation blocks of each domain."""
-    import datasets
-
-    documents, left = [], dict.fromkeys(manifest["domains"], limit)
-    for output in (o for o in manifest["outputs"] if o["split"] == "validation"):
-        rows = datasets.Dataset.from_file(str(folder / output["path"])).with_format("numpy")
-        for row in rows.select(range(min(left[output["domain"]], len(rows)))):
-            ends = np.cumsum(row["seq_lengths"])
-            last = int(np.argmax(row["seq_lengths"]))
-            documents.append(
-                row["input_ids"][int(ends[last]) - int(row["seq_lengths"][last]) : int(ends[last])]
-            )
-            left[output["domain"]] -= 1
-    if not documents:
-        raise BadInput(f"{folder}: no validation blocks. Next: a mixture with a validation_share")
-    return [document for document in documents if len(document) > 1]
-
-
-def losses(model, ids: np.ndarray) -> np.ndarray:
-    """float64 [tokens - 1]: nats of each token after the first."""
-    import torch
-
-    ids = torch.from_numpy(ids.astype(np.int64))[None].to(model.device)
-    with torch.no_grad():
-        logits = model(ids, use_cache=False).logits[0, :-1]
-    parts = zip(logits.split(1024), ids[0, 1:].split(1024), strict=True)  # float32 of a part at a time
-    loss = torch.nn.functional.cross_entropy
-    return torch.cat([loss(a.float(), b, reduction="none") for a, b in parts]).double().cpu().numpy()
+def longest_documents(folder: Path, manifest: dict, limit: int) -> list[np.ndarray]:
+    """Token ids of the longest document, or piece, of each validation block."""
+    longest = [max(parts, key=len) for _, parts in block_losses.held_out(folder, manifest, limit)]
+    return [document for document in longest if len(document) > 1]
 
 
 def by_position(documents: list[np.ndarray]) -> list[dict]:
@@ -272,7 +273,8 @@ def drawings(result: dict) -> dict[str, figures.Drawing]:
 def section(result: dict) -> dict:
     """Both forms, for the report."""
     html = "".join(f'<figure class="scroll">{drawn}</figure>' for drawn in drawings(result).values())
-    html = markupsafe.Markup(f"<h2>Longer context</h2>\n<p>{ABOUT}</p>\n{html}")
+    said = "".join(f"<p>{markupsafe.escape(line)}</p>" for line in sentences(result))
+    html = markupsafe.Markup(f"<h2>Longer context</h2>\n<p>{ABOUT}</p>\n{said}{html}")
     return {"html": html, "markdown": markdown(result, "##")}
 
 
@@ -282,12 +284,32 @@ ABOUT = (
 )
 
 
+def sentences(result: dict) -> list[str]:
+    """What was found beyond the old length, and RULER's scores."""
+    first, lines = result["models"][0]["model"], []
+    percent = "{:.1f} %".format
+    for one in result["beyond"]:
+        found, theirs = percent(100 * one["found"]), percent(100 * one["found_by_first"])
+        low, high = f"{100 * one['low']:+.1f}", f"{100 * one['high']:+.1f}"
+        where = f"Beyond {result['old_length']:,} tokens, {one['asked']} needles"
+        lines.append(
+            f"{where}: {one['model']} finds {found}, {first} {theirs}; difference "
+            f"{100 * one['difference']:+.1f} points ({low} to {high}): {one['verdict']}."
+        )
+    for model in result["models"]:
+        for one in model["ruler"]:
+            value = f"{100 * one['value']:.1f} % ({100 * one['low']:.1f} to {100 * one['high']:.1f})"
+            lines.append(f"RULER {one['task']}, {one['length']:,} tokens, {model['model']}: {value}.")
+    return lines
+
+
 def spread(band: dict) -> str:
     return "" if band["low"] is None else f" ({band['low']:.3f} to {band['high']:.3f})"
 
 
 def markdown(result: dict, heading: str = "#") -> str:
     parts = [f"{heading} Longer context\n", f"{ABOUT}\n"]
+    parts += [f"{markdown_text(line)}\n" for line in sentences(result)]
     for model in result["models"]:
         name, lengths = markdown_text(model["model"]), sorted({cell["length"] for cell in model["needles"]})
         rows = []

@@ -228,7 +228,8 @@ def run_folder(args, model: dict) -> Path | None:
 
 def tasks_of(name: str, claims: list[dict]) -> str:
     """The tasks of a model that the claims are about, as --tasks has them."""
-    needed = [claim["tasks"] for claim in claims if name in (claim.get("better"), claim.get("worse"))]
+    roles = ("better", "worse", "new", "old")
+    needed = [claim.get("tasks") or () for claim in claims if name in map(claim.get, roles)]
     return ",".join(dict.fromkeys(task for tasks in needed for task in tasks)) or "TASKS"
 
 

@@ -3,7 +3,9 @@
 A claim of kind "accuracy" is the mean over its tasks of a metric's difference between two models, with a
 paired bootstrap over rows: "shown" if the 95 % interval lies above 0, "contradicted" if below, else "not
 shown". A claim of kind "margin" is the same of by how many nats the right answer is likelier than the
-likeliest wrong one (mean over rows). A claim of kind "perplexity" is a ratio on one domain of two models that
+likeliest wrong one (mean over rows). One of kind "kept" is that nothing is lost: the difference of "accuracy"
+between a new model and the old one, "shown" if its interval lies above minus the margin, "contradicted" if
+below. A claim of kind "perplexity" is a ratio on one domain of two models that
 were validated on the same blocks, with a paired bootstrap over them: "shown" if the interval ends at or below
 the margin, "contradicted" if it begins above it, else "not shown".
 """
@@ -24,6 +26,9 @@ def judge(claim: dict, runs: dict, evaluations: dict, answers: dict) -> dict:
     try:
         if claim["kind"] == "accuracy":
             return claim | judge_accuracy(claim, evaluations, answers)
+        if claim["kind"] == "kept":
+            roles = {"better": claim["new"], "worse": claim["old"]}
+            return claim | judge_accuracy(claim | roles, evaluations, answers, least=-claim["margin"])
         if claim["kind"] == "margin":
             return claim | judge_margin(claim, evaluations, answers)
         return claim | judge_perplexity(claim, runs)
@@ -33,7 +38,7 @@ def judge(claim: dict, runs: dict, evaluations: dict, answers: dict) -> dict:
         ) from error
 
 
-def judge_accuracy(claim: dict, evaluations: dict, answers: dict) -> dict:
+def judge_accuracy(claim: dict, evaluations: dict, answers: dict, least: float = 0.0) -> dict:
     differences, draws, parts, sizes = [], [], [], []
     for number, task in enumerate(claim["tasks"]):
         pair = [_answers(answers, evaluations, claim[role], task) for role in ("better", "worse")]
@@ -56,9 +61,10 @@ def judge_accuracy(claim: dict, evaluations: dict, answers: dict) -> dict:
         "estimate": estimate,
         "low": low,
         "high": high,
-        "reference": 0.0,
-        "verdict": "shown" if low > 0 else "contradicted" if high < 0 else "not shown",
-        "numbers": f"{claim['better']} minus {claim['worse']}: {numbers}",
+        "reference": least,
+        "verdict": "shown" if low > least else "contradicted" if high < least else "not shown",
+        "numbers": f"{claim['better']} minus {claim['worse']}: {numbers}"
+        + (f", margin {-least:g}" if least else ""),
         "detail": "; ".join(parts),
     }
 

@@ -44,6 +44,7 @@ class ReportedModel(Section):
 
 CLAIM_KEYS = {
     "accuracy": {"tasks", "metric", "better", "worse"},
+    "kept": {"tasks", "metric", "new", "old", "margin"},
     "margin": {"tasks", "better", "worse"},
     "perplexity": {"domain", "new", "old", "margin"},
 }
@@ -54,7 +55,7 @@ class Claim(Section):
 
     name: str
     statement: str
-    kind: Literal["accuracy", "margin", "perplexity"]
+    kind: Literal["accuracy", "kept", "margin", "perplexity"]
     tasks: Annotated[list[str], pydantic.Field(min_length=1)] | None = None
     metric: str | None = None
     better: str | None = None

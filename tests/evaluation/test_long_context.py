@@ -2,16 +2,25 @@
 
 import json
 import math
+import re
 import shutil
+import sys
+import types
+from importlib.machinery import ModuleSpec
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
-from evaluation import long_context, report
+from data_prep.schema import BadInput
+from evaluation import long_context, report, ruler
 from tests.lab import build_lab
 from tests.tiny_model import make_tokenizer
+
+TINY = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+TINY |= {"intermediate_size": 8, "vocab_size": 512, "max_position_embeddings": 2048}
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +77,18 @@ def test_the_command_and_its_place_in_the_report(lab, tmp_path):
         shutil.copytree(lab / "base", models[0])
     out = tmp_path / "long"
     arguments = ["--blocks", str(lab / "blocks"), "--lengths", "96,192", "--depths", "2", "--repeats", "2"]
-    long_context.main([*models, *arguments, "--out", str(out)])
+    long_context.main([*models, *arguments, "--old_length", "96", "--out", str(out)])
     result = json.loads((out / "long_context.json").read_text())
+    (change,) = result["beyond"]
+    assert change["asked"] == 4 and change["difference"] == 0 and change["verdict"] == "not shown"
+    assert "Beyond 96 tokens, 4 needles" in long_context.markdown(result)
     first, second = result["models"]
     assert first["needles"] == second["needles"] and first["loss"] == second["loss"]
     assert [cell["length"] for cell in first["needles"]] == [96, 96, 192, 192]
 
     model = AutoModelForCausalLM.from_pretrained(lab / "base").eval()
     manifest = json.loads((lab / "blocks/manifest.json").read_text())
-    documents = long_context.held_out(lab / "blocks", manifest, 200)
+    documents = long_context.longest_documents(lab / "blocks", manifest, 200)
     sums = []
     for ids in documents:
         tokens = torch.from_numpy(ids.astype(np.int64))[None]
@@ -97,8 +109,50 @@ def test_the_command_and_its_place_in_the_report(lab, tmp_path):
         )
 
 
+def test_needles_beyond_the_old_length_are_compared_in_pairs():
+    def model(name, *found):
+        cells = [{"length": length, "each": each} for length, each in zip((96, 192, 384), found, strict=True)]
+        return {"model": name, "needles": cells}
+
+    old = model("old", [True] * 4, [True, False, False, False], [False] * 4)
+    new = model("new", [False] * 4, [True] * 4, [True] * 4)
+    change = long_context.beyond(old, new, 96)
+    assert (change["found"], change["found_by_first"], change["difference"]) == (1.0, 0.125, 0.875)
+    assert change["low"] > 0.5 and change["verdict"] == "shown"
+    assert long_context.beyond(new, old, 96)["verdict"] == "contradicted"
+
+
+def test_ruler_is_asked_as_the_harness_defines_it_without_a_download(monkeypatch):
+    """One model answers right, as its answers are put into its mouth; no tokenizer is loaded by name."""
+    words = {"nouns": ["apple", "stone"], "adjectives": ["red", "old"], "verbs": ["go", "run"]}
+    fake = types.ModuleType("wonderwords")
+    fake.RandomWord = lambda: SimpleNamespace(_categories=words)
+    fake.__spec__ = ModuleSpec("wonderwords", None)
+    monkeypatch.setitem(sys.modules, "wonderwords", fake)
+    ruler.check(["niah_single_1"], [1024])
+    asked = []
+
+    def answers(self, requests, **kwargs):
+        prompts = [request.args[0] for request in requests]
+        asked.extend(prompts)
+        return [re.search(r"is: (\d+)", prompt)[1] if i % 2 else "none" for i, prompt in enumerate(prompts)]
+
+    monkeypatch.setattr("lm_eval.models.huggingface.HFLM.generate_until", answers)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**TINY))
+    (cell,) = ruler.ask(model, make_tokenizer(), ["niah_single_1"], [1024], 6)
+    assert (cell["task"], cell["length"], cell["asked"], cell["value"]) == ("niah_single_1", 1024, 6, 0.5)
+    assert cell["low"] < 0.5 < cell["high"] and len(asked) == 6 and "special magic number" in asked[0]
+    for tasks, lengths, said in (
+        (["niah_single_2"], [1024], "no generated task"),
+        (["ruler_vt"], [512], "from 1024"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            ruler.check(tasks, lengths)
+
+
 def test_bad_arguments_are_one_sentence(lab, tmp_path):
     for given, said in ((["--lengths", "many"], "whole numbers"), (["--lengths", "8"], "from 64"),
-                        (["--blocks", "nowhere"], "nowhere")):  # fmt: skip
+                        (["--blocks", "nowhere"], "nowhere"), (["--old_length", "64"], "needs a second model"),
+                        (["--ruler", "essays"], "no generated task 'essays'")):  # fmt: skip
         with pytest.raises(SystemExit, match=said):
             long_context.main([str(lab / "base"), *given, "--out", str(tmp_path / "out")])
