@@ -3,7 +3,7 @@
     python demo.py                   the whole chain; its last line names the report
     python demo.py chat_adapter      one stage, and the stages that it needs
     python demo.py hello             no training: two baselines on invented questions, scored, on a page
-    python demo.py --full            also every source and benchmark of the paper, and DPO and GRPO
+    python demo.py --full            also every source and benchmark of the paper, DPO, GRPO, longer context
     python demo.py --list            the stages with their commands; runs nothing
 
 A stage is the commands that you would type, and names the stages whose output it reads. Independent stages
@@ -186,20 +186,36 @@ FULL = [
             outputs/demo/alignment/evaluation/dpo outputs/demo/alignment/evaluation/grpo
         python -m evaluation.forgetting --base outputs/demo/chat --tuned outputs/demo/dpo outputs/demo/grpo \
             --data data/demo/raw/general_questions --tasks mmlu_answers \
-            --gate evaluation/gates/demo_alignment.yaml --batch_size 64 \
+            --blocks data/demo/blocks_general --gate evaluation/gates/demo_alignment.yaml --batch_size 64 \
             --out outputs/demo/alignment/forgetting
         python -m evaluation.report --config evaluation/claims/demo_alignment.yaml --runs outputs/demo \
             --evaluation outputs/demo/alignment/evaluation \
             --forgetting outputs/demo/alignment/forgetting/forgetting.json --show_texts \
             --out outputs/demo/alignment/report"""),
-    Stage("long_context", "the foundation model on longer blocks; its loss by position, needles", 120,
-          "data/demo/blocks_long outputs/demo/extended outputs/demo/long_context", "foundation", """
+    Stage("long_context", "the foundation model on longer blocks: what that adds, and what it costs", 150,
+          "data/demo/blocks_long outputs/demo/extended outputs/demo/long_context", "foundation tasks", """
         python -m data_prep.build_blocks --documents data/demo/clean --tokenizer data/demo/backbone_config \
             --mixture data_prep/mixtures/demo_long.yaml --out data/demo/blocks_long
         python recipes/pretrain.py --config recipes/configs/demo_extend.yaml
         python -m evaluation.long_context outputs/demo/foundation outputs/demo/extended \
-            --blocks data/demo/blocks_long --lengths 128,256,512 --depths 3 --repeats 5 \
-            --out outputs/demo/long_context"""),
+            --blocks data/demo/blocks_long --lengths 128,256,512 --depths 3 --repeats 5 --old_length 128 \
+            --out outputs/demo/long_context/needles
+        python -m evaluation.generate --model outputs/demo/foundation --rows data/demo/tasks --preset paper \
+            --tasks medqa_ll,mednli_ll,ddi_ll,mtsamples_ll --batch_size 64 \
+            --out outputs/demo/long_context/evaluation/foundation
+        python -m evaluation.generate --model outputs/demo/extended --rows data/demo/tasks --preset paper \
+            --tasks medqa_ll,mednli_ll,ddi_ll,mtsamples_ll --batch_size 64 \
+            --out outputs/demo/long_context/evaluation/extended
+        python -m evaluation.score outputs/demo/long_context/evaluation/foundation \
+            outputs/demo/long_context/evaluation/extended
+        python -m evaluation.forgetting --base outputs/demo/foundation --tuned outputs/demo/extended \
+            --data data/demo/raw/general_questions --tasks mmlu_answers --blocks data/demo/blocks \
+            --max_general_drop 0.05 --batch_size 64 --out outputs/demo/long_context/forgetting
+        python -m evaluation.report --config evaluation/claims/demo_extension.yaml --runs outputs/demo \
+            --evaluation outputs/demo/long_context/evaluation \
+            --forgetting outputs/demo/long_context/forgetting/forgetting.json \
+            --long_context outputs/demo/long_context/needles/long_context.json --show_texts \
+            --out outputs/demo/long_context/report"""),
 ]  # fmt: skip
 
 

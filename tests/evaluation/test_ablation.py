@@ -197,7 +197,7 @@ def test_the_plans_name_tasks_models_and_settings_that_exist(path):
     plan = load(path, config.Plan).model_dump()
     known = registry.families(sorted(registry.FOLDER.glob("*.yaml")))
     for model in plan["models"]:
-        assert model["model"].startswith("outputs/demo/") or model["model"] in known
+        assert model["model"].startswith("outputs/") or model["model"] in known
         arguments = [
             "--model",
             model["model"],

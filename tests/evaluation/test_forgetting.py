@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+import datasets
 import pytest
 import yaml
 
@@ -522,6 +523,36 @@ def test_a_base_at_chance_has_nothing_to_lose():
 
 
 # ---------------------------------------------------------------- perplexity, and the page
+def test_perplexity_of_any_model_on_held_out_blocks(world, tmp_path):
+    """--blocks: each document alone, whatever the runs logged; the same model twice is a ratio of exactly 1."""
+    ids = [5, 6, 7, 8, 9, 10, 5, 6, 7, 8]
+    rows = {"input_ids": [ids] * 3, "seq_lengths": [[6, 4], [10], [9]]}
+    (tmp_path / "blocks").mkdir()
+    writer = datasets.arrow_writer.ArrowWriter(path=str(tmp_path / "blocks/v.arrow"))
+    writer.write_table(datasets.Dataset.from_dict(rows).data.table)
+    writer.finalize()
+    output = {"split": "validation", "domain": "general", "path": "v.arrow", "sha256": "s", "records": 3}
+    manifest = {"stage": "build_blocks", "access": "gated", "arguments": {}, "inputs": [], "dropped": {}}
+    manifest |= {"domains": {"general": {}}, "outputs": [output]}
+    (tmp_path / "blocks/manifest.json").write_text(json.dumps(manifest))
+    forgetting.main(command(world, "measured", "--blocks", tmp_path / "blocks", "--limit", "2", tasks="mmlu"))
+    result = result_of(world, "measured")
+    assert result["access"] == "gated" and result["blocks"] == str(tmp_path / "blocks")
+    found = result["tuned"][0]["perplexity"]["general"]
+    assert found["blocks"] == 3 and found["low"] <= found["ratio"] <= found["high"]
+
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    nats = []
+    for name in ("tuned", "base"):
+        model = AutoModelForCausalLM.from_pretrained(world / name).eval()
+        parts = [torch.tensor([part]) for part in (ids[:6], ids[6:], ids, ids[:9])]
+        with torch.no_grad():
+            nats.append(sum(model(x, labels=x).loss.item() * (x.shape[1] - 1) for x in parts))
+    assert found["ratio"] == pytest.approx(math.exp((nats[0] - nats[1]) / (5 + 3 + 9 + 8)), rel=1e-4)
+
+
 def test_perplexity_ratio_and_curves(world, capsys):
     assert result_of(world)["tuned"][0]["perplexity"]["general"]["ratio"] == pytest.approx(math.exp(3 / 30))
     run = world / "run"

@@ -151,6 +151,19 @@ def test_verdicts_are_printed_as_they_come_out(tmp_path, capsys):
     invented_config(tmp_path, margin=1.02)
     make_report(tmp_path)
     assert "forgetting     contradicted" in capsys.readouterr().out
+    kept = {"kind": "kept", "statement": "Nothing is lost.", "tasks": ["mednli"], "metric": "accuracy"}
+    pairs = (("chat", "backbone_chat", 0.2), ("chat", "backbone_chat", 0.01), ("chat", "foundation", 0.01))
+    claims = [
+        kept | {"name": f"kept{n}", "new": new, "old": old, "margin": margin}
+        for n, (new, old, margin) in enumerate(pairs)
+    ]
+    invented_config(tmp_path)
+    config_file = yaml.safe_load((tmp_path / "claims.yaml").read_text()) | {"claims": claims}
+    (tmp_path / "claims.yaml").write_text(json.dumps(config_file))
+    make_report(tmp_path)
+    said = capsys.readouterr().out
+    for number, verdict in enumerate(("shown", "not shown", "contradicted")):
+        assert re.search(rf"kept{number} +{verdict} +chat minus .*, margin 0", said)
 
 
 @pytest.mark.guarantee("Evaluation", "The page loads nothing and is the same every time.")
