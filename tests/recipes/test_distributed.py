@@ -2,6 +2,7 @@
 same experiment as one process."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ from transformers import AutoModelForCausalLM
 from data_prep import build_blocks
 from tests.data_prep.test_blocks import MIXTURE
 from tests.lab import PRETRAIN, ROOT, SFT, build_lab, copied, ledger, losses, recipe, run_json, weights
+from tests.recipes.test_dpo import PLAIN
+from tests.recipes.test_dpo import lab as dpo_lab  # noqa: F401  a fixture: pairs and a chat model in the lab
 
 RUN = {
     **PRETRAIN,
@@ -191,18 +194,22 @@ def test_zero2(lab):
 @pytest.mark.guarantee(
     "Training", "A checkpoint saved under ZeRO-3, LoRA included, reloads with equal logits."
 )
+@pytest.mark.usefixtures("dpo_lab")
 def test_zero3_and_lora(lab):
+    """And DPO: policy and sharded reference agree before step 1."""
     assert recipe(lab, "sft", {**LORA, "output_dir": "lora_one"}) is None
     broken = {**BROKEN, "output_dir": "broken3"}
     runs = (
         ("pretrain", {**RUN, "output_dir": "zero3"}),
         ("sft", {**LORA, "output_dir": "lora_zero3"}),
+        ("dpo", {**PLAIN, "output_dir": "dpo_zero3"}),
         ("pretrain", broken, "nan on rank 1", 3),
     )
     code, output = launch(lab, "zero3_8gpu", *runs)
     assert code == 0, output
     stopped_by_nan(lab, "broken3", output)
     same_as_one(lab, "zero3")
+    assert losses(lab / "dpo_zero3")[0] == pytest.approx(math.log(2), abs=1e-3)
     one, two = weights(lab / "lora_one"), weights(lab / "lora_zero3")
     assert one.keys() == two.keys() and all(
         one[key].shape == two[key].shape and one[key].numel() for key in one
