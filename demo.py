@@ -192,7 +192,7 @@ FULL = [
             --evaluation outputs/demo/alignment/evaluation \
             --forgetting outputs/demo/alignment/forgetting/forgetting.json --show_texts \
             --out outputs/demo/alignment/report"""),
-    Stage("long_context", "the foundation model on longer blocks: what that adds, and what it costs", 150,
+    Stage("long_context", "the foundation model on longer blocks: what that adds, and what it costs", 240,
           "data/demo/blocks_long outputs/demo/extended outputs/demo/long_context", "foundation tasks", """
         python -m data_prep.build_blocks --documents data/demo/clean --tokenizer data/demo/backbone_config \
             --mixture data_prep/mixtures/demo_long.yaml --out data/demo/blocks_long
