@@ -201,10 +201,10 @@ FULL = [
             --blocks data/demo/blocks_long --lengths 128,256,512 --depths 3 --repeats 5 --old_length 128 \
             --out outputs/demo/long_context/needles
         python -m evaluation.generate --model outputs/demo/foundation --rows data/demo/tasks --preset paper \
-            --tasks medqa_ll,mednli_ll,ddi_ll,mtsamples_ll --batch_size 64 \
+            --tasks medqa_ll,mednli_ll,ddi_ll --batch_size 64 \
             --out outputs/demo/long_context/evaluation/foundation
         python -m evaluation.generate --model outputs/demo/extended --rows data/demo/tasks --preset paper \
-            --tasks medqa_ll,mednli_ll,ddi_ll,mtsamples_ll --batch_size 64 \
+            --tasks medqa_ll,mednli_ll,ddi_ll --batch_size 64 \
             --out outputs/demo/long_context/evaluation/extended
         python -m evaluation.score outputs/demo/long_context/evaluation/foundation \
             outputs/demo/long_context/evaluation/extended
