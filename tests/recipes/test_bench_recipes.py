@@ -30,6 +30,11 @@ def documents(tmp_path_factory):
     return folder
 
 
+def in_this_process(stage, **arguments):
+    main = importlib.import_module(f"data_prep.{stage}").main
+    main([str(part) for name, value in arguments.items() for part in (f"--{name}", value)])
+
+
 # ---------------------------------------------------------------- on a CPU
 def test_each_recipe_and_a_bare_loop_do_the_same_work(benches, documents, tmp_path, monkeypatch, capsys):
     bench, _ = benches
@@ -40,6 +45,7 @@ def test_each_recipe_and_a_bare_loop_do_the_same_work(benches, documents, tmp_pa
     monkeypatch.setattr(bench, "LONGEST", 256)
     monkeypatch.setattr(bench, "VOCABULARY", 400)
     monkeypatch.setattr(bench, "CONTEXTS", (256,))
+    monkeypatch.setattr(bench, "data_prep", in_this_process)
     results = tmp_path / "RESULTS.md"
     results.write_text("| run |\n")
     bench.main(
