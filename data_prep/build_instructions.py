@@ -459,5 +459,6 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    egress.isolate(sys.argv[1:], BadInput)
+    readers = {name: instructions.load(name) for name in instructions.NAMES}
+    egress.isolate(sys.argv[1:], BadInput, readers=readers)
     main()

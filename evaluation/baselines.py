@@ -16,6 +16,7 @@ import json
 import sys
 from pathlib import Path
 
+from data_prep import egress
 from data_prep.files import read_jsonl, sha256, whole_folder, write_jsonl
 from data_prep.schema import BadInput, strictest
 
@@ -78,6 +79,7 @@ def write_run(out: Path, name: str, tasks: dict[str, list[dict]]) -> None:
         "model": name,
         "name": name,
         "model_access": strictest(row["model_access"] for row in rows),
+        "egress": egress.wall(),
         "n": len(rows),
     }
     with whole_folder(out, mark="run.json") as folder:
@@ -97,4 +99,5 @@ def write_run(out: Path, name: str, tasks: dict[str, list[dict]]) -> None:
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

@@ -307,7 +307,13 @@ def ask_model(
     items = {task: [row for _, row in read_jsonl(folder / f"{task}.jsonl")] for task in kept} | made
     if made:
         tasks = kept | {task: {"key": keys[task], **facts[task]} for task in made}
-        run = {"stage": "forgetting", "model": str(entry.path), **origin, "tasks": tasks}
+        run = {
+            "stage": "forgetting",
+            "model": str(entry.path),
+            **origin,
+            "egress": egress.wall(),
+            "tasks": tasks,
+        }
         write_items(folder, run, items)
     states = (f"{task} {'asked' if task in made else 'already done'}" for task in loaded)
     print(f"{name}: {', '.join(states)}", flush=True)

@@ -422,7 +422,7 @@ def _strings(value):
             yield value
         elif isinstance(value, dict | list) and id(value) not in seen:  # aliases of YAML may repeat or nest
             seen.add(id(value))
-            waiting += value.values() if isinstance(value, dict) else value
+            waiting += [*value, *value.values()] if isinstance(value, dict) else value
 
 
 def _records(path):

@@ -69,6 +69,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING a
 from trl import get_training_chat_template
 from trl.chat_template_utils import has_generation_markers
 
+from recipes.egress import isolate
 from recipes.tools.plan import stage_of
 
 RECIPES = Path(__file__).resolve().parent.parent
@@ -1122,6 +1123,7 @@ def make_parser():
 
 
 if __name__ == "__main__":
+    isolate(sys.argv[1:], Failed)
     try:
         main(*make_parser().parse_known_args())
     except (Failed, OSError) as error:
