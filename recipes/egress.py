@@ -649,6 +649,12 @@ def safe_message(error):
     return LEFT_OUT
 
 
+def shown(error):
+    """The message of an exception, or what may be printed of it once this process may hold credentialed
+    text."""
+    return safe_message(error) if _blocked else str(error)
+
+
 def _names_in_code(trace):
     frames = [frame for frame, _ in traceback.walk_tb(trace)]
     return (*frames[-1].f_code.co_names, *frames[-1].f_code.co_varnames) if frames else ()

@@ -936,6 +936,27 @@ def test_a_traceback_quotes_no_record(route, printed):
     )
 
 
+def test_a_recipe_quotes_no_record_either_once_it_reads_rows():
+    """Errors of libraries and of the system are one sentence there, by its own excepthook."""
+    code = """
+import argparse, os, sys
+sys.path.insert(0, "recipes")
+import checks, egress, jinja2
+def say(text): raise jinja2.TemplateError(text)
+codes = "raise OSError(NOTE)", "open(NOTE + 'x' * 300)", "jinja2.Template('{{ say(m) }}').render(m=NOTE, say=say)"
+checks.one_sentence_errors(argparse.ArgumentParser())
+for number in range(2):
+    for code in codes:
+        try: exec(code, {"NOTE": "quillfever", "jinja2": jinja2, "say": say})
+        except Exception as error: sys.excepthook(type(error), error, error.__traceback__)
+    egress.block_egress(["T"], checks.Refused)
+    checks.one_sentence_errors()
+"""
+    said = run_code([sys.executable, "-c", code]).stderr.splitlines()
+    assert [line.startswith("error: ") for line in said] == [True] * 6, said
+    assert [MARK in line for line in said] == [True] * 3 + [False] * 3
+
+
 @pytest.mark.parametrize(
     "error",
     [
