@@ -23,7 +23,7 @@ from pathlib import Path
 import yaml
 
 from data_prep import egress, files
-from data_prep.schema import BadInput
+from data_prep.schema import ACCESS, BadInput
 from data_prep.sources import tables
 from data_prep.sources.raw_files import walk
 
@@ -173,7 +173,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("path", type=Path)
     parser.add_argument("--kind", choices=tables.KINDS, default="notes")
-    parser.add_argument("--access", choices=("public", "gated", "credentialed"), help=WHO.replace("%", "%%"))
+    parser.add_argument("--access", choices=ACCESS, help=WHO.replace("%", "%%"))
     parser.add_argument(
         "--license", default="not stated", help="in words: the agreement or license it is under"
     )

@@ -53,6 +53,7 @@ from urllib.parse import urlsplit
 import pydantic
 import yaml
 
+ACCESS = ("public", "gated", "credentialed")  # loosest first
 LOOKUPS = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo")
 EVENTS = ("socket.__new__", "socket.bind", "socket.connect", "socket.sendto", "socket.sendmsg", *LOOKUPS)
 INTERNET = (socket.AF_INET, socket.AF_INET6)
@@ -368,7 +369,7 @@ def wall():
 
 def access_of(arguments):
     """(strictest access class, agreements) that these arguments, their records and first rows state."""
-    order, access, terms = ("public", "gated", "credentialed"), "public", set()
+    access, terms = "public", set()
     if any(value in ("credentialed", "access=credentialed") for value in map(str, arguments)):
         access = "credentialed"  # said on the command line
     for path in _paths(arguments):
@@ -377,7 +378,7 @@ def access_of(arguments):
             for entry in entries:
                 for key in ("access", "model_access"):
                     given = entry.get(key)
-                    access = max(access, given if given in order else "public", key=order.index)
+                    access = max(access, given if given in ACCESS else "public", key=ACCESS.index)
                 if entry.get("access") == "credentialed" and isinstance(entry.get("license"), str):
                     terms.add(entry["license"])
             terms.update(map(str, record.get("agreements") or ()))

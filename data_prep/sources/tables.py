@@ -22,8 +22,9 @@ import openpyxl
 import pydantic
 from openpyxl.utils.exceptions import InvalidFileException
 
+from data_prep import egress
 from data_prep.files import open_bytes, open_text, read_jsonl, read_parquet, read_yaml
-from data_prep.schema import BadInput
+from data_prep.schema import Access, BadInput
 from data_prep.sources.raw_files import csv_records, files_below
 
 NAME = "source.yaml"
@@ -57,7 +58,7 @@ class Table(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid")
     license: Annotated[str, pydantic.Field(min_length=1)]
-    access: Literal["public", "gated", "credentialed"]
+    access: Access
     deidentified: Annotated[Literal["yes", "no", "unknown"], pydantic.BeforeValidator(_word)] = "unknown"
     table: str | None = None
     query: str | None = None
@@ -297,7 +298,9 @@ def _database(file: Path, table: str | None, query: str | None):
                 yield f"{file}: record {number}", dict(zip(names, cells, strict=True))
         connection.close()
     except (sqlite3.Error, duckdb.Error) as error:
-        raise BadInput(f"{file}: cannot be queried ({str(error).splitlines()[0]})") from error
+        # what could not be converted may be text of a record
+        said = egress.shown(error) if isinstance(error, duckdb.DataError) else str(error)
+        raise BadInput(f"{file}: cannot be queried ({said.splitlines()[0]})") from error
 
 
 def text(value) -> str:

@@ -69,7 +69,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING a
 from trl import get_training_chat_template
 from trl.chat_template_utils import has_generation_markers
 
-from recipes.egress import isolate, safe_message, shown
+from recipes.egress import ACCESS, isolate, safe_message, shown
 from recipes.tools.plan import stage_of
 
 RECIPES = Path(__file__).resolve().parent.parent
@@ -88,7 +88,6 @@ WHY = {  # the checks, in the order of the table
     "precision": "the step is lost in rounding: the loss is logged, and the weights do not change",
     "disk": "the run would stop at a checkpoint, hours from now",
 }
-ACCESS = ("public", "gated", "credentialed")
 STAGES = {  # module of its checks, of settings and model, of the data; what these say
     "dpo": ("alignment_checks", "check_dpo", "check_pairs", "answers end in EOS, prompts tokenize alike"),
     "grpo": ("reward_checks", "check_grpo", "check_rewards", "right answers earn 1, deceits 0"),
