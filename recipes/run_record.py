@@ -277,7 +277,7 @@ def access_of(data, models, arguments, rows=False):
     revision = arguments.get("model_revision")
     records = [(manifest, read_json(manifest), "missing")] if manifest.is_file() else []
     if rows:
-        silent = records[0][1].get("access", "missing") if records else given
+        silent = "missing" if records else given  # each row of data_prep states its class
         files = [path for path in data_files(data) if path.suffix == ".jsonl"]
         records += [(path, row, silent) for path in files for row in read_rows(path)]
     for model in models:

@@ -25,6 +25,7 @@ from openpyxl.utils.exceptions import InvalidFileException
 from data_prep import egress
 from data_prep.files import open_bytes, open_text, read_jsonl, read_parquet, read_yaml
 from data_prep.schema import Access, BadInput
+from data_prep.sources import sidecar
 from data_prep.sources.raw_files import csv_records, files_below
 
 NAME = "source.yaml"
@@ -170,11 +171,13 @@ def read_settings(path: str | Path, *kinds: str) -> Table:
             f"{found}: kind: must be {' or '.join(kinds)}. Next: python -m data_prep.describe {path}"
         )
     try:
-        return KINDS[given["kind"]](**given)
+        settings = KINDS[given["kind"]](**given)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or given["kind"]
         raise BadInput(f"{found}: {key}: {first['msg']}. Next: see data_prep/sources/tables.py") from error
+    places = [found] if path.suffix == ".txt" else [found, path]
+    return settings.model_copy(update=sidecar.kept_class({"access": settings.access}, *places))
 
 
 def described(raw: Path, *kinds: str) -> list[str]:
@@ -214,6 +217,7 @@ def rows(file: Path, settings: Table, drops=None, source: str = ""):
         )
     for where, row in itertools.chain(first, stream):
         if isinstance(row, dict):
+            sidecar.check_class(row, settings.access, where)
             yield where, dict.fromkeys(named) | row
         elif drops is not None:
             drops.add(source, "no JSON object", where, bad=True)
