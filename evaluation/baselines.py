@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from data_prep import egress
-from data_prep.files import read_jsonl, sha256, whole_folder, write_jsonl
+from data_prep.files import one_sentence, read_jsonl, sha256, whole_folder, write_jsonl
 from data_prep.schema import BadInput, strictest
 
 
@@ -28,12 +28,10 @@ def main(argv=None):
     parser.add_argument("--rows", type=Path, required=True, help="folder made by data_prep.build_tasks")
     parser.add_argument("--out", type=Path, required=True, help="folder of the two runs")
     args = parser.parse_args(argv)
-    try:
+    with one_sentence():
         tasks = multiple_choice(args.rows)
         for name, answer in (("majority", majority), ("chance", chance)):
             write_run(args.out / name, name, {task: answer(*rows) for task, rows in tasks.items()})
-    except BadInput as error:
-        sys.exit(f"error: {error}")
     print(f"wrote {args.out}: {', '.join(tasks)}. Next: python -m evaluation.score {args.out}/*")
 
 

@@ -21,28 +21,27 @@ def check_grpo(run, training, named):
         refuse_vllm()
     if training.log_completions:
         raise Refused(
-            "log_completions: True prints completions and sends them to trackers. Next: leave it out; "
-            "OUTPUT_DIR/completions/ has every one with what it earned"
+            "log_completions: True prints completions and sends them to trackers. "
+            "Next: leave it out; OUTPUT_DIR/completions/ has every one"
         )
     if uploads_of(vars(run)) and not run.allow_upload:
         raise Refused(
-            f"judge_url: {run.judge_url} is another machine, which would read every prompt and answer. Next: "
-            "a "
-            "judge on this machine, or allow_upload true"
+            f"judge_url: {run.judge_url} is another machine, which would read every answer. "
+            "Next: a judge on this machine, or allow_upload true"
         )
     known = rewards.NAMES + tuple(vars(load_rewards(run)) if run.reward_file else ())
     if unknown := [name for name in run.rewards if name not in known]:
         raise Refused(
-            f"rewards: no {unknown[0]}. Next: some of {', '.join(rewards.NAMES)}, or a function of "
-            "reward_file"
+            f"rewards: no {unknown[0]}. "
+            f"Next: some of {', '.join(rewards.NAMES)}, or a function of reward_file"
         )
     if "judge" in run.rewards and not (run.judge_url and run.judge_model):
         raise Refused("rewards: judge needs judge_url and judge_model. Next: name a server of yours")
-    if training.generation_batch_size % training.num_generations:
+    size, group = training.generation_batch_size, training.num_generations
+    if size % group:
         raise Refused(
-            f"a step of {training.generation_batch_size} completions is not a multiple of num_generations "
-            f"{training.num_generations}, so a group would be split. Next: global_batch_size "
-            f"{training.generation_batch_size // training.num_generations * training.num_generations}"
+            f"a step of {size} completions is not a multiple of num_generations {group}. "
+            f"Next: global_batch_size {size // group * group}"
         )
     check_chat_model(named, training, None, run.conversation)
     # TRL would print the whole row, text and all
@@ -51,11 +50,9 @@ def check_grpo(run, training, named):
     )
     reused = training.steps_per_generation * training.num_iterations
     if reused > training.gradient_accumulation_steps and training.process_index == 0:
+        steps = reused // training.gradient_accumulation_steps
         print(
-            "completions serve several steps: a checkpoint between two generations resumes with new ones, so "
-            "a "
-            f"resumed run is the same only if save_steps is a multiple of "
-            f"{reused // training.gradient_accumulation_steps}",
+            f"completions serve {steps} steps: only save_steps that {steps} divides resume to the same run",
             flush=True,
         )
 
@@ -67,8 +64,8 @@ def load_rewards(run):
         return rewards.load(run.reward_file)
     except Exception as error:  # whatever the file does when it is read
         raise Refused(
-            f"reward_file: {run.reward_file} cannot be loaded ({type(error).__name__}: {error}). Next: run "
-            "it alone"
+            f"reward_file: {run.reward_file} cannot be loaded ({type(error).__name__}: {error}). "
+            "Next: run it alone"
         ) from error
 
 
@@ -80,17 +77,17 @@ def refuse_vllm():
             found[name] = importlib.metadata.version(name)
     fits = "vllm" in found and tuple(map(int, found["transformers"].split(".")[:2])) < (5, 18)
     if not fits:
+        here = f"transformers {found['transformers']}, vllm {found.get('vllm', 'not installed')}"
         raise Refused(
-            f"use_vllm: TRL {found['trl']} takes {VLLM}, which wants transformers below 5.18; here are "
-            f"transformers {found['transformers']} and "
-            f"{'vllm ' + found['vllm'] if 'vllm' in found else 'no vllm'}. "
+            f"use_vllm: TRL {found['trl']} takes {VLLM}, which wants transformers below 5.18; here: {here}. "
             "Next: a second environment (pip install -r requirements-vllm.txt), or use_vllm false"
         )
 
 
 def check_rewards(trainer):
     """Refused unless, on up to ROWS training rows, the right answer earns 1 from `answer`, every other choice
-    0, and so do texts made to deceive: all labels, two answers, the prompt, unclosed thinking, brackets."""
+    0, and so do texts made to deceive: all labels in a line or on lines, two answers, a denied answer, the
+    prompt, unclosed thinking, brackets."""
     by_name = {f.__name__: f.per_row for f in trainer.reward_funcs if hasattr(f, "per_row")}
     rows = [trainer.train_dataset[i] for i in range(min(ROWS, len(trainer.train_dataset)))]
     if not rows:
@@ -99,21 +96,18 @@ def check_rewards(trainer):
         for row in rows:
             if row["scoring"] not in rewards.VERIFIABLE or not row["answer"].strip():
                 raise Refused(
-                    f"row {row['id']}: scoring '{row['scoring']}' has no answer that can be verified. Next: "
-                    "rows of "
-                    f"scoring {', '.join(rewards.VERIFIABLE)}, or rewards: [judge]"
+                    f"row {row['id']}: scoring '{row['scoring']}' has no answer that can be verified. "
+                    f"Next: rows of scoring {', '.join(rewards.VERIFIABLE)}, or rewards: [judge]"
                 )
         for number, row in enumerate(rows):
             for text, earned in trials(row, first=number == 0):
                 found = by_name["answer"](text, row)
                 if found != earned:
-                    what = (
-                        "the right answer" if earned else f"a text of {len(text)} characters made to deceive"
-                    )
+                    deceit = f"a text of {len(text)} characters made to deceive"
+                    what = "the right answer" if earned else deceit
                     raise Refused(
-                        f"row {row['id']}: {what} earns {found} from the reward 'answer', not {earned}. "
-                        "Next: look "
-                        "at the choices and the answer of that row"
+                        f"row {row['id']}: {what} earns {found}, not {earned}. "
+                        "Next: look at the choices and the answer of that row"
                     )
     for name, function in by_name.items():
         try:
@@ -137,9 +131,13 @@ def trials(row, first):
     deceits += ["[" * 100_000, "([{" * 33_000 + ")]}" * 33_000] if first else []
     if row["scoring"] == "choice":
         others = [choice for choice in choices if choice != gold]
-        deceits += [*others, " ".join(choices), ", ".join(choices)]
-        deceits += [f"The answer is {gold}. The answer is {other}." for other in others[:1]]
+        deceits += [*others, *(mark.join(choices) for mark in (" ", ", ", "\n", ".\n"))]
+        said = [f"The answer is {choice}." for choice in (gold, *others[:1])]
+        deceits += [mark.join(said) for mark in (" ", "\n") if others]
         deceits += [f"The answer is not {gold}."]
+    elif row["scoring"] == "number":
+        other = "987654.5" if row.get("limits") else "01/01/1801"
+        deceits += [f"The answer is not {gold}.", f"{gold} or {other}", f"It is {other} or {gold}."]
     elif row["scoring"] == "labels":
         deceits += ["; ".join(choices)] if rewards.right(row) != frozenset(choices) else []
         deceits += [choice for choice in choices if frozenset([choice]) != rewards.right(row)]
