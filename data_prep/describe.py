@@ -47,7 +47,7 @@ USUAL = {
     "id": ("id", "note_id", "document_id", "doc_id", "report_id", "row_id", "question_id", "accession"),
     "date": ("date", "note_date", "charttime", "chartdate", "datetime", "created", "timestamp"),
     "patient": ("patient_id", "patient", "subject_id", "person_id", "mrn", "pid"),
-    "prompt": ("prompt", "instruction", "question", "query"),
+    "prompt": ("prompt", "instruction", "question", "query", "q"),
     "input": ("input", "context"),
     "answer": (
         "answer",
@@ -59,6 +59,7 @@ USUAL = {
         "key",
         "label",
         "labels",
+        "a",
     ),
     "system": ("system", "system_prompt"),
     "conversations": ("conversations", "messages", "conversation"),

@@ -102,7 +102,7 @@ class Instructions(Table):
     @pydantic.model_validator(mode="after")
     def _complete(self):
         if bool(self.conversations) == bool(self.prompt and self.answer):
-            raise ValueError("needs the columns 'prompt' and 'answer', or 'conversations'")
+            raise ValueError("needs the columns of --prompt and --answer, or of --conversations")
         return self
 
 
