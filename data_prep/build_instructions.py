@@ -33,7 +33,7 @@ from data_prep import benchmarks, egress, instructions
 from data_prep.corpus.evaluation_items import item_name
 from data_prep.files import check_out, one_sentence, read_json, read_jsonl, sha256, whole_folder, write_jsonl
 from data_prep.manifest import Drops, check_listed, describe, write_manifest
-from data_prep.schema import BadInput, InstructionPlan, check_row, load, strictest
+from data_prep.schema import BadInput, InstructionPlan, check_row, class_of, load, strictest
 
 LABELLED = ("choice", "labels")  # scorings whose completions are labels, which rows of any text share
 
@@ -205,10 +205,7 @@ def build(
             "validation": n_validation,
         }
         if rows:
-            facts = {
-                "license": license or rows[0]["license"],
-                "access": strictest(row["access"] for row in rows),
-            }
+            facts = {"license": license or rows[0]["license"], "access": strictest(map(class_of, rows))}
             if name in task_names and (signed := signatures(task_rows / name)):
                 facts["declassified"] = signed
             inputs += [{"path": str(path), "sha256": sha256(path), **facts} for path in paths]
@@ -459,5 +456,6 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    egress.isolate(sys.argv[1:], BadInput)
+    readers = {name: instructions.load(name) for name in instructions.NAMES}
+    egress.isolate(sys.argv[1:], BadInput, readers=readers)
     main()

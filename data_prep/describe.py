@@ -23,7 +23,7 @@ from pathlib import Path
 import yaml
 
 from data_prep import egress, files
-from data_prep.schema import BadInput
+from data_prep.schema import ACCESS, BadInput
 from data_prep.sources import tables
 from data_prep.sources.raw_files import walk
 
@@ -47,7 +47,7 @@ USUAL = {
     "id": ("id", "note_id", "document_id", "doc_id", "report_id", "row_id", "question_id", "accession"),
     "date": ("date", "note_date", "charttime", "chartdate", "datetime", "created", "timestamp"),
     "patient": ("patient_id", "patient", "subject_id", "person_id", "mrn", "pid"),
-    "prompt": ("prompt", "instruction", "question", "query"),
+    "prompt": ("prompt", "instruction", "question", "query", "q"),
     "input": ("input", "context"),
     "answer": (
         "answer",
@@ -59,6 +59,7 @@ USUAL = {
         "key",
         "label",
         "labels",
+        "a",
     ),
     "system": ("system", "system_prompt"),
     "conversations": ("conversations", "messages", "conversation"),
@@ -173,7 +174,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("path", type=Path)
     parser.add_argument("--kind", choices=tables.KINDS, default="notes")
-    parser.add_argument("--access", choices=("public", "gated", "credentialed"), help=WHO.replace("%", "%%"))
+    parser.add_argument("--access", choices=ACCESS, help=WHO.replace("%", "%%"))
     parser.add_argument(
         "--license", default="not stated", help="in words: the agreement or license it is under"
     )

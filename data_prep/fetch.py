@@ -24,7 +24,7 @@ import urllib.parse
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated
 
 import httpx2
 import pydantic
@@ -33,7 +33,7 @@ from huggingface_hub.file_download import http_get
 from lxml import etree
 
 from data_prep.files import LONGEST_XML, read_yaml, sha256
-from data_prep.schema import BadInput
+from data_prep.schema import Access, BadInput
 from data_prep.sources.xml_text import SAFE
 
 CATALOGUE = Path(__file__).with_name("catalogue.yaml")
@@ -69,7 +69,7 @@ class File(Strict):
 
 class Entry(Strict):
     license: str
-    access: Literal["public", "gated", "credentialed"]
+    access: Access
     page: str
     count: int = 1
     listing: str | None = None

@@ -5,10 +5,11 @@
      "dropped": {source or task: {reason: {"count", "first": "file: record",
                                                   "where": the first 100 of them}}},
      "outputs": [{"path" (relative), "sha256", "records", "tokens"?, "domain"?}],
+     "egress"?: "namespace" | "hook", where the access class is credentialed (egress.py),
      "versions": {package: version}, ...}
 
 `access` is the strictest of the inputs'; `declassified` says who lowered one of them, and why
-(declassify.py). Nothing here depends on the time or the machine: same inputs and arguments, same bytes.
+(declassify.py). Nothing else depends on the time or the machine: same inputs and arguments, same bytes.
 """
 
 import collections
@@ -16,6 +17,7 @@ import importlib.metadata
 import json
 from pathlib import Path
 
+from data_prep import egress
 from data_prep.files import changed_since, read_json, sha256, sha256_of_all
 from data_prep.schema import BadInput, Manifest, mark_credentialed, parse, strictest
 
@@ -113,10 +115,12 @@ def write_manifest(
             )
     signed = [entry for given in inputs for entry in given.get("declassified", ())]
     signed = [entry for i, entry in enumerate(signed) if entry not in signed[:i]]
+    access = strictest(entry["access"] for entry in inputs)
     manifest = {
         "stage": stage,
-        "access": strictest(entry["access"] for entry in inputs),
+        "access": access,
         **({"declassified": signed} if signed else {}),
+        **({"egress": egress.wall()} if access == "credentialed" else {}),
         "licenses": sorted({entry["license"] for entry in inputs}),
         "arguments": arguments,
         "inputs": inputs,

@@ -114,10 +114,15 @@ def _fields(kind) -> tuple[dict, dict, dict]:
 _DOCUMENT, _ROW, _PAIR = _fields(Document), _fields(Row), _fields(Pair)
 
 
+def class_of(record: dict) -> str:
+    """The access class of a row: its own, or that of the model that wrote it if that is stricter."""
+    return egress.stricter(record, record["access"]) or record["access"]
+
+
 def mark_credentialed(record: dict) -> dict:
-    """Return `record`; if it is credentialed, this process reaches nothing beyond this machine from now on
-    (egress.py)."""
-    if record["access"] == "credentialed":
+    """Return `record`; if it, or the model that wrote it, is credentialed, this process reaches nothing
+    beyond this machine from now on (egress.py)."""
+    if class_of(record) == "credentialed":
         egress.block_egress([record["license"]], BadInput)
     return record
 

@@ -30,7 +30,7 @@ import sys
 from pathlib import Path
 
 from data_prep import egress
-from data_prep.files import read_json, sha256, whole_folder
+from data_prep.files import one_sentence, read_json, sha256, whole_folder
 from data_prep.schema import BadInput, load, strictest
 from evaluation import generate, score
 from evaluation.models.registry import asks_server
@@ -71,7 +71,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if not (args.cost or args.out):
         parser.error("--out is needed, or --cost")
-    try:
+    with one_sentence():
         plan = load(args.plan, config.Plan, example=EXAMPLE)
         if args.shots < 0:
             raise BadInput(f"--shots {args.shots}: must be 0 or more. Next: leave it out, or --shots 5")
@@ -88,8 +88,6 @@ def main(argv=None):
         result = measure(plan, tasks)
         text = markdown(result)
         write(args.out, result, text)
-    except BadInput as error:
-        sys.exit(f"error: {error}")
     print(f"{text}\nwrote {args.out / mark(result)}, .md, .csv and .tex", flush=True)
 
 

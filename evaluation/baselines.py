@@ -16,7 +16,8 @@ import json
 import sys
 from pathlib import Path
 
-from data_prep.files import read_jsonl, sha256, whole_folder, write_jsonl
+from data_prep import egress
+from data_prep.files import one_sentence, read_jsonl, sha256, whole_folder, write_jsonl
 from data_prep.schema import BadInput, strictest
 
 
@@ -27,12 +28,10 @@ def main(argv=None):
     parser.add_argument("--rows", type=Path, required=True, help="folder made by data_prep.build_tasks")
     parser.add_argument("--out", type=Path, required=True, help="folder of the two runs")
     args = parser.parse_args(argv)
-    try:
+    with one_sentence():
         tasks = multiple_choice(args.rows)
         for name, answer in (("majority", majority), ("chance", chance)):
             write_run(args.out / name, name, {task: answer(*rows) for task, rows in tasks.items()})
-    except BadInput as error:
-        sys.exit(f"error: {error}")
     print(f"wrote {args.out}: {', '.join(tasks)}. Next: python -m evaluation.score {args.out}/*")
 
 
@@ -78,6 +77,7 @@ def write_run(out: Path, name: str, tasks: dict[str, list[dict]]) -> None:
         "model": name,
         "name": name,
         "model_access": strictest(row["model_access"] for row in rows),
+        "egress": egress.wall(),
         "n": len(rows),
     }
     with whole_folder(out, mark="run.json") as folder:
@@ -97,4 +97,5 @@ def write_run(out: Path, name: str, tasks: dict[str, list[dict]]) -> None:
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

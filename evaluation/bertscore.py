@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 from data_prep import egress
-from data_prep.files import replaced, sha256
+from data_prep.files import one_sentence, replaced, sha256
 from data_prep.schema import BadInput
 from evaluation.scoring import parsing, run_outputs
 
@@ -45,7 +45,7 @@ def main(argv=None):
     parser.add_argument("--device", default=None, help="default: cuda if there is one, else cpu")
     parser.add_argument("--batch_size", type=int, default=32)
     args = parser.parse_args(argv)
-    try:
+    with one_sentence():
         encoder = None
         for folder in args.folders:
             rows_of = {
@@ -60,8 +60,6 @@ def main(argv=None):
             encoder = encoder or Encoder(args.model, args.layer, args.revision, args.device, args.batch_size)
             for task in summaries:
                 print(f"{folder.name}: {score_task(folder, task, rows_of[task], encoder)}", flush=True)
-    except BadInput as error:
-        sys.exit(f"error: {error}")
 
 
 def score_task(folder: Path, task: str, rows: list[dict], encoder: "Encoder") -> str:

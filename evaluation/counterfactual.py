@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import egress
-from data_prep.files import check_out, read_jsonl, replaced, sha256, whole_folder, write_jsonl
+from data_prep.files import check_out, one_sentence, read_jsonl, replaced, sha256, whole_folder, write_jsonl
 from data_prep.manifest import describe, write_manifest
 from data_prep.schema import BadInput, check_row, strictest
 from evaluation.diagnosis.differential import parse_differential
@@ -100,13 +100,11 @@ def main(argv=None):
     make.add_argument("--out", type=Path, required=True)
     commands.add_parser("compare", help="how much of the answers changed").add_argument("run", type=Path)
     args = parser.parse_args(argv)
-    try:
+    with one_sentence():
         if args.command == "make":
             write_swapped(args.cases, args.out)
         else:
             print(compare_run(args.run))
-    except BadInput as error:
-        sys.exit(f"error: {error}")
 
 
 def variants(row: dict) -> dict[str, dict]:

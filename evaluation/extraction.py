@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 from data_prep import egress
-from data_prep.files import check_out, read_jsonl, replaced, sha256, whole_folder, write_jsonl
+from data_prep.files import check_out, one_sentence, read_jsonl, replaced, sha256, whole_folder, write_jsonl
 from data_prep.manifest import describe, write_manifest
 from data_prep.schema import BadInput, check_document, strictest
 from evaluation.models.registry import fingerprint, read_entry
@@ -61,13 +61,11 @@ def main(argv=None):
     measured.add_argument("--batch_size", type=int, default=16)
     measured.add_argument("--out", type=Path, required=True, metavar="JSON")
     args = parser.parse_args(argv)
-    try:
+    with one_sentence():
         numbers = (vars(args).get(k) for k in ("number", "tokens", "batch_size", "limit"))
         if any(n is not None and n < 1 for n in [*numbers, *getattr(args, "prefixes", ())]):
             raise BadInput("numbers of texts, tokens and rows must be 1 or more. Next: correct it")
         make(args) if args.command == "make" else measure(args)
-    except BadInput as error:
-        sys.exit(f"error: {error}")
 
 
 def make(args) -> None:

@@ -43,7 +43,15 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import egress
-from data_prep.files import check_folder, read_json, read_jsonl, replaced, whole_folder, write_jsonl
+from data_prep.files import (
+    check_folder,
+    one_sentence,
+    read_json,
+    read_jsonl,
+    replaced,
+    whole_folder,
+    write_jsonl,
+)
 from data_prep.manifest import read_manifest
 from data_prep.schema import BadInput, load, strictest
 from evaluation import block_losses, generate
@@ -91,10 +99,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if bool(args.plan) == bool(args.base and args.tuned):
         parser.error("give --base and --tuned, or --plan")
-    try:
+    with one_sentence():
         results = measure_plan(args) if args.plan else [measure(args)]
-    except BadInput as error:
-        sys.exit(f"error: {error}")
     findings = [f for result in results for one in result["tuned"] for f in one["gate"]]
     if failed := [finding["sentence"] for finding in findings if finding["level"] == "failed"]:
         more = f" (and {len(failed) - 1} more)" if failed[1:] else ""
@@ -307,7 +313,13 @@ def ask_model(
     items = {task: [row for _, row in read_jsonl(folder / f"{task}.jsonl")] for task in kept} | made
     if made:
         tasks = kept | {task: {"key": keys[task], **facts[task]} for task in made}
-        run = {"stage": "forgetting", "model": str(entry.path), **origin, "tasks": tasks}
+        run = {
+            "stage": "forgetting",
+            "model": str(entry.path),
+            **origin,
+            "egress": egress.wall(),
+            "tasks": tasks,
+        }
         write_items(folder, run, items)
     states = (f"{task} {'asked' if task in made else 'already done'}" for task in loaded)
     print(f"{name}: {', '.join(states)}", flush=True)

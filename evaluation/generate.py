@@ -43,7 +43,8 @@ import time
 from pathlib import Path
 
 from data_prep import egress
-from data_prep.files import check_out, read_json, read_jsonl, sha256, whole_folder, write_jsonl
+from data_prep.files import check_out, one_sentence, read_json, read_jsonl, sha256, whole_folder, write_jsonl
+from data_prep.manifest import check_listed
 from data_prep.schema import BadInput, check_row, strictest
 from evaluation import own_tasks
 from evaluation.models.registry import Entry, asks_server, fingerprint, read_entry
@@ -141,10 +142,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv=None):
-    try:
+    with one_sentence():
         generate(make_parser().parse_intermixed_args(argv))
-    except BadInput as error:
-        sys.exit(f"error: {error}")
 
 
 def generate(args) -> None:
@@ -374,6 +373,7 @@ def read_rows(args, task: str) -> list[dict]:
     described = (TASKS / f"{task}.yaml").read_text(encoding="utf-8") if task in KNOWN else ""
     texts = "include: _likelihood.yaml" in described or own_tasks.twin(args.rows, task) == "_likelihood"
     wanted = "options" if texts else "choices"  # of a twin
+    check_listed(path)
     for number, row in read_jsonl(path):
         check_row(row, f"{path}: line {number}")
         if "prompt" not in row or row["scoring"] == "none":
@@ -395,6 +395,7 @@ def read_shots(args, task: str) -> list[dict]:
     from evaluation.tasks.mibe import FEWSHOT_POOL
 
     path = rows_file(args, task, "train")
+    check_listed(path)
     return [
         check_row(row, f"{path}: line {number}")
         for number, row in itertools.islice(read_jsonl(path), FEWSHOT_POOL)

@@ -35,7 +35,7 @@ import sys
 from pathlib import Path
 
 from data_prep import egress
-from data_prep.files import check_folder, sha256
+from data_prep.files import check_folder, one_sentence, sha256
 from data_prep.schema import BadInput, strictest
 from evaluation.diagnosis import judges, ratings, section, statistics
 from evaluation.diagnosis.differential import PARSER_VERSION, parse_differential
@@ -86,10 +86,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv=None):
     args = make_parser().parse_args(argv)
-    try:
+    with one_sentence():
         summary = judge_runs(args)
-    except BadInput as error:
-        sys.exit(f"error: {error}")
     print(section.markdown(summary), flush=True)
     print(f"wrote {args.out}: summary.json, summary.md, judged.jsonl, verdicts.jsonl", flush=True)
 

@@ -27,7 +27,7 @@ import markupsafe
 import numpy as np
 
 from data_prep import egress
-from data_prep.files import whole_folder
+from data_prep.files import one_sentence, whole_folder
 from data_prep.manifest import read_manifest
 from data_prep.schema import BadInput, strictest
 from evaluation import block_losses, generate, ruler
@@ -66,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv=None):
     args = make_parser().parse_args(argv)
-    try:
+    with one_sentence():
         result = measure(args)
         with whole_folder(args.out, mark="long_context.json") as folder:
             if result["access"] == "credentialed":
@@ -76,8 +76,6 @@ def main(argv=None):
             (folder / "long_context.md").write_text(markdown(result), encoding="utf-8")
             for name, drawn in drawings(result).items():
                 drawn.save(folder / f"{name}.svg")
-    except BadInput as error:
-        sys.exit(f"error: {error}")
     print(f"{markdown(result)}\nwrote {args.out / 'long_context.json'}", flush=True)
 
 

@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 from data_prep import egress
-from data_prep.files import check_folder, replaced
+from data_prep.files import check_folder, one_sentence, replaced
 from data_prep.schema import BadInput, strictest
 from evaluation.diagnosis.verdicts import hashed, prediction_id
 from evaluation.generate import check_numbers
@@ -44,7 +44,7 @@ def main(argv=None):
         help="so many cases, drawn by the seed: to measure how far a judge agrees with a clinician",
     )
     args = parser.parse_args(argv)
-    try:
+    with one_sentence():
         check_numbers(args)
         check_folder(args.out.parent)
         if args.out.is_dir():
@@ -52,15 +52,13 @@ def main(argv=None):
                 f"{args.out}: is a folder, and the page is a file. Next: --out {args.out}/rate.html"
             )
         page, key = contents(read_runs(args.folders), args.seed, args.limit)
-    except BadInput as error:
-        sys.exit(f"error: {error}")
-    data = json.dumps(page, separators=(",", ":")).replace("<", "\\u003c")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    for path, text in (  # its owner's alone where read_runs has closed this process
-        (args.out, TEMPLATE.read_text(encoding="utf-8").replace("@DATA@", data)),
-        (args.out.with_name(f"{args.out.name}.key.json"), json.dumps(key, indent=1)),
-    ):
-        replaced(path, lambda partial, text=text: partial.write_text(text, encoding="utf-8"))
+        data = json.dumps(page, separators=(",", ":")).replace("<", "\\u003c")
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        for path, text in (  # its owner's alone where read_runs has closed this process
+            (args.out, TEMPLATE.read_text(encoding="utf-8").replace("@DATA@", data)),
+            (args.out.with_name(f"{args.out.name}.key.json"), json.dumps(key, indent=1)),
+        ):
+            replaced(path, lambda partial, text=text: partial.write_text(text, encoding="utf-8"))
     n = sum(len(case["predictions"]) for case in page["cases"])
     print(
         f"wrote {args.out}: {len(page['cases'])} cases, {n} predictions, access {page['access']}; "

@@ -30,7 +30,7 @@ import jinja2
 import markupsafe
 
 from data_prep import egress
-from data_prep.files import check_out, read_json, whole_folder
+from data_prep.files import check_out, one_sentence, read_json, whole_folder
 from data_prep.schema import BadInput, load, strictest
 from evaluation import long_context, rubrics, score
 from evaluation.diagnosis import section as diagnosis_page
@@ -79,7 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv=None):
     args = make_parser().parse_args(argv)
-    try:
+    with one_sentence():
         check_out(args.out, "report.html")
         page = read_page(args)
         with whole_folder(args.out, mark="report.html") as folder:
@@ -88,8 +88,6 @@ def main(argv=None):
             write(folder, page)
         if args.picture and page["overview"]:
             page["overview"].save(args.picture, background="white")
-    except BadInput as error:
-        sys.exit(f"error: {error}")
     for claim in page["claims"]:
         print(f"{claim['name']:14} {claim['verdict']:13} {claim['numbers']}", flush=True)
     print(f"wrote {args.out / 'report.html'}, report.md, tables.csv and tables.tex", flush=True)

@@ -31,7 +31,7 @@ import sys
 from pathlib import Path
 
 from data_prep import egress
-from data_prep.files import read_json, read_jsonl, replaced, sha256, write_jsonl
+from data_prep.files import one_sentence, read_json, read_jsonl, replaced, sha256, write_jsonl
 from data_prep.schema import BadInput
 from evaluation.scoring import calibration, metrics, parsing, reference_scorer, run_outputs
 
@@ -94,7 +94,7 @@ def main(argv=None):
         help="keep the texts of credentialed rows; such files stay on the site",
     )
     args = parser.parse_args(argv)
-    try:
+    with one_sentence():
         for folder in dict.fromkeys([*args.folders, *([args.against] if args.against else [])]):
             score_folder(folder, redact=True if args.redact else False if args.show_texts else None)
         if args.against:
@@ -102,8 +102,6 @@ def main(argv=None):
 
             for folder in args.folders:
                 print(compare.compare_folders(folder, args.against), flush=True)
-    except BadInput as error:
-        sys.exit(f"error: {error}")
 
 
 def score_folder(folder: Path, redact: bool | None = None) -> dict:

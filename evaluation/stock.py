@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 from data_prep import egress
-from data_prep.files import check_out, sha256, whole_folder, write_jsonl
+from data_prep.files import check_out, one_sentence, sha256, whole_folder, write_jsonl
 from data_prep.manifest import describe, write_manifest
 from data_prep.schema import BadInput, check_row
 from evaluation.own_tasks import STOCK
@@ -39,7 +39,7 @@ def main(argv=None):
     )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
-    try:
+    with one_sentence():
         tasks = general.MEDICAL if args.tasks == "all" else args.tasks.split(",")
         if unknown := [task for task in tasks if task not in general.MEDICAL]:
             raise BadInput(f"--tasks: unknown task '{unknown[0]}' (known: all, {', '.join(general.MEDICAL)})")
@@ -49,8 +49,6 @@ def main(argv=None):
         if not made:
             raise BadInput(f"{args.data}: holds the files of none of these tasks. Next: see tasks/general.py")
         print(f"wrote {args.out}. Next: python -m evaluation.generate --rows {args.out} --tasks stock ...")
-    except BadInput as error:
-        sys.exit(f"error: {error}")
 
 
 def build(task: str, data: Path | None, num_fewshot: int | None, out: Path) -> int:

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import torch
-from egress import host_of, is_loopback, isolate
+from egress import host_of, is_loopback, isolate, shown
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -546,7 +546,8 @@ def begin(parser):
 
 def one_sentence_errors(parser=None):
     """Print what is wrong with arguments, files and settings as one sentence, once for all ranks; anything
-    else keeps its traceback. Call it again after another excepthook was installed."""
+    else keeps its traceback. Call it again, without a parser, before credentialed rows are read: messages of
+    libraries may quote them from then on."""
 
     def refuse(message):
         raise Refused(f"{' '.join(sys.argv)}: {message}. Next: --help lists the keys of this recipe")
@@ -555,11 +556,10 @@ def one_sentence_errors(parser=None):
         if not isinstance(error, known_errors()) and not from_library(error):
             return otherwise(kind, error, trace)
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-            text = (
-                str(error)
-                if isinstance(error, Refused)
-                else f"{' '.join(sys.argv)}: {type(error).__name__}: {error}. Next: check the path or setting"
-            )
+            text = str(error) if parser else shown(error)
+            if not isinstance(error, Refused):
+                command = " ".join(sys.argv)
+                text = f"{command}: {type(error).__name__}: {text}. Next: check the path or setting"
             print(f"error: {' '.join(text.split())}", file=sys.stderr)
 
     if parser:

@@ -31,6 +31,7 @@ import contextlib
 import ctypes
 import datetime
 import fcntl
+import gzip
 import inspect
 import ipaddress
 import json
@@ -47,12 +48,14 @@ import time
 import traceback
 import unicodedata
 import warnings
+import zlib
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pydantic
 import yaml
 
+ACCESS = ("public", "gated", "credentialed")  # loosest first
 LOOKUPS = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo")
 EVENTS = ("socket.__new__", "socket.bind", "socket.connect", "socket.sendto", "socket.sendmsg", *LOOKUPS)
 INTERNET = (socket.AF_INET, socket.AF_INET6)
@@ -368,19 +371,33 @@ def wall():
 
 def access_of(arguments):
     """(strictest access class, agreements) that these arguments, their records and first rows state."""
-    order, access, terms = ("public", "gated", "credentialed"), "public", set()
+    access, terms = _stated(record for path in _paths(arguments) for record in _records(path))
     if any(value in ("credentialed", "access=credentialed") for value in map(str, arguments)):
         access = "credentialed"  # said on the command line
-    for path in _paths(arguments):
-        for record in _records(path):
-            entries = [record, *(entry for entry in record.get("inputs") or () if isinstance(entry, dict))]
-            for entry in entries:
-                for key in ("access", "model_access"):
-                    given = entry.get(key)
-                    access = max(access, given if given in order else "public", key=order.index)
-                if entry.get("access") == "credentialed" and isinstance(entry.get("license"), str):
-                    terms.add(entry["license"])
-            terms.update(map(str, record.get("agreements") or ()))
+    return access, terms
+
+
+def access_beside(path):
+    """The strictest access class that a file or folder, the records beside it and its first row state."""
+    return _stated(_records(Path(path)))[0]
+
+
+def stricter(record, access):
+    """The class that a row or document states, or that of the model that wrote it, if stricter than
+    `access`."""
+    given = [record[key] for key in ("access", "model_access") if record.get(key) in ACCESS]
+    strictest = max([access, *given], key=ACCESS.index)
+    return strictest if strictest != access else None
+
+
+def _stated(records):
+    access, terms = "public", set()
+    for record in records:
+        for entry in [record, *(entry for entry in record.get("inputs") or () if isinstance(entry, dict))]:
+            access = stricter(entry, access) or access
+            if entry.get("access") == "credentialed" and isinstance(entry.get("license"), str):
+                terms.add(entry["license"])
+        terms.update(map(str, record.get("agreements") or ()))
     return access, sorted(terms)
 
 
@@ -422,7 +439,7 @@ def _strings(value):
             yield value
         elif isinstance(value, dict | list) and id(value) not in seen:  # aliases of YAML may repeat or nest
             seen.add(id(value))
-            waiting += value.values() if isinstance(value, dict) else value
+            waiting += [*value, *value.values()] if isinstance(value, dict) else value
 
 
 def _records(path):
@@ -430,19 +447,22 @@ def _records(path):
     rows."""
     if path.is_dir():
         files = [file for pattern in ("", "*/") for name in RECORDS for file in path.glob(pattern + name)]
-        files += [file for pattern in ("*.jsonl", "*/*.jsonl") for file in path.glob(pattern)]
+        rows = ("*.jsonl", "*/*.jsonl", "*.jsonl.gz", "*/*.jsonl.gz")
+        files += [file for pattern in rows for file in path.glob(pattern)]
     else:
         files = [path, *(file for name in RECORDS if (file := path.with_name(name)).is_file())]
     for file in files:
         try:
             if file.suffix in (".yaml", ".yml"):
                 record = _load_yaml(file)
-            elif file.suffix in (".json", ".jsonl"):
-                with file.open(encoding="utf-8") as lines:
-                    record = json.loads(lines.readline() if file.suffix == ".jsonl" else lines.read())
+            elif file.suffix == ".json":
+                record = json.loads(file.read_text(encoding="utf-8"))
+            elif file.name.endswith((".jsonl", ".jsonl.gz")):
+                with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8") as lines:
+                    record = json.loads(lines.readline())
             else:
                 continue
-        except (OSError, ValueError, RecursionError):  # its reader will say so
+        except (OSError, EOFError, zlib.error, ValueError, RecursionError):  # its reader will say so
             continue
         if isinstance(record, dict):
             yield record
@@ -647,6 +667,12 @@ def safe_message(error):
     if isinstance(error, RuntimeError) and MACHINE.match(str(error)):
         return str(error)
     return LEFT_OUT
+
+
+def shown(error):
+    """The message of an exception, or what may be printed of it once this process may hold credentialed
+    text."""
+    return safe_message(error) if _blocked else str(error)
 
 
 def _names_in_code(trace):

@@ -8,6 +8,7 @@ from pathlib import Path
 import rewards
 from alignment_checks import check_chat_model, refuse_without_effect
 from checks import Refused, uploads_of
+from egress import shown
 
 VLLM = "vLLM 0.22 to 0.31"  # what TRL 1.16 takes; they want transformers below 5.18
 ROWS = 200  # rows whose rewards are tried before step 1
@@ -113,7 +114,7 @@ def check_rewards(trainer):
             earned = function(rows[0]["answer"], rows[0])
         except Exception as error:  # a reward of the user
             raise Refused(
-                f"the reward '{name}' raises {type(error).__name__} on row {rows[0]['id']}: {error}. "
+                f"the reward '{name}' raises {type(error).__name__} on row {rows[0]['id']}: {shown(error)}. "
                 "Next: let it return None where it cannot be computed"
             ) from error
         if earned is None and getattr(function, "failure", None):

@@ -37,12 +37,10 @@ import torch
 from accelerate.utils import gather_object
 from callbacks import Throughput, peak_memory_bytes
 from checks import UPLOAD_KEYS, Refused, check_weights, is_hub_name, one_sentence_errors, uploads_of
-from egress import block_egress, load_allow_list, require_allowed, require_local_files, wall
+from egress import ACCESS, block_egress, load_allow_list, require_allowed, require_local_files, wall
 from huggingface_hub import try_to_load_from_cache
 from transformers import TrainerCallback
 from transformers.hf_argparser import HfArg
-
-ACCESS = ("public", "gated", "credentialed")
 
 
 @dataclass(kw_only=True)
@@ -279,7 +277,7 @@ def access_of(data, models, arguments, rows=False):
     revision = arguments.get("model_revision")
     records = [(manifest, read_json(manifest), "missing")] if manifest.is_file() else []
     if rows:
-        silent = records[0][1].get("access", "missing") if records else given
+        silent = "missing" if records else given  # each row of data_prep states its class
         files = [path for path in data_files(data) if path.suffix == ".jsonl"]
         records += [(path, row, silent) for path in files for row in read_rows(path)]
     for model in models:

@@ -1,7 +1,7 @@
 """Disturb the demo at random moments and show that its results come out the same.
 
-    make fault-run                                          the demo, killed twice in each stage
-    make fault-run ARGS="--stages"                          each stage alone, disturbed in each way of KINDS
+    make fault-run                                          each stage alone, disturbed in each way of KINDS
+    make fault-run ARGS="--kills 2"                         the demo, killed twice in each stage
     make fault-run ARGS="--stages clean --kinds kill"       some of them
     python -m tests.fault_run --undisturbed OTHER ...       OTHER: a copy of this commit with a finished demo
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from data_prep import build_blocks, build_documents, clean_documents, declassify
+from data_prep import build_blocks, build_documents, build_instructions, clean_documents, declassify
 from data_prep.files import read_json, read_jsonl, write_jsonl
 from data_prep.schema import BadInput
 from evaluation.models.registry import read_entry
@@ -157,6 +157,57 @@ def test_nobody_lowers_it_in_passing(corpus, tmp_path, change, said):
     assert not out.exists()
 
 
+@pytest.mark.guarantee(
+    "Credentialed data",
+    "Documents and rows of ours that are read again as your own data keep their class, whatever source.yaml "
+    "says.",
+)
+@pytest.mark.parametrize("beside", ["their manifest", "the record alone"])
+def test_documents_and_rows_read_again_keep_their_class(corpus, tmp_path, beside):
+    again = tmp_path / "again"
+    shutil.copytree(corpus / "clean", again)
+    if beside == "the record alone":
+        (again / "manifest.json").unlink()
+        for file in again.rglob("*.gz"):
+            if {row["access"] for _, row in read_jsonl(file)} != {"credentialed"}:
+                file.unlink()
+    for name, kind in (
+        ("plain", {"domain": "clinical", "id": "id"}),
+        ("notes", {"kind": "notes", "id": "id"}),
+    ):
+        (again / "source.yaml").write_text(yaml.safe_dump({"license": "CC0", "access": "public", **kind}))
+        build_documents.main(["--source", f"{name}={again}", "--out", str(tmp_path / name)])
+        assert read_json(tmp_path / name / "manifest.json")["access"] == "credentialed"
+        files = (tmp_path / name / name).glob("*.gz")
+        assert {row["access"] for file in files for _, row in read_jsonl(file)} == {"credentialed"}
+
+
+def test_a_record_that_is_stricter_than_its_table_is_refused(tmp_path):
+    rows = [{"id": i, "text": "t", "access": access} for i, access in enumerate(("public", "credentialed"))]
+    write_jsonl(tmp_path / "raw" / "a.jsonl", rows)
+    for name, kind in (("plain", {"domain": "clinical"}), ("notes", {"kind": "notes"})):
+        card = yaml.safe_dump({"license": "CC0", "access": "public", **kind})
+        (tmp_path / "raw" / "source.yaml").write_text(card)
+        with pytest.raises(
+            SystemExit, match="a.jsonl.*2: the record is credentialed, source.yaml says public"
+        ):
+            build_documents.main(["--source", f"{name}={tmp_path / 'raw'}", "--out", str(tmp_path / "out")])
+
+
+def test_rows_that_a_credentialed_model_wrote_are_credentialed_instruction_rows(tmp_path):
+    row = {"task": "ddi", "source": "ddi", "license": "CC0", "access": "public", "split": "train"}
+    row |= {"scoring": "none", "completion": "It is.", "model_access": "credentialed"}
+    rows = [row | {"id": str(i), "prompt": f"Is it {i}?\n"} for i in range(3)]
+    write_jsonl(tmp_path / "tasks" / "ddi" / "train.jsonl", rows)
+    write_jsonl(
+        tmp_path / "tasks" / "ddi" / "test.jsonl", [rows[0] | {"id": "t", "split": "test", "prompt": "?\n"}]
+    )
+    argv = ["--raw", str(tmp_path), "--sources", "", "--task_rows", str(tmp_path / "tasks")]
+    build_instructions.main([*argv, "--task_names", "ddi", "--out", str(tmp_path / "out")])
+    assert read_json(tmp_path / "out" / "manifest.json")["access"] == "credentialed"
+    assert (tmp_path / "out").stat().st_mode & 0o77 == 0
+
+
 # ---------------------------------------------------------------- models
 @pytest.fixture(scope="module")
 def trained(lab):
@@ -226,6 +277,15 @@ def test_a_manifest_that_says_nothing_or_nonsense_is_refused(lab):
             f"{said}, must be one of public, gated, credentialed" in stopped
             and not (lab / "odd_run").exists()
         )
+
+
+def test_a_row_that_states_no_class_is_refused_beside_a_manifest(lab):
+    rows = [json.loads(line) for line in (lab / "task_rows" / "train.jsonl").read_text().splitlines()]
+    rows[3].pop("access", None)
+    write_jsonl(lab / "silent" / "train.jsonl", rows)
+    (lab / "silent" / "manifest.json").write_text(json.dumps({"access": "public"}))
+    stopped = recipe(lab, "sft", {**TASK, "rows": "silent", "output_dir": "silent_run"})
+    assert "train.jsonl: access is missing, must be one of" in stopped
 
 
 def test_a_manifest_that_says_less_than_its_inputs_changes_nothing(lab):

@@ -474,16 +474,7 @@ dist.destroy_process_group()
     assert not list(Path(tempfile.gettempdir()).glob("egress-*"))
 
 
-READS_NO_NOTES = {
-    "bench",
-    "sources",
-    "backbone",
-    "fetch",
-    "tasks_status",
-    "curves",
-    "paper_claims",
-    "baselines",
-}
+READS_NO_NOTES = {"bench", "sources", "fetch", "tasks_status", "curves", "paper_claims"}
 
 
 def test_every_command_that_reads_records_isolates_itself_first():
@@ -495,9 +486,10 @@ def test_every_command_that_reads_records_isolates_itself_first():
         and path.stem not in READS_NO_NOTES
     ]
     assert len(commands) >= 15
+    commands += [ROOT / "recipes" / name for name in ("tools/preflight.py", "release/__main__.py")]
     for path in commands:
         last = path.read_text(encoding="utf-8").rpartition('\nif __name__ == "__main__":\n')[2]
-        assert 0 <= last.find("egress.isolate(") < last.find("main("), path
+        assert 0 <= last.find("isolate(sys.argv") < last.find("main("), path
 
 
 @needs_namespaces
@@ -518,10 +510,13 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__")
     options = ("--source", f"plain={raw}", "--executor", "local:2", "--out", str(tmp_path / "out"))
     done = run_code([sys.executable, "-c", code, "data_prep.build_documents", *options])
     assert done.returncode == 0 and done.stdout.endswith("wall namespace\n"), done.stdout + done.stderr
-    assert (tmp_path / "out" / "manifest.json").is_file() and MARK not in done.stdout + done.stderr
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["egress"] == "namespace"
+    assert MARK not in done.stdout + done.stderr
 
 
-def test_readers_of_raw_files_state_the_class_where_no_manifest_does():
+def test_readers_of_raw_files_state_the_class_where_no_manifest_does(tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("sources: {notes: 10}")
     code = """
 import sys, types
 from data_prep import egress
@@ -536,9 +531,10 @@ print(egress.isolate(sys.argv[1:], ValueError, readers=readers), *egress.agreeme
             ["--source", "notes=/x"],
             ["--tasks", "web,notes"],
             ["--tasks", "all"],
+            ["--plan", str(plan)],
         )
     ]
-    assert seen == ["open", "hook T", "hook T", "hook T"]
+    assert seen == ["open", "hook T", "hook T", "hook T", "hook T"]
 
 
 @pytest.mark.parametrize(
@@ -938,6 +934,27 @@ def test_a_traceback_quotes_no_record(route, printed):
         "(its message may quote a credentialed record, and is left out)" in after[route]
         or "Errno" in after[route]
     )
+
+
+def test_a_recipe_quotes_no_record_either_once_it_reads_rows():
+    """Errors of libraries and of the system are one sentence there, by its own excepthook."""
+    code = """
+import argparse, os, sys
+sys.path.insert(0, "recipes")
+import checks, egress, jinja2
+def say(text): raise jinja2.TemplateError(text)
+codes = "raise OSError(NOTE)", "open(NOTE + 'x' * 300)", "jinja2.Template('{{ say(m) }}').render(m=NOTE, say=say)"
+checks.one_sentence_errors(argparse.ArgumentParser())
+for number in range(2):
+    for code in codes:
+        try: exec(code, {"NOTE": "quillfever", "jinja2": jinja2, "say": say})
+        except Exception as error: sys.excepthook(type(error), error, error.__traceback__)
+    egress.block_egress(["T"], checks.Refused)
+    checks.one_sentence_errors()
+"""
+    said = run_code([sys.executable, "-c", code]).stderr.splitlines()
+    assert [line.startswith("error: ") for line in said] == [True] * 6, said
+    assert [MARK in line for line in said] == [True] * 3 + [False] * 3
 
 
 @pytest.mark.parametrize(

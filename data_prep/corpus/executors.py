@@ -199,7 +199,10 @@ class Units(PipelineStep):
                 self.stat_update("done")
             except (BadInput, OSError, MemoryError) as error:
                 said = str(error) if isinstance(error, BadInput) else f"{unit['name']}: {os_sentence(error)}"
-                _write(_result(work, unit, "error"), said)
+                try:
+                    _write(_result(work, unit, "error"), said)
+                except OSError:  # a full disk has no room for this either
+                    print(f"error: {said}", file=sys.stderr, flush=True)
                 self.stat_update("failed")
             except Exception as error:
                 if egress.agreements():  # datatrove logs the message, which may quote a record

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from data_prep import egress
 from data_prep.files import read_jsonl, whole_folder
 from data_prep.manifest import read_manifest
 from data_prep.schema import BadInput
@@ -103,4 +104,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

@@ -6,6 +6,8 @@ log-likelihood twin of the task (evaluation/tasks/_likelihood.yaml): so the twin
 teach. A question with n options gives up to n - 1 pairs.
 """
 
+from data_prep.schema import class_of
+
 PROMPT = "Question: {question} Answer:\n"
 REPEATED = "an option that is the right one once more"
 
@@ -32,6 +34,6 @@ def pairs(row: dict, per_question: int, drops, where: str):
             "rejected": text,
             "source": row["source"],
             "license": row["license"],
-            "access": row["access"],
+            "access": class_of(row),
             "group": row["id"],
         }

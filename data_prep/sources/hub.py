@@ -59,7 +59,7 @@ def read(file: Path, drops):
 
 
 def _settings(file: Path) -> dict:
-    settings = sidecar.read_sidecar(file, hub=True)
+    settings = sidecar.kept_class(sidecar.read_sidecar(file, hub=True), file)
     if (
         not re.fullmatch(r"[0-9a-f]{40}", settings["revision"])
         and not (file.parent / settings["dataset"]).is_dir()

@@ -31,7 +31,7 @@ def files(path: str | Path) -> list[Path]:
 def read(file: Path, drops):
     """Yield the documents of one file."""
     described = sidecar.above(file)
-    settings = sidecar.read_sidecar(described)
+    settings = sidecar.kept_class(sidecar.read_sidecar(described), described, file)
     records = _rows(file, settings) if file.suffix == ".parquet" else _lines(file, drops)
     yield from sidecar.documents("plain", described.resolve().parent.name, settings, records, drops)
 

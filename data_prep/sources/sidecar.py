@@ -12,8 +12,9 @@ and for data of the Hub (hub.py) also `dataset`, `revision`, `split` and, where 
 
 from pathlib import Path
 
+from data_prep import egress
 from data_prep.files import read_yaml
-from data_prep.schema import BadInput, HubSidecar, Sidecar, parse
+from data_prep.schema import BadInput, HubSidecar, Sidecar, parse, strictest
 from data_prep.sources.text_records import printable, with_text
 
 NAME = "source.yaml"
@@ -40,14 +41,31 @@ def above(path: str | Path) -> Path:
 
 
 def card(path: str | Path) -> dict[str, str]:
-    """Domain, licence and access of a file, from its source.yaml."""
-    settings = read_sidecar(Path(path)) if Path(path).name == NAME else read_sidecar(above(path))
+    """Domain, licence and access of a file, from its source.yaml. What is there of ours keeps its class if
+    that is stricter."""
+    described = Path(path) if Path(path).name == NAME else above(path)
+    settings = kept_class(read_sidecar(described), described, path)
     return {key: settings[key] for key in CARD}
+
+
+def kept_class(settings: dict, *paths) -> dict:
+    """`settings` with the class that records of ours at `paths` state, if it is stricter."""
+    return settings | {"access": strictest([settings["access"], *map(egress.access_beside, paths)])}
+
+
+def check_class(record: dict, access: str, where: str) -> None:
+    """BadInput if a record states a stricter class than its source.yaml does."""
+    if found := egress.stricter(record, access):
+        raise BadInput(
+            f"{where}: the record is {found}, {NAME} says {access}. "
+            f"Next: access: {found} there, or python -m data_prep.declassify for what it was made of"
+        )
 
 
 def documents(source: str, collection: str, settings: dict, records, drops):
     """Yield the documents of the (where, record) pairs of one collection."""
     for where, record, text, digest in with_text(source, (settings["text"],), records, drops):
+        check_class(record, settings["access"], where)
         name = record.get(settings["id"]) if settings["id"] else digest
         if name in (None, ""):
             drops.add(source, f"no '{settings['id']}'", where, bad=True)

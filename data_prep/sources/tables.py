@@ -22,8 +22,10 @@ import openpyxl
 import pydantic
 from openpyxl.utils.exceptions import InvalidFileException
 
+from data_prep import egress
 from data_prep.files import open_bytes, open_text, read_jsonl, read_parquet, read_yaml
-from data_prep.schema import BadInput
+from data_prep.schema import Access, BadInput
+from data_prep.sources import sidecar
 from data_prep.sources.raw_files import csv_records, files_below
 
 NAME = "source.yaml"
@@ -57,7 +59,7 @@ class Table(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid")
     license: Annotated[str, pydantic.Field(min_length=1)]
-    access: Literal["public", "gated", "credentialed"]
+    access: Access
     deidentified: Annotated[Literal["yes", "no", "unknown"], pydantic.BeforeValidator(_word)] = "unknown"
     table: str | None = None
     query: str | None = None
@@ -100,7 +102,7 @@ class Instructions(Table):
     @pydantic.model_validator(mode="after")
     def _complete(self):
         if bool(self.conversations) == bool(self.prompt and self.answer):
-            raise ValueError("needs the columns 'prompt' and 'answer', or 'conversations'")
+            raise ValueError("needs the columns of --prompt and --answer, or of --conversations")
         return self
 
 
@@ -169,11 +171,13 @@ def read_settings(path: str | Path, *kinds: str) -> Table:
             f"{found}: kind: must be {' or '.join(kinds)}. Next: python -m data_prep.describe {path}"
         )
     try:
-        return KINDS[given["kind"]](**given)
+        settings = KINDS[given["kind"]](**given)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or given["kind"]
         raise BadInput(f"{found}: {key}: {first['msg']}. Next: see data_prep/sources/tables.py") from error
+    places = [found] if path.suffix == ".txt" else [found, path]
+    return settings.model_copy(update=sidecar.kept_class({"access": settings.access}, *places))
 
 
 def described(raw: Path, *kinds: str) -> list[str]:
@@ -213,6 +217,7 @@ def rows(file: Path, settings: Table, drops=None, source: str = ""):
         )
     for where, row in itertools.chain(first, stream):
         if isinstance(row, dict):
+            sidecar.check_class(row, settings.access, where)
             yield where, dict.fromkeys(named) | row
         elif drops is not None:
             drops.add(source, "no JSON object", where, bad=True)
@@ -297,7 +302,9 @@ def _database(file: Path, table: str | None, query: str | None):
                 yield f"{file}: record {number}", dict(zip(names, cells, strict=True))
         connection.close()
     except (sqlite3.Error, duckdb.Error) as error:
-        raise BadInput(f"{file}: cannot be queried ({str(error).splitlines()[0]})") from error
+        # what could not be converted may be text of a record
+        said = egress.shown(error) if isinstance(error, duckdb.DataError) else str(error)
+        raise BadInput(f"{file}: cannot be queried ({said.splitlines()[0]})") from error
 
 
 def text(value) -> str:

@@ -119,7 +119,8 @@ class ServerJudge(Judge):
                 text = outputs["choices"][0]["message"]["content"] or ""
                 break
             except urllib.error.HTTPError as error:
-                said = "" if self.quiet else f": {' '.join(error.read(200).decode(errors='replace').split())}"
+                text = error.read(200).decode(errors="replace")
+                said = "" if self.quiet else f": {egress.printable(text)}"
                 status, problem = error.code, f"HTTP {error.code}{said}"
             except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
                 status, problem = None, f"{type(error).__name__}: {error}".rstrip(": ")

@@ -229,9 +229,8 @@ def access_of(folder: Path) -> str:
     """What the files that our training leaves with a model or adapter say of it; a folder without a word is
     public as far as can be known."""
     said = ["public"]
-    for path in (
-        folder / name for name in ("run.json", "complete.json", "config.json", "adapter_config.json")
-    ):
+    names = ("run.json", "complete.json", "config.json", "adapter_config.json", "access.json")
+    for path in (folder / name for name in names):
         if path.is_file():
             known = read_json(path)
             said.append(known.get("access", "public") if isinstance(known, dict) else type(known).__name__)

@@ -157,6 +157,7 @@ def places(evaluation: dict) -> list:
 FACTS = (
     "stage",
     "access",
+    "egress",
     "machine",
     "ranks",
     "steps",
@@ -196,6 +197,7 @@ def evaluation_facts(evaluation: dict) -> dict:
             "fine-tuned on": evaluation["task"],
             "left out": ", ".join(evaluation["left_out"]),
             "access": run.get("access"),
+            "egress": run.get("egress"),
             "fingerprint of the model": run.get("fingerprint", "")[:12],
             "seconds": run.get("seconds"),
             "machine": run.get("machine"),

@@ -28,6 +28,8 @@ import sys
 import jinja2
 import yaml
 
+from recipes.egress import isolate
+
 from .build import build
 from .files import Refused
 from .push import push
@@ -89,6 +91,7 @@ def main(args):
 
 
 if __name__ == "__main__":
+    isolate(sys.argv[1:], Refused)
     try:
         main(make_parser().parse_args())
     except (Refused, OSError) as error:

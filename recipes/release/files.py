@@ -5,7 +5,8 @@ import hashlib
 import json
 from pathlib import Path
 
-ACCESS = ("public", "gated", "credentialed")  # loosest first
+from recipes.egress import ACCESS
+
 SUMS, PROVENANCE = "SHA256SUMS.txt", "provenance.json"
 
 

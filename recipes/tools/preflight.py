@@ -69,6 +69,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING a
 from trl import get_training_chat_template
 from trl.chat_template_utils import has_generation_markers
 
+from recipes.egress import ACCESS, isolate, safe_message, shown
 from recipes.tools.plan import stage_of
 
 RECIPES = Path(__file__).resolve().parent.parent
@@ -87,7 +88,6 @@ WHY = {  # the checks, in the order of the table
     "precision": "the step is lost in rounding: the loss is logged, and the weights do not change",
     "disk": "the run would stop at a checkpoint, hours from now",
 }
-ACCESS = ("public", "gated", "credentialed")
 STAGES = {  # module of its checks, of settings and model, of the data; what these say
     "dpo": ("alignment_checks", "check_dpo", "check_pairs", "answers end in EOS, prompts tokenize alike"),
     "grpo": ("reward_checks", "check_grpo", "check_rewards", "right answers earn 1, deceits 0"),
@@ -164,9 +164,7 @@ def located(error, path, hide=False):
     """An error with the last line of the recipe that led to it."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == path.resolve()]
-    text = " ".join(str(error).split())
-    if hide and not isinstance(error, OSError):
-        text = "its message may quote a credentialed row and is left out"
+    text = safe_message(error) if hide else " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" + (f", {path.name} line {lines[-1]}" if lines else "")
 
 
@@ -1122,7 +1120,9 @@ def make_parser():
 
 
 if __name__ == "__main__":
+    isolate(sys.argv[1:], Failed)
     try:
         main(*make_parser().parse_known_args())
     except (Failed, OSError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}" if int(os.environ.get("LOCAL_RANK", 0)) == 0 else 1)
+        text = " ".join(shown(error).split())
+        sys.exit(f"error: {text}" if int(os.environ.get("LOCAL_RANK", 0)) == 0 else 1)

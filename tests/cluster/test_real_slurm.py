@@ -291,6 +291,8 @@ def test_a_job_at_its_time_limit_requeues_itself_and_resumes(cluster):
     job.reach(2)
     job.resume()
     assert job.facts()["Restarts"] == "1" and 2 <= len(job.counted()) < 400
+    cluster.slurm("scancel", "--signal=KILL", "--full", job.number)  # or the next job waits for its nodes
+    cluster.slurm("scancel", job.number)
 
 
 def test_a_requeued_job_resumes(cluster):

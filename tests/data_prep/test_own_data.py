@@ -126,7 +126,7 @@ def test_one_patient_is_in_one_split():
             ["--access", "public", "--text", "Body"],
             r"no column 'Body' .found: Note ID, Patient, Report, Date",
         ),
-        (["--access", "public", "--kind", "instructions"], "needs the columns 'prompt' and 'answer'"),
+        (["--access", "public", "--kind", "instructions"], "needs the columns of --prompt and --answer"),
     ],
 )
 def test_what_cannot_be_described(tmp_path, flags, said):

@@ -321,11 +321,14 @@ def test_what_a_person_has_signed_stands_on_top(tmp_path):
         "person": "A. Example",
         "date": "2026-11-01",
     }
-    score.score_folder(answers_of(tmp_path, "m", "mednli", rows, ["neutral"], allowed=[allowed]))
+    score.score_folder(
+        answers_of(tmp_path, "m", "mednli", rows, ["neutral"], allowed=[allowed], egress="hook")
+    )
     report.main(["--evaluation", str(tmp_path / "eval"), "--out", str(tmp_path / "report")])
     said = "allowed: https://llm.hospital.example/v1 (contract 7; A. Example, 2026-11-01)"
     assert f"<li>{said}</li>" in (tmp_path / "report" / "report.html").read_text()
     assert f"- {said}\n" in (tmp_path / "report" / "report.md").read_text()
+    assert "<dt>egress</dt><dd>hook</dd>" in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_the_paper_is_beside_ours_with_both_scorers_and_what_is_withheld(tmp_path):

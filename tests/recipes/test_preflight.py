@@ -701,7 +701,9 @@ def test_an_error_of_a_library_quotes_no_credentialed_row(inspect, lab):
     (lab / "quoted" / "manifest.json").write_text(json.dumps({"access": "credentialed"}))
     recipe = copy_of("sft", after="def load_data(args):\n    raise ValueError('Is fever 0 given?')\n")
     report, shown = inspect("task", {"rows": "quoted"}, *recipe)
-    assert_only(report, "inputs", "ValueError: its message may quote a credentialed row", "my_sft.py line")
+    assert_only(
+        report, "inputs", "ValueError: (its message may quote a credentialed record", "my_sft.py line"
+    )
     assert "fever" not in said(report) + "".join(shown)
 
 
