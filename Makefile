@@ -36,6 +36,8 @@ LIGHT = $(shell sed -nE 's/^((numpy|pydantic|PyYAML|Jinja2|matplotlib|rouge-scor
 $(VENV)/.light: ; test -e $(VENV)/.installed || { $(PYTHON) -m venv $(VENV) && $(PIP) $(LIGHT); } && touch $@
 demo:  ## the whole chain on invented data, on a CPU: raw files to report. DEMO=full: also all twelve benchmarks
 	$(PY) demo.py $(if $(filter full,$(DEMO)),--full)
+real:  ## [RAW=DIR MODEL=DIR_OR_NAME ARGS=--list]: the same chain on a small real model and real text (make fetch), on a CPU
+	$(PY) real.py $(RAW:%=--raw %) $(MODEL:%=--model %) $(ARGS)
 demo-clean:  ## remove what the demo wrote
 	rm -rf data/demo outputs/demo
 # ---------------------------------------------------------------- data
