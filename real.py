@@ -35,8 +35,9 @@ def stages(model: str | None, raw: str) -> list[Stage]:
             python -m data_prep.base_model {chosen} --out outputs/real/model"""),
         Stage("real_documents", "abstracts and papers, and Python's manual as general text", 15,
               "data/real/raw data/real/documents", "", f"""
-            python -m data_prep.python_manual --out data/real/raw/python_manual
-            python -m data_prep.build_documents --source pubmed={raw}/pubmed --source pmc={raw}/pmc \
+            python -m data_prep.real_text --raw {raw} --out data/real/raw
+            python -m data_prep.build_documents --source pubmed=data/real/raw/pubmed \
+                --source pmc=data/real/raw/pmc \
                 --source plain=data/real/raw/python_manual --out data/real/documents"""),
         Stage("real_tasks", "benchmark rows", 5, "data/real/tasks", "", f"""
             python -m data_prep.build_tasks --raw {raw} --tasks pubmedqa,medqa,medmcqa \

@@ -9,11 +9,8 @@ import huggingface_hub
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from data_prep import base_model, python_manual
-from data_prep.files import read_jsonl
-from data_prep.manifest import Drops
+from data_prep import base_model
 from data_prep.schema import BadInput
-from data_prep.sources import plain
 from tests import tokenizer_families
 
 
@@ -130,15 +127,3 @@ def test_a_gguf_becomes_a_folder_whose_tokenizer_splits_digits(tiny, no_hub, tmp
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=False)
     split = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("2026")
     assert [word for word, _ in split] == list("2026")
-
-
-def test_the_manual_is_a_collection_of_general_text_without_repeated_paragraphs(tmp_path):
-    python_manual.main(["--out", str(tmp_path / "manual")])
-    (file,) = plain.files(tmp_path / "manual")
-    drops = Drops()
-    found = list(plain.read(file, drops))
-    assert len(found) > 50 and {one["domain"] for one in found} == {"general"}
-    topics = [
-        {part.strip() for part in row["text"].split("\n\n")} for _, row in read_jsonl(file, drops, "plain")
-    ]
-    assert sum(map(len, topics)) == len(set.union(*topics)), "no topic quotes another"
