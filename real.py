@@ -55,7 +55,7 @@ def stages(model: str | None, raw: str) -> list[Stage]:
         Stage("real_instructions", "real questions with answers of medical libraries", 5,
               "data/real/instructions", "real_tasks", f"""
             python -m data_prep.build_instructions --raw {raw} --task_rows data/real/tasks \
-                --sources {",".join(answers)} --size {" ".join(f"{name}=100" for name in answers)} \
+                --sources {",".join(answers)} --size {" ".join(f"{name}=60" for name in answers)} \
                 --out data/real/instructions"""),
         # -------------------------------------------------------------- training
         Stage("real_foundation", "continual pretraining", 500, "outputs/real/foundation", "real_blocks", """
@@ -66,7 +66,8 @@ def stages(model: str | None, raw: str) -> list[Stage]:
         *(Stage(f"real_{name}", f"{what} measured on the held-out blocks: a run with learning rate 0", 90,
                 f"outputs/real/{name}", f"real_blocks {after}".strip(), f"""
             python recipes/pretrain.py --config recipes/configs/real_foundation.yaml --learning_rate 0 \
-                --max_steps 1 --model_name_or_path outputs/real/{source} --output_dir outputs/real/{name}""")
+                --max_steps 1 --per_device_train_batch_size 1 --global_batch_tokens 512 \
+                --model_name_or_path outputs/real/{source} --output_dir outputs/real/{name}""")
           for name, what, source, after in (
               ("base", "the model", "model", "real_model"),
               ("control", "the control", "control_trained", "real_control_trained"))),
@@ -80,7 +81,7 @@ def stages(model: str | None, raw: str) -> list[Stage]:
         *(Stage(f"real_evaluation_{name}", f"answers and scores of {name}", 200,
                 f"outputs/real/evaluation/{name}", f"real_{name} real_tasks", f"""
             python -m evaluation.generate --model outputs/real/{name} --rows data/real/tasks \
-                --tasks {CHOICES},pubmedqa,medqa,medmcqa --preset {preset} --limit 60 --max_new_tokens 12 \
+                --tasks {CHOICES},pubmedqa,medqa,medmcqa --preset {preset} --limit 40 --max_new_tokens 12 \
                 --dtype bfloat16 --out outputs/real/evaluation/{name}
             python -m evaluation.score outputs/real/evaluation/{name}""")
           for name, preset in MODELS),
