@@ -62,7 +62,8 @@ def stages(model: str | None, raw: str) -> list[Stage]:
             python recipes/pretrain.py --config recipes/configs/real_foundation.yaml"""),
         Stage("real_control_trained", "the control: general text only", 500, "outputs/real/control_trained",
               "real_blocks", """
-            python recipes/pretrain.py --config recipes/configs/real_control.yaml"""),
+            python recipes/pretrain.py --config recipes/configs/real_foundation.yaml \
+                --blocks data/real/blocks_general --output_dir outputs/real/control_trained"""),
         *(Stage(f"real_{name}", f"{what} measured on the held-out blocks: a run with learning rate 0", 90,
                 f"outputs/real/{name}", f"real_blocks {after}".strip(), f"""
             python recipes/pretrain.py --config recipes/configs/real_foundation.yaml --learning_rate 0 \
@@ -76,7 +77,8 @@ def stages(model: str | None, raw: str) -> list[Stage]:
             python recipes/sft.py --config recipes/configs/real_chat.yaml"""),
         Stage("real_chat", "the adapter merged into its base", 30, "outputs/real/chat",
               "real_chat_adapter", """
-            python recipes/merge_adapter.py --config recipes/configs/real_chat_merge.yaml"""),
+            python recipes/merge_adapter.py --adapter outputs/real/chat_adapter \
+                --output_dir outputs/real/chat"""),
         # -------------------------------------------------------------- evaluation
         *(Stage(f"real_evaluation_{name}", f"answers and scores of {name}", 200,
                 f"outputs/real/evaluation/{name}", f"real_{name} real_tasks", f"""
@@ -90,7 +92,7 @@ def stages(model: str | None, raw: str) -> list[Stage]:
             python -m evaluation.forgetting --base outputs/real/base \
                 --tuned outputs/real/control outputs/real/foundation outputs/real/chat {general} \
                 --tasks mmlu_answers --limit 30 --num_fewshot 0 --dtype bfloat16 \
-                --gate evaluation/gates/real.yaml --out outputs/real/forgetting"""),
+                --gate evaluation/gates/demo.yaml --out outputs/real/forgetting"""),
         Stage("real_report", "one page", 10, "outputs/real/report",
               "real_evaluation_base real_evaluation_control real_evaluation_foundation real_evaluation_chat "
               "real_forgetting", """
