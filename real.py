@@ -80,18 +80,19 @@ def stages(model: str | None, raw: str) -> list[Stage]:
             python recipes/merge_adapter.py --adapter outputs/real/chat_adapter \
                 --output_dir outputs/real/chat"""),
         # -------------------------------------------------------------- evaluation
+        # in float32: without its instructions a CPU takes three to six times as long in bfloat16
         *(Stage(f"real_evaluation_{name}", f"answers and scores of {name}", 200,
                 f"outputs/real/evaluation/{name}", f"real_{name} real_tasks", f"""
             python -m evaluation.generate --model outputs/real/{name} --rows data/real/tasks \
-                --tasks {CHOICES},pubmedqa,medqa,medmcqa --preset {preset} --limit 40 --max_new_tokens 12 \
-                --dtype bfloat16 --out outputs/real/evaluation/{name}
+                --tasks {CHOICES},pubmedqa,medqa,medmcqa --preset {preset} --limit 30 --max_new_tokens 12 \
+                --dtype float32 --out outputs/real/evaluation/{name}
             python -m evaluation.score outputs/real/evaluation/{name}""")
           for name, preset in MODELS),
         Stage("real_forgetting", "general questions before and after training", 120,
               "outputs/real/forgetting", "real_base real_control real_foundation real_chat", f"""
             python -m evaluation.forgetting --base outputs/real/base \
                 --tuned outputs/real/control outputs/real/foundation outputs/real/chat {general} \
-                --tasks mmlu_answers --limit 30 --num_fewshot 0 --dtype bfloat16 \
+                --tasks mmlu_answers --limit 20 --num_fewshot 0 --dtype float32 \
                 --gate evaluation/gates/demo.yaml --out outputs/real/forgetting"""),
         Stage("real_report", "one page", 10, "outputs/real/report",
               "real_evaluation_base real_evaluation_control real_evaluation_foundation real_evaluation_chat "
