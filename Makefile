@@ -36,8 +36,9 @@ LIGHT = $(shell sed -nE 's/^((numpy|pydantic|PyYAML|Jinja2|matplotlib|rouge-scor
 $(VENV)/.light: ; test -e $(VENV)/.installed || { $(PYTHON) -m venv $(VENV) && $(PIP) $(LIGHT); } && touch $@
 demo:  ## the whole chain on invented data, on a CPU: raw files to report. DEMO=full: also all twelve benchmarks
 	$(PY) demo.py $(if $(filter full,$(DEMO)),--full)
-demo-clean:  ## remove what the demo wrote
-	rm -rf data/demo outputs/demo
+real:  ## [RAW=DIR MODEL=DIR_OR_NAME ARGS=--list]: the same chain on a small real model and real text (make fetch), on a CPU
+	$(PY) real.py $(RAW:%=--raw %) $(MODEL:%=--model %) $(ARGS)
+demo-clean: ; rm -rf data/demo outputs/demo  ## remove what the demo wrote
 # ---------------------------------------------------------------- data
 fetch:  ## SOURCES="pubmedqa medqa pubmed:2 ..." [RAW=data/raw]: public files from their publishers, resumed and checked
 	$(PY) -m data_prep.fetch $(call need,SOURCES,SOURCES="pubmedqa medqa pubmed:2") --raw $(or $(RAW),data/raw) $(ARGS)
@@ -146,8 +147,7 @@ guarantees:  ## the tests behind GUARANTEES.md
 	$(PYTEST) -m guarantee $(ARGS)
 test-cluster:  ## multinode.slurm on a real Slurm of two nodes, set up here as root
 	CLUSTER=1 $(PY) -m pytest tests/cluster $(ARGS)
-lint:  ## ruff
-	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+lint: ; $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .  ## ruff
 fault-run:  ## [ARGS="--kills 2"]: disturb each stage of the demo in eight ways, some 200 trials; the same bytes come out
 	$(PY) -m tests.fault_run $(or $(ARGS),--stages)
 bench:  ## speed on this CPU, as ratios: corpus, recipes and generation, each against the bare way

@@ -30,6 +30,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 STAMPS, LOGS = Path("outputs/demo/.stages"), Path("outputs/demo/log")
+SKIPPED = 75  # status of a command that says why the chain cannot be had here: not a failure
 
 
 @dataclass
@@ -304,6 +305,9 @@ class Running:
         """Whether the last command has ended; exits with the end of the log if one failed."""
         if self.process.poll() == 0 and self.commands:
             self.process = self.next()
+        if self.process.poll() == SKIPPED:
+            print(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-1])
+            sys.exit(0)
         if self.process.poll():
             lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
             print(*lines[-15:], sep="\n", file=sys.stderr)
@@ -367,12 +371,8 @@ def run(stages: list[Stage], jobs: int) -> None:
             active.process.wait()
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("stages", nargs="*", metavar="STAGE", help="of --list; default: all")
-    parser.add_argument("--full", action="store_true", help="with every source and all twelve benchmarks")
     parser.add_argument(
         "--jobs",
         type=int,
@@ -380,10 +380,13 @@ def main(argv=None):
         help="stages at a time (default: cores, up to 4)",
     )
     parser.add_argument("--list", action="store_true", help="print the stages and their commands")
-    args = parser.parse_args(argv)
-    stages = STAGES + HELLO * ("hello" in args.stages) + FULL * args.full
+
+
+def drive(stages: list[Stage], args, parser: argparse.ArgumentParser, out: Path) -> None:
+    """Run, or list, the chosen stages and what they need; OUT holds their stamps, logs and report."""
+    global STAMPS, LOGS
     if unknown := set(args.stages) - {stage.name for stage in stages}:
-        parser.error(f"no stage {', '.join(sorted(unknown))}. Next: python demo.py --list")
+        parser.error(f"no stage {', '.join(sorted(unknown))}. Next: python {parser.prog} --list")
     needed = set(args.stages)
     for stage in reversed(stages):
         needed |= set(stage.after.split()) if stage.name in needed else set()
@@ -393,13 +396,24 @@ def main(argv=None):
             print(f"# {stage.name}: {stage.title}", *map(shlex.join, stage.commands()), "", sep="\n")
         return
     os.chdir(ROOT)
+    STAMPS, LOGS = out / ".stages", out / "log"
     STAMPS.mkdir(parents=True, exist_ok=True)
     LOGS.mkdir(exist_ok=True)
     began = time.monotonic()
     run(stages, args.jobs)
-    made = stages[-1].makes if args.stages else "outputs/demo/report"
+    made = stages[-1].makes if args.stages else out / "report"
     page = next(iter(sorted(Path(made).rglob("report.html"))), made)
     print(f"Complete after {time.monotonic() - began:.0f} s: {page}")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--full", action="store_true", help="with every source and all twelve benchmarks")
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    drive(STAGES + HELLO * ("hello" in args.stages) + FULL * args.full, args, parser, Path("outputs/demo"))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import demo
+import real
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "recipes/configs").glob("*.yaml"))
@@ -31,7 +32,7 @@ TEXTS = [
 
 def commands():
     """(file, command) of each command line in prose, docstrings, YAML headers, Makefile and demo."""
-    for stage in demo.STAGES + demo.FULL:
+    for stage in demo.STAGES + demo.FULL + real.stages(None, "data/raw"):
         yield from (("demo.py", shlex.join(command)) for command in stage.commands())
     launch = "accelerate launch --config_file accelerate_configs/cpu.yaml"
     for path in [*TEXTS, ROOT / "Makefile"]:

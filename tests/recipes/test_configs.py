@@ -148,7 +148,9 @@ def test_the_machine_says_nothing_of_the_run():
 
 # ---------------------------------------------------------------- recipes/configs
 CONFIGS = sorted((ROOT / "recipes/configs").glob("*.yaml"))
-REAL = [path for path in CONFIGS if not path.stem.startswith("demo_")]
+REAL = [
+    path for path in CONFIGS if not path.stem.startswith(("demo_", "real_"))
+]  # real_: of real.py, toy size
 MARK = re.compile(r'# (paper: .*".+"|ours: \w+|memory)')
 PLUMBING = {
     "blocks",
