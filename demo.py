@@ -295,7 +295,7 @@ class Running:
     def next(self) -> subprocess.Popen:
         command = self.commands.pop(0)
         environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        environment["TORCHDYNAMO_DISABLE"] = "1"  # bitsandbytes, which peft imports, would import the compiler
+        environment["TORCHDYNAMO_DISABLE"] = "1"  # or peft's bitsandbytes imports the compiler
         with self.log.open("a", encoding="utf-8") as log:
             print("$", shlex.join(command), file=log, flush=True)
             return subprocess.Popen(
