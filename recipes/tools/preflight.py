@@ -160,11 +160,15 @@ def load_recipe(path):
     return module
 
 
-def located(error, path, hide=False):
-    """An error with the last line of the recipe that led to it."""
+def located(error, path, hide=False, named=()):
+    """An error with the last line of the recipe that led to it. `named`: the settings; a path that begins
+    with one of them is shown."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == path.resolve()]
     text = safe_message(error) if hide else " ".join(str(error).split())
+    missing = str(getattr(error, "filename", None) or "")
+    if any(isinstance(value, str) and value and missing.startswith(value) for value in named):
+        text = f"{missing}: {error.strerror}"
     return f"{type(error).__name__}: {text}" + (f", {path.name} line {lines[-1]}" if lines else "")
 
 
@@ -1056,7 +1060,7 @@ def inspect(options, more):
         except (Failed, run.checks.Refused):
             raise
         except Exception as error:  # of a copy, or of a library with its settings
-            what = located(error, run.path, run.hide())
+            what = located(error, run.path, run.hide(), vars(run.given).values())
             raise Failed(f"{what}. Next: the recipe with --max_steps 1 shows the traceback") from error
     if not getattr(run, "sizes", None):
         return report, []
