@@ -19,6 +19,7 @@ from pydoc_data.topics import topics
 
 from lxml import etree
 
+from data_prep import egress
 from data_prep.files import check_out, open_bytes, whole_folder, write_jsonl
 from data_prep.schema import BadInput
 from data_prep.sources import pmc, pubmed
@@ -81,4 +82,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    egress.isolate(sys.argv[1:], BadInput)
     main()

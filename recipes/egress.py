@@ -386,7 +386,7 @@ def stricter(record, access):
     """The class that a row or document states, or that of the model that wrote it, if stricter than
     `access`."""
     given = [record[key] for key in ("access", "model_access") if record.get(key) in ACCESS]
-    strictest = max([access, *given], key=ACCESS.index)
+    strictest = max([access, *given], key=lambda name: ACCESS.index(name) if name in ACCESS else -1)
     return strictest if strictest != access else None
 
 

@@ -279,7 +279,8 @@ def access_of(data, models, arguments, rows=False):
     if rows:
         silent = "missing" if records else given  # each row of data_prep states its class
         files = [path for path in data_files(data) if path.suffix == ".jsonl"]
-        records += [(path, row, silent) for path in files for row in read_rows(path)]
+        for path in files:
+            records += [(f"{path}: line {n}", row, silent) for n, row in enumerate(read_rows(path), 1)]
     for model in models:
         folder = Path(cached_config(model, revision) or Path(model, "config.json")).parent
         names = {

@@ -474,7 +474,7 @@ dist.destroy_process_group()
     assert not list(Path(tempfile.gettempdir()).glob("egress-*"))
 
 
-READS_NO_NOTES = {"bench", "sources", "fetch", "tasks_status", "curves", "paper_claims"}
+READS_NO_NOTES = {"bench", "sources", "fetch", "tasks_status", "curves", "paper_claims", "base_model"}
 
 
 def test_every_command_that_reads_records_isolates_itself_first():

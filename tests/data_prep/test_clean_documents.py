@@ -258,6 +258,6 @@ def test_shipped_plans_can_be_read():
     from pathlib import Path
 
     plans = sorted((Path(__file__).resolve().parents[2] / "data_prep" / "cleaning_plans").glob("*.yaml"))
-    assert {path.stem for path in plans} == {"clean", "demo", "paper_like"}
+    assert {path.stem for path in plans} == {"clean", "demo", "paper_like", "real"}
     for path in plans:
         assert clean_documents.read_plan(path)["cleaning"]

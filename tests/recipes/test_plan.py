@@ -25,7 +25,7 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 CONFIGS = [
     path
     for path in sorted((ROOT / "recipes/configs").glob("*.yaml"))
-    if not path.stem.startswith(("demo", "merge", "mixture"))
+    if not path.stem.startswith(("demo", "merge", "mixture", "real"))
 ]
 ARTICLE = [
     "--config",

@@ -447,7 +447,8 @@ def test_task_fine_tuning_keeps_the_best_checkpoint(lab):
 def test_wrong_input_is_one_sentence_before_the_first_step(lab, name, config, arguments, said):
     shutil.copytree(lab / "rows", lab / "bad_rows", dirs_exist_ok=True)
     (lab / "bad_rows" / "train.jsonl").write_text(
-        '{"id": "a", "prompt": "p\\n", "completion": "c"}\n{"id": "a", "prompt": "p\\n"}\n'
+        '{"id": "a", "prompt": "p\\n", "completion": "c", "access": "public"}\n'
+        '{"id": "a", "prompt": "p\\n", "access": "public"}\n'
     )
     (lab / "bad.yaml").write_text("rows: [")
     stopped = recipe(lab, name, config, *arguments)
