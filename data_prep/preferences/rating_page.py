@@ -5,7 +5,7 @@ Raw       *.html, the pages; *.csv, what the raters exported: {case_id, item, ra
 Pairs     the text of the case and a question; each wrong diagnosis gives one, the right ones take turns. All
           pairs of a case go to the same split
 Oddities  unsure counts for neither side. Left out and counted: a tie, a rating of no page here, a case
-          without a right or without a wrong diagnosis. A case that is trained on is none to evaluate on:
+          without a right or without a wrong diagnosis. A case is trained on or evaluated on, never both:
           with --task_rows, a folder that holds diagnosis/test.jsonl, such cases are dropped.
 """
 

@@ -28,8 +28,8 @@ def read_sidecar(path: Path, hub: bool = False) -> dict:
 
 
 def above(path: str | Path) -> Path:
-    """The source.yaml that is for a file or folder: in it, or in the nearest folder above. BadInput if there
-    is none."""
+    """The source.yaml that is for a file or folder: in it, or in the nearest folder above. BadInput
+    without one."""
     path = Path(path)
     for folder in (path, *path.parents):
         if (folder / NAME).is_file():
