@@ -14,6 +14,7 @@ stamps are demo.py's. What it is meant to show was written first, in evaluation/
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 import demo
@@ -27,8 +28,9 @@ CHOICES = "pubmedqa_ll,medqa_letters_ll,medmcqa_letters_ll"
 def stages(model: str | None, raw: str) -> list[Stage]:
     """The chain for a model (None: the default) and the folder of the publishers' files."""
     answers = [name for name in ("mediqa2019", "medicationqa") if Path(raw, name).is_dir()]
-    general = f"--data {raw}" if Path(raw, "mmlu").is_dir() else ""
-    chosen = f"--model {model}" if model else ""
+    has_mmlu, raw = Path(raw, "mmlu").is_dir(), shlex.quote(raw)
+    general = f"--data {raw}" if has_mmlu else ""
+    chosen = f"--model {shlex.quote(model)}" if model else ""
     return [
         # -------------------------------------------------------------- data
         Stage("real_model", "the model", 60, "outputs/real/model", "", f"""

@@ -38,7 +38,7 @@ import numpy as np
 
 from data_prep import egress
 from data_prep.benchmarks import pick
-from data_prep.files import check_folder, read_json, read_jsonl, replaced, sha256
+from data_prep.files import check_folder, one_sentence, read_json, read_jsonl, replaced, sha256
 from data_prep.schema import BadInput, strictest
 from evaluation.diagnosis import judges, statistics
 from evaluation.diagnosis import section as pages
@@ -67,10 +67,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv=None):
     args = make_parser().parse_args(argv)
-    try:
+    with one_sentence():
         summary = judge_runs(args)
-    except BadInput as error:
-        sys.exit(f"error: {error}")
     print(markdown(summary), flush=True)
 
 
@@ -148,6 +146,8 @@ def read_run(folder: Path, task: str) -> list[dict]:
     rows = run_outputs.read_rows(path)
     if rows[0]["scoring"] != "rubric" or any("rubric" not in row for row in rows):
         raise BadInput(f"{path}: its rows have no rubric. Next: --task with rows of HealthBench")
+    if worthless := [row["id"] for row in rows if not any(item["points"] > 0 for item in row["rubric"])]:
+        raise BadInput(f"{path}: row {worthless[0]} has no criterion with points to earn. Next: leave it out")
     return rows
 
 

@@ -161,14 +161,15 @@ def load_recipe(path):
 
 
 def located(error, path, hide=False, named=()):
-    """An error with the last line of the recipe that led to it. `named`: the settings; a path that begins
-    with one of them is shown."""
+    """An error with the last line of the recipe that led to it. `named`: the settings; a file that is one of
+    them, or in one of them, is named."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == path.resolve()]
     text = safe_message(error) if hide else " ".join(str(error).split())
-    missing = str(getattr(error, "filename", None) or "")
-    if any(isinstance(value, str) and value and missing.startswith(value) for value in named):
-        text = f"{missing}: {error.strerror}"
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+        places = {Path(error.filename), *Path(error.filename).parents} - {Path()}
+        if places & {Path(value) for value in named if isinstance(value, str)}:
+            text = f"{error.filename}: {error.strerror}"
     return f"{type(error).__name__}: {text}" + (f", {path.name} line {lines[-1]}" if lines else "")
 
 

@@ -946,3 +946,12 @@ def test_what_fails_of_pairs_and_of_rewards(aligned, inspect):
     assert_only(report, "labels", "row x: scoring 'none' has no answer that can be verified")
     report, _ = inspect("grpo", {"use_vllm": True})
     assert_only(report, "inputs", "use_vllm: TRL 1.16.0 takes vLLM 0.22 to 0.31")
+
+
+def test_a_missing_file_is_named_only_if_a_setting_is_its_place():
+    """A library may have taken the text of a record for a file name."""
+    located = preflight.located
+    missing = FileNotFoundError(2, "No such file or directory", "rows/train.jsonl")
+    assert "rows/train.jsonl" in located(missing, Path("sft.py"), True, ["./rows", "no", None])
+    text = FileNotFoundError(2, "No such file or directory", "no acute distress")
+    assert "distress" not in located(text, Path("sft.py"), True, ["rows", "no", None])
