@@ -2,6 +2,7 @@
 process and an offline hub for all."""
 
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -46,3 +47,16 @@ def as_before():
     os.umask(mask)
     os.environ.clear()
     os.environ.update(environment)
+
+
+@pytest.fixture(scope="session")
+def built_lab(tmp_path_factory):
+    from tests.lab import build_lab  # imports transformers: only for the files that ask
+
+    return build_lab(tmp_path_factory.mktemp("built_lab"))
+
+
+@pytest.fixture(scope="module")
+def lab(built_lab, tmp_path_factory):
+    """A copy of tests.lab for each file: what one trains there, no other finds."""
+    return shutil.copytree(built_lab, tmp_path_factory.mktemp("lab") / "lab")

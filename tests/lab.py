@@ -108,7 +108,7 @@ def run_script(folder, argv):
         elsewhere = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
         patch.setattr(sys, "path", [str(folder), *elsewhere])
         patch.setattr(sys, "excepthook", sys.__excepthook__)
-        os.environ.pop("TRACKIO_DIR", None)  # of the run before: it would have ended with its process
+        environment = dict(os.environ)
         try:
             runpy.run_path(argv[0], run_name="__main__")
         except SystemExit as stop:
@@ -120,6 +120,9 @@ def run_script(folder, argv):
             if not printed.getvalue().startswith("error: "):
                 raise
             return printed.getvalue().strip()
+        finally:  # what a run sets would have ended with its process
+            os.environ.clear()
+            os.environ.update(environment)
 
 
 def recipe(folder, name, config, *arguments):

@@ -15,7 +15,7 @@ from data_prep import build_blocks, build_documents, build_instructions, clean_d
 from data_prep.files import read_json, read_jsonl, write_jsonl
 from data_prep.schema import BadInput
 from evaluation.models.registry import read_entry
-from tests.lab import PRETRAIN, ROOT, SFT, TASK, build_lab, recipe, run_json
+from tests.lab import PRETRAIN, ROOT, SFT, TASK, recipe, run_json
 
 LICENSE = "agreement 7"
 SIGNED = {
@@ -24,11 +24,6 @@ SIGNED = {
     "why": "reviewed, protocol 2026-117",
     "date": "2025-11-01",
 }
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    return build_lab(tmp_path_factory.getbasetemp() / "lab")
 
 
 # ---------------------------------------------------------------- data

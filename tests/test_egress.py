@@ -25,7 +25,7 @@ from data_prep.schema import BadInput
 from evaluation import generate, score
 from evaluation.tasks import mibe
 from tests.fake_openai import FakeServer
-from tests.lab import ROOT, SFT, build_lab, copied, recipe
+from tests.lab import ROOT, SFT, copied, recipe
 from tests.tiny_model import make_model, make_tokenizer, rows_of, write_rows
 
 LICENSE = "PhysioNet Credentialed Health Data License 1.5.0"
@@ -37,11 +37,6 @@ ENTRY = {
     "person": "A. Example",
     "date": "2026-11-01",
 }
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    return build_lab(tmp_path_factory.getbasetemp() / "lab")
 
 
 @pytest.fixture(scope="module")

@@ -16,16 +16,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from data_prep.schema import BadInput
 from evaluation import long_context, report, ruler
-from tests.lab import build_lab
 from tests.tiny_model import make_tokenizer
 
 TINY = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
 TINY |= {"intermediate_size": 8, "vocab_size": 512, "max_position_embeddings": 2048}
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    return build_lab(tmp_path_factory.getbasetemp() / "lab")
 
 
 def test_the_needle_is_where_it_should_be_and_is_asked_for():

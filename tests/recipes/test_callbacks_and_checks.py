@@ -14,25 +14,7 @@ import torch
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.lab import (
-    PRETRAIN,
-    ROOT,
-    SFT,
-    TASK,
-    build_lab,
-    copied,
-    ledger,
-    logged,
-    losses,
-    recipe,
-    run_json,
-    weights,
-)
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    return build_lab(tmp_path_factory.getbasetemp() / "lab")
+from tests.lab import PRETRAIN, ROOT, SFT, TASK, copied, ledger, logged, losses, recipe, run_json, weights
 
 
 @pytest.fixture

@@ -5,18 +5,17 @@ import re
 
 import pytest
 
-from tests.lab import ROOT, SFT, build_lab, copied, run_json, run_script
+from tests.lab import ROOT, SFT, copied, run_json, run_script
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    root = build_lab(tmp_path_factory.getbasetemp() / "lab")
-    with (root / "my_pairs.csv").open("w", newline="") as file:
+def lab(lab):
+    with (lab / "my_pairs.csv").open("w", newline="") as file:
         rows = [("question", "answer"), *((f"Is fever {i} given?", "yes") for i in range(20))]
         csv.writer(file).writerows(rows)
-    return root
+    return lab
 
 
 def changed(lab, config):

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from data_prep import build_blocks
 from tests.data_prep.test_blocks import MIXTURE
-from tests.lab import PRETRAIN, ROOT, SFT, build_lab, copied, ledger, losses, recipe, run_json, weights
+from tests.lab import PRETRAIN, ROOT, SFT, copied, ledger, losses, recipe, run_json, weights
 from tests.recipes.test_dpo import PLAIN
 from tests.recipes.test_dpo import lab as dpo_lab  # noqa: F401  a fixture: pairs and a chat model in the lab
 
@@ -71,10 +71,9 @@ for argv, event, at in json.loads(sys.argv[1]):
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    root = build_lab(tmp_path_factory.getbasetemp() / "lab")
-    assert recipe(root, "pretrain", {**RUN, "output_dir": "one"}) is None
-    return root
+def lab(lab):
+    assert recipe(lab, "pretrain", {**RUN, "output_dir": "one"}) is None
+    return lab
 
 
 def launch(lab, machine, *runs, shim="", ranks=2):

@@ -12,7 +12,7 @@ import pytest
 from trl import DPOTrainer
 from trl.scripts import dpo as stock
 
-from tests.lab import ROOT, TASK, build_lab, killed, logged, losses, recipe, run_json, signalled
+from tests.lab import ROOT, TASK, killed, logged, losses, recipe, run_json, signalled
 from tests.recipes.test_parity import LORA, bare_run, same
 
 PLAIN = {key: value for key, value in TASK.items() if "eval" not in key and "best" not in key}
@@ -39,25 +39,22 @@ MATRIX = {
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    root = build_lab(tmp_path_factory.getbasetemp() / "lab")
-    if (root / "pairs").is_dir():
-        return root
+def lab(lab):
     template = (ROOT / "recipes/chat_template.jinja").read_text()
     for name, copy in (("base", "chat"), ("even", "even_chat")):
-        (root / copy).mkdir(exist_ok=True)  # of test_grpo, where it ran before
-        for file in (root / name).iterdir():
+        (lab / copy).mkdir()
+        for file in (lab / name).iterdir():
             if file.is_file() and not file.name.startswith("."):
-                (root / copy / file.name).write_bytes(file.read_bytes())
-        (root / copy / "chat_template.jinja").write_text(template)
+                (lab / copy / file.name).write_bytes(file.read_bytes())
+        (lab / copy / "chat_template.jinja").write_text(template)
     common = {"source": "s", "license": "CC0", "access": "gated"}
     rows = [
         {"id": f"p{i}", "prompt": f"Is fever {i} given?\n", "chosen": "yes, it is", "rejected": f"no {i}"}
         for i in range(16)
     ]
-    (root / "pairs").mkdir()
-    (root / "stock_pairs").mkdir()
-    (root / "stock_text").mkdir()
+    (lab / "pairs").mkdir()
+    (lab / "stock_pairs").mkdir()
+    (lab / "stock_text").mkdir()
     roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
     for split, target in (("train", "train"), ("validation", "test")):
         part = [row | common | {"split": split} for row in rows]
@@ -68,9 +65,9 @@ def lab(tmp_path_factory):
             ("stock_pairs", target, talks),
             ("stock_text", target, texts),
         ):
-            (root / folder / f"{name}.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
-    (root / "pairs/manifest.json").write_text(json.dumps({"access": "gated"}))
-    return root
+            (lab / folder / f"{name}.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    (lab / "pairs/manifest.json").write_text(json.dumps({"access": "gated"}))
+    return lab
 
 
 def trl_dpo(root, config, output_dir):

@@ -14,7 +14,7 @@ from trl.scripts import grpo as stock
 from evaluation.scoring import metrics, parsing
 from tests.evaluation.test_parsing import CHOICES, GOLDEN
 from tests.fake_openai import FakeServer
-from tests.lab import ROOT, TASK, build_lab, killed, logged, recipe, run_json
+from tests.lab import ROOT, TASK, killed, logged, recipe, run_json
 from tests.recipes.test_parity import LORA, bare_run, same
 
 GRPO = {key: value for key, value in TASK.items() if "eval" not in key and "best" not in key}
@@ -36,17 +36,12 @@ OURS = ("rows", "rewards", "second_measure_steps", "stop_without_variance", "con
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    root = build_lab(tmp_path_factory.getbasetemp() / "lab")
-    if (root / "choice_rows").is_dir():
-        return root
-    if not (root / "chat").is_dir():
-        (root / "chat").mkdir()
-        for file in (root / "base").iterdir():
-            if file.is_file() and not file.name.startswith("."):
-                (root / "chat" / file.name).write_bytes(file.read_bytes())
-        template = (ROOT / "recipes/chat_template.jinja").read_text()
-        (root / "chat/chat_template.jinja").write_text(template)
+def lab(lab):
+    (lab / "chat").mkdir()
+    for file in (lab / "base").iterdir():
+        if file.is_file() and not file.name.startswith("."):
+            (lab / "chat" / file.name).write_bytes(file.read_bytes())
+    (lab / "chat/chat_template.jinja").write_text((ROOT / "recipes/chat_template.jinja").read_text())
     common = {"task": "t", "scoring": "choice", "source": "s", "license": "CC0", "access": "gated"}
     common |= {"choices": ["A", "B", "C"], "options": ["rest", "salt", "sun"]}
     rows = [
@@ -54,11 +49,11 @@ def lab(tmp_path_factory):
         | {"question": f"Fever {i}?", "completion": "ABC"[i % 3]}
         for i in range(8)
     ]
-    (root / "choice_rows").mkdir()
-    (root / "stock_rows_grpo").mkdir()
+    (lab / "choice_rows").mkdir()
+    (lab / "stock_rows_grpo").mkdir()
     for split, target in (("train", "train"), ("validation", "test")):
         lines = [json.dumps(row | common | {"split": split}) + "\n" for row in rows]
-        (root / f"choice_rows/{split}.jsonl").write_text("".join(lines))
+        (lab / f"choice_rows/{split}.jsonl").write_text("".join(lines))
         plain = [
             {"prompt": [{"role": "user", "content": row["prompt"]}], "asked": row["prompt"], "id": row["id"]}
             | {"answer": row["completion"], "question": row["question"]}
@@ -66,9 +61,9 @@ def lab(tmp_path_factory):
             for row in rows
         ]
         text = "".join(json.dumps(row) + "\n" for row in plain)
-        (root / f"stock_rows_grpo/{target}.jsonl").write_text(text)
-    (root / "choice_rows/manifest.json").write_text(json.dumps({"access": "gated"}))
-    return root
+        (lab / f"stock_rows_grpo/{target}.jsonl").write_text(text)
+    (lab / "choice_rows/manifest.json").write_text(json.dumps({"access": "gated"}))
+    return lab
 
 
 @pytest.fixture(scope="module")

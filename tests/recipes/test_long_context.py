@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, LlamaConfig
 from transformers.masking_utils import AttentionMaskInterface
 
-from tests.lab import PRETRAIN, ROOT, SFT, build_lab, recipe, run_json
+from tests.lab import PRETRAIN, ROOT, SFT, recipe, run_json
 from tests.recipes.test_packing import CPU, LLAMA, QWEN
 
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
@@ -22,13 +22,11 @@ LONGER = {"max_position_embeddings": 64, "rope_parameters": YARN}
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def lab(lab):
     """The lab's base model with 16 positions; its blocks have 32 tokens."""
-    lab = build_lab(tmp_path_factory.getbasetemp() / "lab")
-    if not (lab / "sixteen").exists():
-        shutil.copytree(lab / "base", lab / "sixteen")
-        config = json.loads((lab / "sixteen/config.json").read_text()) | {"max_position_embeddings": 16}
-        (lab / "sixteen/config.json").write_text(json.dumps(config))
+    shutil.copytree(lab / "base", lab / "sixteen")
+    config = json.loads((lab / "sixteen/config.json").read_text()) | {"max_position_embeddings": 16}
+    (lab / "sixteen/config.json").write_text(json.dumps(config))
     return lab
 
 

@@ -15,7 +15,7 @@ from data_prep import build_blocks
 from data_prep.schema import BadInput as Refused
 from recipes.tools import mixture_study as study
 from recipes.tools.preflight import load_recipe
-from tests.lab import PRETRAIN, ROOT, build_lab
+from tests.lab import PRETRAIN, ROOT
 
 RATIOS = ["1485:99:16", "285:19:16", "135:9:16", "15:1:4", "15:1:16", "95:19:6", "10:2:3", "5:1:6"]
 SHARES = np.array([study.read_ratio("ratios", ratio) for ratio in RATIOS])
@@ -192,11 +192,6 @@ def test_the_check_is_judged_by_its_interval(miss, spread, prediction, limit):
 
 
 # ---------------------------------------------------------------- a study, whole
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    return build_lab(tmp_path_factory.getbasetemp() / "lab")
-
-
 @pytest.fixture
 def trained(lab, monkeypatch):
     """In the lab's folder, with the two stages in this process; the list of the proxies that were really

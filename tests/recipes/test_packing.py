@@ -18,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from tests.lab import PRETRAIN, ROOT, SFT, build_lab, recipe
+from tests.lab import PRETRAIN, ROOT, SFT, recipe
 
 CPU = torch.device("cpu")
 BACKENDS = ["eager", "sdpa", "torch_varlen", "fa2_stand_in", "fa3_stand_in"]
@@ -253,8 +253,7 @@ def test_the_probe_refuses_what_does_not_run(guard, backend):
         guard.check_isolation(LLAMA, backend, CPU, flat=False)
 
 
-def test_a_run_on_a_leaking_backend_stops_before_the_first_step(tmp_path_factory):
-    lab = build_lab(tmp_path_factory.getbasetemp() / "lab")
+def test_a_run_on_a_leaking_backend_stops_before_the_first_step(lab):
     AttentionInterface.register("blind", blind)
     for name, config in (("pretrain", PRETRAIN), ("sft", {**SFT, "packing": True})):
         said = recipe(lab, name, {**config, "attn_implementation": "blind", "output_dir": "leaking"})

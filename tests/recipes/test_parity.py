@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 from trl import SFTTrainer
 from trl.scripts import sft as stock
 
-from tests.lab import ALIGNMENT, PRETRAIN, ROOT, SAFEGUARDS, SFT, TASK, build_lab, losses, recipe, weights
+from tests.lab import ALIGNMENT, PRETRAIN, ROOT, SAFEGUARDS, SFT, TASK, losses, recipe, weights
 
 OURS = ("rows", "global_batch_size", "max_loss_jump", "access")
 CHAT = {key: value for key, value in SFT.items() if not key.startswith(("use_peft", "lora"))} | {
@@ -70,10 +70,9 @@ MATRIX = {
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    root = build_lab(tmp_path_factory.mktemp("parity"))
+def lab(lab):
     template = (ROOT / "recipes/chat_template.jinja").read_text()
-    (root / "tools.jinja").write_text(
+    (lab / "tools.jinja").write_text(
         "{{ bos_token }}{% if tools %}{{ tools | length }} tools {% endif %}" + template
     )
     talk = [{"role": "user", "content": "fever?"}, {"role": "assistant", "content": "yes"}]
@@ -81,20 +80,20 @@ def lab(tmp_path_factory):
         "type": "function",
         "function": {"name": "dose", "description": "of a drug", "parameters": {"type": "object"}},
     }
-    (root / "tool_rows").mkdir()
+    (lab / "tool_rows").mkdir()
     for split in ("train", "validation"):
         lines = "".join(
             json.dumps({"messages": talk, "tools": [tool] * (1 + i % 2)}) + "\n" for i in range(8)
         )
-        (root / "tool_rows" / f"{split}.jsonl").write_text(lines)
+        (lab / "tool_rows" / f"{split}.jsonl").write_text(lines)
     for name, keys in (
         ("rows", ["messages"]),
         ("task_rows", ["prompt", "completion"]),
         ("tool_rows", ["messages", "tools"]),
     ):
-        (root / f"stock_{name}").mkdir()
+        (lab / f"stock_{name}").mkdir()
         for split, target in (("train", "train"), ("validation", "test")):
-            rows = [json.loads(line) for line in (root / name / f"{split}.jsonl").read_text().splitlines()]
+            rows = [json.loads(line) for line in (lab / name / f"{split}.jsonl").read_text().splitlines()]
             for row in rows if "messages" in keys else ():
                 turns = [
                     {"role": "user", "content": row.get("prompt")},
@@ -102,8 +101,8 @@ def lab(tmp_path_factory):
                 ]
                 row.setdefault("messages", turns)
             lines = "".join(json.dumps({key: row[key] for key in keys}) + "\n" for row in rows)
-            (root / f"stock_{name}" / f"{target}.jsonl").write_text(lines)
-    return root
+            (lab / f"stock_{name}" / f"{target}.jsonl").write_text(lines)
+    return lab
 
 
 def same(one, other):

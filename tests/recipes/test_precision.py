@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torchao.optim import AdamW8bit
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
-from tests.lab import PRETRAIN, ROOT, SFT, build_lab, recipe, run_json, weights
+from tests.lab import PRETRAIN, ROOT, SFT, recipe, run_json, weights
 
 SHAPE = LlamaConfig(
     vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4
@@ -111,10 +111,9 @@ def test_what_is_refused(guard, tmp_path, monkeypatch):
     )
 
 
-def test_recipes_at_the_papers_learning_rate(tmp_path_factory):
+def test_recipes_at_the_papers_learning_rate(lab):
     """Refused before the first step; with stochastic rounding, or with an adapter on a 16-bit or 4-bit base,
     it trains and the weights move."""
-    lab = build_lab(tmp_path_factory.getbasetemp() / "lab")
     low = {
         **PRETRAIN,
         "model_name_or_path": "base",

@@ -17,26 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from data_prep.demo import backbone
 from tests.data_prep.test_blocks import MIXTURE
-from tests.lab import (
-    PRETRAIN,
-    ROOT,
-    SAFEGUARDS,
-    SFT,
-    TASK,
-    build_lab,
-    ledger,
-    losses,
-    recipe,
-    run_json,
-    weights,
-)
+from tests.lab import PRETRAIN, ROOT, SAFEGUARDS, SFT, TASK, ledger, losses, recipe, run_json, weights
 
 SFT_SCALE = 32 / SFT["lora_r"]  # trl's default lora_alpha
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    return build_lab(tmp_path_factory.getbasetemp() / "lab")
 
 
 def test_pretrain_writes_a_model_and_a_complete_record(lab):

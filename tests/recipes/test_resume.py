@@ -18,7 +18,6 @@ from tests.lab import (
     PRETRAIN,
     SFT,
     TASK,
-    build_lab,
     copied,
     killed,
     ledger,
@@ -79,11 +78,6 @@ RUNS = {  # recipe, config, micro-step at which it is killed, which is not the f
         10 * 2 + 1,
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    return build_lab(tmp_path_factory.getbasetemp() / "lab")
 
 
 @pytest.fixture(autouse=True)
