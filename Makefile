@@ -10,8 +10,7 @@ need    = $(or $($1),$(error $1 is not given. Next: make $@ $2))
 own     = $(PY) demo.py $1 && echo "Your own run: make $@ $2"
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PYTHONPATH ?= .
-help:  ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
+help: ; @awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile  ## this list
 TARGETS := $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' Makefile)
 .PHONY: $(TARGETS)
 $(filter-out help setup hello constraints demo-clean,$(TARGETS)): | $(VENV)/.installed
@@ -19,21 +18,22 @@ test test-fast guarantees lint: | $(VENV)/.installed-dev
 # ---------------------------------------------------------------- set-up and demo
 setup: $(VENV)/.installed  ## make .venv with the pinned packages (Python 3.11 or 3.12)
 PIP     = $(PY) -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+MAKE_VENV = $(PYTHON) -m venv $(if $(wildcard $(VENV)/.unfinished),--clear) $(VENV) && touch $(VENV)/.unfinished  # pip fails on half a package
 COMPILE = $(PY) -m compileall -q -j 0 $(VENV)/lib >/dev/null  # or each process does, where bytecode is not written
 $(VENV)/.installed: requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
 		{ echo "error: $(PYTHON) is not Python 3.11 or 3.12. Next: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
 	@echo "Set-up in $(VENV): downloads, unpacks and compiles torch, transformers and others; minutes, once"
-	$(PYTHON) -m venv $(VENV) && $(PIP) -r requirements.txt && { $(COMPILE); touch $@; }
+	$(MAKE_VENV) && $(PIP) -r requirements.txt && { $(COMPILE); mv $(VENV)/.unfinished $@; }
 $(VENV)/.installed-%: requirements-%.txt $(VENV)/.installed
-	$(PIP) -r $< && { $(COMPILE); touch $@; }
+	$(PIP) -r $< || { echo "error: $@ is not whole. Next: the same command again, or rm -r $(VENV) before it"; exit 1; }; $(COMPILE); touch $@
 constraints:  ## write constraints.txt: the version of each package that a fresh set-up would bring along today
 	$(PYTHON) -m pip install --dry-run --ignore-installed --quiet --report - -r requirements.txt -r requirements-dev.txt \
 		| $(PYTHON) -c 'import json, sys; print(*sorted("{name}=={version}".format(**item["metadata"]).lower().split("+")[0] for item in json.load(sys.stdin)["install"]), sep="\n")' > constraints.new && mv constraints.new constraints.txt
 hello: | $(VENV)/.light  ## a page in a minute, without training: two baselines on invented questions, scored
 	$(PY) demo.py hello
 LIGHT = $(shell sed -nE 's/^((numpy|pydantic|PyYAML|Jinja2|matplotlib|rouge-score|pyarrow|zstandard|regex)==[^ ]+).*/\1/p' requirements.txt)
-$(VENV)/.light: ; test -e $(VENV)/.installed || { $(PYTHON) -m venv $(VENV) && $(PIP) $(LIGHT); } && touch $@
+$(VENV)/.light: ; test -e $(VENV)/.installed || { $(MAKE_VENV) && $(PIP) $(LIGHT) && rm $(VENV)/.unfinished; } && touch $@
 demo:  ## the whole chain on invented data, on a CPU: raw files to report. DEMO=full: also all twelve benchmarks
 	$(PY) demo.py $(if $(filter full,$(DEMO)),--full)
 real:  ## [RAW=DIR MODEL=DIR_OR_NAME ARGS=--list]: the same chain on a small real model and real text (make fetch), on a CPU
