@@ -29,7 +29,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-STAMPS, LOGS = Path("outputs/demo/.stages"), Path("outputs/demo/log")
+OUT = Path("outputs/demo")  # with the stamps in .stages and a log of each stage in log
 SKIPPED = 75  # status of a command that says why the chain cannot be had here: not a failure
 
 
@@ -193,14 +193,25 @@ FULL = [
             --evaluation outputs/demo/alignment/evaluation \
             --forgetting outputs/demo/alignment/forgetting/forgetting.json --show_texts \
             --out outputs/demo/alignment/report"""),
-    Stage("long_context", "the foundation model on longer blocks: what that adds, and what it costs", 240,
-          "data/demo/blocks_long outputs/demo/extended outputs/demo/long_context", "foundation tasks", """
+    Stage("extended", "the foundation model on longer blocks", 120,
+          "data/demo/blocks_long outputs/demo/extended", "foundation", """
         python -m data_prep.build_blocks --documents data/demo/clean --tokenizer data/demo/backbone_config \
             --mixture data_prep/mixtures/demo_long.yaml --out data/demo/blocks_long
-        python recipes/pretrain.py --config recipes/configs/demo_extend.yaml
+        python recipes/pretrain.py --config recipes/configs/demo_extend.yaml"""),
+    *(Stage(f"needle_{longest}", f"{model} tuned to find a needle among {longest} tokens", seconds,
+            f"data/demo/needles_{longest} outputs/demo/needle_{longest}", model, f"""
+        python -m data_prep.demo.needles --tokenizer outputs/demo/{model} --longest {longest} --rows {rows} \
+            --out data/demo/needles_{longest}
+        python recipes/sft.py --config recipes/configs/demo_needle.yaml --rows data/demo/needles_{longest} \
+            --model_name_or_path outputs/demo/{model} --output_dir outputs/demo/needle_{longest}""")
+      for model, longest, rows, seconds in (("foundation", 128, 12000, 300), ("extended", 512, 10000, 400))),
+    Stage("long_context", "what a longer context adds, and what it costs", 100, "outputs/demo/long_context",
+          "needle_128 needle_512 tasks", """
         python -m evaluation.long_context outputs/demo/foundation outputs/demo/extended \
-            --blocks data/demo/blocks_long --lengths 128,256,512 --depths 3 --repeats 5 --old_length 128 \
-            --out outputs/demo/long_context/needles
+            --blocks data/demo/blocks_long --lengths 128 --depths 2 --repeats 1 \
+            --out outputs/demo/long_context/position
+        python -m evaluation.long_context outputs/demo/needle_128 outputs/demo/needle_512 \
+            --lengths 64,128,256,512 --repeats 20 --old_length 128 --out outputs/demo/long_context/needles
         python -m evaluation.generate --model outputs/demo/foundation --rows data/demo/tasks --preset paper \
             --tasks medqa_ll,mednli_ll,ddi_ll --batch_size 64 \
             --out outputs/demo/long_context/evaluation/foundation
@@ -215,7 +226,8 @@ FULL = [
         python -m evaluation.report --config evaluation/claims/demo_extension.yaml --runs outputs/demo \
             --evaluation outputs/demo/long_context/evaluation \
             --forgetting outputs/demo/long_context/forgetting/forgetting.json \
-            --long_context outputs/demo/long_context/needles/long_context.json --show_texts \
+            --long_context outputs/demo/long_context/position/long_context.json \
+            outputs/demo/long_context/needles/long_context.json --show_texts \
             --out outputs/demo/long_context/report"""),
 ]  # fmt: skip
 
@@ -281,14 +293,14 @@ def fingerprints(stages: list[Stage]) -> dict[str, str]:
 class Running:
     """A stage in progress: its commands one after the other, each in a process of its own."""
 
-    def __init__(self, stage: Stage, fingerprint: str):
+    def __init__(self, stage: Stage, fingerprint: str, out: Path):
         self.stage, self.commands, self.began = stage, stage.commands(), time.monotonic()
-        begun = STAMPS / f"{stage.name}.begun.json"
+        begun = out / f".stages/{stage.name}.begun.json"
         if read(begun) != {"fingerprint": fingerprint}:  # not this same stage, interrupted
             for folder in stage.makes.split():
                 shutil.rmtree(folder, ignore_errors=True)
             write(begun, {"fingerprint": fingerprint})
-        self.log = LOGS / f"{stage.name}.log"
+        self.log = out / f"log/{stage.name}.log"
         self.log.write_text("", encoding="utf-8")
         self.process = self.next()
 
@@ -328,10 +340,12 @@ def write(stamp: Path, facts: dict):
     partial.replace(stamp)
 
 
-def run(stages: list[Stage], jobs: int) -> None:
+def run(stages: list[Stage], jobs: int, out: Path = OUT) -> None:
     """Run what is not done, `jobs` stages at a time, the start of the longest chain first."""
+    for name in (".stages", "log"):
+        (out / name).mkdir(parents=True, exist_ok=True)
     known = fingerprints(stages)
-    stamps = {stage.name: read(STAMPS / f"{stage.name}.json") for stage in stages}
+    stamps = {stage.name: read(out / f".stages/{stage.name}.json") for stage in stages}
     usual = {stage.name: stamps[stage.name].get("seconds", stage.seconds) for stage in stages}
     waiting = [
         stage
@@ -357,11 +371,12 @@ def run(stages: list[Stage], jobs: int) -> None:
                     flush=True,
                 )
                 waiting.remove(stage)
-                running.append(Running(stage, known[stage.name]))
+                running.append(Running(stage, known[stage.name], out))
             time.sleep(0.05)
             for active in [active for active in running if active.finished()]:
                 name, seconds = active.stage.name, time.monotonic() - active.began
-                write(STAMPS / f"{name}.json", {"fingerprint": known[name], "seconds": round(seconds, 1)})
+                facts = {"fingerprint": known[name], "seconds": round(seconds, 1)}
+                write(out / f".stages/{name}.json", facts)
                 spent, expected = spent + seconds, expected + usual[name]
                 running.remove(active)
                 done.add(name)
@@ -385,7 +400,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def drive(stages: list[Stage], args, parser: argparse.ArgumentParser, out: Path) -> None:
     """Run, or list, the chosen stages and what they need; OUT holds their stamps, logs and report."""
-    global STAMPS, LOGS
     if unknown := set(args.stages) - {stage.name for stage in stages}:
         parser.error(f"no stage {', '.join(sorted(unknown))}. Next: python {parser.prog} --list")
     needed = set(args.stages)
@@ -397,11 +411,8 @@ def drive(stages: list[Stage], args, parser: argparse.ArgumentParser, out: Path)
             print(f"# {stage.name}: {stage.title}", *map(shlex.join, stage.commands()), "", sep="\n")
         return
     os.chdir(ROOT)
-    STAMPS, LOGS = out / ".stages", out / "log"
-    STAMPS.mkdir(parents=True, exist_ok=True)
-    LOGS.mkdir(exist_ok=True)
     began = time.monotonic()
-    run(stages, args.jobs)
+    run(stages, args.jobs, out)
     made = stages[-1].makes if args.stages else out / "report"
     page = next(iter(sorted(Path(made).rglob("report.html"))), made)
     print(f"Complete after {time.monotonic() - began:.0f} s: {page}")
@@ -414,7 +425,7 @@ def main(argv=None):
     parser.add_argument("--full", action="store_true", help="with every source and all twelve benchmarks")
     add_arguments(parser)
     args = parser.parse_args(argv)
-    drive(STAGES + HELLO * ("hello" in args.stages) + FULL * args.full, args, parser, Path("outputs/demo"))
+    drive(STAGES + HELLO * ("hello" in args.stages) + FULL * args.full, args, parser, OUT)
 
 
 if __name__ == "__main__":

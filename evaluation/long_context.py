@@ -52,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("models", nargs="+", metavar="MODEL", help="folders, or names of evaluation/models")
     add("--blocks", type=Path, help="folder of build_blocks, for the loss by position")
-    add("--lengths", default="2048,4096,8192,16384", help="tokens of the needle's prompts, with commas")
+    add("--lengths", default="2048,4096,8192,16384", help="tokens of needle prompts, with commas; '': none")
     add("--depths", type=int, default=5, help="places of the needle, from the first to the last note")
     add("--repeats", type=int, default=10, help="needles of each length and depth")
     add("--old_length", type=int, help="tokens: needles beyond it are compared with the first model's")
@@ -71,9 +71,12 @@ def main(argv=None):
         with whole_folder(args.out, mark="long_context.json") as folder:
             if result["access"] == "credentialed":
                 folder.chmod(0o700)
-            text = json.dumps(result, indent=1) + "\n"
+            text, page = (
+                json.dumps(result, indent=1) + "\n",
+                f"# Longer context\n\n{ABOUT}\n\n{markdown(result)}",
+            )
             (folder / "long_context.json").write_text(text, encoding="utf-8")
-            (folder / "long_context.md").write_text(markdown(result), encoding="utf-8")
+            (folder / "long_context.md").write_text(page, encoding="utf-8")
             for name, drawn in drawings(result).items():
                 drawn.save(folder / f"{name}.svg")
     print(f"{markdown(result)}\nwrote {args.out / 'long_context.json'}", flush=True)
@@ -81,13 +84,13 @@ def main(argv=None):
 
 def measure(args) -> dict:
     try:
-        lengths = sorted({int(length) for length in args.lengths.split(",")})
+        lengths = sorted({int(length) for length in args.lengths.split(",") if args.lengths})
     except ValueError:
         raise BadInput(f"--lengths {args.lengths}: whole numbers with commas. Next: 2048,4096") from None
-    if lengths[0] < 64 or args.depths < 2 or args.repeats < 1 or args.limit < 1:
+    if min(lengths, default=64) < 64 or args.depths < 2 or args.repeats < 1 or args.limit < 1:
         raise BadInput("--lengths from 64, --depths from 2, --repeats and --limit from 1. Next: --help")
     ruler.check([task for task in args.ruler.split(",") if task], lengths)
-    if args.old_length and (len(args.models) < 2 or args.old_length >= lengths[-1]):
+    if args.old_length and (len(args.models) < 2 or args.old_length >= max(lengths, default=0)):
         raise BadInput("--old_length needs a second model and a longer length. Next: --help")
     entries = [read_entry(model) for model in args.models]
     if served := next((entry.name for entry in entries if entry.on_server), None):
@@ -263,17 +266,20 @@ def drawings(result: dict) -> dict[str, figures.Drawing]:
 
     if any(model["loss"] for model in models):
         drawn["position"] = figures.drawing((6.4, 3.2), "curve position", "loss by position", curves)
-    size = (3.4 * len(models), 3)
-    drawn["needle"] = figures.drawing(size, "needle", "needles found, %", maps, len(models))
+    if any(model["needles"] for model in models):
+        size = (3.4 * len(models), 3)
+        drawn["needle"] = figures.drawing(size, "needle", "needles found, %", maps, len(models))
     return drawn
 
 
-def section(result: dict) -> dict:
+def section(results: list[dict]) -> dict:
     """Both forms, for the report."""
-    html = "".join(f'<figure class="scroll">{drawn}</figure>' for drawn in drawings(result).values())
-    said = "".join(f"<p>{markupsafe.escape(line)}</p>" for line in sentences(result))
-    html = markupsafe.Markup(f"<h2>Longer context</h2>\n<p>{ABOUT}</p>\n{said}{html}")
-    return {"html": html, "markdown": markdown(result, "##")}
+    html = f"<h2>Longer context</h2>\n<p>{ABOUT}</p>\n"
+    for result in results:
+        html += "".join(f"<p>{markupsafe.escape(line)}</p>" for line in sentences(result))
+        html += "".join(f'<figure class="scroll">{drawn}</figure>' for drawn in drawings(result).values())
+    body = "\n".join(markdown(result) for result in results)
+    return {"html": markupsafe.Markup(html), "markdown": f"## Longer context\n\n{ABOUT}\n\n{body}"}
 
 
 ABOUT = (
@@ -305,9 +311,8 @@ def spread(band: dict) -> str:
     return "" if band["low"] is None else f" ({band['low']:.3f} to {band['high']:.3f})"
 
 
-def markdown(result: dict, heading: str = "#") -> str:
-    parts = [f"{heading} Longer context\n", f"{ABOUT}\n"]
-    parts += [f"{markdown_text(line)}\n" for line in sentences(result)]
+def markdown(result: dict) -> str:
+    parts = [f"{markdown_text(line)}\n" for line in sentences(result)]
     for model in result["models"]:
         name, lengths = markdown_text(model["model"]), sorted({cell["length"] for cell in model["needles"]})
         rows = []
@@ -318,10 +323,8 @@ def markdown(result: dict, heading: str = "#") -> str:
             apart = 100 * metrics.smallest_difference(low, high)
             cell = f"{100 * found / asked:.1f} ({100 * low:.1f} to {100 * high:.1f})"
             rows.append((f"{length:,}", cell, f"{apart:.1f}"))
-        parts += [
-            f"**{name}**, {model['positions']:,} positions\n",
-            markdown_table(("tokens", "found, %", "detectable"), rows),
-        ]
+        parts += [f"**{name}**, {model['positions']:,} positions\n"]
+        parts += [markdown_table(("tokens", "found, %", "detectable"), rows)] if rows else []
         rows = [
             (
                 f"{band['first']:,} to {band['stop']:,}",

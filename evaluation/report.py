@@ -63,7 +63,13 @@ def make_parser() -> argparse.ArgumentParser:
     add("--evaluation", type=Path, required=True, help="folder with a folder of scores for each model")
     add("--runs", type=Path, help="folder of the training runs that the configuration names")
     add("--forgetting", type=Path, help="forgetting.json of evaluation.forgetting")
-    add("--long_context", type=Path, help="long_context.json of evaluation.long_context")
+    add(
+        "--long_context",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="long_context.json of evaluation.long_context",
+    )
     add("--diagnosis", type=Path, help="folder written by evaluation.judge")
     add("--rubrics", type=Path, help="folder written by evaluation.rubrics")
     add("--out", type=Path, required=True)
@@ -129,8 +135,8 @@ def read_page(args) -> dict:
     diagnosis = diagnosis_page.read(args.diagnosis) if args.diagnosis else None
     judged_talks = rubrics.section(args.rubrics) if args.rubrics else None
     records = [entry["run"] for entry in (*trained.values(), *evaluations.values())]
-    context = read_json(args.long_context) if args.long_context else None
-    records += [record for record in (forgetting, diagnosis, judged_talks, context) if record]
+    contexts = [read_json(path) for path in args.long_context]
+    records += [record for record in (forgetting, diagnosis, judged_talks, *contexts) if record]
     access = [row[name] for rows in answers.values() for row in rows for name in ("access", "model_access")]
     access += [record.get("access", "public") for record in records]
     baseline = next((model for model in models if model["name"] == settings["baseline"]), models[0])
@@ -178,7 +184,7 @@ def read_page(args) -> dict:
         "domains": perplexities(models, trained),
         "same_blocks": SAME_BLOCKS,
         "forgetting": forgetting and forgetting_page.section(forgetting),
-        "long_context": context and long_context.section(context),
+        "long_context": contexts and long_context.section(contexts),
         "diagnosis": diagnosis,
         "rubrics": judged_talks,
         "browser": browser,
@@ -210,10 +216,9 @@ def check_paths(args) -> None:
             "MODEL "
             "--tuned MODEL --out OUT, and --forgetting OUT/forgetting.json"
         )
-    if args.long_context and not args.long_context.is_file():
-        raise BadInput(
-            f"--long_context {args.long_context}: no such file. Next: python -m evaluation.long_context -h"
-        )
+    for path in args.long_context:
+        if not path.is_file():
+            raise BadInput(f"--long_context {path}: no such file. Next: python -m evaluation.long_context -h")
 
 
 def run_folder(args, model: dict) -> Path | None:

@@ -27,7 +27,7 @@ import threading
 import time
 from pathlib import Path
 
-from demo import STAGES, STAMPS, Stage
+from demo import OUT, STAGES, Stage
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGE = re.compile(r"\[(\d+)/(\d+)\]")  # as make demo prints them
@@ -181,7 +181,7 @@ def forget(folder: Path, stage: Stage) -> None:
     """Remove what a stage has made, so that it starts again."""
     for name in stage.makes.split():
         shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / STAMPS / f"{stage.name}.json").unlink(missing_ok=True)
+    (folder / OUT / f".stages/{stage.name}.json").unlink(missing_ok=True)
 
 
 def trial(whole: Path, folder: Path, stage: Stage, kind: str, rng: random.Random, seconds: float) -> str:

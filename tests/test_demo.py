@@ -86,8 +86,6 @@ def make(name, more="pass"):
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for folder in (demo.STAMPS, demo.LOGS):
-        folder.mkdir(parents=True)
     return tmp_path
 
 

@@ -44,8 +44,6 @@ def test_missing_files_are_named_with_the_command_that_fetches_them(tmp_path, ca
 
 def test_a_chain_that_cannot_be_had_here_ends_with_its_sentence_and_no_error(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for folder in (demo.STAMPS, demo.LOGS):
-        folder.mkdir(parents=True)
     assert demo.SKIPPED == SKIPPED
     absent = stage("model", f"import sys; print('skipped: not here'); sys.exit({SKIPPED})")
     with pytest.raises(SystemExit) as stopped:

@@ -95,7 +95,7 @@ def test_the_command_and_its_place_in_the_report(lab, tmp_path):
     assert math.isclose(mean, sum(sums) / tokens, rel_tol=1e-4)
     assert all(band["low"] <= band["nats"] <= band["high"] for band in bands if band["documents"] > 20)
 
-    page = long_context.section(result)
+    page = long_context.section([result])
     assert page["html"].count("<svg") == 2 and "Longer context" in page["markdown"]
     with pytest.raises(SystemExit, match="no such file. Next: python -m evaluation.long_context"):
         report.main(
