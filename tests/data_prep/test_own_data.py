@@ -162,7 +162,7 @@ def test_a_description_is_needed_and_is_not_replaced_unasked(tmp_path):
     assert tables.read_settings(path, "notes").deidentified == "no", "unquoted no is understood"
 
 
-def test_instruction_rows_of_a_table(tmp_path):
+def test_instruction_rows_of_a_table(tmp_path, capsys):
     records = [
         {"Instruction": f"Question {i}?", "Response": f"Answer {i}.", "system": "Be brief." if i == 0 else "",
          "patient_id": f"p{i % 4}"}
@@ -171,7 +171,10 @@ def test_instruction_rows_of_a_table(tmp_path):
     write_table(tmp_path / "raw/our_rows/rows.csv", [*records, records[1], records[2] | {"Response": " "}])
     describe.main([str(tmp_path / "raw/our_rows"), "--kind", "instructions", "--access", "gated"])
     flags = ["--sources", "our_rows", "--validation", "0.3"]
-    build_instructions.main(["--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out"), *flags])
+    places = ["--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out")]
+    build_instructions.main([*places, *flags[:2]])
+    assert "no rows for validation, as each group" in capsys.readouterr().out
+    build_instructions.main([*places, *flags])
     rows = {split: _lines(tmp_path / f"out/{split}.jsonl") for split in ("train", "validation")}
     assert {split: len(found) for split, found in rows.items()} == {"train": 30, "validation": 10}
     assert len({int(row["id"].rpartition(":")[2]) % 4 for row in rows["validation"]}) == 1, (
