@@ -129,6 +129,15 @@ def benchmark(settings: dict, records) -> dict:
 
 def describe(args) -> dict:
     """Write source.yaml and return what it says."""
+    try:
+        return _describe(args)
+    except BadInput as error:
+        if "iconv -f CP1252" not in str(error):
+            raise
+        raise BadInput(f"{error} (or here: --encoding cp1252)") from error
+
+
+def _describe(args) -> dict:
     path, given = args.path, {key: value for key, value in vars(args).items() if value is not None}
     if not path.exists():
         raise BadInput(f"{path}: no such file or folder")
@@ -287,8 +296,7 @@ def main(argv=None) -> None:
     try:
         describe(make_parser().parse_args(argv))
     except (BadInput, OSError) as error:
-        known = " (or here: --encoding cp1252)" if "iconv -f CP1252" in str(error) else ""
-        sys.exit(f"error: {error}{known}")
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -563,7 +563,7 @@ def _process(pid: int) -> dict:
 def _started(pid: int) -> str | None:
     with contextlib.suppress(OSError):
         if Path("/proc/self").exists():
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+            return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
         os.kill(pid, 0)
         return ""
     return None
