@@ -244,6 +244,8 @@ def _sample(file: Path, args, most: int | None = tables.LOOKED_AT) -> tuple[list
 def _next(path: Path, folder: Path, kind: str) -> str:
     """The command that reads what was described."""
     raw, name = folder.resolve().parent, folder.resolve().name
+    if " " in str(path):
+        return "mv it to a path without blanks, as make splits its arguments there"
     return {
         "notes": f'make corpus SOURCES="notes={path}" TOKENIZER=MODEL',
         "instructions": f"make instructions RAW={raw} INSTRUCTIONS={name}",

@@ -6,7 +6,8 @@ writes it.
     kind            notes (documents), instructions (rows to train on), preferences (pairs of answers),
                     choice or labels (a benchmark)
     license, access, deidentified     who may read it; "yes", "no" or "unknown"
-    table, query    of a database: the table to read, or the SQL that selects the rows
+    encoding        of CSV, TSV and .txt, where it is not UTF-8
+    table, query    of a database: the table to read (of a workbook: the sheet), or the SQL that selects rows
     patient         column: documents and rows of one patient go to the same split
 and the columns of its kind, see the classes below. `read_settings` checks it.
 """
@@ -25,7 +26,7 @@ import pydantic
 from openpyxl.utils.exceptions import InvalidFileException
 
 from data_prep import egress
-from data_prep.files import open_bytes, open_text, read_json, read_jsonl, read_parquet, read_yaml
+from data_prep.files import LONGEST, open_bytes, open_text, read_json, read_jsonl, read_parquet, read_yaml
 from data_prep.schema import Access, BadInput
 from data_prep.sources import sidecar
 from data_prep.sources.raw_files import csv_records, files_below
@@ -268,8 +269,10 @@ def raw_rows(
         yield from ((f"{file}: record {number}", row) for number, row in read_parquet(file))
     elif file.suffix == ".xlsx":
         yield from _named(file, _sheet(file, table))
-    elif file.suffix == ".json" and _is_array(file):
-        yield from ((f"{file}: record {number}", row) for number, row in enumerate(read_json(file), 1))
+    elif file.suffix == ".json" and not _has_lines(file):
+        if not isinstance(records := read_json(file), list):
+            raise BadInput(f"{file}: one JSON object, not a list of records. Next: save the list alone")
+        yield from ((f"{file}: record {number}", row) for number, row in enumerate(records, 1))
     elif file.suffix == ".json" or ".jsonl" in file.suffixes:
         yield from ((f"{file}: line {number}", row) for number, row in read_jsonl(file, drops, source))
     else:
@@ -277,9 +280,11 @@ def raw_rows(
         yield from _named(file, (cells for _, cells in records))
 
 
-def _is_array(file: Path) -> bool:
+def _has_lines(file: Path) -> bool:
+    """Whether a .json file holds an object a line, and not one value."""
     with open_text(file) as stream:
-        return stream.read(1 << 16).lstrip().startswith("[")
+        first, second = stream.readline(LONGEST).strip(), stream.readline(LONGEST).strip()
+    return first.startswith("{") and first.endswith("}") and second.startswith("{")
 
 
 def _delimiter(file: Path, encoding: str | None) -> str:
@@ -311,8 +316,9 @@ def _sheet(file: Path, name: str | None):
     with open_bytes(file) as stream:
         try:
             book = openpyxl.load_workbook(stream, read_only=True, data_only=True)
-            filled = [name] if name else [sheet.title for sheet in book.worksheets if any(_cells(sheet))]
-            if len(filled) > 1:
+            known = [sheet.title for sheet in book.worksheets if name or any(_cells(sheet))]
+            filled = [name] if name in known else known
+            if len(filled) > 1 or name and name not in known:
                 raise BadInput(
                     f"{file}: 'table' must be one of its sheets: {', '.join(filled)}. "
                     f"Next: --table SHEET, or {NAME}"
@@ -321,8 +327,7 @@ def _sheet(file: Path, name: str | None):
             yield from _cells(sheet)
         except (zipfile.BadZipFile, InvalidFileException, KeyError, ValueError) as error:
             raise BadInput(
-                f"{file}: not a whole .xlsx file, or no such sheet ({error}). "
-                "Next: save it again as .xlsx or CSV"
+                f"{file}: not a whole .xlsx file ({error}). Next: save it again as .xlsx or CSV"
             ) from error
 
 
@@ -365,7 +370,9 @@ def _database(file: Path, table: str | None, query: str | None):
     except (sqlite3.Error, duckdb.Error) as error:
         # what could not be converted may be text of a record
         said = egress.shown(error) if isinstance(error, duckdb.DataError) else str(error)
-        raise BadInput(f"{file}: cannot be queried ({said.splitlines()[0]})") from error
+        raise BadInput(
+            f"{file}: cannot be queried ({said.splitlines()[0]}). Next: correct --table or --query, or {NAME}"
+        ) from error
 
 
 def text(value) -> str:

@@ -340,6 +340,12 @@ def test_no_fault_of_a_table_of_notes(tmp_path, capsys):
         ("a.csv", "id,text\n1,a,b\n", "record 1 has 3 columns, the header has 2. Next: put double quotes"),
         ("a.csv", 'id,text\n1,"a\n', "not valid CSV .*Next: close its double quotes"),
         ("a.jsonl", '{"text": "a"}\n{"text\n', "line 2 is not JSON .*Next: correct or remove that line"),
+        (
+            "a.json",
+            '{"data": [{"text": "a"}]}',
+            "one JSON object, not a list of records. Next: save the list",
+        ),
+        ("a.sqlite", "no database", "cannot be queried .*Next: correct --table or --query"),
         ("a.docx", "PK", "holds .docx, which is not read. Next: save it as .txt, .xlsx or CSV"),
         ("a.xlsx", "PK", "not a whole .xlsx file.*Next: save it again as .xlsx or CSV"),
         ("a.txt", "id\ttext\tdate\n1\ta\t2020\n", "a table, not a note. Next: mv .*a.txt .*a.csv"),
@@ -364,6 +370,8 @@ def test_a_workbook_of_several_sheets_and_notes_beside_a_table_are_asked_about(t
     book.save(tmp_path / "raw/a.xlsx")
     with pytest.raises(SystemExit, match="'table' must be one of its sheets: Sheet, Befunde. Next: --table"):
         describe.main([str(tmp_path / "raw"), "--access", "public"])
+    with pytest.raises(SystemExit, match="'table' must be one of its sheets: Sheet, empty, Befunde"):
+        describe.main([str(tmp_path / "raw"), "--access", "public", "--table", "Bfunde"])
     describe.main([str(tmp_path / "raw"), "--access", "public", "--table", "Befunde"])
     assert len(documents(tmp_path / "raw", tmp_path / "out")) == 6
     for name in "12":
