@@ -367,7 +367,7 @@ def test_a_model_that_cannot_learn_these_texts(lab):
         ("eval_strategy: no\n", "line 1: eval_strategy: YAML reads no as a boolean. Next: 'no' in quotes"),
     ],
 )
-def test_a_key_that_is_there_twice_and_an_unquoted_no(tmp_path, text, said):
+def test_a_key_that_is_there_twice_and_an_unquoted_no(guard, tmp_path, text, said):
     path = tmp_path / "run.yaml"
     path.write_text(text)
     with pytest.raises(guard.Refused, match=said):
