@@ -43,7 +43,7 @@ demo-clean: ; rm -rf data/demo outputs/demo  ## remove what the demo wrote
 fetch:  ## SOURCES="pubmedqa medqa pubmed:2 ..." [RAW=data/raw]: public files from their publishers, resumed and checked
 	$(PY) -m data_prep.fetch $(call need,SOURCES,SOURCES="pubmedqa medqa pubmed:2") --raw $(or $(RAW),data/raw) $(ARGS)
 describe:  ## FROM=DIR_OR_TABLE ARGS="--access credentialed [--kind notes|instructions|choice|labels]": your own data
-	$(PY) -m data_prep.describe $(call need,FROM,FROM=my_notes ARGS="--access credentialed") $(ARGS)
+	$(PY) -m data_prep.describe '$(call need,FROM,FROM=my_notes ARGS="--access credentialed")' $(ARGS)
 corpus:  ## SOURCES="pubmed=DIR ..." TOKENIZER=MODEL [PLAN=YAML ROWS= MIXTURE=YAML EXECUTOR=]: raw files to packed blocks
 	$(PY) -m data_prep.build_documents $(SOURCE) --out $(DATA)/corpus/documents $(ON)
 	$(if $(PLAN),$(PY) -m data_prep.clean_documents --documents $(DATA)/corpus/documents $(ROWS:%=--rows %) \

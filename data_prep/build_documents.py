@@ -244,7 +244,8 @@ def read_files(source: str, files: list, output: str, known: str | None, known_s
         nonlocal characters
         for file, knowledge in zip(paths, knowledge_of, strict=True):
             if file.is_file() and file.stat().st_size == 0:
-                drops.add(source, "the file is empty", str(file), bad=True)
+                empty = getattr(module, "EMPTY", None)
+                drops.add(source, empty or "the file is empty", str(file), bad=not empty)
                 continue
             for document in module.read(file, drops, *([] if knowledge is None else [knowledge])):
                 where = f"{file}: document {document.get('id')}"

@@ -252,6 +252,9 @@ def build(
         f"{manifest['access']}",
         flush=True,
     )
+    if plan["validation"] and not parts["validation"]:
+        said = "no rows for validation, as each group (patient, document, prompt) is larger than the share"
+        print(f"{said} of {plan['validation']}. Next: a larger --validation; recipes/sft.py reads both files")
     return manifest
 
 

@@ -18,55 +18,56 @@ import argparse
 import itertools
 import re
 import sys
+import unicodedata
 from pathlib import Path
 
 import yaml
 
 from data_prep import egress, files
+from data_prep.files import check_no_link, open_text, read_whole
 from data_prep.schema import ACCESS, BadInput
 from data_prep.sources import tables
+from data_prep.sources.notes import check_one_kind
 from data_prep.sources.raw_files import walk
 
 WHO = (
     "who may read this data? Anybody: --access public. Whoever accepted its terms: --access gated. "
     "Only people named in an agreement or an ethics approval, as with patient data: --access credentialed"
 )
-# What columns are usually called, most telling first.
+# What columns are usually called, in English and German, most telling first; without case, accents and marks.
 USUAL = {
-    "text": (
-        "text",
-        "note_text",
-        "note",
-        "report",
-        "report_text",
-        "content",
-        "body",
-        "transcription",
-        "document",
-    ),
-    "id": ("id", "note_id", "document_id", "doc_id", "report_id", "row_id", "question_id", "accession"),
-    "date": ("date", "note_date", "charttime", "chartdate", "datetime", "created", "timestamp"),
-    "patient": ("patient_id", "patient", "subject_id", "person_id", "mrn", "pid"),
-    "prompt": ("prompt", "instruction", "question", "query", "q"),
-    "input": ("input", "context"),
-    "answer": (
-        "answer",
-        "completion",
-        "output",
-        "response",
-        "answer_idx",
-        "correct",
-        "key",
-        "label",
-        "labels",
-        "a",
-    ),
-    "system": ("system", "system_prompt"),
-    "conversations": ("conversations", "messages", "conversation"),
-    "chosen": ("chosen", "response_chosen", "preferred", "better"),
-    "rejected": ("rejected", "response_rejected", "dispreferred", "worse"),
-    "question": ("question", "query", "text", "prompt", "stem"),
-    "split": ("split", "fold"),
+    key: words.split()
+    for key, words in {
+        "text": "text notetext note report reporttext content body transcription document freetext "
+        "befundtext berichtstext freitext befund bericht arztbrief inhalt",
+        "id": "id noteid documentid docid reportid rowid questionid accession uid befundid "
+        "berichtid dokumentid frageid befundnummer berichtnummer dokumentnummer fallnummer",
+        "date": "date notedate charttime chartdate datetime created timestamp reportdate visitdate "
+        "dateofvisit datum befunddatum berichtsdatum aufnahmedatum",
+        "patient": "patientid patient subjectid personid mrn pid patientnumber patientno patientnr patid "
+        "patno patnr patientenid patientennummer patientennr pseudonym subject",
+        "prompt": "prompt instruction question query q frage anweisung aufgabe",
+        "input": "input context kontext",
+        "answer": "answer completion output response answeridx correct correctanswer key label labels a "
+        "antwort losung loesung richtig richtigeantwort diagnosis diagnoses diagnose "
+        "diagnosen kategorie",
+        "system": "system systemprompt",
+        "conversations": "conversations messages conversation",
+        "chosen": "chosen responsechosen preferred better",
+        "rejected": "rejected responserejected dispreferred worse",
+        "question": "question query text prompt stem frage fragetext vignette sentence satz",
+        "split": "split fold",
+    }.items()
+}
+LISTS = ("options", "choices", "optionen")  # one column with all options
+NAMED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?<!_ll)")  # of a set, as commands take it
+MOST = 200  # labels
+NEEDED = {
+    "notes": ["text"],
+    "instructions": [],
+    "preferences": ["prompt", "chosen", "rejected"],
+    "choice": ["question", "answer"],
+    "labels": ["question", "answer"],
 }
 COLUMNS = {
     "notes": ("text", "id", "date", "patient"),
@@ -75,38 +76,73 @@ COLUMNS = {
     "choice": ("question", "answer", "split", "id", "patient"),
     "labels": ("question", "answer", "split", "id", "patient"),
 }
-OPTIONS = re.compile(r"(?:option|choice|opt|answer)?[ _]?([a-h]|[1-8])", re.IGNORECASE)
+OPTIONS = re.compile(r"(?:option|choice|opt|op|answer|antwort)?[ _]?([a-h]|[1-8])", re.IGNORECASE)
 EMPTY = "(none)"
+
+
+def plain(name: str) -> str:
+    """A column's name as USUAL has it: "Patienten-ID" is patientenid."""
+    ascii = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return re.sub(r"[\W_]", "", ascii.lower())
 
 
 def guess(kind: str, header: list[str], records: list[dict]) -> dict:
     """{key: column} of what the columns of a table are likely to be."""
-    found, free = {}, {re.sub(r"\W+", "_", name.lower()): name for name in header}
+    found, free = {}, {plain(name): name for name in header}
     for key in COLUMNS[kind]:
         name = next((free.pop(usual) for usual in USUAL[key] if usual in free), None)
         if name is not None:
             found[key] = name
+    if "id" in found and (again := repeated(found["id"], records)):
+        print(f"column '{found.pop('id')}': {again} of {len(records)} values come again, so it is not the id")
     if kind == "notes" and "text" not in found and (others := list(free.values())):
         found["text"] = max(others, key=lambda name: sum(len(tables.text(row.get(name))) for row in records))
     if kind == "instructions" and "conversations" in found:
         found = {key: found[key] for key in ("conversations", "system", "id", "patient") if key in found}
+    if kind == "instructions" and "prompt" not in found and "input" in found:
+        found["prompt"] = found.pop("input")
     if kind == "choice":
         options = [name for name in free.values() if OPTIONS.fullmatch(name.strip())]
-        found |= {"options": options} if len(options) > 1 else {}
-    if kind in ("choice", "labels") and "options" not in found and "answer" in found:
-        answers = [tables.text(row.get(found["answer"])) for row in records]
-        labels = {
-            part.strip() for text in answers for part in (text.split(";") if kind == "labels" else [text])
-        }
-        found["choices"] = sorted(labels - {""})
+        options = options if len(options) > 1 else [free[name] for name in LISTS if name in free][:1]
+        found |= {"options": options} if options else {}
     return found
+
+
+def repeated(column: str, records: list[dict]) -> int:
+    """How many values of a column were there before."""
+    values = [text for row in records if (text := tables.text(row.get(column)).strip())]
+    return len(values) - len(set(values))
+
+
+def benchmark(settings: dict, records) -> dict:
+    """What a benchmark's answers say: the labels, how they are joined, and whether options are numbered from
+    0."""
+    answers = {tables.text(row.get(settings["answer"])).strip() for row in records} - {""}
+    if settings.get("options"):
+        return {"numbered_from": 0} if "0" in answers and all(map(str.isdecimal, answers)) else {}
+    if settings["kind"] == "choice":
+        return {"choices": sorted(answers)}
+    parts = {mark: {part.strip() for text in answers for part in text.split(mark)} - {""} for mark in ";,|"}
+    mark = min(parts, key=lambda mark: len(parts[mark]))  # joined labels are fewer once they are taken apart
+    return {"choices": sorted(parts[mark])} | ({"separator": mark} if mark != ";" else {})
 
 
 def describe(args) -> dict:
     """Write source.yaml and return what it says."""
+    try:
+        return _describe(args)
+    except BadInput as error:
+        if "iconv -f CP1252" not in str(error):
+            raise
+        raise BadInput(f"{error} (or here: --encoding cp1252)") from error
+
+
+def _describe(args) -> dict:
     path, given = args.path, {key: value for key, value in vars(args).items() if value is not None}
     if not path.exists():
         raise BadInput(f"{path}: no such file or folder")
+    if path.is_file():
+        check_no_link(path)
     if not args.access:
         raise BadInput(f"--access: {WHO}")
     folder = path if path.is_dir() else path.parent
@@ -115,28 +151,35 @@ def describe(args) -> dict:
             f"{folder / tables.NAME}: is there already. Next: edit it, or --again to describe anew"
         )
     settings = {"kind": args.kind, "license": args.license, "access": args.access}
-    settings["deidentified"] = args.deidentified
-    notes = (
-        path.is_dir()
-        and args.kind == "notes"
-        and not any(f.name.endswith(tables.SUFFIXES) for f in walk(path))
-    )
-    if notes:
-        count = sum(file.suffix == ".txt" for file in walk(path))
-        print(f"{path}: {count:,} .txt files, one note each; the id is the path")
-        if not count:
-            raise BadInput(f"{path}: neither .txt nor {', '.join(tables.SUFFIXES)}")
+    settings |= {"deidentified": args.deidentified}
+    settings |= {key: given[key] for key in ("encoding", "table", "query") if key in given}
+    if args.kind != "notes" and not NAMED.fullmatch(folder.resolve().name):
+        raise BadInput(
+            f"{folder}: the set will have this name. Next: mv it to letters, digits, _ and -, not _ll"
+        )
+    if notes := _is_folder_of_texts(path, args.kind):
+        _look_at_texts(path, args.encoding)
+        settings |= {key: given[key] for key in ("patient",) if key in given}
     else:
         file = tables.files(path, args.kind)[0]
-        settings |= {key: given[key] for key in ("table", "query") if key in given}
-        sample = list(itertools.islice(tables.raw_rows(file, args.table, args.query), tables.LOOKED_AT))
-        header, records = tables.header(sample), [row for _, row in sample if isinstance(row, dict)]
-        if not records:
-            raise BadInput(f"{file}: no record. Next: a table whose first line names the columns")
+        records, header = _sample(file, args)
         settings |= guess(args.kind, header, records)
         settings |= {key: given[key] for key in (*COLUMNS[args.kind], "options", "choices") if key in given}
         settings = {key: value for key, value in settings.items() if value not in (EMPTY, [EMPTY])}
         show(file, header, records, settings)
+        if missing := [key for key in NEEDED[args.kind] if key not in settings]:
+            raise BadInput(
+                f"{file}: which column is the {missing[0]}? "
+                f"Next: --{missing[0]} COLUMN, one of {', '.join(header)}"
+            )
+        if args.kind in ("choice", "labels") and "choices" not in settings:
+            every = (_sample(file, args, None)[0] for file in tables.files(path, args.kind))
+            settings |= benchmark(settings, itertools.chain.from_iterable(every))
+            if len(settings.get("choices", ())) > MOST:
+                raise BadInput(
+                    f"{file}: {len(settings['choices'])} different answers, so they are no labels. "
+                    "Next: --options COLUMN COLUMN ..., or --kind instructions"
+                )
     for key in ("domain", "instruction"):
         settings |= {key: given[key]} if key in given else {}
     written = folder / tables.NAME
@@ -151,8 +194,63 @@ def describe(args) -> dict:
         raise
     if args.deidentified == "unknown":
         print("de-identification: unknown. Say --deidentified yes or no once you know")
+    if "patient" not in settings and args.kind not in ("choice", "labels"):
+        folders = "folder, if each patient has a folder" if notes else "COLUMN"
+        print(f"patient: unknown, so one patient may be on both sides of a split. Say --patient {folders}")
     print(f"wrote {written}: read it, and correct what was guessed wrong")
+    print(f"Next: {_next(path, folder, args.kind)}")
     return settings
+
+
+def _is_folder_of_texts(path: Path, kind: str) -> bool:
+    """Whether `path` is a folder of .txt files. BadInput for such beside tables, and for neither."""
+    if not path.is_dir() or kind != "notes":
+        return False
+    found = list(walk(path))
+    texts = [file for file in found if file.suffix == ".txt"]
+    beside = [file for file in found if file.name.endswith(tables.SUFFIXES)]
+    if not texts and not beside:
+        for file in found:
+            check_no_link(file)
+        holds = ", ".join(sorted({file.suffix or file.name for file in found})[:5]) or "nothing"
+        raise BadInput(f"{path}: holds {holds}, which is not read. Next: save it as .txt, .xlsx or CSV")
+    check_one_kind(path, texts, beside)
+    return bool(texts) and not beside
+
+
+def _look_at_texts(path: Path, encoding: str | None) -> None:
+    """Read some of a folder's .txt files. BadInput for one that is not text, or is a table."""
+    texts = [file for file in walk(path) if file.suffix == ".txt"]
+    print(f"{path}: {len(texts):,} .txt files, one note each; the id is the path")
+    for file in [file for file in texts if file.stat().st_size][: tables.LOOKED_AT]:
+        with open_text(file, encoding=encoding) as stream:
+            lines = read_whole(stream, file).splitlines()
+        for mark in "\t;|":
+            counts = {line.count(mark) for line in lines if line}
+            if len(lines) > 1 and len(counts) == 1 and min(counts) > 1:
+                raise BadInput(f"{file}: a table, not a note. Next: mv {file} {file.with_suffix('.csv')}")
+
+
+def _sample(file: Path, args, most: int | None = tables.LOOKED_AT) -> tuple[list[dict], list[str]]:
+    """(the first `most` records of a table, its columns)."""
+    rows = tables.raw_rows(file, args.table, args.query, encoding=args.encoding)
+    sample = list(itertools.islice(rows, most))
+    records = [row for _, row in sample if isinstance(row, dict)]
+    if not records:
+        raise BadInput(f"{file}: no record. Next: a table whose first line names the columns")
+    return records, tables.header(sample)
+
+
+def _next(path: Path, folder: Path, kind: str) -> str:
+    """The command that reads what was described."""
+    raw, name = folder.resolve().parent, folder.resolve().name
+    if " " in str(path):
+        return "mv it to a path without blanks, as make splits its arguments there"
+    return {
+        "notes": f'make corpus SOURCES="notes={path}" TOKENIZER=MODEL',
+        "instructions": f"make instructions RAW={raw} INSTRUCTIONS={name}",
+        "preferences": f'make preferences RAW={raw} ARGS="--sources {name}"',
+    }.get(kind, f"make tasks RAW={raw} TASKS={name}")
 
 
 def show(file: Path, header: list[str], records: list[dict], settings: dict) -> None:
@@ -182,6 +280,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--domain", choices=("biomedical", "clinical", "general"), help="of notes; else clinical"
     )
+    parser.add_argument("--encoding", choices=tables.ENCODINGS, help="of CSV, TSV and .txt; else UTF-8")
     parser.add_argument("--table", help="of a database or spreadsheet")
     parser.add_argument("--query", help="SQL that selects the rows of a database")
     parser.add_argument("--instruction", help="of a benchmark: what stands above each question")

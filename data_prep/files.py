@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import socket
 import sys
@@ -34,6 +35,7 @@ class BadInput(Exception):
 
 
 LFS_MARK = b"version https://git-lfs.github.com/spec"
+LINK = re.compile(r"\.{0,2}/\S{1,1000}")  # all that a file holds where a link arrived as text
 LEVEL = 3  # of gzip: more than twice the speed of 6, for an eighth more bytes
 WORK = ".work"  # inside an unfinished output: what is not part of it
 IDENTITY = (
@@ -69,6 +71,7 @@ def open_bytes(path: str | Path):
         if raw.read(len(LFS_MARK)) == LFS_MARK:
             raise BadInput(f"{path}: this is a Git-LFS pointer, not the data. Next: git lfs pull")
         raw.seek(0)
+        check_no_link(path)
         try:
             if path.suffix == ".gz":
                 yield io.BufferedReader(_Expanding(path, raw, gzip.GzipFile(fileobj=raw)), 1 << 16)
@@ -80,6 +83,18 @@ def open_bytes(path: str | Path):
             raise BadInput(
                 f"{path}: cannot be read to its end ({error or type(error).__name__}). Next: fetch it again"
             ) from error
+
+
+def check_no_link(path: Path) -> None:
+    """BadInput where all that a file holds is a path: a link, copied to a system that has none."""
+    if path.stat().st_size > 1000:
+        return
+    content = path.read_bytes().decode(errors="replace")
+    inside = re.fullmatch(r"\S+/\S+", content) and "\0" not in content and (path.parent / content).exists()
+    if inside or LINK.fullmatch(content):
+        raise BadInput(
+            f"{path}: a link to {content} that was copied as text. Next: put what it links to in its place"
+        )
 
 
 class _Expanding(io.RawIOBase):
@@ -134,19 +149,23 @@ class _WholeZstd(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def open_text(path: str | Path, newline: str | None = "", errors: str = "strict"):
+def open_text(
+    path: str | Path, newline: str | None = "", errors: str = "strict", encoding: str | None = None
+):
     """As open_bytes, decoded as UTF-8 (a leading byte-order mark is dropped). `newline=""` keeps line ends as
-    they are; with errors="replace" a byte that is not UTF-8 becomes U+FFFD."""
+    they are; with errors="replace" a byte that is not UTF-8 becomes U+FFFD. `encoding`: where it is known to
+    be another one."""
     with (
         open_bytes(path) as stream,
-        io.TextIOWrapper(stream, encoding="utf-8-sig", newline=newline, errors=errors) as text,
+        io.TextIOWrapper(stream, encoding=encoding or "utf-8-sig", newline=newline, errors=errors) as text,
     ):
         try:
-            if stream.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            if not encoding and stream.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
                 raise BadInput(not_utf8(path))
             yield text
-        except UnicodeDecodeError as error:
-            raise BadInput(not_utf8(path)) from error
+        except UnicodeError as error:
+            wrong = f"{path}: is not {encoding} ({error}). Next: correct its encoding in source.yaml"
+            raise BadInput(wrong if encoding else not_utf8(path)) from error
 
 
 def not_utf8(path: str | Path) -> str:
@@ -154,7 +173,7 @@ def not_utf8(path: str | Path) -> str:
     with open_bytes(path) as stream:
         line = b""
         if stream.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            return f"{path}: UTF-16, must be UTF-8. Next: iconv -f UTF-16 -t UTF-8 {path} > {path}.utf8"
+            return f"{path}: UTF-16, must be UTF-8. Next: {_converted(path, 'UTF-16')}"
         for number, line in enumerate(iter(lambda: stream.readline(LONGEST), b""), 1):  # noqa: B007
             try:
                 line.decode()
@@ -163,11 +182,15 @@ def not_utf8(path: str | Path) -> str:
     try:
         line.decode("cp1252")
     except UnicodeDecodeError:
-        return f"{path}: line {number} is not UTF-8. Next: iconv -f ENCODING -t UTF-8 {path} > {path}.utf8"
-    return (
-        f"{path}: line {number} is not UTF-8 but probably Windows-1252. "
-        f"Next: iconv -f CP1252 -t UTF-8 {path} > {path}.utf8"
-    )
+        return f"{path}: line {number} is not UTF-8. Next: {_converted(path, 'ENCODING')}"
+    probably = "is not UTF-8 but probably Windows-1252"
+    return f"{path}: line {number} {probably}. Next: {_converted(path, 'CP1252')}"
+
+
+def _converted(path: str | Path, encoding: str) -> str:
+    """The command after which `path` is UTF-8, and the file as it was lies beside it."""
+    new, old = shlex.quote(str(path)), shlex.quote(f"{path}.old")
+    return f"mv {new} {old} && iconv -f {encoding} -t UTF-8 {old} > {new}"
 
 
 def read_whole(stream, path: str | Path, longest: int | None = None):
@@ -208,7 +231,7 @@ def read_jsonl(path: str | Path, drops=None, source: str | None = None):
             except ValueError as error:
                 wrong, line = error, ""
             if drops is None:
-                said = f"{path}: line {number} is not JSON ({wrong})"
+                said = f"{path}: line {number} is not JSON ({wrong}). Next: correct or remove that line"
                 raise BadInput(not_utf8(path) if isinstance(wrong, UnicodeDecodeError) else said) from wrong
             try:
                 record = from_json(line, raw)
@@ -540,7 +563,7 @@ def _process(pid: int) -> dict:
 def _started(pid: int) -> str | None:
     with contextlib.suppress(OSError):
         if Path("/proc/self").exists():
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+            return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
         os.kill(pid, 0)
         return ""
     return None

@@ -6,6 +6,7 @@ Each raises Refused: one sentence that says what is wrong, and after "Next:" wha
 import contextlib
 import copy
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 
 import torch
+import yaml
 from egress import host_of, is_loopback, isolate, shown
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -542,6 +544,25 @@ def begin(parser):
     one sentence."""
     isolate(sys.argv[1:], Refused)
     one_sentence_errors(parser)
+    for before, value in itertools.pairwise(sys.argv):
+        if before == "--config":
+            check_keys(value)
+
+
+def check_keys(path):
+    """Refused where the YAML of a run has a key twice, of which the first would be lost silently, or a word
+    that YAML reads as true or false: `eval_strategy: no`."""
+    with open(path, encoding="utf-8") as file:
+        node, lines = yaml.compose(file, yaml.SafeLoader), {}
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        name, line, word = key.value, key.start_mark.line + 1, value.value
+        if name in lines:
+            wrong = f"{name} is in line {lines[name]} and again in line {line}. Next: remove one"
+            raise Refused(f"{path}: {wrong}")
+        if value.tag.endswith(":bool") and word.lower() not in ("true", "false"):
+            wrong = f"{name}: YAML reads {word} as a boolean. Next: '{word}' in quotes, or true or false"
+            raise Refused(f"{path}: line {line}: {wrong}")
+        lines[name] = line
 
 
 def one_sentence_errors(parser=None):

@@ -39,6 +39,7 @@ OURS = PROMPTS / "ours.yaml"
 RELEASE_WORDS = False  # prompts in the words of the release page alone: build_tasks --release_words
 SPLIT_NAMES = {
     "train": "train",
+    "training": "train",
     "valid": "validation",
     "validation": "validation",
     "val": "validation",

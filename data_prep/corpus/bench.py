@@ -121,7 +121,7 @@ def make_tokenizer(texts: list[str], kind: str, folder: Path) -> str:
         "unk_token": "<unk>",
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokens))
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokens), encoding="utf-8")
     return str(folder)
 
 
@@ -244,7 +244,8 @@ def main(argv=None):
     args.out.mkdir(parents=True, exist_ok=True)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     (args.out / "bench.json").write_text(
-        json.dumps({"machine": machine, "repeats": args.repeats, "tokenizers": results}, indent=1) + "\n"
+        json.dumps({"machine": machine, "repeats": args.repeats, "tokenizers": results}, indent=1) + "\n",
+        encoding="utf-8",
     )
     print(
         f"\n{size:.1f} MB of text, {machine}, median of {args.repeats}; MB per CPU-second, and cost as a "

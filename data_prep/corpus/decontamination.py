@@ -201,7 +201,7 @@ class Decontaminator:
                 arrays |= {f"runs_{table.length}": table.runs, f"owners_{table.length}": table.owners}
             for name, array in arrays.items():
                 np.save(folder / f"{name}.npy", array)
-        (folder / "decontamination.json").write_text(json.dumps(facts))
+        (folder / "decontamination.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
 def make_decontaminator(config: dict | None, rows: str | Path) -> Decontaminator:
@@ -227,7 +227,7 @@ def make_decontaminator(config: dict | None, rows: str | Path) -> Decontaminator
 
 def load(folder: Path) -> Decontaminator:
     """What `Decontaminator.save` wrote."""
-    facts = json.loads((folder / "decontamination.json").read_text())
+    facts = json.loads((folder / "decontamination.json").read_text(encoding="utf-8"))
     settings, index = Decontamination(**facts["settings"]), None
     if "index" in facts:
         index = Index([], min_hits=settings.min_hits, coverage=settings.coverage)

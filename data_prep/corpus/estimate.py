@@ -5,8 +5,10 @@ core-hours, and a warning where text repeats too often.
         --tokenizer meta-llama/Llama-2-13b-hf --mixture data_prep/mixtures/paper.yaml
 
 The first megabytes of a few files of each source are read, not cleaned, and tokenized; the rest is arithmetic
-on file sizes. What a whole corpus loses to duplicates, decontamination and quality filters is not in it. Nor
-is what a dataset of the Hub holds beyond the texts that were read: nothing here says how much that is.
+on file sizes. Replaced records, ids that come again and what is held out for validation are left out, as
+make corpus leaves them out. What a whole corpus loses to near duplicates, decontamination and quality filters
+is not in it. Nor is what a dataset of the Hub holds beyond the texts that were read: nothing here says how
+much that is.
 Without --source, the targets of the mixture alone.
 """
 
@@ -23,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 
-from data_prep import egress
+from data_prep import build_blocks, egress
 from data_prep.build_blocks import read_mixture, target
 from data_prep.corpus.tokenize import DocumentTokenizer
 from data_prep.files import one_sentence
@@ -40,11 +42,12 @@ MOST_PASSES = (
 )
 
 
-def sample(name: str, path: str, tokenizer: DocumentTokenizer) -> dict:
+def sample(name: str, path: str | list[str], tokenizer: DocumentTokenizer, held_out: float = 0) -> dict:
     """Documents, tokens, bytes and CPU seconds of one source, by what its first megabytes give a raw byte.
-    "open": there is more of it, how much is unknown."""
+    "open": there is more of it, how much is unknown. `held_out`: the share of validation; "validation": its
+    tokens, by the rule of build_blocks."""
     module, drops = SOURCES[name], Drops()
-    files = module.files(path)
+    files = list(dict.fromkeys(file for one in np.atleast_1d(path) for file in module.files(one)))
     cards = [mark_credentialed(card(name, file)) for file in {file.parent: file for file in files}.values()]
     if len(domains := sorted({card["domain"] for card in cards})) > 1:
         raise BadInput(f"{path}: holds {' and '.join(domains)} text. Next: one --source {name}=PATH for each")
@@ -59,20 +62,29 @@ def sample(name: str, path: str, tokenizer: DocumentTokenizer) -> dict:
             )
         }
     )
-    raw = documents = tokens = packed = 0
+    raw = documents = tokens = validation = packed = 0
+    ids = set()
     more, started = False, time.process_time()
     known, scanned = replacements(module, files, sizes)
     scan_seconds, started = time.process_time() - started, time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         for i in chosen:
+            if not sizes[i]:
+                continue
             listed = files[i].suffix in (".parquet", ".zip")
             cut = sizes[i] > SAMPLE_BYTES and not listed
-            texts, left, before = [], SAMPLE_CHARACTERS, drops.count(name)
+            texts, of_validation, left, before = [], [], SAMPLE_CHARACTERS, drops.count(name)
             # a cut file ends in an error, after its documents
             with contextlib.suppress(BadInput) if cut else contextlib.nullcontext():
                 file = _head(module, files[i], Path(folder)) if cut else files[i]
                 for document in module.read(file, drops, *([] if known[i] is None else [known[i]])):
+                    if document["id"] in ids:
+                        drops.add(name, "duplicate id", str(files[i]))
+                        continue
+                    ids.add(document["id"])
                     texts.append(document["text"])
+                    group = build_blocks.person(document)
+                    of_validation.append(build_blocks.held_out(document["source"], group, held_out))
                     left -= len(document["text"])
                     if left < 0 and (listed or hub):
                         break
@@ -82,7 +94,9 @@ def sample(name: str, path: str, tokenizer: DocumentTokenizer) -> dict:
             )
             raw += SAMPLE_BYTES if cut else read * int(sizes[i])
             documents += len(texts)
-            tokens += sum(map(len, tokenizer.encode(texts)))
+            lengths = np.fromiter(map(len, tokenizer.encode(texts)), dtype=np.int64)
+            tokens += int(lengths.sum())
+            validation += int(lengths[np.array(of_validation, dtype=bool)].sum())
             packed += len(zlib.compress("\n".join(texts).encode(errors="replace"), 3))
     if not tokens:
         raise BadInput(
@@ -100,6 +114,7 @@ def sample(name: str, path: str, tokenizer: DocumentTokenizer) -> dict:
         "raw_bytes": int(sizes.sum()),
         "documents": round(documents * scale),
         "tokens": round(tokens * scale),
+        "validation": round(validation * scale),
         "document_bytes": round(packed * scale),
         "cpu_seconds": scan_seconds + (time.process_time() - started) * scale,
         "sampled": min(1.0, 1 / scale),
@@ -140,7 +155,9 @@ def report(mixture: dict, sources: list[dict], bytes_per_token: int) -> str:
     """The plan as text: per source and per domain; everything in it but the raw bytes is planned, not
     measured."""
     found = {domain: sum(s["tokens"] for s in sources if s["domain"] == domain) for domain in DOMAINS}
-    ratio, total = target({domain: tokens for domain, tokens in found.items() if tokens}, mixture)
+    held_out = {domain: sum(s["validation"] for s in sources if s["domain"] == domain) for domain in DOMAINS}
+    train = {domain: tokens - held_out[domain] for domain, tokens in found.items() if tokens}
+    ratio, total = target(train, mixture)
     wanted = {domain: total * weight / sum(ratio.values()) for domain, weight in ratio.items()}
     length = mixture["block_length"]
     more = {s["domain"] for s in sources if s["open"]}
@@ -158,7 +175,7 @@ def report(mixture: dict, sources: list[dict], bytes_per_token: int) -> str:
         if not s["scanned"]
     ]
     for domain, tokens in wanted.items():
-        passes = tokens / found[domain] if found.get(domain) else None
+        passes = tokens / train[domain] if train.get(domain) else None
         at_least, at_most = ("> ", "< ") if domain in more else ("", "")
         there, times = (f"{at_least}{found[domain]:,}", f"{at_most}{passes:.2f}") if passes else ("-", "-")
         lines.append(f"{domain:<12}{tokens:>20,.0f}{there:>20}{times:>10}")
@@ -174,7 +191,7 @@ def report(mixture: dict, sources: list[dict], bytes_per_token: int) -> str:
             )
     lines.append(
         f"{'run':<12}{sum(wanted.values()):>20,.0f} tokens = {sum(wanted.values()) / length:,.0f} blocks "
-        f"of {length:,}"
+        f"of {length:,}" + f"; {sum(held_out.values()):,} more are held out" * any(held_out.values())
     )
     if sources:
         lines.append(
@@ -185,8 +202,8 @@ def report(mixture: dict, sources: list[dict], bytes_per_token: int) -> str:
             at_least, at_most = "> " * s["open"], "< " * (s["domain"] in more)
             documents, tokens = (f"{at_least}{s[key]:,}" for key in ("documents", "tokens"))
             passes = (
-                f"{at_most}{wanted[s['domain']] / found[s['domain']]:.2f}"
-                if s["domain"] in wanted
+                f"{at_most}{wanted[s['domain']] / train[s['domain']]:.2f}"
+                if s["domain"] in wanted and train[s["domain"]]
                 else "unused"
             )
             sampled = "?" if s["open"] else f"{100 * s['sampled']:.1f}%"
@@ -237,11 +254,15 @@ def main(argv=None):
         if args.source and not args.tokenizer:
             raise BadInput("--source needs --tokenizer: tokens are counted with it")
         tokenizer = DocumentTokenizer(args.tokenizer) if args.tokenizer else None
+        paths = {}  # those of one source together, where a record of one can replace a record of another
         for given in args.source:
             name, equals, path = given.partition("=")
             if not equals or not path or name not in SOURCES:
                 raise BadInput(f"--source {given}: expected NAME=PATH (names: {', '.join(SOURCES)})")
-            sources.append(sample(name, path, tokenizer))
+            together = hasattr(SOURCES[name], "first_pass")
+            paths.setdefault((name, None if together else path), []).append(path)
+        for (name, _), found in paths.items():
+            sources.append(sample(name, found, tokenizer, mixture["validation_share"]))
     print(report(mixture, sources, tokenizer.dtype.itemsize if tokenizer else 2))
 
 

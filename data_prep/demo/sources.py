@@ -691,7 +691,8 @@ def write_ddi(folder, rng, taught):
             (folder / sub).mkdir(parents=True, exist_ok=True)
             (folder / sub / f"invented_{i}.xml").write_text(
                 f'<?xml version="1.0" encoding="UTF-8"?><document id="{ddi_id}">'
-                f"{''.join(sentences)}</document>\n"
+                f"{''.join(sentences)}</document>\n",
+                encoding="utf-8",
             )
 
 

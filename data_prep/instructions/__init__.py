@@ -18,7 +18,6 @@ The prompt is the instruction, and the input below a blank line if there is one;
 as the chat template of the recipe does that. paper.yaml holds the sizes of Table 2.
 """
 
-import html
 import importlib
 import pkgutil
 import re
@@ -36,7 +35,6 @@ NAMES = tuple(
 
 
 REPAIRED = "text that was decoded or escaped twice, repaired"
-ENTITY = re.compile(r"&(?:amp;)*(?:quot|apos|lt|gt|amp|nbsp|#\d{2,6}|#x[0-9a-fA-F]{2,5});")
 REPAIRS = ftfy.TextFixerConfig(
     unescape_html=False,
     normalization=None,
@@ -81,10 +79,9 @@ def read(name: str, folder: Path, drops):
 
 def repair(text: str) -> str:
     """`text` with mojibake ("cafÃ©") and escaped entities ("&quot;") undone; nothing else is changed."""
-    if "&" in text and "<" not in text:  # a text with "<" may be about markup
-        text = ENTITY.sub(
-            lambda entity: html.unescape("&" + entity[0].rpartition("amp;")[2].lstrip("&")), text
-        )
+    if "<" not in text:  # a text with "<" may be about markup
+        while "&" in text and (once := ftfy.fixes.unescape_html(text)) != text:
+            text = once
     return text if text.isascii() else ftfy.fix_text(text, REPAIRS)
 
 
@@ -140,13 +137,16 @@ def read_answered(source: str, paths: list[Path], fields: tuple[str, ...], drops
 
 
 NO_INPUT = re.compile(
-    r"\W*(no[ _-]?input( (is )?(required|needed|necessary|provided|given|available))?|n[/.]a)?\W*", re.I
+    r"\W*(no[ _-]?((further|additional|other) )?input"
+    r"( (is )?(required|needed|necessary|provided|given|available|applicable))?"
+    r"|n[/.]a|none|null|nan|nil|not applicable)?\W*",
+    re.I,
 )
 
 
 def no_input(text: str) -> bool:
     """Whether an input only says that there is none: "", "<noinput>", "No input required.", "[noinput]",
-    "N/A"."""
+    "N/A", "None"."""
     return bool(NO_INPUT.fullmatch(text))
 
 

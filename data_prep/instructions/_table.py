@@ -37,7 +37,8 @@ class Table:
         settings, seen = self.settings, set()
         shared = common(self.name, self.LICENSE, self.ACCESS)
         for file in self.files(folder):
-            for number, (where, row) in enumerate(tables.rows(file, settings, drops, self.name), 1):
+            records = tables.rows(file, settings, drops, self.name)
+            for name, where, row in tables.names(records, settings):
                 content, reason = self._content(row)
                 key = json.dumps(content, sort_keys=True)
                 if reason or key in seen:
@@ -45,7 +46,6 @@ class Table:
                     continue
                 seen.add(key)
                 group = tables.text(row.get(settings.patient)) if settings.patient else ""
-                name = tables.text(row.get(settings.id)) if settings.id else number
                 made = {"id": f"{self.name}:{file.name.partition('.')[0]}:{name}", **shared, **content}
                 yield made | ({"group": f"{self.name}:{group}"} if group else {})
 

@@ -22,7 +22,8 @@ class Table:
     def read(self, folder: Path, drops):
         settings = self.settings
         for file in self.files(folder):
-            for number, (where, row) in enumerate(tables.rows(file, settings, drops, self.name), 1):
+            records = tables.rows(file, settings, drops, self.name)
+            for name, where, row in tables.names(records, settings):
                 prompt, chosen, rejected = (
                     tables.text(row.get(column)).strip()
                     for column in (settings.prompt, settings.chosen, settings.rejected)
@@ -35,7 +36,6 @@ class Table:
                     drops.add(self.name, f"no {missing[0]} text", where)
                     continue
                 group = tables.text(row.get(settings.patient)) if settings.patient else ""
-                name = tables.text(row.get(settings.id)) if settings.id else number
                 yield {
                     "id": f"{self.name}:{file.name.partition('.')[0]}:{name}",
                     "prompt": f"{prompt}\n",

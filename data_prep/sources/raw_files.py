@@ -5,7 +5,7 @@ import fnmatch
 import re
 from pathlib import Path
 
-from data_prep.files import LONGEST, NOT_UTF8, open_text
+from data_prep.files import LONGEST, NOT_UTF8, check_no_link, open_text
 from data_prep.schema import BadInput
 
 csv.field_size_limit(LONGEST)  # Python's 131,072 characters are fewer than a long clinical note has
@@ -27,6 +27,8 @@ def files_below(path: str | Path, patterns: tuple[str, ...], source: str) -> lis
     for file in sorted(walk(path), key=Path.as_posix):
         if any(fnmatch.fnmatchcase(file.name, pattern) for pattern in patterns):
             found.setdefault((file.parent.resolve(), file.name), file)
+        elif not file.suffix:
+            check_no_link(file)
     if not found:
         raise BadInput(
             f"{path}: no file of source '{source}' here; looked for {', '.join(patterns)} in it and its "
@@ -50,7 +52,7 @@ def walk(folder: Path, above: tuple[Path, ...] = ()):
             yield path
 
 
-def csv_records(file: Path, errors: str = "strict", **form):
+def csv_records(file: Path, errors: str = "strict", encoding: str | None = None, **form):
     """Yield (last line from 1, cells) for each record of a CSV file, plain or .gz; `form` is csv.reader's.
     BadInput where it is not valid CSV, or a record is longer than LONGEST: a quote that never closes would
     otherwise take the rest of the file."""
@@ -64,7 +66,7 @@ def csv_records(file: Path, errors: str = "strict", **form):
                 raise csv.Error(f"longer than {LONGEST:,} characters")
             yield line
 
-    with open_text(file, errors=errors) as text:
+    with open_text(file, errors=errors, encoding=encoding) as text:
         reader = csv.reader(lines(), **{"strict": True, **form})
         try:
             for cells in reader:
@@ -73,7 +75,7 @@ def csv_records(file: Path, errors: str = "strict", **form):
         except csv.Error as error:
             where = f"{file}: record {number} (line {reader.line_num})"  # the header is record 0
             raise BadInput(
-                f"{where} is not valid CSV ({error}). Next: fetch the file again, it may be cut"
+                f"{where} is not valid CSV ({error}). Next: close its double quotes, or fetch it again"
             ) from error
 
 

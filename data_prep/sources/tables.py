@@ -6,13 +6,16 @@ writes it.
     kind            notes (documents), instructions (rows to train on), preferences (pairs of answers),
                     choice or labels (a benchmark)
     license, access, deidentified     who may read it; "yes", "no" or "unknown"
-    table, query    of a database: the table to read, or the SQL that selects the rows
+    encoding        of CSV, TSV and .txt, where it is not UTF-8
+    table, query    of a database: the table to read (of a workbook: the sheet), or the SQL that selects rows
     patient         column: documents and rows of one patient go to the same split
 and the columns of its kind, see the classes below. `read_settings` checks it.
 """
 
+import collections
 import itertools
 import json
+import re
 import sqlite3
 import zipfile
 from pathlib import Path
@@ -23,7 +26,7 @@ import pydantic
 from openpyxl.utils.exceptions import InvalidFileException
 
 from data_prep import egress
-from data_prep.files import open_bytes, open_text, read_jsonl, read_parquet, read_yaml
+from data_prep.files import LONGEST, open_bytes, open_text, read_json, read_jsonl, read_parquet, read_yaml
 from data_prep.schema import Access, BadInput
 from data_prep.sources import sidecar
 from data_prep.sources.raw_files import csv_records, files_below
@@ -39,6 +42,7 @@ SUFFIXES = (
     ".jsonl",
     ".jsonl.gz",
     ".jsonl.zst",
+    ".json",
     ".parquet",
     ".xlsx",
     *DATABASES,
@@ -52,6 +56,9 @@ def _word(value):
 
 
 Word = Annotated[str, pydantic.BeforeValidator(_word)]
+ENCODINGS = ("utf-8", "cp1252", "iso-8859-1", "iso-8859-15", "utf-16")
+# What a header does not hold: a text, or a number or date of three digits and more.
+RECORD = re.compile(r".{101,}|(?=(?:\D*\d){3})[\d.,:/+-][\d.,:/+ -]*", re.DOTALL)
 
 
 class Table(pydantic.BaseModel):
@@ -61,6 +68,7 @@ class Table(pydantic.BaseModel):
     license: Annotated[str, pydantic.Field(min_length=1)]
     access: Access
     deidentified: Annotated[Literal["yes", "no", "unknown"], pydantic.BeforeValidator(_word)] = "unknown"
+    encoding: Literal[ENCODINGS] | None = None
     table: str | None = None
     query: str | None = None
     id: str | None = None
@@ -72,7 +80,7 @@ class Table(pydantic.BaseModel):
 
 
 class Notes(Table):
-    """Documents, one a row or one a .txt file."""
+    """Documents, one a row or one a .txt file; of these, `patient: folder` if each patient has a folder."""
 
     kind: Literal["notes"] = "notes"
     domain: Literal["biomedical", "clinical", "general"] = "clinical"
@@ -122,15 +130,17 @@ class Benchmark(Table):
     """Questions with one right answer (`choice`) or with any number of labels (`labels`, joined by ";" in the
     table).
 
-    A multiple-choice question has its `options` in columns; else `choices` lists the labels. `answer` is a
-    letter, a number from 1, or the text of an option or label. Without a `split` column all rows are test
-    rows."""
+    A multiple-choice question has its `options` in columns, or all of them as a list in one; else `choices`
+    lists the labels. `answer` is a letter, a number (`numbered_from` 1 or 0), or the text of an option or
+    label. Without a `split` column all rows are test rows."""
 
     kind: Literal["choice", "labels"]
     question: str
     answer: str
     options: list[str] = []
     choices: list[Word] = []
+    numbered_from: Literal[0, 1] = 1
+    separator: Annotated[str, pydantic.Field(min_length=1)] = ";"
     split: str | None = None
     instruction: str | None = None
 
@@ -175,7 +185,8 @@ def read_settings(path: str | Path, *kinds: str) -> Table:
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or given["kind"]
-        raise BadInput(f"{found}: {key}: {first['msg']}. Next: see data_prep/sources/tables.py") from error
+        said = first["msg"].removeprefix("Value error, ")
+        raise BadInput(f"{found}: {key}: {said}. Next: see data_prep/sources/tables.py") from error
     places = [found] if path.suffix == ".txt" else [found, path]
     return settings.model_copy(update=sidecar.kept_class({"access": settings.access}, *places))
 
@@ -205,7 +216,7 @@ def rows(file: Path, settings: Table, drops=None, source: str = ""):
     """Yield ("FILE: record N", {column: value}) of a table, None for a value that a JSON object lacks. What
     is no record is counted as bad. BadInput where none of the first records has a column that `settings`
     names."""
-    stream = raw_rows(file, settings.table, settings.query, drops, source)
+    stream = raw_rows(file, settings.table, settings.query, drops, source, settings.encoding)
     first = list(itertools.islice(stream, LOOKED_AT))
     found, named = header(first), settings.columns()
     if not first and drops is not None:
@@ -223,12 +234,34 @@ def rows(file: Path, settings: Table, drops=None, source: str = ""):
             drops.add(source, "no JSON object", where, bad=True)
 
 
+def names(rows, settings: Table):
+    """Yield (what a row is called, where, row) of `rows`: its id, else its number. BadInput for an id that is
+    there twice."""
+    seen = set()
+    for number, (where, row) in enumerate(rows, 1):
+        name = text(row.get(settings.id)).strip() if settings.id else ""
+        if name in seen:
+            raise BadInput(
+                f"{where}: column '{settings.id}': this value is there twice. "
+                f"Next: correct it, or take 'id' out of {NAME}"
+            )
+        seen |= {name} - {""}
+        yield name or number, where, row
+
+
 def header(records: list) -> list[str]:
     """The columns of some (where, record) pairs."""
     return list(dict.fromkeys(name for _, row in records if isinstance(row, dict) for name in row))
 
 
-def raw_rows(file: Path, table: str | None = None, query: str | None = None, drops=None, source: str = ""):
+def raw_rows(
+    file: Path,
+    table: str | None = None,
+    query: str | None = None,
+    drops=None,
+    source: str = "",
+    encoding: str | None = None,
+):
     """Yield ("FILE: record N", record) of a table, whatever its columns are."""
     if file.name.endswith(DATABASES):
         yield from _database(file, table, query)
@@ -236,25 +269,46 @@ def raw_rows(file: Path, table: str | None = None, query: str | None = None, dro
         yield from ((f"{file}: record {number}", row) for number, row in read_parquet(file))
     elif file.suffix == ".xlsx":
         yield from _named(file, _sheet(file, table))
-    elif ".jsonl" in file.suffixes:
+    elif file.suffix == ".json" and not _has_lines(file):
+        if not isinstance(records := read_json(file), list):
+            raise BadInput(f"{file}: one JSON object, not a list of records. Next: save the list alone")
+        yield from ((f"{file}: record {number}", row) for number, row in enumerate(records, 1))
+    elif file.suffix == ".json" or ".jsonl" in file.suffixes:
         yield from ((f"{file}: line {number}", row) for number, row in read_jsonl(file, drops, source))
     else:
-        yield from _named(file, (cells for _, cells in csv_records(file, delimiter=_delimiter(file))))
+        records = csv_records(file, encoding=encoding, delimiter=_delimiter(file, encoding))
+        yield from _named(file, (cells for _, cells in records))
 
 
-def _delimiter(file: Path) -> str:
-    """The separator of a .csv or .tsv: the one that its first line has most of."""
+def _has_lines(file: Path) -> bool:
+    """Whether a .json file holds an object a line, and not one value."""
     with open_text(file) as stream:
+        first, second = stream.readline(LONGEST).strip(), stream.readline(LONGEST).strip()
+    return first.startswith("{") and first.endswith("}") and second.startswith("{")
+
+
+def _delimiter(file: Path, encoding: str | None) -> str:
+    """The separator of a .csv or .tsv: the one that its first line has most of."""
+    with open_text(file, encoding=encoding) as stream:
         line = stream.readline(1 << 16)
     return max(",;\t|", key=line.count)
 
 
 def _named(file: Path, records):
     """Name the cells of each record by those of the first."""
-    header = [str(name or "").strip() for name in next(records, [])]
+    header = ["" if name is None else str(name).strip() for name in next(records, [])]
+    if any(map(RECORD.fullmatch, header)):
+        raise BadInput(f"{file}: the first line looks like a record. Next: put the columns' names above it")
+    if twice := [name for name, count in collections.Counter(header).items() if count > 1 and name]:
+        raise BadInput(f"{file}: two columns are called '{twice[0]}'. Next: rename one")
     for number, cells in enumerate(records, 1):
+        if not cells:  # a blank line
+            continue
         if len(cells) != len(header):
-            raise BadInput(f"{file}: record {number} has {len(cells)} columns, the header has {len(header)}")
+            raise BadInput(
+                f"{file}: record {number} has {len(cells)} columns, the header has {len(header)}. "
+                "Next: put double quotes around a value that holds the separator"
+            )
         yield f"{file}: record {number}", dict(zip(header, cells, strict=True))
 
 
@@ -262,12 +316,24 @@ def _sheet(file: Path, name: str | None):
     with open_bytes(file) as stream:
         try:
             book = openpyxl.load_workbook(stream, read_only=True, data_only=True)
-            sheet = book[name] if name else book.worksheets[0]
-            for cells in sheet.iter_rows(values_only=True):
-                if any(cell is not None for cell in cells):
-                    yield cells
+            known = [sheet.title for sheet in book.worksheets if name or any(_cells(sheet))]
+            filled = [name] if name in known else known
+            if len(filled) > 1 or name and name not in known:
+                raise BadInput(
+                    f"{file}: 'table' must be one of its sheets: {', '.join(filled)}. "
+                    f"Next: --table SHEET, or {NAME}"
+                )
+            sheet = book[filled[0]] if filled else book.worksheets[0]
+            yield from _cells(sheet)
         except (zipfile.BadZipFile, InvalidFileException, KeyError, ValueError) as error:
-            raise BadInput(f"{file}: not a whole .xlsx file, or no such sheet ({error})") from error
+            raise BadInput(
+                f"{file}: not a whole .xlsx file ({error}). Next: save it again as .xlsx or CSV"
+            ) from error
+
+
+def _cells(sheet):
+    """The rows of a sheet that hold anything."""
+    return (cells for cells in sheet.iter_rows(values_only=True) if any(cell is not None for cell in cells))
 
 
 def _database(file: Path, table: str | None, query: str | None):
@@ -304,7 +370,9 @@ def _database(file: Path, table: str | None, query: str | None):
     except (sqlite3.Error, duckdb.Error) as error:
         # what could not be converted may be text of a record
         said = egress.shown(error) if isinstance(error, duckdb.DataError) else str(error)
-        raise BadInput(f"{file}: cannot be queried ({said.splitlines()[0]})") from error
+        raise BadInput(
+            f"{file}: cannot be queried ({said.splitlines()[0]}). Next: correct --table or --query, or {NAME}"
+        ) from error
 
 
 def text(value) -> str:

@@ -109,7 +109,7 @@ def write_model(run, folder, facts):
         key: value for key, value in read_json(run / "tokenizer_config.json").items() if key != "name_or_path"
     }
     for name, content in (("config.json", scrub(config)), ("tokenizer_config.json", settings)):
-        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for path in (run / name for name in TOKENIZER if (run / name).is_file()):
         shutil.copyfile(path, folder / path.name)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

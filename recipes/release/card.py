@@ -52,19 +52,24 @@ SHOWN = (
 
 def write_papers(folder, facts, copies):
     bundle, licence = facts["access"] == "credentialed", facts["licence"]
-    (folder / PROVENANCE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    (folder / PROVENANCE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     wrapped = wrapped_prompt(folder / facts["name"] if bundle else folder) if facts["chat"] else None
-    (folder / "README.md").write_text(render("card.md", facts | card(facts) | {"wrapped": wrapped}))
+    (folder / "README.md").write_text(
+        render("card.md", facts | card(facts) | {"wrapped": wrapped}), encoding="utf-8"
+    )
     (folder / ("LICENSE.txt" if bundle else "LICENSE.md")).write_text(
-        render("licence.md", licence | {"bundle": bundle})
+        render("licence.md", licence | {"bundle": bundle}), encoding="utf-8"
     )
     if licence["notices"]:
-        (folder / "NOTICE.txt").write_text("\n".join([*licence["notices"], *licence["shown"]]) + "\n")
+        (folder / "NOTICE.txt").write_text(
+            "\n".join([*licence["notices"], *licence["shown"]]) + "\n", encoding="utf-8"
+        )
     for path in copies:
         shutil.copyfile(path, folder / f"BASE_MODEL_{path.stem}.txt")
     if bundle:
         (folder / "RECORDS").write_text(
-            "".join(f"{path}\n" for path in listing(folder) if path.endswith(".safetensors"))
+            "".join(f"{path}\n" for path in listing(folder) if path.endswith(".safetensors")),
+            encoding="utf-8",
         )
 
 

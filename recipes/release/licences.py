@@ -15,7 +15,7 @@ PHYSIONET = "PhysioNet Credentialed Health Data License 1.5.0"
 
 
 def read_terms():
-    known = yaml.safe_load(TERMS.read_text())
+    known = yaml.safe_load(TERMS.read_text(encoding="utf-8"))
     names = {
         normal(name): key
         for key, entry in known["licences"].items()

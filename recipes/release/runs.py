@@ -148,7 +148,7 @@ def contamination(manifest):
         path = Path(manifest["arguments"]["documents"], "manifest.json")
         if not path.is_file() or sha256(path) != manifest["documents_sha256"]:
             return [f"{stage}: not recorded, as {path} is not there any more."]
-        found = json.loads(path.read_text()).get("decontamination")
+        found = json.loads(path.read_text(encoding="utf-8")).get("decontamination")
         if not found:
             return ["Documents: no decontamination was made."]
         entries = [item for reasons in manifest["dropped"].values() for item in reasons.items()]

@@ -70,7 +70,8 @@ def checks(folder, run=None):
 
 def write_sums(folder):
     (folder / SUMS).write_text(
-        "".join(f"{sha256(folder / path)}  {path}\n" for path in listing(folder) if path != SUMS)
+        "".join(f"{sha256(folder / path)}  {path}\n" for path in listing(folder) if path != SUMS),
+        encoding="utf-8",
     )
 
 
@@ -78,7 +79,9 @@ def check_sums(folder):
     if not (folder / SUMS).is_file():
         return f"no {SUMS}"
     listed = dict(
-        reversed(line.split("  ", 1)) for line in (folder / SUMS).read_text().splitlines() if "  " in line
+        reversed(line.split("  ", 1))
+        for line in (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        if "  " in line
     )
     there = [path for path in listing(folder) if path != SUMS]
     if links := [path for path in there if (folder / path).is_symlink()]:

@@ -221,7 +221,7 @@ def read_study(args):
 
 def read_yaml(key, path):
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("no keys and values")
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -251,12 +251,12 @@ def check_held_out(base, share):
     hash holds out more."""
     record = Path(base, "run.json")
     blocks = (
-        Path(json.loads(record.read_text())["arguments"].get("blocks", ""), "manifest.json")
+        Path(json.loads(record.read_text(encoding="utf-8"))["arguments"].get("blocks", ""), "manifest.json")
         if record.is_file()
         else Path()
     )
     trained = (
-        json.loads(blocks.read_text())["arguments"]["mixture"]["validation_share"]
+        json.loads(blocks.read_text(encoding="utf-8"))["arguments"]["mixture"]["validation_share"]
         if blocks.is_file()
         else share
     )
@@ -318,7 +318,9 @@ def train_proxies(args, study, ratio, shares):
                 *itertools.chain(*((f"--{key}", value) for key, value in arguments.items())),
             ],
         )
-        for domain, facts in json.loads((blocks / "manifest.json").read_text())["domains"].items():
+        for domain, facts in json.loads((blocks / "manifest.json").read_text(encoding="utf-8"))[
+            "domains"
+        ].items():
             if not facts["validation_tokens"]:
                 raise Refused(
                     f"{blocks}: no {domain} document is held out. Next: a larger validation_share, or more "
@@ -353,7 +355,9 @@ def train(args, study, name, blocks, seed, more=()):
     execute(args, name, [*launch, RECIPES / "pretrain.py", *given])
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)  # a complete proxy does not go on, and ten of them fill a disk
-    record, validation = (json.loads((folder / file).read_text()) for file in ("run.json", "validation.json"))
+    record, validation = (
+        json.loads((folder / file).read_text(encoding="utf-8")) for file in ("run.json", "validation.json")
+    )
     said = ", ".join(f"{domain} {sum(v['nll']) / sum(v['tokens']):.4f}" for domain, v in validation.items())
     print(
         f"{name}: {record['tokens_seen']:,} tokens in {record['seconds']:.0f} s; held-out loss (nats): "
@@ -363,7 +367,7 @@ def train(args, study, name, blocks, seed, more=()):
     return {
         "name": name,
         "seed": seed,
-        "blocks": json.loads((blocks / "manifest.json").read_text()),
+        "blocks": json.loads((blocks / "manifest.json").read_text(encoding="utf-8")),
         "record": record,
         "validation": validation,
     }

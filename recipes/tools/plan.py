@@ -356,7 +356,7 @@ def nearest(r):
 def read(path):
     """A YAML or JSON file of keys."""
     try:
-        found = yaml.safe_load(Path(path).read_text())
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise Refused(
             f"{path}: no such file. Next: check the path; it starts at the current folder"

@@ -69,6 +69,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING a
 from trl import get_training_chat_template
 from trl.chat_template_utils import has_generation_markers
 
+from data_prep.corpus.tokenize import adds_bos
 from recipes.egress import ACCESS, isolate, safe_message, shown
 from recipes.tools.plan import stage_of
 
@@ -214,6 +215,7 @@ class Run:
         """(arguments, their TrainingArguments, output_dir), for which a temporary folder stands in."""
         parser = self.recipe.make_parser()
         self.checks.one_sentence_errors(parser)
+        self.checks.check_keys(self.options.config)
         world = ["--world_size", self.options.world_size] if self.options.world_size else []
         try:
             args = parser.parse_args_and_config(["--config", self.options.config, *world, *self.more])
@@ -282,7 +284,7 @@ class Run:
         self.stops = list(self.checks.stop_tokens(self.tokenizer, self.generation))
         bos = self.tokenizer.bos_token_id
         self.has_bos = bos not in (None, *self.stops)
-        self.adds_bos = self.has_bos and self.tokenizer("a").input_ids[:1] == [bos]
+        self.adds_bos = self.has_bos and adds_bos(self.tokenizer)
         self.files = stored_weights(given)
 
     def build(self):

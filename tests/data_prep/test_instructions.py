@@ -630,7 +630,17 @@ def test_real_sharegpt_file_reads_whole():
 
 @pytest.mark.parametrize(
     "text",
-    ['"<noinput>"', "[noinput]", "(No input)", "No input required.", "N/A", "No_Input", "no input is needed"],
+    [
+        '"<noinput>"',
+        "[noinput]",
+        "(No input)",
+        "No input required.",
+        "N/A",
+        "No_Input",
+        "no input is needed",
+        "None",
+        "NaN",
+    ],
 )
 def test_inputs_that_say_there_is_none(text):
     assert instructions.no_input(text)
@@ -639,7 +649,7 @@ def test_inputs_that_say_there_is_none(text):
 
 def test_text_escaped_or_decoded_twice_is_repaired_and_counted(tmp_path):
     records = [
-        alpaca("Say &quot;yes&quot; in a caf\u00c3\u00a9.", "", "p &amp;gt; 5"),
+        alpaca("Say &quot;yes&quot; in a caf\u00c3\u00a9.", "", "p &amp;gt; 5 &amp;deg;C"),
         alpaca("Show <b>&lt;</b>.", "", "x"),
     ]
     write_array(tmp_path / ALPACA, records)
@@ -647,7 +657,7 @@ def test_text_escaped_or_decoded_twice_is_repaired_and_counted(tmp_path):
     rows = {row["id"]: row for row in lines(tmp_path / "out/train.jsonl")}
     assert (rows["alpaca:1"]["prompt"], rows["alpaca:1"]["completion"]) == (
         'Say "yes" in a caf\u00e9.\n',
-        "p > 5",
+        "p > 5 \u00b0C",
     )
     assert rows["alpaca:2"]["prompt"] == "Show <b>&lt;</b>.\n"
     facts = json.loads((tmp_path / "out/manifest.json").read_text())

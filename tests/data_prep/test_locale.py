@@ -1,9 +1,10 @@
-"""Files are UTF-8 whatever the locale says: the stages give the same bytes under an ASCII locale as under
+"""Files are UTF-8 whatever the locale says: the stages give the same bytes under ISO-8859-1 as under
 UTF-8."""
 
 import ast
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,9 +26,10 @@ build_instructions.main(["--raw", "raw", "--out", "rows", *flags])
 """
 
 
-def test_the_evaluation_opens_no_file_in_the_encoding_of_the_locale():
+def test_no_text_is_read_or_written_in_the_encoding_of_the_locale():
     found = []
-    for path in sorted((ROOT / "evaluation").rglob("*.py")):
+    rooms = ("data_prep", "evaluation", "recipes/release")
+    for path in sorted(path for room in rooms for path in (ROOT / room).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             opened = isinstance(node, ast.Call) and getattr(node.func, "attr", "") in (
                 "write_text",
@@ -62,10 +64,22 @@ def run(folder: Path, **environment) -> tuple[str, dict]:
     }
 
 
+def iso_8859_1(folder: Path) -> tuple[str, dict]:
+    """(name, environment) of a locale of ISO-8859-1, made here; of an ASCII one where it cannot be made."""
+    name, folder = "de_DE.ISO-8859-1", folder / "locales"
+    folder.mkdir()
+    if shutil.which("localedef"):
+        subprocess.run(["localedef", "-i", "de_DE", "-f", "ISO-8859-1", folder / name], capture_output=True)
+    if (folder / name).exists():
+        return "ISO-8859-1", {"LC_ALL": name, "LOCPATH": str(folder)}
+    return "ANSI_X3.4-1968", {"LC_ALL": "C"}
+
+
 def test_the_chain_gives_the_same_bytes_under_any_locale(tmp_path):
     (tmp_path / "utf8").mkdir()
-    (tmp_path / "ascii").mkdir()
+    (tmp_path / "other").mkdir()
+    name, environment = iso_8859_1(tmp_path)
     utf8, expected = run(tmp_path / "utf8", PYTHONUTF8="1")
-    other, found = run(tmp_path / "ascii", PYTHONUTF8="0", LC_ALL="C")
-    assert utf8.lower() == "utf-8" and other == "ANSI_X3.4-1968"
+    other, found = run(tmp_path / "other", PYTHONUTF8="0", **environment)
+    assert utf8.lower() == "utf-8" and other == name
     assert found == expected and len(found) > 12

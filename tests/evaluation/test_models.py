@@ -2,13 +2,17 @@
 its architecture."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from data_prep.corpus.tokenize import adds_bos
 from data_prep.schema import BadInput
 from evaluation import generate
+from evaluation.models import wrapper
 from evaluation.models.registry import FOLDER, families, read_entry
+from tests import tokenizer_families
 from tests.fake_openai import FakeServer
 from tests.tiny_model import make_model, make_tokenizer, read_jsonl, rows_of, write_rows
 
@@ -174,6 +178,20 @@ def test_the_commercial_models_are_asked_through_their_endpoint(world, name):
         and facts["server"]["served"] == name
     )
     assert read_entry(name).base_url == "https://api.openai.com/v1/chat/completions"
+
+
+@pytest.mark.parametrize("family", tokenizer_families.FAMILIES)
+def test_prompts_begin_as_packed_blocks_do(family):
+    """The wrapper and the harness's local backend give BOS where data_prep.corpus.tokenize does."""
+    from lm_eval.models.huggingface import HFLM
+
+    tokenizer = tokenizer_families.FAMILIES[family]()
+    asked = wrapper.encode(tokenizer, "The heart is normal.")
+    prefix = tokenizer.bos_token_id or tokenizer.eos_token_id
+    backend = SimpleNamespace(tokenizer=tokenizer, add_bos_token=None, prefix_token_id=prefix)
+    assert asked == HFLM.tok_encode(backend, "The heart is normal.")
+    assert adds_bos(tokenizer) == (family in tokenizer_families.ADDS_BOS)
+    assert (asked[0] == tokenizer.bos_token_id) == adds_bos(tokenizer)
 
 
 def test_every_wrapper_has_bos_once(world):

@@ -358,3 +358,19 @@ def test_a_model_that_cannot_learn_these_texts(lab):
         (ROOT / "recipes/chat_template.jinja").read_text().replace(" + eos_token", "")
     )
     assert "no answer ends in EOS" in refused(lab, "sft", {**SFT, "chat_template_path": "endless.jinja"})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: 1\nlearning_rate: 1\nseed: 2\n", "seed is in line 1 and again in line 3. Next: remove one"),
+        ("eval_strategy: no\n", "line 1: eval_strategy: YAML reads no as a boolean. Next: 'no' in quotes"),
+    ],
+)
+def test_a_key_that_is_there_twice_and_an_unquoted_no(guard, tmp_path, text, said):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(guard.Refused, match=said):
+        guard.check_keys(path)
+    path.write_text("use_cpu: true\neval_strategy: 'no'\nlora_target_modules: [a, b]\n")
+    guard.check_keys(path)
