@@ -5,6 +5,7 @@ Each raises Refused: one sentence that says what is wrong, and after "Next:" wha
 
 import contextlib
 import copy
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -546,12 +547,14 @@ def begin(parser):
     one_sentence_errors(parser)
     for before, value in itertools.pairwise(sys.argv):
         if before == "--config":
-            check_keys(value)
+            check_keys(value, parser)
 
 
-def check_keys(path):
+def check_keys(path, parser):
     """Refused where the YAML of a run has a key twice, of which the first would be lost silently, or a word
-    that YAML reads as true or false: `eval_strategy: no`."""
+    that YAML reads as true or false where the argument is neither: `eval_strategy: no`."""
+    fields = [field for part in parser.dataclass_types for field in dataclasses.fields(part)]
+    booleans = {field.name for field in fields if "bool" in str(field.type)}
     with open(path, encoding="utf-8") as file:
         node, lines = yaml.compose(file, yaml.SafeLoader), {}
     for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
@@ -559,10 +562,15 @@ def check_keys(path):
         if name in lines:
             wrong = f"{name} is in line {lines[name]} and again in line {line}. Next: remove one"
             raise Refused(f"{path}: {wrong}")
-        if value.tag.endswith(":bool") and word.lower() not in ("true", "false"):
-            wrong = f"{name}: YAML reads {word} as a boolean. Next: '{word}' in quotes, or true or false"
+        if value.tag.endswith(":bool") and name not in booleans:
+            wrong = f"{name}: YAML reads {word} as a boolean. Next: '{word}' in quotes"
             raise Refused(f"{path}: line {line}: {wrong}")
         lines[name] = line
+
+
+def check_file(path):
+    if not path.is_file():
+        raise Refused(f"{path} is not there. Next: build the rows again, with a larger --validation")
 
 
 def one_sentence_errors(parser=None):

@@ -36,9 +36,8 @@ class DpoArguments(RunArguments):
 
 def load_data(args):
     """{"train", "validation"}: datasets of {"prompt", "chosen", "rejected"}, texts or conversations."""
-    run, *_ = args
-    paths = {split: Path(run.rows, f"{split}.jsonl") for split in ("train", "validation")}
-    return {split: read_pairs(path, run.conversation) for split, path in paths.items()}
+    run, folder = args[0], Path(args[0].rows)
+    return {split: read_pairs(folder / f"{split}.jsonl", run.conversation) for split in ("train", "validation")}
 
 
 def make_trainer(args, data, model=None):
@@ -88,6 +87,7 @@ def main(args):
 def read_pairs(path, conversation):
     """Pairs of a JSON Lines file, in memory: credentialed text must not land in a cache."""
     roles, pairs = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}, []
+    checks.check_file(path)
     for number, line in enumerate(path.open("rb"), 1):
         try:
             pair = json.loads(line)

@@ -104,6 +104,7 @@ def read_rows(path, conversation):
     """Rows of a JSON Lines file, in memory: credentialed text must not land in a cache. TRL keeps the name
     `completion` for what the model wrote, so the right answer is `answer`."""
     kept, rows = ("id", "scoring", "choices", "options", "limits", "question"), []
+    checks.check_file(path)
     for number, line in enumerate(path.open("rb"), 1):
         try:
             row = json.loads(line)

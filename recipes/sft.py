@@ -83,6 +83,7 @@ def main(args):
 def read_rows(path, chat):
     """Rows of a JSON Lines file, in memory: credentialed text must not land in a cache."""
     rows = []
+    checks.check_file(path)
     for number, line in enumerate(path.open("rb"), 1):
         try:
             row = json.loads(line)

@@ -215,7 +215,7 @@ class Run:
         """(arguments, their TrainingArguments, output_dir), for which a temporary folder stands in."""
         parser = self.recipe.make_parser()
         self.checks.one_sentence_errors(parser)
-        self.checks.check_keys(self.options.config)
+        self.checks.check_keys(self.options.config, parser)
         world = ["--world_size", self.options.world_size] if self.options.world_size else []
         try:
             args = parser.parse_args_and_config(["--config", self.options.config, *world, *self.more])

@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
+from trl import ModelConfig, SFTConfig, TrlParser
 
 from tests.lab import PRETRAIN, ROOT, SFT, TASK, copied, ledger, logged, losses, recipe, run_json, weights
 
@@ -368,9 +369,9 @@ def test_a_model_that_cannot_learn_these_texts(lab):
     ],
 )
 def test_a_key_that_is_there_twice_and_an_unquoted_no(guard, tmp_path, text, said):
-    path = tmp_path / "run.yaml"
+    path, parser = tmp_path / "run.yaml", TrlParser((SFTConfig, ModelConfig))
     path.write_text(text)
     with pytest.raises(guard.Refused, match=said):
-        guard.check_keys(path)
-    path.write_text("use_cpu: true\neval_strategy: 'no'\nlora_target_modules: [a, b]\n")
-    guard.check_keys(path)
+        guard.check_keys(path, parser)
+    path.write_text("use_cpu: yes\npacking: off\neval_strategy: 'no'\nlora_target_modules: [a, b]\n")
+    guard.check_keys(path, parser)

@@ -390,6 +390,7 @@ def test_task_fine_tuning_keeps_the_best_checkpoint(lab):
         ),
         ("sft", {**SFT, "rows": "nowhere", "output_dir": "new"}, (), "nowhere"),
         ("sft", {**SFT, "rows": "bad_rows", "output_dir": "new"}, (), "train.jsonl: line 2 is not a row"),
+        ("sft", {**SFT, "rows": "half", "output_dir": "new"}, (), "half/validation.jsonl is not there. Next:"),
         (
             "sft",
             {**SFT, "model_name_or_path": "no/such/model", "output_dir": "new"},
@@ -434,6 +435,8 @@ def test_wrong_input_is_one_sentence_before_the_first_step(lab, name, config, ar
         '{"id": "a", "prompt": "p\\n", "access": "public"}\n'
     )
     (lab / "bad.yaml").write_text("rows: [")
+    shutil.copytree(lab / "rows", lab / "half", dirs_exist_ok=True)
+    (lab / "half" / "validation.jsonl").unlink()
     stopped = recipe(lab, name, config, *arguments)
     assert stopped and stopped.startswith("error: ") and said in stopped and len(stopped) < 800
     assert not (lab / "new" / "checkpoint-1").exists()
