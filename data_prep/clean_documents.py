@@ -68,7 +68,7 @@ def build(documents: Path, rows: Path | None, plan: dict, out: Path, executor: s
     manifest = read_manifest(documents, made_by=made_by)
     check_plan(plan, rows)
     read = [{"path": str(file), "sha256": sha256(file)} for file in files_looked_for(plan, rows)]
-    made_from = sha256(documents / "manifest.json")
+    made_from = egress.manifest_sha256(documents / "manifest.json")
     identity = executors.fingerprint(["data_prep.clean_documents"], made_from, str(documents), plan, read)
 
     with resumable_folder(out, identity, intact=intact) as folder:

@@ -25,7 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.files import read_json, sha256, whole_folder
+from data_prep.egress import manifest_sha256
+from data_prep.files import read_json, whole_folder
 from data_prep.schema import BadInput, strictest
 from evaluation.models.registry import access_of
 from evaluation.reporting import figures
@@ -98,7 +99,7 @@ def held_out(run: Path, domain: str) -> str | None:
     manifest has changed since."""
     record = read_optional(run / "run.json")
     path = Path(record.get("arguments", {}).get("blocks") or "", "manifest.json")
-    if not path.is_file() or sha256(path) != record.get("inputs", {}).get(str(path)):
+    if not path.is_file() or manifest_sha256(path) != record.get("inputs", {}).get(str(path)):
         return None
     blocks = sorted(
         o["sha256"] for o in read_json(path)["outputs"] if (o["split"], o["domain"]) == ("validation", domain)
