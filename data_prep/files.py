@@ -383,8 +383,11 @@ def replaced(path: Path, write) -> None:
     whole."""
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)  # of a killed run, perhaps open to all, or a link
-    write(partial)
-    os.replace(partial, path)
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)  # where the disk is full, of no use
 
 
 # ---------------------------------------------------------------- output folders

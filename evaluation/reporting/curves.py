@@ -20,13 +20,12 @@ import hashlib
 import json
 import math
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from data_prep.egress import manifest_sha256
-from data_prep.files import read_json, whole_folder
+from data_prep.files import one_sentence, read_json, whole_folder
 from data_prep.schema import BadInput, strictest
 from evaluation.models.registry import access_of
 from evaluation.reporting import figures
@@ -42,12 +41,10 @@ def main(argv=None):
     )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
-    try:
+    with one_sentence():
         curves = [curve for run in args.runs for curve in read_curves(run)]
         with whole_folder(args.out, mark="perplexity.json") as folder:
             write(curves, folder)
-    except BadInput as error:
-        sys.exit(f"error: {error}")
     for curve in curves:
         print(format_curve(curve), flush=True)
     for sentence in not_comparable(curves):
