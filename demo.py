@@ -412,7 +412,10 @@ def drive(stages: list[Stage], args, parser: argparse.ArgumentParser, out: Path)
         return
     os.chdir(ROOT)
     began = time.monotonic()
-    run(stages, args.jobs, out)
+    try:
+        run(stages, args.jobs, out)
+    except OSError as error:
+        sys.exit(f"error: {error}. Next: free space, then the same command resumes")
     made = stages[-1].makes if args.stages else out / "report"
     page = next(iter(sorted(Path(made).rglob("report.html"))), made)
     print(f"Complete after {time.monotonic() - began:.0f} s: {page}")

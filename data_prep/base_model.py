@@ -19,7 +19,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from data_prep.files import check_out, sha256, whole_folder
+from data_prep.files import check_out, one_sentence, sha256, whole_folder
 from data_prep.schema import BadInput
 
 HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -120,13 +120,12 @@ def main(argv=None):
     parser.add_argument("--model", help=f"folder, or name of the Hub; default: {HUB}, or {PACKAGE}")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
-    try:
-        build(args.model, args.out)
-    except Unavailable as error:
-        print(error, file=sys.stderr)
-        sys.exit(SKIPPED)
-    except BadInput as error:
-        sys.exit(f"error: {error}")
+    with one_sentence():
+        try:
+            build(args.model, args.out)
+        except Unavailable as error:
+            print(error, file=sys.stderr)
+            sys.exit(SKIPPED)
     print(f"{args.out}: a whole model")
 
 

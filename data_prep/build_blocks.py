@@ -352,7 +352,8 @@ def build(documents: Path, tokenizer_path: str, mixture: dict, out: Path, execut
     documents, a tokenizer or a mixture that cannot be used together."""
     made_by = f"python -m data_prep.build_documents --source NAME=PATH --out {documents}"
     made_from = read_manifest(documents, made_by=made_by)
-    tokenizer, documents_sha256 = DocumentTokenizer(tokenizer_path), sha256(documents / "manifest.json")
+    tokenizer = DocumentTokenizer(tokenizer_path)
+    documents_sha256 = egress.manifest_sha256(documents / "manifest.json")
     domains = wanted_domains(documents, made_from, mixture)
     identity = executors.fingerprint(
         ["data_prep.build_blocks"],

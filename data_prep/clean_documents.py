@@ -26,6 +26,7 @@ import collections
 import functools
 import itertools
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -50,7 +51,7 @@ from data_prep.manifest import (
 )
 from data_prep.schema import BadInput, CleaningPlan, load
 
-OPEN_FILES = 64  # of runs of words, at a time
+OPEN_FILES = 64  # of runs of words, at a time; a quarter of what the system allows, where that is less
 
 
 def read_plan(path: Path) -> dict:
@@ -68,7 +69,7 @@ def build(documents: Path, rows: Path | None, plan: dict, out: Path, executor: s
     manifest = read_manifest(documents, made_by=made_by)
     check_plan(plan, rows)
     read = [{"path": str(file), "sha256": sha256(file)} for file in files_looked_for(plan, rows)]
-    made_from = sha256(documents / "manifest.json")
+    made_from = egress.manifest_sha256(documents / "manifest.json")
     identity = executors.fingerprint(["data_prep.clean_documents"], made_from, str(documents), plan, read)
 
     with resumable_folder(out, identity, intact=intact) as folder:
@@ -406,8 +407,8 @@ def compare(
         for (_, document), (start, end) in zip(sorted(wanted[task["name"]][1]), ends, strict=True):
             spans[document] = (task["output"], start, end)
 
-    @functools.lru_cache(OPEN_FILES)  # each map keeps its file open
-    def mapped(path: str) -> np.ndarray:
+    @functools.lru_cache(min(OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
+    def mapped(path: str) -> np.ndarray:  # each map keeps its file open
         return np.load(path, mmap_mode="r")
 
     def runs(document) -> np.ndarray:

@@ -295,10 +295,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv=None) -> None:
-    try:
+    with files.one_sentence():
         describe(make_parser().parse_args(argv))
-    except (BadInput, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import hashlib
 import io
 import json
 import shutil
-import sys
 import urllib.parse
 import zipfile
 import zlib
@@ -32,7 +31,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import http_get
 from lxml import etree
 
-from data_prep.files import LONGEST_XML, read_yaml, sha256
+from data_prep.files import LONGEST_XML, one_sentence, read_yaml, sha256
 from data_prep.schema import Access, BadInput
 from data_prep.sources.xml_text import SAFE
 
@@ -320,10 +319,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv=None) -> None:
     args = make_parser().parse_args(argv)
-    try:
+    with one_sentence():
         fetch(args.names, args.raw, args.catalogue, args.dry_run)
-    except (BadInput, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -383,8 +383,11 @@ def replaced(path: Path, write) -> None:
     whole."""
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)  # of a killed run, perhaps open to all, or a link
-    write(partial)
-    os.replace(partial, path)
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)  # where the disk is full, of no use
 
 
 # ---------------------------------------------------------------- output folders
@@ -454,7 +457,8 @@ def check_folder(out: str | Path) -> Path:
 
 def check_out(out: str | Path, mark: str = "manifest.json") -> Path:
     """The temporary folder for the output `out`. BadInput where either may belong to somebody else, or is no
-    folder; call it before work that takes long."""
+    folder; call it before work that takes long, and before the older output is read: one whose build was
+    killed between its two renames is restored."""
     out = check_folder(out)
     if out.is_dir() and any(out.iterdir()) and not (out / mark).is_file():
         raise BadInput(
@@ -465,6 +469,9 @@ def check_out(out: str | Path, mark: str = "manifest.json") -> Path:
         raise BadInput(
             f"{partial}: a link, which no build of ours left there. Next: remove it, or another --out"
         )
+    if not out.exists() and out.with_name(f".{out.name}.old").is_dir():
+        with _locked(out, partial):
+            pass
     return partial
 
 

@@ -20,7 +20,7 @@ from pydoc_data.topics import topics
 from lxml import etree
 
 from data_prep import egress
-from data_prep.files import check_out, open_bytes, whole_folder, write_jsonl
+from data_prep.files import check_out, one_sentence, open_bytes, whole_folder, write_jsonl
 from data_prep.schema import BadInput
 from data_prep.sources import pmc, pubmed
 from data_prep.sources.xml_text import SAFE
@@ -75,10 +75,8 @@ def main(argv=None):
     parser.add_argument("--abstracts", type=int, default=400, help="records of PubMed at most")
     parser.add_argument("--papers", type=int, default=4, help="files of PMC at most")
     args = parser.parse_args(argv)
-    try:
+    with one_sentence():
         build(args.raw, args.out, args.abstracts, args.papers)
-    except BadInput as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

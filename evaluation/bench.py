@@ -21,13 +21,12 @@ import os
 import platform
 import random
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from data_prep.files import whole_folder, write_jsonl
-from data_prep.schema import BadInput, check_row
+from data_prep.files import one_sentence, whole_folder, write_jsonl
+from data_prep.schema import check_row
 from evaluation import generate
 from evaluation.models.registry import fingerprint, read_entry
 
@@ -48,10 +47,8 @@ def main(argv=None):
     parser.add_argument("--hidden_size", type=int, default=256, help="of the random model")
     parser.add_argument("--device", help="default: cuda if there is one, else cpu")
     args = parser.parse_args(argv)
-    try:
+    with one_sentence():
         bench(args)
-    except BadInput as error:
-        sys.exit(f"error: {error}")
 
 
 def bench(args) -> dict:

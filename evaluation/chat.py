@@ -22,7 +22,7 @@ import unicodedata
 from pathlib import Path
 
 from data_prep import egress
-from data_prep.files import write_jsonl
+from data_prep.files import one_sentence, replaced, write_jsonl
 from data_prep.schema import BadInput
 from evaluation.generate import check_backend, keep_on_site
 from evaluation.models.conversation import Chat
@@ -100,15 +100,15 @@ def save(chat: Chat, messages: list[dict], name: str) -> None:
     entry = chat.entry
     record = {"messages": chat.system + messages, "model": str(entry.path), "access": entry.access}
     try:
-        write_jsonl(path, [record | {"notice": NOTICE}])
+        replaced(path, lambda partial: write_jsonl(partial, [record | {"notice": NOTICE}]))
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}. Next: /save under another name") from error
+        raise BadInput(f"{path}: {error.strerror}. Next: /save under another name, or free space") from error
     print(f"wrote {path} (access: {entry.access})")
 
 
 def main(argv=None):
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    try:
+    with one_sentence():
         args = make_parser().parse_intermixed_args(argv)
         args.batch_size, args.backend_args = "1", ""
         check_backend(args)
@@ -136,8 +136,6 @@ def main(argv=None):
         from evaluation.chat_page import application
 
         uvicorn.run(application(chat, NOTICE), host="127.0.0.1", port=args.port, log_level="warning")
-    except BadInput as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ import numpy as np
 from data_prep import egress
 from data_prep.files import (
     check_folder,
+    check_out,
     one_sentence,
     read_json,
     read_jsonl,
@@ -301,6 +302,7 @@ def ask_model(
         for task in loaded
     }
     origin = {"fingerprint": identity, "settings": settings, "access": entry.access}
+    check_out(folder, "run.json")
     old = read_optional(folder / "run.json")
     same = {key: old.get(key) for key in origin} == origin
     kept = {

@@ -46,7 +46,7 @@ from evaluation.reporting import (
     tables,
 )
 from evaluation.reporting.formats import format_difference, format_interval, markdown_table, markdown_text
-from evaluation.reporting.intervals import DETECTABLE, detectable, difference_with_width
+from evaluation.reporting.intervals import DETECTABLE, can_show, detectable, difference_with_width
 from evaluation.scoring import calibration, metrics, run_outputs
 
 SAME_BLOCKS = "Each line is of the same blocks; –: not measured on them."
@@ -181,8 +181,8 @@ def read_page(args) -> dict:
             if trained[m["name"]]["losses"]
             for drawn in curves_of(m["label"], trained[m["name"]])
         ],
-        "domains": perplexities(models, trained),
-        "same_blocks": SAME_BLOCKS,
+        "domains": (domains := perplexities(models, trained)),
+        "same_blocks": same_blocks(domains),
         "forgetting": forgetting and forgetting_page.section(forgetting),
         "long_context": contexts and long_context.section(contexts),
         "diagnosis": diagnosis,
@@ -373,15 +373,23 @@ def perplexities(models: list, trained: dict) -> list[dict]:
     ]
     rows = []
     for domain in sorted({domain for _, run in measured for domain in run["validation"]}):
-        cells, first = [], None
+        cells, first, ratios = [], None, []
         for label, run in measured:
             loss = run["validation"].get(domain)
-            first = first or (loss and run["folder"])
-            comparable = loss and (run["folder"] == first or curves.same_blocks(run["folder"], first, domain))
+            first = first or (loss and run)
+            comparable = loss and (run is first or curves.same_blocks(run["folder"], first["folder"], domain))
+            if comparable and run is not first:
+                _, drawn = metrics.ratio_of_perplexities(loss, first["validation"][domain])
+                ratios.append(metrics.interval(drawn))
             value = math.exp(sum(loss["nll"]) / sum(loss["tokens"])) if comparable else None
             cells.append({"label": label, "value": value})
-        rows.append({"domain": domain, "cells": cells})
+        rows.append({"domain": domain, "cells": cells, "ratios": ratios})
     return rows
+
+
+def same_blocks(domains: list[dict]) -> str:
+    apart = can_show((ends for row in domains for ends in row["ratios"]), "change of the ratio of two")
+    return f"{SAME_BLOCKS} {apart}".strip()
 
 
 def curves_of(label: str, run: dict) -> list[dict]:
@@ -434,7 +442,7 @@ def markdown(page: dict) -> str:
             (row["domain"], *("–" if c["value"] is None else f"{c['value']:.2f}" for c in row["cells"]))
             for row in page["domains"]
         ]
-        parts += ["## Perplexity of held-out text\n", SAME_BLOCKS + "\n", markdown_table(head, rows)]
+        parts += ["## Perplexity of held-out text\n", page["same_blocks"] + "\n", markdown_table(head, rows)]
     parts += [page["forgetting"]["markdown"]] if page["forgetting"] else []
     parts += [page["long_context"]["markdown"]] if page["long_context"] else []
     parts += ["## Clinical cases\n", page["diagnosis"]["markdown"] + "\n"] if page["diagnosis"] else []

@@ -28,7 +28,7 @@ import tempfile
 from pathlib import Path
 
 from data_prep import egress
-from data_prep.files import read_json
+from data_prep.files import os_sentence, read_json
 from data_prep.schema import BadInput
 from evaluation.generate import keep_on_site
 from evaluation.models import wrapper
@@ -155,8 +155,8 @@ def main(argv=None):
                 serve(entry, args, template)
             else:
                 print(other_server(entry, args, template))
-    except BadInput as error:
-        sys.exit(f"error: {error}")
+    except (BadInput, OSError) as error:
+        sys.exit(f"error: {error if isinstance(error, BadInput) else os_sentence(error)}")
     except KeyboardInterrupt:
         print("stopped")
 

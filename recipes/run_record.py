@@ -37,7 +37,15 @@ import torch
 from accelerate.utils import gather_object
 from callbacks import Throughput, peak_memory_bytes
 from checks import UPLOAD_KEYS, Refused, check_weights, is_hub_name, one_sentence_errors, uploads_of
-from egress import ACCESS, block_egress, load_allow_list, require_allowed, require_local_files, wall
+from egress import (
+    ACCESS,
+    block_egress,
+    load_allow_list,
+    manifest_sha256,
+    require_allowed,
+    require_local_files,
+    wall,
+)
 from huggingface_hub import try_to_load_from_cache
 from transformers import TrainerCallback
 from transformers.hf_argparser import HfArg
@@ -132,13 +140,18 @@ def _open(script, args, training, models, data):
         None,
     )
     template = Path(arguments.get("chat_template_path") or "")
-    files = {str(path): sha256(path) for path in data_files(data)}
+    files, manifest = {str(path): sha256(path) for path in data_files(data)}, data / "manifest.json"
+    content = files  # what identifies the data: of a manifest what was made, and not how or from which path
+    if manifest.is_file():
+        made = json.dumps(read_json(manifest).get("outputs", []), sort_keys=True)
+        files = files | {str(manifest): manifest_sha256(manifest)}
+        content = files | {str(manifest): hashlib.sha256(made.encode()).hexdigest()}
     inputs = files | {str(path): sha256(path) for path in (parent, template) if path and path.is_file()}
     base = base_of(model, arguments.get("model_revision"))
     per_rank = training.per_device_train_batch_size * training.gradient_accumulation_steps if trains else 0
     ranks = training.world_size if trains else 1
     identity = {
-        "data": sorted(files.values()),
+        "data": sorted(content.values()),
         "base": base["weights"] or base["revision"] or inputs.get(str(parent)),
         "batch (rows per step)": per_rank * ranks,
     }
@@ -155,6 +168,8 @@ def _open(script, args, training, models, data):
     code = {path.name: sha256(path) for path in (Path(script), *siblings) if path.name in loaded}
     if old:
         before = old.get("identity", {})
+        if before.get("data") == sorted(files.values()):  # an older version hashed whole manifests
+            before["data"] = identity["data"]
         changed = [key for key in identity if key in before and identity[key] != before[key]]
         if not before or changed:
             if not arguments.get("overwrite"):

@@ -177,3 +177,12 @@ def test_make_targets_of_the_documents_exist():
             r"\bmake ([a-z-]+)", re.sub(r"^(?!.*`?make ).*$", "", path.read_text(), flags=re.M)
         ):
             assert target in targets or target in ("alone",), f"{path.name}: make {target}"
+
+
+def test_every_command_that_writes_ends_in_one_sentence_on_a_full_disk():
+    """By data_prep.files.one_sentence, which other tests fill a disk for."""
+    files = [path for room in ("data_prep", "evaluation") for path in sorted((ROOT / room).rglob("*.py"))]
+    texts = {path: path.read_text(encoding="utf-8") for path in files if not path.is_symlink()}
+    commands = {path for path in texts if re.search(r"^def main\(argv", texts[path], re.M)}
+    others = {path.stem for path in commands if "one_sentence()" not in texts[path]}
+    assert len(commands) > 35 and others == {"serve"}, "serve has its own, tested in test_serve.py"

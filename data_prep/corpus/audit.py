@@ -22,7 +22,7 @@ import numpy as np
 from data_prep import egress
 from data_prep.build_blocks import by_length, columns, held_out, ids_path, joined, mix, shards
 from data_prep.corpus.tokenize import DocumentTokenizer
-from data_prep.files import one_sentence, read_jsonl, sha256
+from data_prep.files import one_sentence, read_jsonl
 from data_prep.manifest import check_sha256, read_manifest
 from data_prep.schema import DOMAINS, BadInput
 
@@ -139,7 +139,7 @@ def check_blocks(folder: Path, manifest: dict, count: int, seed: int) -> str:
             "the documents that these blocks were made of, where arguments.documents of the manifest says"
         ),
     )
-    if sha256(documents / "manifest.json") != manifest["documents_sha256"]:
+    if egress.manifest_sha256(documents / "manifest.json") != manifest["documents_sha256"]:
         raise BadInput(
             f"{documents}: not the documents that these blocks were made of. Next: audit before they are "
             "changed"

@@ -36,8 +36,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from data_prep import build_blocks, build_documents, clean_documents
 from data_prep.corpus.tokenize import SPACE, DocumentTokenizer
-from data_prep.files import read_jsonl, write_jsonl
-from data_prep.schema import BadInput, CleaningPlan
+from data_prep.files import one_sentence, read_jsonl, write_jsonl
+from data_prep.schema import CleaningPlan
 
 MIXTURE = {
     "block_length": 4096,
@@ -178,6 +178,11 @@ def our_stages(sources: list[tuple[str, str]], tokenizer: str, work: Path) -> di
 
 
 def main(argv=None):
+    with one_sentence():
+        bench(argv)
+
+
+def bench(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -205,7 +210,7 @@ def main(argv=None):
                 )
                 sources = [("redpajama", str(folder / "raw"))]
             manifest = build_documents.build(sources, folder / "documents")
-        except (BadInput, ValueError) as error:
+        except ValueError as error:
             sys.exit(f"error: {error}")
         texts = [
             document["text"]

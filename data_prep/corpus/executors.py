@@ -60,11 +60,7 @@ MOST_TASKS = 1000  # of one run of an executor: Slurm's usual limit for an array
 POLL_SECONDS = 10  # between two looks at a Slurm array
 IMPORT = re.compile(r"^\s*from (data_prep[\w.]*) import (\([^)]*\)|[^\n]*)", re.MULTILINE)
 REGISTRIES = ("data_prep.sources",)  # import every reader, but a unit reads with one: see `code`
-OUTER_JOB = (
-    "SLURM_MEM_PER_CPU",
-    "SLURM_MEM_PER_GPU",
-    "SLURM_MEM_PER_NODE",
-)  # exclude each other in an inner job
+SITE = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")  # say which cluster; all else is of the job around this
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -322,8 +318,8 @@ def _execute_on_slurm(common: dict, given: str, path: str, work: Path) -> None:
     settings = read_cluster(path)
     exports = [f"export {name}={shlex.quote(value)}" for name, value in _environment().items()]
     settings["env_command"] = "\n".join([*exports, settings.get("env_command", "")])
-    for name in OUTER_JOB:
-        os.environ.pop(name, None)
+    for name in [name for name in os.environ if name.startswith("SLURM_") and name not in SITE]:
+        del os.environ[name]  # sbatch and srun would take memory, tasks and CPU bindings from it
     array = SlurmArray(**common, **settings, max_array_size=MOST_TASKS, job_name=f"data_prep.{work.name}")
     try:
         array.run()

@@ -21,7 +21,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from data_prep import egress
-from data_prep.files import read_jsonl, whole_folder
+from data_prep.files import one_sentence, read_jsonl, whole_folder
 from data_prep.manifest import read_manifest
 from data_prep.schema import BadInput
 
@@ -66,7 +66,7 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--vocab_size", type=int, default=2048)
     args = parser.parse_args(argv)
-    try:
+    with one_sentence():
         manifest = read_manifest(
             args.documents,
             made_by="python -m data_prep.build_documents --source NAME=PATH --out " + str(args.documents),
@@ -95,8 +95,6 @@ def main(argv=None):
             tokenizer.model_max_length = config.max_position_embeddings
             tokenizer.save_pretrained(out)
             config.save_pretrained(out)
-    except BadInput as error:
-        sys.exit(f"error: {error}")
     print(
         f"wrote {args.out}: vocabulary of {len(tokenizer)}, {config.num_hidden_layers} layers of width "
         f"{config.hidden_size}"

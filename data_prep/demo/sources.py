@@ -19,15 +19,13 @@ import gzip
 import io
 import json
 import random
-import sys
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 import zstandard
 
 from data_prep.demo import world
-from data_prep.files import outline, whole_folder
-from data_prep.schema import BadInput
+from data_prep.files import one_sentence, outline, whole_folder
 
 ABSTRACTS, ARTICLES, NOTES, REPORTS, GENERAL_DOCUMENTS = 4800, 160, 160, 320, 3500
 TASK_ROWS = {"train": 240, "dev": 40, "test": 80}
@@ -883,10 +881,8 @@ def main(argv=None):
     )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    try:
+    with one_sentence():
         write_sources(args)
-    except BadInput as error:
-        sys.exit(f"error: {error}")
 
 
 def write_sources(args):

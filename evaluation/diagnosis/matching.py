@@ -111,7 +111,8 @@ def words(name: str) -> tuple[str, ...]:
 
 def names_of(text: str) -> list[tuple[str, ...]]:
     """The words of a name without its brackets, and of each bracket: "Osteoclastoma (giant cell tumor of
-    bone)" is two names."""
+    bone)" is two names. What follows the first LONGEST characters is not looked at."""
+    text = text[:LONGEST]
     inside = [
         part
         for part in re.findall(r"[(\[]([^()\[\]]+)[)\]]", text)

@@ -20,12 +20,12 @@ import hashlib
 import json
 import math
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 
-from data_prep.files import read_json, sha256, whole_folder
+from data_prep.egress import manifest_sha256
+from data_prep.files import one_sentence, read_json, whole_folder
 from data_prep.schema import BadInput, strictest
 from evaluation.models.registry import access_of
 from evaluation.reporting import figures
@@ -41,12 +41,10 @@ def main(argv=None):
     )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
-    try:
+    with one_sentence():
         curves = [curve for run in args.runs for curve in read_curves(run)]
         with whole_folder(args.out, mark="perplexity.json") as folder:
             write(curves, folder)
-    except BadInput as error:
-        sys.exit(f"error: {error}")
     for curve in curves:
         print(format_curve(curve), flush=True)
     for sentence in not_comparable(curves):
@@ -98,7 +96,7 @@ def held_out(run: Path, domain: str) -> str | None:
     manifest has changed since."""
     record = read_optional(run / "run.json")
     path = Path(record.get("arguments", {}).get("blocks") or "", "manifest.json")
-    if not path.is_file() or sha256(path) != record.get("inputs", {}).get(str(path)):
+    if not path.is_file() or manifest_sha256(path) != record.get("inputs", {}).get(str(path)):
         return None
     blocks = sorted(
         o["sha256"] for o in read_json(path)["outputs"] if (o["split"], o["domain"]) == ("validation", domain)

@@ -7,6 +7,7 @@ import re
 import textwrap
 import warnings
 
+from evaluation.reporting.intervals import can_show
 from evaluation.reporting.tables import LABELS
 
 INK = "#010203"  # replaced by the page's text colour
@@ -213,7 +214,8 @@ def forest(baseline: str, differences: list[dict]) -> Drawing | None:
     def draw(axes):
         axes.axvline(0, color=INK, linewidth=0.8)
         _points(axes, tasks, list(series.values()))
-        axes.set(xlabel=f"difference to {baseline} (95 % interval)")
+        apart = can_show((d["low"], d["high"]) for d in differences)
+        axes.set(xlabel=f"difference to {baseline} (95 % interval)\n{apart}")
         legend(axes)
 
     height = 1.2 + len(tasks) * (0.16 + 0.12 * len(series))

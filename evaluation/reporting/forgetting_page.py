@@ -109,7 +109,7 @@ def _notes(result: dict):
         for domain, r in one["perplexity"].items():
             ratio = format_interval(r["ratio"], r["low"], r["high"])
             of = f"perplexity of {one['name']} over that of {base} on {domain} text"
-            yield f"{of}: {ratio}, {r['blocks']} blocks"
+            yield f"{of}: {ratio}, {r['blocks']} blocks, detectable {detectable(r, paired=True)}"
     for curve in result["curves"]:
         yield f"perplexity of held-out text, {curves.format_curve(curve)}"
     for sentence in curves.not_comparable(result["curves"]):

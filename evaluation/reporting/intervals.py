@@ -19,6 +19,16 @@ def detectable(cell: dict | None, paired: bool = False) -> str:
     return format_interval(metrics.smallest_difference(cell["low"], cell["high"], paired) if cell else None)
 
 
+def can_show(intervals, of: str = "difference") -> str:
+    """A sentence for a figure or table without such a column. `intervals`: (low, high) of paired
+    comparisons."""
+    found = sorted(metrics.smallest_difference(*ends, paired=True) for ends in intervals if None not in ends)
+    if not found:
+        return ""
+    to = f" to {found[-1]:.3f}" if found[-1] - found[0] >= 0.001 else ""
+    return f"Smallest {of} that these rows can show (5 %, power of 80 %): {found[0]:.3f}{to}."
+
+
 def with_width(cell: dict, n: int) -> dict:
     """`cell` with {"value", "low", "high"}, in [0, 1], on `n` rows."""
     if cell["low"] is None:

@@ -81,6 +81,8 @@ def gather(run, name, args):
 def whole(folder, owner_only):
     """A folder beside `folder` that takes its place if all goes well, and is gone if not."""
     partial, old = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "old"))
+    if old.is_dir() and not folder.exists():  # killed between the two renames, when the new one was whole
+        os.replace(partial if partial.is_dir() else old, folder)
     shutil.rmtree(partial, ignore_errors=True)
     before = os.umask(0o077)
     if not owner_only:

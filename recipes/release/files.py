@@ -5,7 +5,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from recipes.egress import ACCESS
+from recipes.egress import ACCESS, manifest_sha256
 
 SUMS, PROVENANCE = "SHA256SUMS.txt", "provenance.json"
 
@@ -16,7 +16,7 @@ class Refused(Exception):
 
 def read_json(path, expected=None):
     """The JSON of a file. Refused if it is not there, or not the one with the sha256 that a run.json
-    knows."""
+    knows (of a manifest: manifest_sha256)."""
     try:
         text = Path(path).read_bytes()
         found = json.loads(text)
@@ -26,7 +26,7 @@ def read_json(path, expected=None):
         ) from error
     except ValueError as error:
         raise Refused(f"{path}: not JSON ({error}). Next: make it again") from error
-    if expected and hashlib.sha256(text).hexdigest() != expected:
+    if expected and expected not in (hashlib.sha256(text).hexdigest(), manifest_sha256(path)):
         raise Refused(
             f"{path}: has changed since a run read it, so its facts are others. Next: bring it back, or "
             f"train again"

@@ -4,6 +4,8 @@ and manifest.json know it."""
 import json
 from pathlib import Path
 
+from recipes.egress import manifest_sha256
+
 from .files import Refused, read_json, sha256, strictest
 
 
@@ -146,7 +148,7 @@ def contamination(manifest):
         "domains" in manifest
     ):  # the documents behind the blocks: what was done to them is in their own manifest
         path = Path(manifest["arguments"]["documents"], "manifest.json")
-        if not path.is_file() or sha256(path) != manifest["documents_sha256"]:
+        if not path.is_file() or manifest_sha256(path) != manifest["documents_sha256"]:
             return [f"{stage}: not recorded, as {path} is not there any more."]
         found = json.loads(path.read_text(encoding="utf-8")).get("decontamination")
         if not found:

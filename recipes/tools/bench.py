@@ -506,4 +506,7 @@ def write(path, text):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except OSError as error:
+        sys.exit(f"error: {error}. Next: the same command again, with room on the disk")

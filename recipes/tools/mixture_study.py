@@ -53,6 +53,7 @@ import yaml
 from trl import TrlParser
 
 from data_prep.schema import BadInput as Refused
+from evaluation.reporting.intervals import can_show
 
 DOMAINS = ("biomedical", "clinical", "general")
 RECIPES = Path(__file__).resolve().parents[1]
@@ -673,7 +674,8 @@ def markdown(args, found):
         f"{', '.join(map(str, args.seeds))}, on {found['machine']}. Access of the data: "
         f"{found['access']}. Losses are nats per token of held-out blocks, the same blocks for all. In "
         f"brackets 95 % intervals of a paired bootstrap over blocks; "
-        f"they do not hold what another seed of the training would change.",
+        f"they do not hold what another seed of the training would change. "
+        f"{can_show([forgetting['nats'][1:]], 'difference of two losses')}",
         "",
         f"- **Less general text forgets more: {forgetting['verdict']}.** General loss with "
         f"{min(general):.1%} of general text less that with {max(general):.1%}: "

@@ -207,9 +207,13 @@ def test_blocks_on_disk_are_the_documents(folders, tmp_path):
     assert len(np.load(tmp_path / "out" / "order.npy")) == manifest["order"]["blocks"]
 
 
-def test_same_input_same_bytes_and_validation_is_apart(folders, tmp_path):
+def test_same_input_same_bytes_and_validation_is_apart(folders, tmp_path, capsys):
     first, second = run(folders, tmp_path / "a"), run(folders, tmp_path / "b")
     assert first["outputs"] == second["outputs"] and first["order"] == second["order"]
+    manifest = folders / "documents" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("{\n", '{\n "egress": "hook",\n', 1))
+    run(folders, tmp_path / "a")  # the wall under which the documents were made is no other data
+    assert "a: already complete" in capsys.readouterr().out
     (folders / "general.yaml").write_text(
         yaml.safe_dump(MIXTURE | {"ratio": {"general": 1}, "tokens": 900, "seed": 5})
     )

@@ -2,12 +2,14 @@
 "clean" and a "paper-like" mix come from one corpus."""
 
 import json
+import os
+import resource
 
 import numpy as np
 import pytest
 import yaml
 
-from data_prep import clean_documents
+from data_prep import build_documents, clean_documents
 from data_prep.files import read_jsonl, whole_folder, write_jsonl
 from data_prep.manifest import describe, write_manifest
 from data_prep.schema import BadInput, CleaningPlan
@@ -261,3 +263,23 @@ def test_shipped_plans_can_be_read():
     assert {path.stem for path in plans} == {"clean", "demo", "paper_like", "real"}
     for path in plans:
         assert clean_documents.read_plan(path)["cleaning"]
+
+
+@pytest.mark.guarantee("Corpus", "More document files than a process may open are cleaned all the same.")
+def test_more_files_than_a_process_may_open(tmp_path):
+    shared = prose(80, 0)
+    for n in range(25):
+        lines = [json.dumps({"text": f"{shared} {n}"}) + "\n", json.dumps({"text": prose(30, n + 1)}) + "\n"]
+        path = tmp_path / "raw" / f"{n}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(lines))
+    build_documents.build([("redpajama", tmp_path / "raw")], tmp_path / "documents")
+    plan = {"cleaning": {"short": [{"characters": 1, "words": 1}]}, "decontamination": None}
+    plan["near_duplicates"] = {"runs": [["redpajama"]], "jaccard": 0.9}
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 12, before[1]))
+    try:
+        manifest = clean_documents.build(tmp_path / "documents", None, plan, tmp_path / "clean")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert manifest["dropped"]["redpajama"]["duplicate (near)"]["count"] == 24

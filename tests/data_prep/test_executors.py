@@ -130,10 +130,13 @@ echo "Submitted batch job 7"
 def test_slurm_runs_the_same_units_on_nodes_that_know_nothing(tmp_path, monkeypatch, capsys):
     slurm = fake_slurm(tmp_path, monkeypatch, tasks_per_job=2)
     monkeypatch.setenv("PYTHONPATH", "/a/module")
-    monkeypatch.setenv("SLURM_MEM_PER_NODE", "4096")
+    job = {"MEM_PER_NODE": "4096", "MEM_PER_CPU": "1", "NTASKS_PER_NODE": "8", "CPU_BIND": "x", "JOB_ID": "5"}
+    for name, value in (job | {"CONF": "/etc/slurm.conf"}).items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
     facts = executors.run(RUN, units(tmp_path, 3), tmp_path / "w", slurm)
     assert [fact["number"] for fact in facts] == [0, 1, 2], (tmp_path / "slurm.log").read_text()[-2000:]
-    assert "SLURM_MEM_PER" not in (tmp_path / "submitted_with").read_text(), "of the job around this one"
+    passed = re.findall("^SLURM_.*", (tmp_path / "submitted_with").read_text(), re.MULTILINE)
+    assert passed == ["SLURM_CONF=/etc/slurm.conf"], "and nothing of the job around this one"
     assert f"export PYTHONPATH={ROOT}:/a/module" in (tmp_path / "script").read_text()
     assert "Slurm job 7: 3 of 3 units done, 0 failed" in capsys.readouterr().out
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
@@ -492,35 +495,26 @@ def test_a_lock_of_another_machine_holds_while_it_is_touched(tmp_path):
 
 @pytest.mark.parametrize("resumable", [True, False])
 @pytest.mark.guarantee("Files", "A kill while a finished folder takes its name loses nothing.")
-def test_a_kill_between_the_two_renames_is_made_good_by_the_next_build(tmp_path, monkeypatch, resumable):
-    def build(content, identity):
-        folder = (
-            files.resumable_folder(tmp_path / "out", identity)
-            if resumable
-            else files.whole_folder(tmp_path / "out")
-        )
-        with folder as out:
-            if out is None:
-                return
-            (out / "manifest.json").write_text(content)
+def test_a_kill_between_the_two_renames_is_made_good_by_the_next_build(tmp_path, resumable):
+    out, replace = tmp_path / "out", os.replace
 
-    build("old", "1")
-    replace = os.replace
+    def build(content):
+        with files.resumable_folder(out, content) if resumable else files.whole_folder(out) as partial:
+            (partial / "manifest.json").write_text(content)
 
-    def killed(source, target):
-        if Path(source).name == ".out.partial":
-            raise KeyboardInterrupt
+    def dies_after(source, target):
         replace(source, target)
+        if Path(source) == out:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(files.shutil, "rmtree", lambda *given, **more: None)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(files.os, "replace", killed)
-        build("new", "2")
-    monkeypatch.undo()
-    assert not (tmp_path / "out").exists()
-    with pytest.raises(ZeroDivisionError), files.whole_folder(tmp_path / "out"):
-        raise ZeroDivisionError
-    assert (tmp_path / "out" / "manifest.json").read_text() == "new"
+    build("old")
+    if not (child := os.fork()):
+        os.replace = dies_after
+        build("new")
+        os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL and not out.exists()
+    files.check_out(out)  # which a command calls before it reads its older output
+    assert (out / "manifest.json").read_text() == "new"
 
 
 @pytest.mark.guarantee("Files", "A raw file that was corrected with its size and time kept is noticed.")

@@ -112,6 +112,18 @@ def test_a_dialogue_in_the_terminal(world, tmp_path, monkeypatch, capsys):
         assert sentence in said
 
 
+def test_a_full_disk_is_one_sentence_and_leaves_no_half_conversation(world, tmp_path, monkeypatch, capsys):
+    def full(path, rows):
+        path.write_text("half")
+        raise OSError(28, "No space left on device", str(path))
+
+    chat = open_chat(world, world / "own", "--max_new_tokens", 2)
+    monkeypatch.setattr(command, "write_jsonl", full)
+    dialogue(chat, monkeypatch, "One?", f"/save {tmp_path / 'talk.jsonl'}")
+    assert "talk.jsonl: No space left on device. Next: " in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_interrupted_answer_is_stopped_and_forgotten(world, monkeypatch, capsys):
     chat = open_chat(world, world / "own", "--max_new_tokens", 200)
     before, real = threading.active_count(), command.visible

@@ -178,6 +178,8 @@ def test_the_page_loads_nothing_escapes_texts_and_is_the_same_every_time(tmp_pat
     assert not re.search(r"""(src|href)\s*=\s*["'](?!#)""", page)
     assert "<b>so" not in page and "<i>ent" not in page and "a &lt;small&gt; machine" in page
     assert "access: gated" in page and "eval_" not in page
+    forest = (tmp_path / "report" / "forest.svg").read_text()
+    assert "Smallest difference that these rows can show (5 %, power of 80 %): 0." in forest
     before = {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()}
     assert sorted(before) == [
         "forest.pdf",
@@ -588,7 +590,9 @@ def test_models_that_were_not_validated_on_the_same_blocks_are_not_compared(tmp_
     record = tmp_path / "runs" / "foundation" / "run.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | validated_on(tmp_path, "foundation", "a")))
     make_report(tmp_path)
-    assert re.search(r"\| general \| 7\.5\d \| 7\.5\d \|", (tmp_path / "report" / "report.md").read_text())
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert re.search(r"\| general \| 7\.5\d \| 7\.5\d \|", text)
+    assert "Smallest change of the ratio of two that these rows can show (5 %, power of 80 %): 0." in text
     invented_config(tmp_path)
     path = tmp_path / "runs" / "foundation" / "validation.json"
     path.write_text(json.dumps({"general": {"nll": [100.0], "tokens": [50]}}))

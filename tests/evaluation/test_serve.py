@@ -56,6 +56,16 @@ def test_the_served_wrapper_gives_the_ids_of_evaluation(world, monkeypatch, mode
     assert served["input_ids"] == wrapper.prompt_ids(tokenizer, ASKED)
 
 
+def test_a_full_disk_is_one_sentence(world, tmp_path, monkeypatch):
+    def full(path, *given, **more):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(serve.Path, "write_text", full)
+    with pytest.raises(SystemExit, match="^error: No space left on device. Next: free space"):
+        run("me-llama-13b-chat", f"path={world / 'bare'}", "--backend", "vllm")
+
+
 @pytest.mark.guarantee("Credentialed data", "A credentialed model is served to this machine only.")
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "::ffff:0.0.0.0", "10.1.2.3"])
 def test_a_credentialed_model_listens_on_the_loopback_only(world, host):

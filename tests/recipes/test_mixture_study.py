@@ -268,6 +268,9 @@ def test_a_study_runs_whole_and_goes_on_where_it_was(lab, trained, capsys):
     assert len(held_out) == 1, "the same blocks are asked of every proxy"
 
     assert not list((lab / "study/runs").glob("*/checkpoint-*"))
+    assert (
+        "Smallest difference of two losses that these rows can show" in (lab / "study/study.md").read_text()
+    )
     before, _ = (lab / "study/study.json").read_text(), capsys.readouterr()
     study.main(args)
     assert len(trained) == 8 and (lab / "study/study.json").read_text() == before, "nothing is trained twice"

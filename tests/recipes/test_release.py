@@ -869,3 +869,12 @@ def test_commands_that_cannot_be_meant_are_refused(capsys, given, said):
 
 def test_a_folder_that_is_no_release_is_named(tmp_path):
     assert "provenance.json: cannot be read" in command("verify", tmp_path / "nowhere")
+
+
+def test_a_release_that_was_killed_between_its_two_renames_is_restored(tmp_path):
+    for state in ("old", "partial"):
+        (tmp_path / f".model.{state}").mkdir()
+        (tmp_path / f".model.{state}" / state).touch()
+    with pytest.raises(ZeroDivisionError), build.whole(tmp_path / "model", False):
+        raise ZeroDivisionError
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["partial"], "which was whole"

@@ -266,6 +266,14 @@ def test_what_identifies_a_run(lab, interrupted, capsys):
     said = recipe(lab, "pretrain", PRETRAIN | {"output_dir": "edited", "learning_rate": 5e-4})
     assert "edited holds another run (differs in learning_rate). Next: another output_dir" in said
     assert "overwrite" not in said
+    manifest = lab / "blocks" / "manifest.json"
+    made = json.loads(before := manifest.read_text())
+    how = {
+        "egress": "hook",
+        "versions": {"datasets": "0"},
+        "arguments": made["arguments"] | {"documents": "d"},
+    }
+    manifest.write_text(json.dumps(made | how, indent=1) + "\n")  # the same blocks, built in another way
     argv = copied(lab, "pretrain", PRETRAIN | {"output_dir": "edited"} | cadence)
     (lab / argv[0]).write_text((lab / argv[0]).read_text() + "# a comment\n")
     environment = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
@@ -274,6 +282,11 @@ def test_what_identifies_a_run(lab, interrupted, capsys):
         done.stderr
     )
     assert same_weights(lab / "edited", lab / "base")
+    made["outputs"][0]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(made, indent=1) + "\n")
+    said = recipe(lab, "pretrain", PRETRAIN | {"output_dir": "edited"})
+    manifest.write_text(before)
+    assert "edited holds another run (differs in data)" in said
 
 
 @pytest.mark.guarantee("Training", "--overwrite moves another run aside; nothing deletes its checkpoints.")
