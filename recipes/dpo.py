@@ -36,8 +36,8 @@ class DpoArguments(RunArguments):
 
 def load_data(args):
     """{"train", "validation"}: datasets of {"prompt", "chosen", "rejected"}, texts or conversations."""
-    run, folder = args[0], Path(args[0].rows)
-    return {split: read_pairs(folder / f"{split}.jsonl", run.conversation) for split in ("train", "validation")}
+    run, splits = args[0], ("train", "validation")
+    return {split: read_pairs(Path(run.rows, f"{split}.jsonl"), run.conversation) for split in splits}
 
 
 def make_trainer(args, data, model=None):

@@ -390,7 +390,12 @@ def test_task_fine_tuning_keeps_the_best_checkpoint(lab):
         ),
         ("sft", {**SFT, "rows": "nowhere", "output_dir": "new"}, (), "nowhere"),
         ("sft", {**SFT, "rows": "bad_rows", "output_dir": "new"}, (), "train.jsonl: line 2 is not a row"),
-        ("sft", {**SFT, "rows": "half", "output_dir": "new"}, (), "half/validation.jsonl is not there. Next:"),
+        (
+            "sft",
+            {**SFT, "rows": "half", "output_dir": "new"},
+            (),
+            "half/validation.jsonl is not there. Next:",
+        ),
         (
             "sft",
             {**SFT, "model_name_or_path": "no/such/model", "output_dir": "new"},
