@@ -198,17 +198,17 @@ FULL = [
         python -m data_prep.build_blocks --documents data/demo/clean --tokenizer data/demo/backbone_config \
             --mixture data_prep/mixtures/demo_long.yaml --out data/demo/blocks_long
         python recipes/pretrain.py --config recipes/configs/demo_extend.yaml"""),
-    *(Stage(f"needle_{longest}", f"{model} tuned to find a needle among {longest} tokens", seconds,
+    *(Stage(f"needle_{longest}", f"{model}, tuned to find a number in notes of {longest} tokens", seconds,
             f"data/demo/needles_{longest} outputs/demo/needle_{longest}", model, f"""
-        python -m data_prep.demo.needles --tokenizer outputs/demo/{model} --longest {longest} --rows {rows} \
+        python -m data_prep.demo.needles --tokenizer outputs/demo/{model} --longest {longest} \
             --out data/demo/needles_{longest}
-        python recipes/sft.py --config recipes/configs/demo_needle.yaml --rows data/demo/needles_{longest} \
-            --model_name_or_path outputs/demo/{model} --output_dir outputs/demo/needle_{longest}""")
-      for model, longest, rows, seconds in (("foundation", 128, 12000, 300), ("extended", 512, 10000, 400))),
+        python recipes/sft.py --config recipes/configs/{config}.yaml""")
+      for model, longest, config, seconds in (("foundation", 128, "demo_needle", 240),
+                                              ("needle_128", 512, "demo_needle_extend", 420))),
     Stage("long_context", "what a longer context adds, and what it costs", 100, "outputs/demo/long_context",
-          "needle_128 needle_512 tasks", """
+          "extended needle_512 tasks", """
         python -m evaluation.long_context outputs/demo/foundation outputs/demo/extended \
-            --blocks data/demo/blocks_long --lengths 128 --depths 2 --repeats 1 \
+            --blocks data/demo/blocks_long --lengths "" \
             --out outputs/demo/long_context/position
         python -m evaluation.long_context outputs/demo/needle_128 outputs/demo/needle_512 \
             --lengths 64,128,256,512 --repeats 20 --old_length 128 --out outputs/demo/long_context/needles

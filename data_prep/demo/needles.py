@@ -36,7 +36,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tokenizer", required=True, help="folder of the model that is to learn it")
     parser.add_argument("--longest", type=int, required=True, help="tokens of the longest row, from 64")
-    parser.add_argument("--rows", type=int, default=4000, help="of training; one in 50 more for validation")
+    parser.add_argument("--rows", type=int, default=10_000, help="of training; one in 50 more for validation")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     from transformers import AutoTokenizer
