@@ -278,7 +278,7 @@ def read_files(source: str, files: list, output: str, known: str | None, known_s
     }
 
 
-# ---------------------------------------------------------------- ids that come again in another file
+# ---------------------------------------------------------------- ids repeated in another file
 def repeated_ids(done: list[tuple[dict, dict]]) -> list[np.ndarray]:
     """For each unit of a source, the lines (from 0) whose id is in an earlier unit or line."""
     digests = [np.load(Path(unit["output"]).with_suffix(".npy")) for unit, _ in done]

@@ -94,7 +94,7 @@ def guess(kind: str, header: list[str], records: list[dict]) -> dict:
         if name is not None:
             found[key] = name
     if "id" in found and (again := repeated(found["id"], records)):
-        print(f"column '{found.pop('id')}': {again} of {len(records)} values come again, so it is not the id")
+        print(f"column '{found.pop('id')}': {again} of {len(records)} values repeat, so it is not the id")
     if kind == "notes" and "text" not in found and (others := list(free.values())):
         found["text"] = max(others, key=lambda name: sum(len(tables.text(row.get(name))) for row in records))
     if kind == "instructions" and "conversations" in found:

@@ -12,7 +12,7 @@ in turn; ratios are of the medians:
     build_blocks, from raw files to blocks on disk
 for a tokenizer of LLaMA-2's kind (its words looked up in a cache) and one of LLaMA-3's kind (called as it
 is). The invented text has a vocabulary as long-tailed as that of real text (Zipf-Mandelbrot) and numbers that
-never come again, so that a cache of words earns no more than it would.
+never repeat, so that a cache of words earns no more than it would.
 
 Writes OUT/bench.json and prints one Markdown table.
 """

@@ -5,7 +5,7 @@ core-hours, and a warning where text repeats too often.
         --tokenizer meta-llama/Llama-2-13b-hf --mixture data_prep/mixtures/paper.yaml
 
 The first megabytes of a few files of each source are read, not cleaned, and tokenized; the rest is arithmetic
-on file sizes. Replaced records, ids that come again and what is held out for validation are left out, as
+on file sizes. Replaced records, repeated ids and what is held out for validation are left out, as
 make corpus leaves them out. What a whole corpus loses to near duplicates, decontamination and quality filters
 is not in it. Nor is what a dataset of the Hub holds beyond the texts that were read: nothing here says how
 much that is.
