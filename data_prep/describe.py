@@ -208,7 +208,8 @@ def _is_folder_of_texts(path: Path, kind: str) -> bool:
         return False
     found = list(walk(path))
     texts = [file for file in found if file.suffix == ".txt"]
-    beside = [file for file in found if file.name.endswith(tables.SUFFIXES)]
+    named = [file for file in found if file.name.endswith(tables.SUFFIXES)]
+    beside = [file for file in named if file.name != "manifest.json"]
     if not texts and not beside:
         for file in found:
             check_no_link(file)

@@ -49,6 +49,15 @@ def as_before():
     os.environ.update(environment)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def environment_of_the_file():
+    """What a fixture of a whole file sets is not the next file's."""
+    environment = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(environment)
+
+
 @pytest.fixture(scope="session")
 def built_lab(tmp_path_factory):
     from tests.lab import build_lab  # imports transformers: only for the files that ask

@@ -488,7 +488,16 @@ dist.destroy_process_group()
     assert not list(Path(tempfile.gettempdir()).glob("egress-*"))
 
 
-READS_NO_NOTES = {"bench", "sources", "fetch", "tasks_status", "curves", "paper_claims", "base_model"}
+READS_NO_NOTES = {
+    "bench",
+    "sources",
+    "fetch",
+    "tasks_status",
+    "curves",
+    "paper_claims",
+    "base_model",
+    "needles",
+}
 
 
 def test_every_command_that_reads_records_isolates_itself_first():

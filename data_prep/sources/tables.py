@@ -207,7 +207,8 @@ def files(path: str | Path, source: str, *more: str) -> list[Path]:
     """The tables (and files with the endings `more`) below a folder, or the one file."""
     endings = (*SUFFIXES, *more)
     found = files_below(path, tuple(f"*{ending}" for ending in endings), source)
-    if found[0].name.endswith(endings):
+    found = [file for file in found if file.name != "manifest.json"]  # of a folder that we wrote
+    if found and found[0].name.endswith(endings):
         return found
     raise BadInput(f"{path}: not one of {', '.join(endings)}. Next: save it as CSV in UTF-8")
 
