@@ -113,7 +113,7 @@ def launch(lab, machine, *runs, shim="", ranks=2):
         "several.py",
         json.dumps(jobs),
     ]
-    done = subprocess.run(command, cwd=lab, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=lab, env=environment, capture_output=True, text=True, timeout=1800)
     return done.returncode, done.stdout + done.stderr
 
 
