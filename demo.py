@@ -15,6 +15,7 @@ a changed one starts again in an empty folder. What its commands print is in out
 
 import argparse
 import ast
+import errno
 import hashlib
 import json
 import os
@@ -200,7 +201,7 @@ FULL = [
         python recipes/pretrain.py --config recipes/configs/demo_extend.yaml"""),
     *(Stage(f"needle_{longest}", f"{model}, tuned to find a number in notes of {longest} tokens", seconds,
             f"data/demo/needles_{longest} outputs/demo/needle_{longest}", model, f"""
-        python -m data_prep.demo.needles --tokenizer outputs/demo/{model} --longest {longest} \
+        python -m evaluation.needle_rows --tokenizer outputs/demo/{model} --longest {longest} \
             --out data/demo/needles_{longest}
         python recipes/sft.py --config recipes/configs/{config}.yaml""")
       for model, longest, config, seconds in (("foundation", 128, "demo_needle", 240),
@@ -415,7 +416,8 @@ def drive(stages: list[Stage], args, parser: argparse.ArgumentParser, out: Path)
     try:
         run(stages, args.jobs, out)
     except OSError as error:
-        sys.exit(f"error: {error}. Next: free space, then the same command resumes")
+        more = "free space" if error.errno == errno.ENOSPC else "see to it"
+        sys.exit(f"error: {error}. Next: {more}, then the same command resumes")
     made = stages[-1].makes if args.stages else out / "report"
     page = next(iter(sorted(Path(made).rglob("report.html"))), made)
     print(f"Complete after {time.monotonic() - began:.0f} s: {page}")

@@ -71,10 +71,8 @@ def main(argv=None):
         with whole_folder(args.out, mark="long_context.json") as folder:
             if result["access"] == "credentialed":
                 folder.chmod(0o700)
-            text, page = (
-                json.dumps(result, indent=1) + "\n",
-                f"# Longer context\n\n{ABOUT}\n\n{markdown(result)}",
-            )
+            text = json.dumps(result, indent=1) + "\n"
+            page = f"# Longer context\n\n{ABOUT}\n\n{markdown(result)}"
             (folder / "long_context.json").write_text(text, encoding="utf-8")
             (folder / "long_context.md").write_text(page, encoding="utf-8")
             for name, drawn in drawings(result).items():

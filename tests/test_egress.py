@@ -496,7 +496,7 @@ READS_NO_NOTES = {
     "curves",
     "paper_claims",
     "base_model",
-    "needles",
+    "needle_rows",
 }
 
 

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from data_prep.schema import BadInput
-from evaluation import long_context, report, ruler
+from evaluation import long_context, needle_rows, report, ruler
 from tests.tiny_model import make_tokenizer
 
 TINY = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
@@ -101,6 +101,21 @@ def test_the_command_and_its_place_in_the_report(lab, tmp_path):
         report.main(
             ["--evaluation", str(tmp_path), "--long_context", "none.json", "--out", str(tmp_path / "r")]
         )
+
+
+def test_rows_that_teach_it_are_prompts_that_are_not_asked(tmp_path, capsys):
+    make_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    given = ["--tokenizer", str(tmp_path / "tokenizer"), "--out", str(tmp_path / "rows"), "--rows", "50"]
+    needle_rows.main([*given, "--longest", "300"])
+    lines = (tmp_path / "rows/train.jsonl").read_text().splitlines()
+    assert len(lines) == 50 and len((tmp_path / "rows/validation.jsonl").read_text().splitlines()) == 1
+    for row in map(json.loads, lines):
+        assert f"{long_context.QUESTION}{row['completion']}.\n" in row["prompt"], "the number is in the notes"
+        assert row["prompt"].endswith(long_context.QUESTION) and len(row["completion"].strip()) == 4
+    asked = make_tokenizer().decode(long_context.needle(make_tokenizer(), 300, 0.5, "0 0")[0])
+    assert not any(json.loads(line)["prompt"] in asked for line in lines)
+    with pytest.raises(SystemExit, match="--longest from 48"):
+        needle_rows.main([*given, "--longest", "20"])
 
 
 def test_needles_beyond_the_old_length_are_compared_in_pairs():
