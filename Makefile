@@ -150,11 +150,11 @@ test-cluster:  ## multinode.slurm on a real Slurm of two nodes, set up here as r
 lint: ; $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .  ## ruff
 fault-run:  ## [ARGS="--kills 2"]: disturb each stage of the demo in eight ways, some 200 trials; the same bytes come out
 	$(PY) -m tests.fault_run $(or $(ARGS),--stages)
-bench:  ## speed on this CPU, as ratios: corpus, recipes and generation, each against the bare way
-	$(PY) demo.py documents
-	$(PY) -m data_prep.corpus.bench --out outputs/bench/corpus
-	$(PY) -m recipes.tools.bench --documents data/demo/documents --out outputs/bench/recipes $(ARGS)
-	$(PY) -m evaluation.bench --out outputs/bench/evaluation
+bench:  ## speed on this CPU, as ratios, each against the bare way. ARGS=--growth: the corpus at 30, 100 and 300 MB
+	$(PY) -m data_prep.corpus.bench --out outputs/bench/corpus $(filter --growth,$(ARGS))
+	$(if $(filter --growth,$(ARGS)),,$(PY) demo.py documents && \
+		$(PY) -m recipes.tools.bench --documents data/demo/documents --out outputs/bench/recipes $(ARGS) && \
+		$(PY) -m evaluation.bench --out outputs/bench/evaluation)
 bench-gpu:  ## speed on a GPU at 7B and 13B, against stock TRL and a bare loop [ARGS="--results RESULTS.md"]
 	$(PY) demo.py documents
 	$(PY) -m recipes.tools.bench_gpu --documents data/demo/documents --out outputs/bench_gpu $(ARGS)

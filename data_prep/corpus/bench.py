@@ -1,20 +1,24 @@
 """How fast a corpus is made: MB of text per CPU-second, end to end, beside the bare tokenizer and beside the
 usual `datasets.map` pipeline, in one run.
 
-    python -m data_prep.corpus.bench --out outputs/bench/corpus                       invented text; --source
-    NAME=PATH for your own files
+    python -m data_prep.corpus.bench            invented text; --source NAME=PATH: your own files
+    python -m data_prep.corpus.bench --growth   cost per MB and memory at 30, 100 and 300 MB
 
 Measured on one core (tokenizers' threads off), CPU time of this process and its children, each several times
 in turn; ratios are of the medians:
     bare tokenizer     Tokenizer.encode_batch over the texts, nothing else
     datasets.map       tokenize, then group into blocks, as transformers' run_clm example does it, batched,
-    Arrow cache on disk read .. write      build_documents, clean_documents (each step of the plan),
-    build_blocks, from raw files to blocks on disk
+                       Arrow cache on disk
+    read .. write      build_documents, clean_documents (each step of the plan), build_blocks, from raw files
+                       to blocks on disk
 for a tokenizer of LLaMA-2's kind (its words looked up in a cache) and one of LLaMA-3's kind (called as it
 is). The invented text has a vocabulary as long-tailed as that of real text (Zipf-Mandelbrot) and numbers that
 never repeat, so that a cache of words earns no more than it would.
 
-Writes OUT/bench.json and prints one Markdown table.
+Growth: the three commands, each in a process of its own, on invented text of each size. CPU seconds per
+MB, and the peak resident memory of the largest process.
+
+Writes OUT/bench.json or OUT/growth.json and prints one Markdown table.
 """
 
 import argparse
@@ -24,6 +28,7 @@ import platform
 import resource
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -61,9 +66,9 @@ def timed(work) -> float:
 
 
 # ---------------------------------------------------------------- what is measured on
-def invented_texts(megabytes: float) -> list[str]:
-    """Texts of 200 to 4,000 words. Words are made of syllables; the k-th most frequent of 400,000 has the
-    share of 1 / (k + 2.7)."""
+def invented_texts(megabytes: float):
+    """Yield texts of 200 to 4,000 words. Words are made of syllables; the k-th most frequent of 400,000 has
+    the share of 1 / (k + 2.7)."""
     rng = np.random.default_rng(0)
     syllables = np.array(
         [a + b + c for a in ["", *"bcdfglmnprst", "st", "ph", "cr"] for b in "aeiou" for c in ["", *"lmnrst"]]
@@ -72,9 +77,10 @@ def invented_texts(megabytes: float) -> list[str]:
     lengths = rng.integers(4, 13, len(words))
     words = np.array([word[:n] for word, n in zip(words, lengths, strict=True)])
     weights = 1 / (np.arange(len(words)) + 2.7)
-    texts, size = [], 0
+    shares, size = np.cumsum(weights / weights.sum()), 0
     while size < megabytes * 1e6:
-        text = words[rng.choice(len(words), rng.integers(200, 4000), p=weights / weights.sum())].tolist()
+        drawn = np.searchsorted(shares, rng.random(rng.integers(200, 4000)) * shares[-1])
+        text = words[drawn].tolist()
         for place in range(0, len(text), 13):
             text[place] += rng.choice(
                 [
@@ -86,9 +92,8 @@ def invented_texts(megabytes: float) -> list[str]:
                     f" ({rng.integers(1000)}.{rng.integers(10)} mg)",
                 ]
             )
-        texts.append(" ".join(text))
-        size += len(texts[-1])
-    return texts
+        yield (joined := " ".join(text))
+        size += len(joined)
 
 
 def make_tokenizer(texts: list[str], kind: str, folder: Path) -> str:
@@ -177,6 +182,57 @@ def our_stages(sources: list[tuple[str, str]], tokenizer: str, work: Path) -> di
     }
 
 
+# ---------------------------------------------------------------- growth
+# In between, since a process starts with the peak memory of the one that forked it
+MEASURE = """
+import resource, subprocess, sys
+code = subprocess.call([sys.executable, "-m", *sys.argv[1:]], stdout=2)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+sys.exit(code)"""
+
+
+def measured(command: list[str]) -> tuple[float, float]:
+    """CPU seconds of a command with its children, and MB of its largest process."""
+    done = subprocess.run([sys.executable, "-c", MEASURE, *command], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"error: {' '.join(command)}: exit status {done.returncode}. Next: see above")
+    seconds, peak = map(float, done.stdout.split())
+    return seconds, peak
+
+
+def growth(sizes: list[int], out: Path):
+    """Print, and write to OUT/growth.json, {stage: {MB of text: CPU seconds per MB and peak MB}}."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        tokenizer = make_tokenizer(list(invented_texts(8)), "llama-2", folder / "tokenizer")
+        (folder / "mixture.yaml").write_text(json.dumps(MIXTURE), encoding="utf-8")  # JSON is YAML
+        (folder / "plan.yaml").write_text(json.dumps(STEPS), encoding="utf-8")
+        for size in sorted(sizes):
+            work = folder / f"{size}"
+            write_jsonl(work / "raw/text.jsonl.gz", ({"text": text} for text in invented_texts(size)))
+            documents, clean = ["--documents", f"{work}/documents"], ["--documents", f"{work}/clean"]
+            plan = ["--plan", f"{folder}/plan.yaml", "--out", f"{work}/clean"]
+            blocks = ["--tokenizer", tokenizer, "--mixture", f"{folder}/mixture.yaml"]
+            for stage, command in {
+                "documents": ["--source", f"redpajama={work}/raw", "--out", f"{work}/documents"],
+                "clean, near-duplicates": [*documents, *plan],
+                "blocks": [*clean, *blocks, "--out", f"{work}/blocks"],
+            }.items():
+                name = "clean_documents" if "clean" in stage else f"build_{stage}"
+                seconds, peak = measured([f"data_prep.{name}", *command])
+                found.setdefault(stage, {})[size] = {"cpu_seconds_per_mb": seconds / size, "peak_mb": peak}
+            shutil.rmtree(work)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "growth.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print("| CPU seconds per MB; peak MB | " + " | ".join(f"{size} MB" for size in sorted(sizes)) + " |")
+    print("|---" * (len(sizes) + 1) + "|")
+    for stage, row in found.items():
+        cells = [f"{cell['cpu_seconds_per_mb']:.2f}; {cell['peak_mb']:,.0f}" for cell in row.values()]
+        print(f"| {stage} | " + " | ".join(cells) + " |")
+
+
 def main(argv=None):
     with one_sentence():
         bench(argv)
@@ -196,7 +252,10 @@ def bench(argv):
         help="your own files in place of invented text",
     )
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--growth", type=int, nargs="*", metavar="MB", help="sizes of invented text")
     args = parser.parse_args(argv)
+    if args.growth is not None:
+        return growth(args.growth or [30, 100, 300], args.out)
     datasets.disable_progress_bars()
     results = {}
     with tempfile.TemporaryDirectory() as folder:
