@@ -6,6 +6,7 @@ Each raises Refused: one sentence that says what is wrong, and after "Next:" wha
 import contextlib
 import copy
 import dataclasses
+import errno
 import hashlib
 import itertools
 import json
@@ -21,6 +22,7 @@ from pathlib import Path
 import torch
 import yaml
 from egress import host_of, is_loopback, isolate, shown
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -223,7 +225,14 @@ def check_compiler_lock():
 
 # ---------------------------------------------------------------- model and tokenizer
 def check_weights(folder):
-    """Refuse pickled weights of a model or adapter."""
+    """Refuse weights of a model or adapter that are pickles, or cut: without reading them."""
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except SafetensorError as error:
+            wrong = f"cut or damaged ({path.stat().st_size:,} bytes)"
+            raise Refused(f"{path}: {wrong}. Next: copy, download or train it again") from error
     suffixes = {path.suffix for path in Path(folder).glob("*") if path.name != "training_args.bin"}
     if ".safetensors" not in suffixes and suffixes & {".bin", ".pt", ".pth", ".pkl", ".ckpt"}:
         convert = f"AutoModelForCausalLM.from_pretrained('{folder}').save_pretrained('NEW')"
@@ -582,18 +591,28 @@ def one_sentence_errors(parser=None):
         raise Refused(f"{' '.join(sys.argv)}: {message}. Next: --help lists the keys of this recipe")
 
     def hook(kind, error, trace, otherwise=sys.excepthook):
-        if not isinstance(error, known_errors()) and not from_library(error):
+        full = of_a_full_disk(error)
+        if not full and not isinstance(error, known_errors()) and not from_library(error):
             return otherwise(kind, error, trace)
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-            text = str(error) if parser else shown(error)
-            if not isinstance(error, Refused):
-                command = " ".join(sys.argv)
+            text, command = str(error) if parser else shown(error), " ".join(sys.argv)
+            if full:
+                text = f"{command}: no space left on the disk. Next: free space, then the same command again"
+            elif not isinstance(error, Refused):
                 text = f"{command}: {type(error).__name__}: {text}. Next: check the path or setting"
             print(f"error: {' '.join(text.split())}", file=sys.stderr)
 
     if parser:
         parser.error = refuse
     sys.excepthook = hook
+
+
+def of_a_full_disk(error):
+    """Whether a write found no space: safetensors and torch.save have kinds of their own for it."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    own = type(error).__name__ in ("SafetensorError", "RuntimeError")
+    return own and re.search(r"os error (28|122)\b|inline_container.*unexpected pos", str(error)) is not None
 
 
 def known_errors():

@@ -171,7 +171,11 @@ def _open(script, args, training, models, data):
         if before.get("data") == sorted(files.values()):  # an older version hashed whole manifests
             before["data"] = identity["data"]
         changed = [key for key in identity if key in before and identity[key] != before[key]]
-        if not before or changed:
+        made = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {"run.json"}
+        if changed and old.get("status") != "complete" and not made:
+            print(f"{folder}: an attempt that ended before its first checkpoint; begun anew", flush=True)
+            old = {}
+        elif not before or changed:
             if not arguments.get("overwrite"):
                 what = f"differs in {', '.join(changed)}" if changed else "written by an older version"
                 raise Refused(f"{folder} holds another run ({what}). Next: another output_dir")

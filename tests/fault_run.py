@@ -48,9 +48,10 @@ TIMES = re.compile(
 )
 # Files of a stage that hold times, or hashes of such files
 TIMED = re.compile(
-    r"(run|complete|trainer_state|all_results|train_results)\.json|\.identity|events\.out\..*|"
+    r"(run|complete|trainer_state|all_results|train_results)\.json|\.identity|\.lock|events\.out\..*|"
     r".*\.(pt|pth|bin|log)"
 )
+LISTS = re.compile(r"(removed|unmatched)\.jsonl\.gz")  # for a reader: no stage reads them
 DATA = (".jsonl", ".gz", ".npy", ".safetensors")
 MAKE = ["make", f"VENV={ROOT / '.venv'}", "-o", f"{ROOT / '.venv'}/.installed"]
 SMALL_DISK = """
@@ -198,7 +199,8 @@ def trial(whole: Path, folder: Path, stage: Stage, kind: str, rng: random.Random
         command = [*small, str(out.parent), *alone]
     if kind == "cut":
         read = (path for name in made_from for path in (folder / name).rglob("*") if path.is_file())
-        cut = rng.choice(sorted(path for path in read if path.suffix in DATA and path.stat().st_size > 200))
+        data = (path for path in read if path.suffix in DATA and not LISTS.fullmatch(path.name))
+        cut = rng.choice(sorted(path for path in data if path.stat().st_size > 200))
         os.truncate(cut, cut.stat().st_size // 2)
     with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
         options = {"cwd": folder, "stdout": log, "stderr": log, "start_new_session": True}

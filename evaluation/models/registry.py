@@ -295,6 +295,15 @@ def check_folder(folder: Path) -> None:
             f"{folder}: no weights here (*.safetensors). Next: wait for its training to end, or train it "
             f"again"
         )
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except SafetensorError as error:
+            wrong = f"cut or damaged ({path.stat().st_size:,} bytes)"
+            raise BadInput(f"{path}: {wrong}. Next: copy, download or train it again") from error
 
 
 def _files(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -423,6 +424,10 @@ def test_overlong_prompts_are_refused_or_counted_and_never_cut(world, capsys):
         ({"tasks": "medqa", "model": "adapter"}, "an adapter, not a whole model"),
         ({"tasks": "medqa", "model": "empty"}, "no weights here"),
         (
+            {"tasks": "medqa", "model": "cut"},
+            "cut/model.safetensors: cut or damaged .5,000 bytes.. Next: copy",
+        ),
+        (
             {"tasks": "emrqa", "changes": ["backend=vllm"]},
             "vllm is not installed here. Next: pip install .*, or backend=hf",
         ),
@@ -468,6 +473,9 @@ def test_overlong_prompts_are_refused_or_counted_and_never_cut(world, capsys):
 def test_what_cannot_be_run_is_one_sentence(world, change, message):
     if change.get("model") == "base" and not (world / "base").exists():
         make_model(world / "base", template=False)
+    if change.get("model") == "cut":
+        shutil.copytree(world / "model", world / "cut")
+        os.truncate(world / "cut" / "model.safetensors", 5000)
     (world / "adapter").mkdir(exist_ok=True)
     (world / "adapter" / "adapter_config.json").write_text("{}")
     (world / "empty").mkdir(exist_ok=True)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,7 +13,9 @@ from types import SimpleNamespace
 import datasets
 import pytest
 import torch
+import transformers
 from peft import AutoPeftModelForCausalLM
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from data_prep.demo import backbone
@@ -197,6 +200,22 @@ def test_sft_then_merge(lab):
         "input_ids"
     ]
     assert ids[: len(prompt)] == prompt, "generation starts from the very tokens of training"
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "torch"])
+def test_a_disk_that_fills_while_weights_are_saved_is_one_sentence(lab, monkeypatch, kind):
+    def save(*args, **kwargs):
+        if kind == "torch":
+            torch.save(torch.zeros(100_000), "/dev/full")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    assert recipe(lab, "sft", SFT) is None
+    merge = {"adapter": "adapter", "output_dir": f"full_{kind}"}
+    with monkeypatch.context() as patch:
+        patch.setattr(transformers.PreTrainedModel, "save_pretrained", save)
+        said = recipe(lab, "merge_adapter", merge)
+    assert "no space left on the disk. Next: free space, then the same command again" in said
+    assert recipe(lab, "merge_adapter", merge) is None
 
 
 def eos_of(folder):
@@ -431,6 +450,12 @@ def test_task_fine_tuning_keeps_the_best_checkpoint(lab):
         ("sft", {**PRETRAIN, "output_dir": "new"}, (), "sft_new.yaml"),
         ("sft", {**SFT, "output_dir": "new"}, ("--config", "bad.yaml"), "bad.yaml"),
         ("merge_adapter", {"adapter": "base", "output_dir": "new"}, (), "adapter_config.json"),
+        (
+            "sft",
+            {**SFT, "model_name_or_path": "cut", "output_dir": "new"},
+            (),
+            "cut/model.safetensors: cut or damaged (5,000 bytes). Next: copy, download or train it again",
+        ),
     ],
 )
 def test_wrong_input_is_one_sentence_before_the_first_step(lab, name, config, arguments, said):
@@ -442,6 +467,8 @@ def test_wrong_input_is_one_sentence_before_the_first_step(lab, name, config, ar
     (lab / "bad.yaml").write_text("rows: [")
     shutil.copytree(lab / "rows", lab / "half", dirs_exist_ok=True)
     (lab / "half" / "validation.jsonl").unlink()
+    shutil.copytree(lab / "base", lab / "cut", dirs_exist_ok=True)
+    os.truncate(lab / "cut" / "model.safetensors", 5000)
     stopped = recipe(lab, name, config, *arguments)
     assert stopped and stopped.startswith("error: ") and said in stopped and len(stopped) < 800
     assert not (lab / "new" / "checkpoint-1").exists()

@@ -289,6 +289,16 @@ def test_what_identifies_a_run(lab, interrupted, capsys):
     assert "edited holds another run (differs in data)" in said
 
 
+def test_an_attempt_that_left_nothing_does_not_hold_the_folder(lab, interrupted, capsys):
+    for path in copy_of(interrupted, "barren").iterdir():
+        if path.name != "run.json":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    config = PRETRAIN | {"output_dir": "barren", "learning_rate": 5e-4, "max_steps": 1}
+    assert recipe(lab, "pretrain", config) is None
+    assert "an attempt that ended before its first checkpoint; begun anew" in capsys.readouterr().out
+    assert run_json(lab / "barren")["arguments"]["learning_rate"] == 5e-4
+
+
 @pytest.mark.guarantee("Training", "--overwrite moves another run aside; nothing deletes its checkpoints.")
 def test_overwrite_moves_the_old_run_aside(lab, interrupted, capsys):
     copy_of(interrupted, "old")
