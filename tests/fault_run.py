@@ -51,7 +51,6 @@ TIMED = re.compile(
     r"(run|complete|trainer_state|all_results|train_results)\.json|\.identity|\.lock|events\.out\..*|"
     r".*\.(pt|pth|bin|log)"
 )
-LISTS = re.compile(r"(removed|unmatched)\.jsonl\.gz")  # for a reader: no stage reads them
 DATA = (".jsonl", ".gz", ".npy", ".safetensors")
 MAKE = ["make", f"VENV={ROOT / '.venv'}", "-o", f"{ROOT / '.venv'}/.installed"]
 SMALL_DISK = """
@@ -199,8 +198,7 @@ def trial(whole: Path, folder: Path, stage: Stage, kind: str, rng: random.Random
         command = [*small, str(out.parent), *alone]
     if kind == "cut":
         read = (path for name in made_from for path in (folder / name).rglob("*") if path.is_file())
-        data = (path for path in read if path.suffix in DATA and not LISTS.fullmatch(path.name))
-        cut = rng.choice(sorted(path for path in data if path.stat().st_size > 200))
+        cut = rng.choice(sorted(path for path in read if path.suffix in DATA and path.stat().st_size > 200))
         os.truncate(cut, cut.stat().st_size // 2)
     with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
         options = {"cwd": folder, "stdout": log, "stderr": log, "start_new_session": True}
@@ -224,20 +222,22 @@ def trial(whole: Path, folder: Path, stage: Stage, kind: str, rng: random.Random
         wrong = "both failed"
     if kind == "cut":
         if not running.returncode:  # of raw files, bad records are counted up to a share
-            raw = "/raw/" in cut.as_posix()
-            wrong = wrong if raw else f"{cut.relative_to(folder)} was cut, and nothing was said"
+            if "/raw/" not in cut.as_posix() and different(whole, folder, stage):  # else it is not read
+                wrong = f"{cut.relative_to(folder)} was cut, and nothing was said"
             forget(folder, stage)
         shutil.copy2(whole / cut.relative_to(folder), cut)
     done = subprocess.run(alone, cwd=folder, capture_output=True, text=True)
     if done.returncode:
         last = (done.stdout + done.stderr).strip().splitlines()[-1:]
         return f"{wrong}; cannot be made again: {last}".removeprefix("; ")
-    different = [
-        f"{name}/{file}"
-        for name in stage.makes.split()
-        for file in same_files(whole / name, folder / name, TIMED)
-    ]
-    return "; ".join(filter(None, (wrong, different and f"other bytes in {', '.join(different[:4])}")))
+    others = different(whole, folder, stage)
+    return "; ".join(filter(None, (wrong, others and f"other bytes in {', '.join(others[:4])}")))
+
+
+def different(whole: Path, folder: Path, stage: Stage) -> list[str]:
+    """The files of a stage that are not as the undisturbed ones."""
+    names = stage.makes.split()
+    return [f"{name}/{file}" for name in names for file in same_files(whole / name, folder / name, TIMED)]
 
 
 def run_stages(whole: Path, work: Path, names: list[str], kinds: list[str], seed: int) -> int:
