@@ -52,28 +52,28 @@ STAGES = [
     # ------------------------------------------------------------------ data
     Stage("raw", "invented raw files, in the publishers' formats", 3, "data/demo/raw", "", """
         python -m data_prep.demo.sources --out data/demo/raw"""),
-    Stage("documents", "documents from six sources", 8, "data/demo/documents", "raw", """
+    Stage("documents", "documents from six sources", 5, "data/demo/documents", "raw", """
         python -m data_prep.build_documents --out data/demo/documents \
             --source pubmed=data/demo/raw/pubmed --source pmc=data/demo/raw/pmc \
             --source mimic_iii=data/demo/raw/mimic_iii --source mimic_iv_note=data/demo/raw/mimic_iv_note \
             --source mimic_cxr=data/demo/raw/mimic_cxr --source redpajama=data/demo/raw/redpajama"""),
-    Stage("tasks", "benchmark rows", 3, "data/demo/tasks", "raw", """
+    Stage("tasks", "benchmark rows", 2, "data/demo/tasks", "raw", """
         python -m data_prep.build_tasks --raw data/demo/raw --out data/demo/tasks \
             --tasks medqa,emrqa,i2b2,ddi,mtsamples,mimic_cxr,mednli"""),
     Stage("clean", "documents without evaluation rows and duplicates", 12, "data/demo/clean",
           "documents tasks", """
         python -m data_prep.clean_documents --documents data/demo/documents --rows data/demo/tasks \
             --plan data_prep/cleaning_plans/demo.yaml --out data/demo/clean"""),
-    Stage("tokenizer", "tokenizer and shape of the backbone", 8, "data/demo/backbone_config", "clean", """
+    Stage("tokenizer", "tokenizer and shape of the backbone", 11, "data/demo/backbone_config", "clean", """
         python -m data_prep.demo.backbone --documents data/demo/clean --out data/demo/backbone_config"""),
-    Stage("general_blocks", "blocks of general text", 8, "data/demo/blocks_general", "tokenizer", """
+    Stage("general_blocks", "blocks of general text", 11, "data/demo/blocks_general", "tokenizer", """
         python -m data_prep.build_blocks --documents data/demo/clean --tokenizer data/demo/backbone_config \
             --mixture data_prep/mixtures/demo_general.yaml --out data/demo/blocks_general"""),
-    Stage("blocks", "blocks in the paper's 15:1:4 mixture", 14, "data/demo/blocks", "tokenizer", """
+    Stage("blocks", "blocks in the paper's 15:1:4 mixture", 20, "data/demo/blocks", "tokenizer", """
         python -m data_prep.build_blocks --documents data/demo/clean --tokenizer data/demo/backbone_config \
             --mixture data_prep/mixtures/demo.yaml --out data/demo/blocks
         python -m data_prep.corpus.audit data/demo/blocks"""),
-    Stage("instructions", "instruction rows", 3, "data/demo/instructions", "tasks", """
+    Stage("instructions", "instruction rows", 2, "data/demo/instructions", "tasks", """
         python -m data_prep.build_instructions --raw data/demo/raw --task_rows data/demo/tasks \
             --sources alpaca,dolly,sharegpt,flashcards,differentials \
             --task_names emrqa,i2b2,ddi,mtsamples,mimic_cxr,mednli \
@@ -84,26 +84,26 @@ STAGES = [
             --source agentclinic=data/demo/raw/case_diagnosis/agentclinic_medqa.jsonl \
             --source cases=data/demo/raw/case_diagnosis/cases.jsonl"""),
     # ------------------------------------------------------------------ training
-    Stage("backbone", "a tiny LLaMA on general text; it stands for LLaMA-2", 40, "outputs/demo/backbone",
+    Stage("backbone", "a tiny LLaMA on general text; it stands for LLaMA-2", 70, "outputs/demo/backbone",
           "general_blocks", """
         python recipes/pretrain.py --config recipes/configs/demo_backbone.yaml"""),
-    Stage("foundation", "continual pretraining of the backbone", 60, "outputs/demo/foundation",
+    Stage("foundation", "continual pretraining of the backbone", 150, "outputs/demo/foundation",
           "backbone blocks", """
         python -m recipes.tools.preflight --config recipes/configs/demo_foundation.yaml --sample 200
         python recipes/pretrain.py --config recipes/configs/demo_foundation.yaml"""),
-    Stage("chat_adapter", "LoRA instruction tuning of the foundation model", 50, "outputs/demo/chat_adapter",
+    Stage("chat_adapter", "LoRA instruction tuning of the foundation model", 130, "outputs/demo/chat_adapter",
           "foundation instructions", """
         python -m recipes.tools.preflight --config recipes/configs/demo_chat.yaml --sample 200
         python recipes/sft.py --config recipes/configs/demo_chat.yaml"""),
-    Stage("backbone_chat_adapter", "the control: the same tuning of the backbone", 45,
+    Stage("backbone_chat_adapter", "the control: the same tuning of the backbone", 140,
           "outputs/demo/backbone_chat_adapter", "backbone instructions", """
         python recipes/sft.py --config recipes/configs/demo_backbone_chat.yaml"""),
-    Stage("chat", "the adapter merged into its base", 10, "outputs/demo/chat", "chat_adapter", """
+    Stage("chat", "the adapter merged into its base", 11, "outputs/demo/chat", "chat_adapter", """
         python recipes/merge_adapter.py --config recipes/configs/demo_chat_merge.yaml"""),
-    Stage("backbone_chat", "the control's adapter merged", 10, "outputs/demo/backbone_chat",
+    Stage("backbone_chat", "the control's adapter merged", 11, "outputs/demo/backbone_chat",
           "backbone_chat_adapter", """
         python recipes/merge_adapter.py --config recipes/configs/demo_backbone_chat_merge.yaml"""),
-    Stage("task", "the foundation model fine-tuned on one benchmark", 30, "outputs/demo/task",
+    Stage("task", "the foundation model fine-tuned on one benchmark", 92, "outputs/demo/task",
           "foundation tasks", """
         python -m recipes.tools.preflight --config recipes/configs/demo_task.yaml --sample 200
         python recipes/sft.py --config recipes/configs/demo_task.yaml"""),
@@ -116,28 +116,28 @@ STAGES = [
       for model, preset, tasks in (("backbone", "paper", "medqa_ll"), ("foundation", "paper", ALL_TASKS),
                                    ("task", "paper", "i2b2"), ("backbone_chat", "chat", ALL_TASKS),
                                    ("chat", "chat", ALL_TASKS))),
-    Stage("diagnosis", "ranked differentials on clinical cases, judged", 15,
+    Stage("diagnosis", "ranked differentials on clinical cases, judged", 17,
           "outputs/demo/diagnosis outputs/demo/judged", "chat cases", """
         python -m evaluation.generate --model outputs/demo/chat --rows data/demo/cases --tasks diagnosis \
             --preset chat --max_new_tokens 96 --batch_size 24 --out outputs/demo/diagnosis/chat
         python -m evaluation.judge outputs/demo/diagnosis/chat --judge string --out outputs/demo/judged"""),
-    Stage("forgetting", "general questions before and after training", 20, "outputs/demo/forgetting",
+    Stage("forgetting", "general questions before and after training", 36, "outputs/demo/forgetting",
           "backbone foundation backbone_chat chat", """
         python -m evaluation.forgetting --base outputs/demo/backbone \
             --tuned outputs/demo/foundation outputs/demo/backbone_chat outputs/demo/chat \
             --data data/demo/raw/general_questions --tasks mmlu_answers --gate evaluation/gates/demo.yaml \
             --batch_size 64 --out outputs/demo/forgetting"""),
-    Stage("ablation", "what each stage adds", 8, "outputs/demo/ablation",
+    Stage("ablation", "what each stage adds", 6, "outputs/demo/ablation",
           "evaluation_backbone evaluation_foundation evaluation_backbone_chat evaluation_chat", """
         python -m evaluation.ablation --plan evaluation/plans/demo.yaml --scored \
             --out outputs/demo/ablation"""),
-    Stage("report", "one page", 10, "outputs/demo/report",
+    Stage("report", "one page", 5, "outputs/demo/report",
           "evaluation_backbone evaluation_foundation evaluation_task evaluation_backbone_chat "
           "evaluation_chat diagnosis forgetting", """
         python -m evaluation.report --config evaluation/claims/demo.yaml --runs outputs/demo \
             --evaluation outputs/demo/evaluation --forgetting outputs/demo/forgetting/forgetting.json \
             --diagnosis outputs/demo/judged --show_texts --out outputs/demo/report"""),
-    Stage("release", "the chat model as a bundle that stays: it has read credentialed stand-ins", 8,
+    Stage("release", "the chat model as a bundle that stays: it has read credentialed stand-ins", 12,
           "outputs/demo/release", "chat evaluation_chat forgetting", """
         python -m recipes.release build outputs/demo/release --name demo-chat --run outputs/demo/chat \
             --scores outputs/demo/evaluation/chat/scores.json \

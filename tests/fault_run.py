@@ -186,8 +186,12 @@ def forget(folder: Path, stage: Stage) -> None:
 
 def trial(whole: Path, folder: Path, stage: Stage, kind: str, rng: random.Random, seconds: float) -> str:
     """Make a stage in `folder` while `kind` happens, then once more in peace. Returns what was wrong."""
+    named = {part for command in stage.commands() for word in command for part in word.split("=")}
     made_from = [
-        name for other in STAGES if other.name in stage.after.split() for name in other.makes.split()
+        name
+        for other in STAGES
+        for name in other.makes.split()
+        if other is not stage and (other.name in stage.after.split() or name in named)
     ]
     forget(folder, stage)
     alone = [str(ROOT / ".venv/bin/python"), "demo.py", stage.name]
