@@ -138,7 +138,7 @@ release-verify:  ## OUT=DIR [RUN=DIR]: open a release again and prove it
 release-push:  ## OUT=DIR REPO=organization/name [ARGS=--public]: to the Hub, private; never a credentialed one
 	$(PY) -m recipes.release push $(call need,OUT,OUT=DIR REPO=ours/name) --repo $(call need,REPO,OUT=$(OUT) REPO=ours/name) $(ARGS)
 # ---------------------------------------------------------------- tests and measurements
-PYTEST = $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+PYTEST = $(PY) -m pytest --numprocesses $$(($$(nproc) + 1)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder  # some tests wait
 test:  ## set up and run the tests
 	$(PYTEST) --durations 10 $(ARGS)
 test-fast:  ## the rooms that train no model: data, parsing, metrics, commands, the demo's driver
