@@ -87,7 +87,7 @@ STAGES = [
     Stage("backbone", "a tiny LLaMA on general text; it stands for LLaMA-2", 70, "outputs/demo/backbone",
           "general_blocks", """
         python recipes/pretrain.py --config recipes/configs/demo_backbone.yaml"""),
-    Stage("foundation", "continual pretraining of the backbone", 150, "outputs/demo/foundation",
+    Stage("foundation", "continual pretraining of the backbone", 180, "outputs/demo/foundation",
           "backbone blocks", """
         python -m recipes.tools.preflight --config recipes/configs/demo_foundation.yaml --sample 200
         python recipes/pretrain.py --config recipes/configs/demo_foundation.yaml"""),
