@@ -197,8 +197,9 @@ class Units(PipelineStep):
                 said = str(error) if isinstance(error, BadInput) else f"{unit['name']}: {os_sentence(error)}"
                 try:
                     _write(_result(work, unit, "error"), said)
-                except OSError:  # a full disk has no room for this either
+                except OSError:  # a full disk has no room for this either, nor for what datatrove writes
                     print(f"error: {said}", file=sys.stderr, flush=True)
+                    sys.modules["loguru"].logger.disable("datatrove")  # it would log a traceback
                 self.stat_update("failed")
             except Exception as error:
                 if egress.agreements():  # datatrove logs the message, which may quote a record
