@@ -32,7 +32,7 @@ constraints:  ## write constraints.txt: the version of each package that a fresh
 		| $(PYTHON) -c 'import json, sys; print(*sorted("{name}=={version}".format(**item["metadata"]).lower().split("+")[0] for item in json.load(sys.stdin)["install"]), sep="\n")' > constraints.new && mv constraints.new constraints.txt
 hello: | $(VENV)/.light  ## a page in a minute, without training: two baselines on invented questions, scored
 	$(PY) demo.py hello
-LIGHT = $(shell sed -nE 's/^((numpy|pydantic|PyYAML|Jinja2|matplotlib|rouge-score|pyarrow|zstandard|regex)==[^ ]+).*/\1/p' requirements.txt)
+LIGHT = $(shell sed -nE 's/^((numpy|pydantic|PyYAML|Jinja2|matplotlib|rouge-score|pyarrow|zstandard|regex|lxml|openpyxl)==[^ ]+).*/\1/p' requirements.txt)
 $(VENV)/.light: ; test -e $(VENV)/.installed || { $(MAKE_VENV) && $(PIP) $(LIGHT) && rm $(VENV)/.unfinished; } && touch $@
 demo:  ## the whole chain on invented data, on a CPU: raw files to report. DEMO=full: also all twelve benchmarks
 	$(PY) demo.py $(if $(filter full,$(DEMO)),--full)

@@ -13,6 +13,7 @@
 """
 
 import collections
+import contextlib
 import importlib.metadata
 import json
 from pathlib import Path
@@ -82,11 +83,12 @@ class Drops:
 
 
 def versions() -> dict[str, str]:
-    """The packages whose behaviour is in the bytes of an output."""
-    return {
-        name: importlib.metadata.version(name)
-        for name in ("datasets", "datatrove", "tokenizers", "lxml", "ftfy")
-    }
+    """The packages whose behaviour is in the bytes of an output; `make hello` installs few of them."""
+    found = {}
+    for name in ("datasets", "datatrove", "tokenizers", "lxml", "ftfy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def describe(folder: Path, path: Path, **facts) -> dict:

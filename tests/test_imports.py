@@ -1,12 +1,15 @@
 """No command loads at its start what it does not need: `--help` or a mistake is answered at once."""
 
 import ast
+import importlib.metadata
+import re
 import subprocess
 import sys
 
 import pytest
 
 import demo
+from data_prep import manifest
 
 HEAVY = set(
     [
@@ -69,6 +72,35 @@ def test_a_command_does_not_import_what_only_some_of_its_work_needs(command):
     allowed = TRAINER if command.startswith("recipes/") else set()
     loaded = at_start(demo.ROOT / f"{command}.py", set())
     assert not {name: file for name, file in loaded.items() if name in HEAVY - allowed}
+
+
+def test_make_hello_needs_no_more_than_it_installs():
+    """`make hello` sets up a few of the pinned packages; of what these bring along, markupsafe
+    of Jinja2 alone is counted on."""
+    light = re.search(r"\(\(([\w|-]+)\)==", (demo.ROOT / "Makefile").read_text(encoding="utf-8"))[1]
+    installed = {re.sub("^py(?=yaml)", "", name.lower()).replace("-", "_") for name in light.split("|")} | {
+        "markupsafe"
+    }
+    names = ("raw", "tasks", "hello")
+    needed = [stage for stage in demo.STAGES + demo.HELLO if stage.name in names]
+    for stage in needed:
+        for command in stage.commands():
+            file = demo.ROOT.joinpath(*command[command.index("-m") + 1].split(".")).with_suffix(".py")
+            loaded = at_start(file, set())
+            rooms = {"data_prep", "evaluation", "demo"}
+            assert not {
+                name: loaded[name] for name in loaded.keys() - sys.stdlib_module_names - rooms - installed
+            }
+
+
+def test_a_package_that_is_not_installed_is_left_out_of_a_manifest(monkeypatch):
+    def version(name):
+        if name != "lxml":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert manifest.versions() == {"lxml": "1"}
 
 
 @pytest.mark.parametrize("module", ["data_prep.build_blocks", "evaluation.generate", "evaluation.report"])
