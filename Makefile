@@ -141,8 +141,8 @@ release-push:  ## OUT=DIR REPO=organization/name [ARGS=--public]: to the Hub, pr
 PYTEST = $(PY) -m pytest --numprocesses $$(($$(nproc) + 1)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder  # some tests wait
 test:  ## set up and run the tests
 	$(PYTEST) --durations 10 $(ARGS)
-test-fast:  ## the rooms that train no model: data, parsing, metrics, commands, the demo's driver
-	$(PYTEST) tests/data_prep tests/evaluation/test_[bmpr]*.py tests/test_[cdg]*.py $(ARGS)
+test-fast:  ## a minute: readers, rows, parsing, metrics, commands, the demo's driver; nothing that trains
+	$(PYTEST) tests/data_prep/test_[abfilopst]*.py tests/evaluation/test_[bmp]*.py tests/test_[cdg]*.py $(ARGS)
 guarantees:  ## the tests behind GUARANTEES.md
 	$(PYTEST) -m guarantee $(ARGS)
 test-cluster:  ## multinode.slurm on a real Slurm of two nodes, set up here as root
