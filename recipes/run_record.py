@@ -173,7 +173,7 @@ def _open(script, args, training, models, data):
         changed = [key for key in identity if key in before and identity[key] != before[key]]
         made = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {"run.json"}
         if changed and old.get("status") != "complete" and not made:
-            print(f"{folder}: an attempt that ended before its first checkpoint; begun anew", flush=True)
+            print(f"{folder}: an attempt that had saved nothing; begun anew", flush=True)
             old = {}
         elif not before or changed:
             if not arguments.get("overwrite"):

@@ -295,7 +295,7 @@ def test_an_attempt_that_left_nothing_does_not_hold_the_folder(lab, interrupted,
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     config = PRETRAIN | {"output_dir": "barren", "learning_rate": 5e-4, "max_steps": 1}
     assert recipe(lab, "pretrain", config) is None
-    assert "an attempt that ended before its first checkpoint; begun anew" in capsys.readouterr().out
+    assert "an attempt that had saved nothing; begun anew" in capsys.readouterr().out
     assert run_json(lab / "barren")["arguments"]["learning_rate"] == 5e-4
 
 
