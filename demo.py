@@ -10,16 +10,21 @@ A stage is the commands that you would type, and names the stages whose output i
 run side by side, one core and one thread each: the figures do not depend on the number of cores. A stage is
 done as long as outputs/demo/.stages/NAME.json holds its fingerprint: its commands, the files they name, the
 modules they import (comments aside) and the fingerprints of the stages before. An interrupted stage resumes;
-a changed one starts again in an empty folder. What its commands print is in outputs/demo/log/NAME.log.
+a changed one starts again in an empty folder. What its commands print is in outputs/demo/log/NAME.log. On
+Linux without a GPU, commands of torch are forked from this process, which loads the libraries once: they cost
+each of twenty commands ten seconds else.
 """
 
 import argparse
 import ast
+import ctypes
 import errno
 import hashlib
 import json
+import multiprocessing
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -32,6 +37,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 OUT = Path("outputs/demo")  # with the stamps in .stages and a log of each stage in log
 SKIPPED = 75  # status of a command that says why the chain cannot be had here: not a failure
+TORCH = ("recipes/", "recipes.tools.", "evaluation.generate", "evaluation.forgetting")
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TORCHDYNAMO_DISABLE": "1",  # or peft's bitsandbytes imports the compiler
+}
 
 
 @dataclass
@@ -291,6 +302,58 @@ def fingerprints(stages: list[Stage]) -> dict[str, str]:
 
 
 # ---------------------------------------------------------------------- running
+def load_torch(log: int) -> bool:
+    """Load what commands of TORCH import, into this process, once. Whether it may be forked then: on Linux
+    without a GPU, whose driver does not survive a fork. Libraries print into `log`."""
+    if sys.platform != "linux":
+        return False
+    os.environ |= ENVIRONMENT
+    glibc = ctypes.CDLL(None)  # it keeps the memory of a step for the next one, 5 % of the time:
+    glibc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, bytes
+    glibc.mallopt(-4, 0)  # M_MMAP_MAX
+    terminal = [os.dup(1), os.dup(2)]
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    try:
+        import datasets  # noqa: F401
+        import deepspeed  # noqa: F401
+        import torch
+        from transformers import AutoTokenizer, LlamaForCausalLM, Trainer  # noqa: F401
+        from trl import SFTTrainer  # noqa: F401
+
+        return not torch.accelerator.is_available()
+    finally:
+        for number, file in enumerate(terminal, 1):
+            os.dup2(file, number)
+            os.close(file)
+
+
+class Fork(multiprocessing.get_context("fork").Process):
+    """`python COMMAND` in a fork of this process, with what Running asks of a subprocess.Popen."""
+
+    def __init__(self, command: list[str], log: int):
+        super().__init__(target=self.work, args=(command, log))
+        self.start()
+
+    poll, wait = (lambda self: self.exitcode), multiprocessing.process.BaseProcess.join
+    returncode = property(poll)
+
+    @staticmethod
+    def work(command, log):
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        try:
+            if command[0] == "-m":
+                sys.argv = command[1:]
+                runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+            else:
+                sys.argv, sys.path[0] = command, str(Path(command[0]).parent)
+                runpy.run_path(command[0], run_name="__main__")
+        except Exception:
+            sys.excepthook(*sys.exc_info())
+            sys.exit(1)
+
+
 class Running:
     """A stage in progress: its commands one after the other, each in a process of its own."""
 
@@ -305,14 +368,15 @@ class Running:
         self.log.write_text("", encoding="utf-8")
         self.process = self.next()
 
-    def next(self) -> subprocess.Popen:
-        command = self.commands.pop(0)
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        environment["TORCHDYNAMO_DISABLE"] = "1"  # or peft's bitsandbytes imports the compiler
+    def next(self) -> "subprocess.Popen | Fork":
+        _, *command = self.commands.pop(0)
         with self.log.open("a", encoding="utf-8") as log:
-            print("$", shlex.join(command), file=log, flush=True)
+            print("$ python", shlex.join(command), file=log, flush=True)
+            name = command[1] if command[0] == "-m" else command[0]
+            if name.startswith(TORCH) and load_torch(log.fileno()):
+                return Fork(command, log.fileno())
             return subprocess.Popen(
-                [sys.executable, *command[1:]], stdout=log, stderr=subprocess.STDOUT, env=environment
+                [sys.executable, *command], stdout=log, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT
             )
 
     def finished(self) -> bool:

@@ -57,7 +57,7 @@ def stages(model: str | None, raw: str) -> list[Stage]:
         Stage("real_instructions", "real questions with answers of medical libraries", 5,
               "data/real/instructions", "real_tasks", f"""
             python -m data_prep.build_instructions --raw {raw} --task_rows data/real/tasks \
-                --sources {",".join(answers)} --size {" ".join(f"{name}=60" for name in answers)} \
+                --sources {",".join(answers)} --size {" ".join(f"{name}=40" for name in answers)} \
                 --out data/real/instructions"""),
         # -------------------------------------------------------------- training
         Stage("real_foundation", "continual pretraining", 500, "outputs/real/foundation", "real_blocks", """
@@ -86,7 +86,7 @@ def stages(model: str | None, raw: str) -> list[Stage]:
         *(Stage(f"real_evaluation_{name}", f"answers and scores of {name}", 200,
                 f"outputs/real/evaluation/{name}", f"real_{name} real_tasks", f"""
             python -m evaluation.generate --model outputs/real/{name} --rows data/real/tasks \
-                --tasks {CHOICES},pubmedqa,medqa,medmcqa --preset {preset} --limit 30 --max_new_tokens 12 \
+                --tasks {CHOICES},pubmedqa,medqa,medmcqa --preset {preset} --limit 20 --max_new_tokens 12 \
                 --dtype float32 --out outputs/real/evaluation/{name}
             python -m evaluation.score outputs/real/evaluation/{name}""")
           for name, preset in MODELS),
@@ -94,7 +94,7 @@ def stages(model: str | None, raw: str) -> list[Stage]:
               "outputs/real/forgetting", "real_base real_control real_foundation real_chat", f"""
             python -m evaluation.forgetting --base outputs/real/base \
                 --tuned outputs/real/control outputs/real/foundation outputs/real/chat {general} \
-                --tasks mmlu_answers --limit 20 --num_fewshot 0 --dtype float32 \
+                --tasks mmlu_answers --limit 5 --num_fewshot 0 --dtype float32 \
                 --gate evaluation/gates/demo.yaml --out outputs/real/forgetting"""),
         Stage("real_report", "one page", 10, "outputs/real/report",
               "real_evaluation_base real_evaluation_control real_evaluation_foundation real_evaluation_chat "

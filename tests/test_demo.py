@@ -1,7 +1,11 @@
 """The demo's driver: what makes a stage stale, what is skipped or resumed, and what a failure says."""
 
+import os
 import shutil
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -123,6 +127,44 @@ def test_an_interrupted_stage_resumes(elsewhere, capsys):
     demo.run(stages, jobs=2)
     assert (elsewhere / "outputs/a/log").read_text() == "xx", "it found what it had written"
     assert "to the log" in (elsewhere / "outputs/demo/log/a.log").read_text()
+
+
+FORK = """
+import demo, sys
+demo.load_torch = lambda log: True
+stage = demo.Stage("a", "the a", 1, "outputs/a", "", f"python recipes/my.py --what {sys.argv[1]}")
+demo.run([stage], jobs=1)
+"""
+FORKED = """
+import os, sys
+import beside
+assert __name__ == "__main__" and sys.modules["__main__"].what == sys.argv[2]
+"""
+
+
+@pytest.mark.parametrize(
+    "end, status, printed",
+    [
+        ("os.makedirs('outputs/a')", 0, ""),
+        ("sys.exit('error: a sentence')", 1, "error: a sentence"),
+        ("sys.excepthook = lambda *error: print('one sentence', flush=True); 1 / 0", 1, "one sentence"),
+        ("print('no such model', flush=True); sys.exit(75)", 0, "no such model"),
+        ("os.kill(os.getpid(), 9)", 1, "stage a failed"),
+    ],
+)
+def test_a_forked_command_is_the_command(elsewhere, end, status, printed):
+    """It sees its arguments, the modules beside it and __main__; its end is that of a process of its own."""
+    (elsewhere / "recipes").mkdir()
+    (elsewhere / "recipes/beside.py").touch()
+    (elsewhere / "recipes/my.py").write_text(f"what = 'it'{FORKED}{end}")
+    ended = subprocess.run(
+        [sys.executable, "-c", FORK, "it"],
+        env=os.environ | {"PYTHONPATH": str(demo.ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == status and printed in ended.stdout + ended.stderr
+    assert Path("outputs/demo/.stages/a.json").exists() == (not status and not printed)
 
 
 def test_a_stage_is_run_with_those_before_it_alone(capsys):
