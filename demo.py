@@ -71,7 +71,7 @@ STAGES = [
     Stage("tasks", "benchmark rows", 2, "data/demo/tasks", "raw", """
         python -m data_prep.build_tasks --raw data/demo/raw --out data/demo/tasks \
             --tasks medqa,emrqa,i2b2,ddi,mtsamples,mimic_cxr,mednli"""),
-    Stage("clean", "documents without evaluation rows and duplicates", 12, "data/demo/clean",
+    Stage("clean", "documents without evaluation rows and duplicates", 10, "data/demo/clean",
           "documents tasks", """
         python -m data_prep.clean_documents --documents data/demo/documents --rows data/demo/tasks \
             --plan data_prep/cleaning_plans/demo.yaml --out data/demo/clean"""),
@@ -80,7 +80,7 @@ STAGES = [
     Stage("general_blocks", "blocks of general text", 11, "data/demo/blocks_general", "tokenizer", """
         python -m data_prep.build_blocks --documents data/demo/clean --tokenizer data/demo/backbone_config \
             --mixture data_prep/mixtures/demo_general.yaml --out data/demo/blocks_general"""),
-    Stage("blocks", "blocks in the paper's 15:1:4 mixture", 20, "data/demo/blocks", "tokenizer", """
+    Stage("blocks", "blocks in the paper's 15:1:4 mixture", 25, "data/demo/blocks", "tokenizer", """
         python -m data_prep.build_blocks --documents data/demo/clean --tokenizer data/demo/backbone_config \
             --mixture data_prep/mixtures/demo.yaml --out data/demo/blocks
         python -m data_prep.corpus.audit data/demo/blocks"""),
@@ -95,31 +95,31 @@ STAGES = [
             --source agentclinic=data/demo/raw/case_diagnosis/agentclinic_medqa.jsonl \
             --source cases=data/demo/raw/case_diagnosis/cases.jsonl"""),
     # ------------------------------------------------------------------ training
-    Stage("backbone", "a tiny LLaMA on general text; it stands for LLaMA-2", 70, "outputs/demo/backbone",
+    Stage("backbone", "a tiny LLaMA on general text; it stands for LLaMA-2", 60, "outputs/demo/backbone",
           "general_blocks", """
         python recipes/pretrain.py --config recipes/configs/demo_backbone.yaml"""),
-    Stage("foundation", "continual pretraining of the backbone", 180, "outputs/demo/foundation",
+    Stage("foundation", "continual pretraining of the backbone", 130, "outputs/demo/foundation",
           "backbone blocks", """
         python -m recipes.tools.preflight --config recipes/configs/demo_foundation.yaml --sample 200
         python recipes/pretrain.py --config recipes/configs/demo_foundation.yaml"""),
-    Stage("chat_adapter", "LoRA instruction tuning of the foundation model", 130, "outputs/demo/chat_adapter",
+    Stage("chat_adapter", "LoRA instruction tuning of the foundation model", 135, "outputs/demo/chat_adapter",
           "foundation instructions", """
         python -m recipes.tools.preflight --config recipes/configs/demo_chat.yaml --sample 200
         python recipes/sft.py --config recipes/configs/demo_chat.yaml"""),
-    Stage("backbone_chat_adapter", "the control: the same tuning of the backbone", 140,
+    Stage("backbone_chat_adapter", "the control: the same tuning of the backbone", 120,
           "outputs/demo/backbone_chat_adapter", "backbone instructions", """
         python recipes/sft.py --config recipes/configs/demo_backbone_chat.yaml"""),
-    Stage("chat", "the adapter merged into its base", 11, "outputs/demo/chat", "chat_adapter", """
+    Stage("chat", "the adapter merged into its base", 1, "outputs/demo/chat", "chat_adapter", """
         python recipes/merge_adapter.py --config recipes/configs/demo_chat_merge.yaml"""),
-    Stage("backbone_chat", "the control's adapter merged", 11, "outputs/demo/backbone_chat",
+    Stage("backbone_chat", "the control's adapter merged", 1, "outputs/demo/backbone_chat",
           "backbone_chat_adapter", """
         python recipes/merge_adapter.py --config recipes/configs/demo_backbone_chat_merge.yaml"""),
-    Stage("task", "the foundation model fine-tuned on one benchmark", 92, "outputs/demo/task",
+    Stage("task", "the foundation model fine-tuned on one benchmark", 65, "outputs/demo/task",
           "foundation tasks", """
         python -m recipes.tools.preflight --config recipes/configs/demo_task.yaml --sample 200
         python recipes/sft.py --config recipes/configs/demo_task.yaml"""),
     # ------------------------------------------------------------------ evaluation
-    *(Stage(f"evaluation_{model}", f"answers and scores of {model}", 25, f"outputs/demo/evaluation/{model}",
+    *(Stage(f"evaluation_{model}", f"answers and scores of {model}", 16, f"outputs/demo/evaluation/{model}",
             f"{model} tasks", f"""
         python -m evaluation.generate --model outputs/demo/{model} --rows data/demo/tasks --preset {preset} \
             --tasks {tasks} --max_new_tokens 96 --batch_size 64 --out outputs/demo/evaluation/{model}
@@ -127,12 +127,12 @@ STAGES = [
       for model, preset, tasks in (("backbone", "paper", "medqa_ll"), ("foundation", "paper", ALL_TASKS),
                                    ("task", "paper", "i2b2"), ("backbone_chat", "chat", ALL_TASKS),
                                    ("chat", "chat", ALL_TASKS))),
-    Stage("diagnosis", "ranked differentials on clinical cases, judged", 17,
+    Stage("diagnosis", "ranked differentials on clinical cases, judged", 7,
           "outputs/demo/diagnosis outputs/demo/judged", "chat cases", """
         python -m evaluation.generate --model outputs/demo/chat --rows data/demo/cases --tasks diagnosis \
             --preset chat --max_new_tokens 96 --batch_size 24 --out outputs/demo/diagnosis/chat
         python -m evaluation.judge outputs/demo/diagnosis/chat --judge string --out outputs/demo/judged"""),
-    Stage("forgetting", "general questions before and after training", 36, "outputs/demo/forgetting",
+    Stage("forgetting", "general questions before and after training", 27, "outputs/demo/forgetting",
           "backbone foundation backbone_chat chat", """
         python -m evaluation.forgetting --base outputs/demo/backbone \
             --tuned outputs/demo/foundation outputs/demo/backbone_chat outputs/demo/chat \
