@@ -33,9 +33,9 @@ def stages(model: str | None, raw: str) -> list[Stage]:
     chosen = f"--model {shlex.quote(model)}" if model else ""
     return [
         # -------------------------------------------------------------- data
-        Stage("real_model", "the model", 60, "outputs/real/model", "", f"""
+        Stage("real_model", "the model", 50, "outputs/real/model", "", f"""
             python -m data_prep.base_model {chosen} --out outputs/real/model"""),
-        Stage("real_documents", "abstracts and papers, and Python's manual as general text", 15,
+        Stage("real_documents", "abstracts and papers, and Python's manual as general text", 5,
               "data/real/raw data/real/documents", "", f"""
             python -m data_prep.real_text --raw {raw} --out data/real/raw
             python -m data_prep.build_documents --source pubmed=data/real/raw/pubmed \
@@ -60,13 +60,13 @@ def stages(model: str | None, raw: str) -> list[Stage]:
                 --sources {",".join(answers)} --size {" ".join(f"{name}=40" for name in answers)} \
                 --out data/real/instructions"""),
         # -------------------------------------------------------------- training
-        Stage("real_foundation", "continual pretraining", 500, "outputs/real/foundation", "real_blocks", """
+        Stage("real_foundation", "continual pretraining", 450, "outputs/real/foundation", "real_blocks", """
             python recipes/pretrain.py --config recipes/configs/real_foundation.yaml"""),
-        Stage("real_control_trained", "the control: general text only", 500, "outputs/real/control_trained",
+        Stage("real_control_trained", "the control: general text only", 420, "outputs/real/control_trained",
               "real_blocks", """
             python recipes/pretrain.py --config recipes/configs/real_foundation.yaml \
                 --blocks data/real/blocks_general --output_dir outputs/real/control_trained"""),
-        *(Stage(f"real_{name}", f"{what} measured on the held-out blocks: a run with learning rate 0", 90,
+        *(Stage(f"real_{name}", f"{what} measured on the held-out blocks: a run with learning rate 0", 195,
                 f"outputs/real/{name}", f"real_blocks {after}".strip(), f"""
             python recipes/pretrain.py --config recipes/configs/real_foundation.yaml --learning_rate 0 \
                 --max_steps 1 --per_device_train_batch_size 1 --global_batch_tokens 512 \
@@ -74,23 +74,23 @@ def stages(model: str | None, raw: str) -> list[Stage]:
           for name, what, source, after in (
               ("base", "the model", "model", "real_model"),
               ("control", "the control", "control_trained", "real_control_trained"))),
-        Stage("real_chat_adapter", "LoRA instruction tuning of the foundation model", 200,
+        Stage("real_chat_adapter", "LoRA instruction tuning of the foundation model", 385,
               "outputs/real/chat_adapter", "real_foundation real_instructions", """
             python recipes/sft.py --config recipes/configs/real_chat.yaml"""),
-        Stage("real_chat", "the adapter merged into its base", 30, "outputs/real/chat",
+        Stage("real_chat", "the adapter merged into its base", 7, "outputs/real/chat",
               "real_chat_adapter", """
             python recipes/merge_adapter.py --adapter outputs/real/chat_adapter \
                 --output_dir outputs/real/chat"""),
         # -------------------------------------------------------------- evaluation
         # in float32: without its instructions a CPU takes three to six times as long in bfloat16
-        *(Stage(f"real_evaluation_{name}", f"answers and scores of {name}", 200,
+        *(Stage(f"real_evaluation_{name}", f"answers and scores of {name}", 215,
                 f"outputs/real/evaluation/{name}", f"real_{name} real_tasks", f"""
             python -m evaluation.generate --model outputs/real/{name} --rows data/real/tasks \
                 --tasks {CHOICES},pubmedqa,medqa,medmcqa --preset {preset} --limit 20 --max_new_tokens 12 \
                 --dtype float32 --out outputs/real/evaluation/{name}
             python -m evaluation.score outputs/real/evaluation/{name}""")
           for name, preset in MODELS),
-        Stage("real_forgetting", "general questions before and after training", 120,
+        Stage("real_forgetting", "general questions before and after training", 115,
               "outputs/real/forgetting", "real_base real_control real_foundation real_chat", f"""
             python -m evaluation.forgetting --base outputs/real/base \
                 --tuned outputs/real/control outputs/real/foundation outputs/real/chat {general} \

@@ -154,7 +154,7 @@ def test_a_published_accuracy_lies_in_our_interval(tmp_path, task):
     for file in Path(model()).resolve().iterdir():
         (again / file.name).symlink_to(file)
     flags = ["--base", model(), "--tuned", str(again), "--data", str(data), "--out", str(tmp_path / "out")]
-    flags += ["--tasks", task, "--num_fewshot", "0", "--limit", str(4 * ROWS)]
+    flags += ["--tasks", task, "--num_fewshot", "0", "--limit", str(4 * ROWS), "--dtype", "float32"]
     forgetting.main(flags)
     measured = json.loads((tmp_path / "out/forgetting.json").read_text())["base"]["tasks"][task]
     value, low, high = (measured["acc_norm,none"][key] for key in ("value", "low", "high"))
