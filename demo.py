@@ -479,6 +479,8 @@ def drive(stages: list[Stage], args, parser: argparse.ArgumentParser, out: Path)
     began = time.monotonic()
     try:
         run(stages, args.jobs, out)
+    except KeyboardInterrupt:
+        sys.exit("error: interrupted. Next: the same command resumes")
     except OSError as error:
         more = "free space" if error.errno == errno.ENOSPC else "see to it"
         sys.exit(f"error: {error}. Next: {more}, then the same command resumes")
