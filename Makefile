@@ -80,7 +80,7 @@ train   = $(if $(CONFIG),$(TRAIN) recipes/$1.py --config $(CONFIG) $(RANKS) $(AR
 preflight:  ## CONFIG=YAML [ACCEL=YAML ARGS=]: pre-launch checks on real samples, as the trainer will see them
 	$(CHECK) $(PREFLIGHT_ARGS)
 pretrain:  ## [CONFIG=YAML ACCEL=YAML ARGS=]: continual pretraining
-	$(call train,pretrain,foundation,CONFIG=recipes/configs/pretrain_13b.yaml ACCEL=accelerate_configs/zero3_8gpu.yaml)
+	$(call train,pretrain,foundation,CONFIG=recipes/configs/pretrain_13b.yaml ACCEL=accelerate_configs/zero2_8gpu.yaml)
 sft:  ## [CONFIG=YAML ACCEL=YAML ARGS=]: instruction tuning
 	$(call train,sft,chat_adapter,CONFIG=recipes/configs/sft_13b_qlora.yaml ACCEL=accelerate_configs/single_gpu.yaml)
 finetune:  ## [CONFIG=YAML ACCEL=YAML ARGS=]: fine-tuning on one benchmark
@@ -104,7 +104,7 @@ EVALUATE = $(if $(RAW),$(PY) -m data_prep.build_tasks --raw $(RAW) --tasks $(sub
 	$(PY) -m evaluation.score outputs/evaluation/$(NAME)
 chat:  ## MODEL=DIR [WEB=yes ARGS="--system TEXT"]: talk to a model, in the terminal or on a page of this machine
 	@$(PY) -m evaluation.chat --model $(call need,MODEL,MODEL=outputs/demo/chat) $(if $(WEB),--web) $(ARGS)
-serve: | $(VENV)/.installed-serve  ## MODEL=DIR [BACKEND=transformers|vllm|llama.cpp|ollama ARGS=]: an OpenAI-compatible server
+serve: | $(VENV)/.installed$(if $(filter-out transformers,$(BACKEND)),,-serve)  ## MODEL=DIR [BACKEND=transformers|vllm|llama.cpp|ollama ARGS=]: an OpenAI-compatible server
 	$(PY) -m evaluation.serve --model $(call need,MODEL,MODEL=outputs/demo/chat) --backend $(or $(BACKEND),transformers) $(ARGS)
 bertscore:  ## MODEL=DIR ENCODER=DIR [ARGS=]: BERTScore of generated summaries, then their scores
 	$(PY) -m evaluation.bertscore outputs/evaluation/$(NAME) --model $(call need,ENCODER,MODEL=DIR ENCODER=DIR) $(ARGS)

@@ -11,8 +11,8 @@ run side by side, one core and one thread each: the figures do not depend on the
 done as long as outputs/demo/.stages/NAME.json holds its fingerprint: its commands, the files they name, the
 modules they import (comments aside) and the fingerprints of the stages before. An interrupted stage resumes;
 a changed one starts again in an empty folder. What its commands print is in outputs/demo/log/NAME.log. On
-Linux without a GPU, commands of torch are forked from this process, which loads the libraries once: they cost
-each of twenty commands ten seconds else.
+Linux without a GPU, commands that need torch are forked from this process, which loads the libraries once:
+ten seconds saved for each.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 OUT = Path("outputs/demo")  # with the stamps in .stages and a log of each stage in log
-SKIPPED = 75  # status of a command that says why the chain cannot be had here: not a failure
+SKIPPED = 75  # status of a command that says why the chain cannot run here: not a failure
 TORCH = ("recipes/", "recipes.tools.", "evaluation.generate", "evaluation.forgetting")
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -148,7 +148,7 @@ STAGES = [
         python -m evaluation.report --config evaluation/claims/demo.yaml --runs outputs/demo \
             --evaluation outputs/demo/evaluation --forgetting outputs/demo/forgetting/forgetting.json \
             --diagnosis outputs/demo/judged --show_texts --out outputs/demo/report"""),
-    Stage("release", "the chat model as a bundle that stays: it has read credentialed stand-ins", 12,
+    Stage("release", "the chat model as an on-site-only bundle: it has read credentialed stand-ins", 12,
           "outputs/demo/release", "chat evaluation_chat forgetting", """
         python -m recipes.release build outputs/demo/release --name demo-chat --run outputs/demo/chat \
             --scores outputs/demo/evaluation/chat/scores.json \
@@ -482,7 +482,7 @@ def drive(stages: list[Stage], args, parser: argparse.ArgumentParser, out: Path)
     except KeyboardInterrupt:
         sys.exit("error: interrupted. Next: the same command resumes")
     except OSError as error:
-        more = "free space" if error.errno == errno.ENOSPC else "see to it"
+        more = "free space" if error.errno == errno.ENOSPC else "fix this"
         sys.exit(f"error: {error}. Next: {more}, then the same command resumes")
     made = stages[-1].makes if args.stages else out / "report"
     page = next(iter(sorted(Path(made).rglob("report.html"))), made)

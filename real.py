@@ -6,7 +6,7 @@
     python real.py --list                          the stages with their commands; runs nothing
 
 Reads   RAW: files of `make fetch SOURCES="pubmed:1 pmc_oa:1 pubmedqa medqa medmcqa mediqa2019"`; medicationqa
-        and mmlu too where they are there (without mmlu its questions come from the Hub)
+        and mmlu too if present (without mmlu its questions come from the Hub)
 Writes  data/real, outputs/real; what its commands print is in outputs/real/log/NAME.log
 
 It skips itself with one sentence where neither the Hub nor a package registry has the model. Stages and
@@ -27,7 +27,7 @@ CHOICES = "pubmedqa_ll,medqa_letters_ll,medmcqa_letters_ll"
 
 def stages(model: str | None, raw: str) -> list[Stage]:
     """The chain for a model (None: the default) and the folder of the publishers' files."""
-    answers = [name for name in ("mediqa2019", "medicationqa") if Path(raw, name).is_dir()]
+    answers = ["mediqa2019", *(["medicationqa"] if Path(raw, "medicationqa").is_dir() else [])]
     has_mmlu, raw = Path(raw, "mmlu").is_dir(), shlex.quote(raw)
     general = f"--data {raw}" if has_mmlu else ""
     chosen = f"--model {shlex.quote(model)}" if model else ""

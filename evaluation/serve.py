@@ -5,7 +5,7 @@
     python -m evaluation.serve --model outputs/demo/chat --backend vllm
 
 Reads   MODEL (models/registry.py): a folder, or a name of evaluation/models
-Writes  nothing; for the other backends outputs/serve/<name>.jinja where the wrapper is the entry's
+Writes  nothing; for vLLM and llama.cpp outputs/serve/<name>.jinja where the wrapper is the entry's
 
 The server wraps messages as evaluation does (models/wrapper.py), decodes by the model's
 generation_config.json unless a request says otherwise, and knows the model by its folder, from which
@@ -13,8 +13,9 @@ evaluation reads the access class. Nothing is fetched, and no other model can be
 without --host only this machine reaches it, and a credentialed model is served no further.
 
 vLLM, llama.cpp and Ollama are not among the pinned packages: --backend prints their commands, for an
-environment of their own. They were not tried. A GGUF file goes into the model's folder, so that its class
-stays beside it.
+environment of their own. Of these the conversion to GGUF was tried, the servers were not. The converter knows
+the tokenizers of published families, not the demo's, and writes 16 bits. A GGUF file goes into the model's
+folder, so that its class stays beside it.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from evaluation.models.registry import Entry, access_of, read_entry
 NEEDS = ("fastapi", "openai", "uvicorn")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 GGUF = "python convert_hf_to_gguf.py {folder} --outfile {folder}/model.gguf --outtype auto"
-COMMANDS = {  # untried; {template}: arguments where the wrapper is not the tokenizer's own
+COMMANDS = {  # {template}: arguments where the wrapper is not the tokenizer's own
     "vllm": [
         "HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 vllm serve {folder} "
         "--host {host} --port {port}{template}"
@@ -46,10 +47,10 @@ COMMANDS = {  # untried; {template}: arguments where the wrapper is not the toke
     "ollama": [
         GGUF,
         "printf 'FROM %s\\n' {folder}/model.gguf > {folder}/Modelfile",
-        "OLLAMA_HOST={host}:{port} ollama serve  # and in another terminal:",
-        "OLLAMA_HOST={host}:{port} ollama create {name} -f {folder}/Modelfile",
-        "OLLAMA_HOST={host}:{port} ollama show --template {name}  # {{{{ .Prompt }}}}: no wrapper found",
-        "OLLAMA_HOST={host}:{port} ollama run {name}",
+        "OLLAMA_HOST={address} ollama serve  # and in another terminal:",
+        "OLLAMA_HOST={address} ollama create {name} -f {folder}/Modelfile",
+        "OLLAMA_HOST={address} ollama show --template {name}  # {{{{ .Prompt }}}}: no wrapper found",
+        "OLLAMA_HOST={address} ollama run {name}",
     ],
 }
 TEMPLATE = {"vllm": " --chat-template {}", "llama.cpp": " --chat-template-file {}"}
@@ -75,7 +76,7 @@ def check_port(host: str, port: int) -> None:
             probe.bind((host, port))
     except (OSError, OverflowError) as error:
         said = getattr(error, "strerror", None) or error
-        raise BadInput(f"port {port} of {host}: {said}. Next: another --port, as --port 8001") from error
+        raise BadInput(f"port {port} of {host}: {said}. Next: another --port, e.g. --port 8001") from error
 
 
 def check_host(entry: Entry, host: str) -> None:
@@ -87,18 +88,21 @@ def check_host(entry: Entry, host: str) -> None:
         )
 
 
+def address(args) -> str:
+    return f"{f'[{args.host}]' if ':' in args.host else args.host}:{args.port}"
+
+
 def describe(entry: Entry, args) -> str:
     """What is served where, to whom, and the commands that ask it."""
-    folder, url = (
-        entry.path.resolve(),
-        f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{args.port}/v1",
-    )
+    folder, url = entry.path.resolve(), f"http://{address(args)}/v1"
     context = entry.context or read_json(folder / "config.json").get("max_position_embeddings")
     who = "this machine only" if args.host in LOOPBACK else "every machine that reaches it"
     facts = f"backend=chat base_url={url}/chat/completions served={folder} path={folder}"
     judge = f"JUDGE=openai:{folder}@{url}/chat/completions"
     if (said := access_of(entry.path)) != entry.access:
-        judge = f'not before {folder}/run.json says {{"access": "{entry.access}"}}: its files say {said}'
+        judge = (
+            f'unavailable until {folder}/run.json says {{"access": "{entry.access}"}}: its files say {said}'
+        )
     return (
         f"{url} serves {folder} (access: {entry.access}) to {who}; it asks for no key, and Ctrl-C ends it.\n"
         f'evaluate: make evaluate MODEL=server TASKS=medqa ARGS="{facts} access={entry.access} '
@@ -115,9 +119,9 @@ def other_server(entry: Entry, args, template: str | None) -> str:
         file.write_text(template, encoding="utf-8")
         extra = TEMPLATE[args.backend].format(shlex.quote(str(file)))
     names = {"folder": shlex.quote(str(entry.path.resolve())), "name": shlex.quote(entry.name.lower())}
-    names |= {"host": args.host, "port": args.port, "template": extra}
+    names |= {"host": args.host, "port": args.port, "address": address(args), "template": extra}
     lines = [line.format_map(names) for line in COMMANDS[args.backend]]
-    return "\n".join([f"# {args.backend}: untried; in an environment of its own", *lines])
+    return "\n".join([f"# {args.backend}: its server is untried; in an environment of its own", *lines])
 
 
 def serve(entry: Entry, args, template: str | None) -> None:

@@ -41,6 +41,7 @@ def all_ranks(values, device, op="sum"):
 class LossGuard(TrainerCallback):
     """Raises Refused before the optimizer takes a step from a non-finite loss or gradient, or from a loss
     more than `max_loss_jump` nats above the mean of the last 50 steps (None: no limit).
+    DeepSpeed does not show its gradients: with it the weights are checked before they are saved.
 
     The loss is read by a forward hook, in time for DeepSpeed, which steps inside the last backward pass.
     """
@@ -79,7 +80,6 @@ class LossGuard(TrainerCallback):
             self.refuse("a gradient is not finite")
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        # DeepSpeed keeps its gradients to itself: the weights are looked at before they are saved
         trained = (weight for weight in model.parameters() if weight.requires_grad)
         if control.should_save and not self.all_finite(trained):
             raise Refused(

@@ -1,4 +1,4 @@
-"""What a run is refused for before its first step. Recipes and tools/preflight.py call the same functions.
+"""Checks before the first step of a run. Recipes and tools/preflight.py call the same functions.
 
 Each raises Refused: one sentence that says what is wrong, and after "Next:" what to change.
 """
@@ -68,7 +68,8 @@ def check_batch(key, value, per_pass):
     if value % per_pass or value < per_pass:
         near = " or ".join(str(n * per_pass) for n in (value // per_pass, value // per_pass + 1) if n)
         raise Refused(
-            f"{key} {value} is not a multiple of {per_pass} (ranks x micro-batch). Next: {key} {near}"
+            f"{key} {value} is not a multiple of {per_pass}, one forward pass on all ranks. "
+            f"Next: {key} {near}"
         )
 
 
@@ -82,7 +83,7 @@ def sequence_ranks(kind=None):
 
 
 def check_sequence_ranks(config, attn_implementation, length, packing=None):
-    """Refuse what sequence parallelism would train wrongly in silence, or stop at after the model is loaded.
+    """Refuse what sequence parallelism would silently train wrongly, or fail on once the model is loaded.
     packing: the key that asks for packed documents to be kept apart."""
     ring, ulysses = sequence_ranks("CP"), sequence_ranks("SP")
     ranks, heads = ring * ulysses, getattr(config, "num_attention_heads", ulysses)
@@ -199,7 +200,7 @@ def check_deepspeed(file):
                     f"{'.'.join([section, *map(str, e['loc'])])} ({e['msg']})" for e in error.errors()
                 ]
     except (OSError, ValueError, TypeError) as error:
-        raise Refused(f"{file}: not a DeepSpeed file: {error}") from error
+        raise Refused(f"{file}: not a DeepSpeed file: {error}. Next: one of accelerate_configs") from error
     if unknown:
         raise Refused(
             f"{file}: DeepSpeed does not know {', '.join(unknown)}. Next: "
@@ -225,7 +226,7 @@ def check_compiler_lock():
 
 # ---------------------------------------------------------------- model and tokenizer
 def check_weights(folder):
-    """Refuse weights of a model or adapter that are pickles, or cut: without reading them."""
+    """Refuse weights of a model or adapter that are pickled or truncated, without reading them."""
     for path in sorted(Path(folder).glob("*.safetensors")):
         try:
             with safe_open(path, framework="numpy"):
@@ -391,7 +392,9 @@ def check_pad_token(tokenizer, pad_token):
     pad = pad_token or tokenizer.pad_token
     if pad is None or pad == tokenizer.eos_token:
         reserved = tokenizer.unk_token or "a reserved token of its vocabulary"
-        raise Refused(f"the tokenizer has no pad token but EOS. Next: pad_token '{reserved}' in the YAML")
+        raise Refused(
+            f"the tokenizer has no pad token distinct from EOS. Next: pad_token '{reserved}' in the YAML"
+        )
 
 
 def check_texts(row):
@@ -540,7 +543,10 @@ def check_trainer(trainer):
     engine = trainer.accelerator.distributed_type.value
     asked = [kind for kind in ("DEEPSPEED", "FSDP") if os.environ.get(f"ACCELERATE_USE_{kind}") == "true"]
     if asked and engine not in asked:
-        raise Refused(f"the accelerate file asks for {asked[0]}, {engine} is running. Next: FSDP needs GPUs")
+        raise Refused(
+            f"the accelerate file asks for {asked[0]}, {engine} is running. "
+            f"Next: {'FSDP needs GPUs' if asked[0] == 'FSDP' else 'accelerate launch with that file'}"
+        )
     check_precision(trainer.model, trainer.args)
     check_disk(trainer.model, trainer.args, trainer.is_deepspeed_enabled)
 
@@ -579,7 +585,8 @@ def check_keys(path, parser):
 
 def check_file(path):
     if not path.is_file():
-        raise Refused(f"{path} is not there. Next: build the rows again, with a larger --validation")
+        change = "a larger --validation" if path.stem == "validation" else "training rows in it"
+        raise Refused(f"{path} is not there. Next: build the rows again, with {change}")
 
 
 def one_sentence_errors(parser=None):

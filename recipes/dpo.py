@@ -9,7 +9,7 @@ Writes  output_dir: adapter or model (safetensors), tokenizer, checkpoint-*/, tr
     accelerate launch --config_file accelerate_configs/single_gpu.yaml \
         recipes/dpo.py --config recipes/configs/dpo_llama31_8b_lora.yaml
 
-The same command resumes. The modules beside it are safeguards: copy them, or delete each line that uses one.
+The same command resumes. The modules beside it are safeguards: copy them, or take their uses out.
 """
 
 import json

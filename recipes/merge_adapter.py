@@ -58,7 +58,8 @@ def main(args):
     difference = max((a - b).abs().max().item() for a, b in zip(after, before, strict=True))
     if not difference <= args.max_difference:
         raise checks.Refused(
-            f"merged and adapter logits differ by {difference:.2e}, more than max_difference"
+            f"merged and adapter logits differ by {difference:.2e}, more than max_difference. "
+            f"Next: a larger max_difference than {args.max_difference}, if that is acceptable"
         )
 
     # Save, into a folder of its own until what is on disk is proven

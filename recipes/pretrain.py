@@ -10,7 +10,7 @@ Writes  output_dir: model or adapter (safetensors), tokenizer, checkpoint-*/, tr
         recipes/pretrain.py --config recipes/configs/pretrain_70b.yaml
 
 The mixture and its shuffle are the order of the blocks, read in sequence on any number of ranks. The same
-command resumes. The modules beside it are safeguards: copy them, or delete each line that uses one.
+command resumes. The modules beside it are safeguards: copy them, or take their uses out.
 """
 
 import itertools
@@ -39,11 +39,11 @@ class PretrainArguments(RunArguments):
     model_revision: str = HfArg(default="main", help="Branch, tag or commit of a Hub model.")
     blocks: str = HfArg(help="Folder of data_prep.build_blocks.")
     global_batch_tokens: int = HfArg(help="Tokens per step over all ranks; sets accumulation.")
-    document_masking: bool = HfArg(help="Documents of a block do not see each other.")
+    document_masking: bool = HfArg(help="Mask attention across the documents of a block.")
     from_scratch: bool = HfArg(default=False, help="Random weights in the shape of its config.json.")
     attn_implementation: str = HfArg(default="sdpa", help="sdpa, eager, torch_varlen, flash_attention_2 ...")
     dtype: Literal["float32", "bfloat16"] = HfArg(default="float32", help="Type of the weights.")
-    model_init_kwargs: dict | None = HfArg(default=None, help="Changes to config.json, as rope_parameters.")
+    model_init_kwargs: dict | None = HfArg(default=None, help="Changes to config.json, e.g. rope_parameters.")
     lora: dict | None = HfArg(default=None, help="Keys of peft.LoraConfig: an adapter, not all weights.")
 
 

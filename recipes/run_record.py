@@ -64,7 +64,7 @@ class RunArguments:
         default="sizes", help="Packed blocks at launch: sizes, or sha256."
     )
     max_loss_jump: float | None = HfArg(
-        default=5.0, help="Nats above the recent mean that stop a run; null: any."
+        default=5.0, help="Nats above the recent mean that stop a run; null: no limit."
     )
     peak_tflops: float | None = HfArg(
         default=None, help="Dense peak of a device that hardware.py does not know."

@@ -1,4 +1,4 @@
-"""Every stage on a tiny model with the tokenizer and chat format of each family: blocks, pretraining, LoRA on
+"""The stages that tokenize, on a tiny model with the tokenizer and chat format of each family: blocks, pretraining, LoRA on
 conversations, merge, DPO, answers of evaluation and chat, forgetting."""
 
 import json
@@ -39,7 +39,7 @@ PAIRS = [(f"Is fever {i} given?", "AB"[i % 2]) for i in range(4)]
 
 @pytest.fixture(scope="module", params=tokenizer_families.FAMILIES)
 def chain(request, lab):
-    """(folder, stop tokens of the format) after data, pretraining, tuning and merge."""
+    """(folder, name of the family) after data, pretraining, tuning and merge."""
     make, template, changes = FORMATS[FORMAT[request.param]]
     tokenizer, folder = make(), lab / request.param
     tokenizer.add_special_tokens({"additional_special_tokens": list(changes.get("added", ()))})

@@ -118,7 +118,7 @@ def test_a_judge_is_not_offered_before_the_folder_says_its_class(world):
     assert "every machine" in serve.describe(
         entry, serve.make_parser().parse_args(["--model", "x", "--host", "::"])
     )
-    assert "this machine only" in said and "not before" in said and "access=credentialed" in said
+    assert "this machine only" in said and "unavailable until" in said and "access=credentialed" in said
     said = serve.describe(read_entry(str(world / "own")), args)
     assert f"JUDGE=openai:{world / 'own'}@http://127.0.0.1:8000/v1/chat/completions" in said
 

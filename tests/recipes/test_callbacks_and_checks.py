@@ -338,7 +338,7 @@ def test_a_model_that_cannot_learn_these_texts(lab):
             lab, name, {**config, "model_name_or_path": "no_eos"}
         )
     for name, config in (("sft", SFT), ("sft", TASK)):
-        assert "no pad token but EOS. Next: pad_token" in refused(
+        assert "no pad token distinct from EOS. Next: pad_token" in refused(
             lab, name, {**config, "model_name_or_path": "no_pad"}
         )
         assert (

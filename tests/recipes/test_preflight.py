@@ -327,7 +327,7 @@ def test_an_answer_ends_in_a_token_at_which_generation_stops(inspect, family):
 # ---------------------------------------------------------------- what is wrong in a template or tokenizer
 def test_padding_with_eos(inspect):
     report, _ = inspect("sft", {"pad_token": "</s>"})
-    assert_only(report, "padding", "no pad token but EOS", "pad_token '<unk>' in the YAML")
+    assert_only(report, "padding", "no pad token distinct from EOS", "pad_token '<unk>' in the YAML")
 
 
 END = "+ eos_token -}}{%- endgeneration -%}"
@@ -717,7 +717,7 @@ def test_the_machine_of_an_accelerate_file(inspect, lab):
     assert report.notes["launch"].startswith("ranks: 8 (accelerate_configs/zero3_8gpu.yaml, judged from here")
     assert_only(inspect("pretrain", low)[0], "precision")
     report, _ = inspect("pretrain", {**low, "global_batch_tokens": 128}, *machine)
-    assert_only(report, "inputs", "128 is not a multiple of 512 (ranks x micro-batch)")
+    assert_only(report, "inputs", "128 is not a multiple of 512, one forward pass on all ranks")
     (lab / "accelerate_configs" / "zero3.json").write_text(json.dumps({"zero_optimisation": {"stage": 3}}))
     report, _ = inspect("pretrain", {**low, "global_batch_tokens": 512}, *machine)
     assert_only(report, "launch", "DeepSpeed does not know zero_optimisation")

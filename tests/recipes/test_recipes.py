@@ -398,7 +398,7 @@ def test_task_fine_tuning_keeps_the_best_checkpoint(lab):
             "pretrain",
             {**PRETRAIN, "global_batch_tokens": 100, "output_dir": "new"},
             (),
-            "global_batch_tokens 100 is not a multiple of 64 (ranks x micro-batch). Next: ",
+            "global_batch_tokens 100 is not a multiple of 64, one forward pass on all ranks. Next: ",
         ),
         ("pretrain", {**PRETRAIN, "learning_rate": 5e-4}, (), "holds another run (differs in learning_rate)"),
         (
