@@ -63,7 +63,7 @@ tasks-status:  ## [RAW=data/raw]: which of the twelve benchmarks are ready, and 
 	$(PY) -m data_prep.tasks_status --raw $(or $(RAW),data/raw) --rows $(DATA)/tasks
 instructions:  ## RAW=DIR [INSTRUCTIONS=alpaca,...]: raw instruction files to instruction rows
 	$(PY) -m data_prep.build_instructions --raw $(call need,RAW,RAW=DIR) --out $(DATA)/instructions $(ARGS) \
-		--sources $(or $(INSTRUCTIONS),alpaca,dolly,sharegpt,flashcards)
+		$(if $(findstring --plan,$(ARGS)),$(INSTRUCTIONS:%=--sources %),--sources $(or $(INSTRUCTIONS),alpaca,dolly,sharegpt,flashcards))
 preferences:  ## [RAW=DIR] ARGS="--sources ultramedical --task_rows data/tasks --task_names medqa": pairs of answers for dpo
 	$(PY) -m data_prep.build_preferences $(RAW:%=--raw %) --out $(DATA)/preferences $(ARGS)
 # ---------------------------------------------------------------- training; without CONFIG the demo's stage, else PREFLIGHT=no leaves out the checks

@@ -1,6 +1,6 @@
 """Tokenize documents, pack them into fixed-length blocks, and lay down the training order of the mixture.
 
-    python -m data_prep.build_blocks --documents data/demo/documents --tokenizer data/demo/backbone_config \\
+    python -m data_prep.build_blocks --documents data/demo/clean --tokenizer data/demo/backbone_config \\
         --mixture data_prep/mixtures/demo.yaml --out data/demo/blocks --executor local:2
 
 Reads   DOCUMENTS/manifest.json and the files it names, the tokenizer of the model to be trained, and the
@@ -15,7 +15,8 @@ Reads   DOCUMENTS/manifest.json and the files it names, the tokenizer of the mod
                           their dates (of one training file), and of a domain that has more than the run
                           takes, the blocks with the longest documents;
                           concat: one endless text, cut every block_length
-            validation_share   share of the documents (by a hash of their id) that is held out, per domain
+            validation_share   share of the documents that is held out, per domain, by a hash of the patient
+                          or else of the document's id
             seed
 Writes  OUT/{train,validation}/<domain>/<source>_NNNNN.arrow: memory-mapped `datasets` files, one row per
         block:

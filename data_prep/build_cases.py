@@ -1,7 +1,7 @@
 """Turn published or own clinical cases into rows that ask for a ranked differential of five.
 
-    python -m data_prep.build_cases --source agentclinic=FILE --source nejm_cpc=DIR --source cases=FILE --out
-    data/cases
+    python -m data_prep.build_cases --source agentclinic=FILE --source nejm_cpc=DIR --source cases=FILE \\
+        --out data/cases
 
 Reads   the case files of each --source, see READERS, and data_prep/prompts/diagnosis/differential.txt
 Writes  OUT/diagnosis/test.jsonl (rows of scoring "diagnosis", schema.py) and OUT/diagnosis/manifest.json,

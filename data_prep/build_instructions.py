@@ -46,8 +46,8 @@ class HeldOut:
     exact     a text of it (prompt, completion, turn) is the prompt or the bare question of an evaluation row,
               or its completion of at least 13 words, blind to case and white space; or
     covered   it holds at least half of the runs of 13 words (64 of them, evenly spaced, if there are more) of
-              such a prompt without the instruction that all prompts of the file begin with (tasks.wording),
-              of such a question, or of such a completion; or
+              such a prompt without the instruction that all prompts of the file begin with
+              (benchmarks.wording), of such a question, or of such a completion; or
     article   it was made of the same article of PMC, by the PMCID in both ids.
     Shorter texts are compared exactly only, and a paraphrase is not found. Evaluation rows are named as
     evaluation_items.item_name does."""
@@ -411,7 +411,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--validation",
         type=float,
-        help="share of each source that goes to validation.jsonl, 0 to below 1; else 0.05",
+        help="share of each source that goes to validation.jsonl, 0 to below 1; else the plan's, or 0.05",
     )
     parser.add_argument("--seed", type=int, help="else the plan's, or 0")
     parser.add_argument(

@@ -7,9 +7,9 @@ Reads   data_prep/catalogue.yaml: address, size, license, access class and check
 Writes  RAW/<set>/...: a file takes its name only when it is whole and right; a cut download resumes where it
         stopped
 
-NAME:n fetches the first n files of a set that has many (pmc_oa: n thousand papers). Gated and credentialed
-sets, and those whose publisher has no direct address, are not fetched: the page, what it asks for and the
-folder are printed.
+NAME:n fetches the first n files of a set that has many (pmc_oa: n thousand papers), NAME all of them; `all`
+takes one file of each. Gated and credentialed sets, and those whose publisher has no direct address, are not
+fetched: the page, what it asks for and the folder are printed.
 """
 
 import argparse
@@ -281,7 +281,8 @@ def _listed(url: str, pages: int):
 def fetch(wanted: list[str], raw: Path, catalogue: Path = CATALOGUE, dry_run: bool = False) -> None:
     """Fetch the sets; BadInput at the end names those that failed."""
     entries, failed = read_catalogue(catalogue), []
-    for name, n in choose(wanted, entries):
+    chosen = choose(wanted, entries)
+    for name, n in chosen:
         entry = entries[name]
         print(f"{name}: {entry.license}, {entry.access}, {entry.page}", flush=True)
         if entry.get:
@@ -299,7 +300,7 @@ def fetch(wanted: list[str], raw: Path, catalogue: Path = CATALOGUE, dry_run: bo
             print(f"{name}: {error}", flush=True)
             failed.append(f"{name}: {error}")
     if failed:
-        raise BadInput(f"{len(failed)} of {len(wanted)} sets not fetched: {'; '.join(failed)}")
+        raise BadInput(f"{len(failed)} of {len(chosen)} sets not fetched: {'; '.join(failed)}")
 
 
 def make_parser() -> argparse.ArgumentParser:

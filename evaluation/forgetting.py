@@ -1,12 +1,12 @@
 """What did training cost in general ability? A base and one or more tuned models on general tasks, item by
 item.
 
-    python -m evaluation.forgetting --base outputs/demo/backbone --tuned outputs/demo/foundation
-    outputs/demo/chat \
-        --data data/demo/raw/general_questions --tasks mmlu_answers --gate evaluation/gates/demo.yaml --out
-        outputs/forgetting
-    python -m evaluation.forgetting --plan evaluation/plans/forgetting.yaml --out outputs/forgetting   #
-    beside the paper's
+    python -m evaluation.forgetting --base outputs/demo/backbone \\
+        --tuned outputs/demo/foundation outputs/demo/chat --data data/demo/raw/general_questions \\
+        --tasks mmlu_answers --gate evaluation/gates/demo.yaml --out outputs/forgetting
+    python -m evaluation.forgetting --plan evaluation/plans/forgetting.yaml --out outputs/forgetting
+
+The second prints the published changes beside ours.
 
 Reads   the models (evaluation/models/registry.py: folders, or names of evaluation/models; my_models.yaml:NAME
 for another)

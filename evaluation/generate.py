@@ -95,7 +95,7 @@ def make_parser() -> argparse.ArgumentParser:
         "changes",
         nargs="*",
         metavar="KEY=VALUE",
-        help="change a fact of the entry: path=DIR, backend=vllm, ... (model_entry.py)",
+        help="change a fact of the entry: path=DIR, backend=vllm, ... (models/registry.py)",
     )
     parser.add_argument("--rows", type=Path, required=True, help="folder made by data_prep.build_tasks")
     parser.add_argument(
@@ -128,10 +128,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--allow_overlong",
         action="store_true",
-        help="score rows as wrong whose prompt does not fit, however many",
+        help="count rows whose prompt does not fit as wrong, however many",
     )
     parser.add_argument(
-        "--allow_failed", action="store_true", help="score rows as wrong to which the server gives no answer"
+        "--allow_failed", action="store_true", help="count rows that the server does not answer as wrong"
     )
     parser.add_argument(
         "--allow_list",
@@ -251,10 +251,12 @@ def generate(args) -> None:
 def next_step(made: dict[str, list[dict]], out: Path) -> str:
     from evaluation.score import JUDGED
 
-    judged = [JUDGED[rows[0]["scoring"]] for rows in made.values() if rows[0]["scoring"] in JUDGED]
-    return (
-        f"{judged[0].format(run=out)} --out {out}_judged" if judged else f"python -m evaluation.score {out}"
-    )
+    judged = [
+        f"{JUDGED[rows[0]['scoring']].format(run=out, task=task)} --out {out}_judged"
+        for task, rows in made.items()
+        if rows[0]["scoring"] in JUDGED
+    ]
+    return judged[0] if judged else f"python -m evaluation.score {out}"
 
 
 # ---------------------------------------------------------------- inputs
@@ -289,8 +291,8 @@ def check_backend(args) -> None:
         key, _, value = part.partition("=")
         if not key.isidentifier() or not value:
             raise BadInput(
-                f"--backend_args: '{part}' is not KEY=VALUE. Next: as num_concurrent=8, several with "
-                f"commas and without blanks"
+                f"--backend_args: '{part}' is not KEY=VALUE. Next: e.g. num_concurrent=8; separate "
+                f"several with commas, no spaces"
             )
         if key in OTHER_WEIGHTS:
             raise BadInput(
@@ -524,7 +526,8 @@ def load_model(args, entry: Entry):
     if entry.backend == "vllm":
         if not importlib.util.find_spec("vllm"):
             raise BadInput(
-                "backend=vllm: vllm is not installed here. Next: pip install 'lm_eval[vllm]', or backend=hf"
+                "backend=vllm: vllm is not installed here. Next: an environment of requirements-vllm.txt, or "
+                "backend=hf"
             )
         from lm_eval.models.vllm_causallms import VLLM
 
@@ -717,8 +720,8 @@ def look_at_prompts(args, entry: Entry, lm, task, name: str, rows: list[dict]) -
     said += f"with {new} new ones"
     if len(overlong) > OVERLONG * len(rows) and not args.allow_overlong:
         raise BadInput(
-            f"{name}: {said}. Next: a smaller --max_new_tokens, or --allow_overlong to score these rows as "
-            f"wrong"
+            f"{name}: {said}. Next: {'fewer shots' if likelihood else 'a smaller --max_new_tokens'}, or "
+            f"--allow_overlong to count these rows as wrong"
         )
     tokens = (
         f"prompts of {min(lengths)} to {max(lengths)} tokens"

@@ -1,8 +1,8 @@
 """One HTML file in which a clinician rates what models diagnosed, blind to which model said what.
 
-    python -m evaluation.rating_page outputs/demo/diagnosis/chat outputs/other --out rate.html python -m
-    evaluation.judge outputs/demo/diagnosis/chat outputs/other --judge string --judge human:ratings_AB.csv \
-        --out outputs/judged
+    python -m evaluation.rating_page outputs/demo/diagnosis/chat outputs/other --out rate.html
+    python -m evaluation.judge outputs/demo/diagnosis/chat outputs/other --judge string \\
+        --judge human:ratings_AB.csv --out outputs/judged
 
 Reads   RUN/diagnosis.jsonl, as evaluation.judge does; its CSVs are also pairs for recipes/dpo.py
         (data_prep/preferences/rating_page.py)

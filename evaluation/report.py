@@ -1,10 +1,10 @@
 """One page that says what was run, what it was meant to show, and whether it did, next to the paper's tables.
 
-    python -m evaluation.report --config evaluation/claims/demo.yaml --evaluation outputs/demo/evaluation
-    --runs outputs/demo \
-        --out outputs/demo/report
-    python -m evaluation.report --evaluation outputs/evaluation --out outputs/report      # every scored model
-    there, no claims
+    python -m evaluation.report --config evaluation/claims/demo.yaml --runs outputs/demo \\
+        --evaluation outputs/demo/evaluation --out outputs/demo/report
+    python -m evaluation.report --evaluation outputs/evaluation --out outputs/report
+
+The second shows every scored model, without claims.
 
 Reads   CONFIG               the models and the claims (evaluation/reporting/config.py)
         RUNS/<run>/          run.json, losses of trainer_state.json, held-out blocks of validation.json

@@ -26,8 +26,10 @@ def check(tasks: list[str], lengths: list[int]) -> None:
     """BadInput for a task that is not generated, a length too short, a package that is missing."""
     if unknown := [task for task in tasks if task not in TASKS]:
         raise BadInput(f"--ruler: no generated task '{unknown[0]}'. Next: some of {', '.join(TASKS)}")
-    if tasks and lengths[0] < SHORTEST:
-        raise BadInput(f"--lengths {lengths[0]}: RULER's answers need room. Next: from {SHORTEST}")
+    if tasks and min(lengths, default=0) < SHORTEST:
+        raise BadInput(
+            f"--lengths {lengths[0] if lengths else 'none'}: RULER's answers need room. Next: from {SHORTEST}"
+        )
     absent = [name for name in ("wonderwords", "nltk", "scipy") if not importlib.util.find_spec(name)]
     if tasks and absent:
         raise BadInput(f"--ruler: its definition needs {absent[0]}. Next: pip install {' '.join(absent)}")

@@ -67,7 +67,7 @@ PROVENANCE = (
 )
 JUDGED = {  # scoring: the command that judges it
     "diagnosis": "python -m evaluation.judge {run} --judge string",
-    "rubric": "python -m evaluation.rubrics {run} --judge hf:DIR",
+    "rubric": "python -m evaluation.rubrics {run} --task {task} --judge hf:DIR",
 }
 PAPER_BERTSCORE = ("bert-base-multilingual-cased", 9)  # the paper's encoder and layer
 
@@ -106,14 +106,15 @@ def main(argv=None):
 
 def score_folder(folder: Path, redact: bool | None = None) -> dict:
     """Write scores.json and the scored rows of one run, and print its table. Nothing is written if any task
-    cannot be scored. `redact`: every row, none, or by default those whose access class is credentialed."""
-    scores, scored = {}, {}
+    cannot be scored; tasks that a judge scores are named and left to it. `redact`: every row, none, or by
+    default those whose access class is credentialed."""
+    scores, scored, judged = {}, {}, []
     for task, path in run_outputs.task_files(folder).items():
         rows = run_outputs.read_rows(path)
         if command := JUDGED.get(rows[0]["scoring"]):
-            raise BadInput(
-                f"{path}: is judged, not scored. Next: {command.format(run=folder)} --out {folder}_judged"
-            )
+            command = f"{command.format(run=folder, task=task)} --out {folder}_judged"
+            judged.append(f"{path}: is judged, not scored. Next: {command}")
+            continue
         facts = run_outputs.read_facts(folder, task, path, rows)
         rows = [_graded(row) for row in rows]
         bertscore = add_bertscore(folder, task, path, rows)
@@ -125,6 +126,9 @@ def score_folder(folder: Path, redact: bool | None = None) -> dict:
             "redacted": any(hidden),
         }
         scored[task] = [redacted(row) if hide else row for row, hide in zip(rows, hidden, strict=True)]
+    if judged and not scores:
+        raise BadInput(judged[0])
+    print(*judged, sep="\n", end="\n" if judged else "")
     for task, rows in scored.items():
         replaced(folder / f"{task}.scored.jsonl", lambda path, rows=rows: write_jsonl(path, rows))
     replaced(

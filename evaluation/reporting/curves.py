@@ -1,7 +1,7 @@
 """Perplexity of held-out text over training: one curve per domain and run, several runs in one figure.
 
-    python -m evaluation.reporting.curves outputs/demo/foundation outputs/demo/backbone --out
-    outputs/demo/curves
+    python -m evaluation.reporting.curves outputs/demo/foundation outputs/demo/backbone \\
+        --out outputs/demo/curves
 
 Reads   RUN/trainer_state.json     eval_<domain>_perplexity, which recipes/pretrain.py logs at each evaluation
         RUN/run.json

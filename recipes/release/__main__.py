@@ -9,8 +9,8 @@ Writes  FOLDER: safetensors shards, tokenizer, chat template, generation_config.
         SHA256SUMS.txt. Of a run that read credentialed data: a bundle in PhysioNet's layout, which stays
         here, readable by its owner alone.
 
-    python -m recipes.release build outputs/release/chat --run outputs/demo/chat --scores
-    outputs/demo/evaluation/chat/scores.json
+    python -m recipes.release build outputs/release/chat --run outputs/demo/chat \\
+        --scores outputs/demo/evaluation/chat/scores.json
     python -m recipes.release verify outputs/release/chat --run outputs/demo/chat
     python -m recipes.release push outputs/release/chat --repo organisation/name
 

@@ -148,7 +148,7 @@ def test_what_cannot_be_judged_is_refused(judged, tmp_path, more, said):
         check_row({key: value for key, value in row_of(0).items() if key != "rubric"}, "here")
 
 
-def test_a_conversation_is_asked_in_its_turns_and_judged_by_a_local_model(tmp_path):
+def test_a_conversation_is_asked_in_its_turns_and_judged_by_a_local_model(tmp_path, capsys):
     rows = [row_of(0), row_of(1, turns=[])]
     write_rows(tmp_path / "rows", "healthbench", rows)
     model = make_model(tmp_path / "model", positions=512)
@@ -166,6 +166,12 @@ def test_a_conversation_is_asked_in_its_turns_and_judged_by_a_local_model(tmp_pa
     assert seen["paper"]["first_prompt"].endswith("user: Hour 0.\n\nassistant:")
     with pytest.raises(SystemExit, match="is judged, not scored. Next: python -m evaluation.rubrics"):
         score.main([str(tmp_path / "chat")])
+    write_rows(tmp_path / "rows", "emrqa", rows_of("emrqa", "span", [("Which dose?", "5 mg")]))
+    both = [*asked[:-1], "healthbench,emrqa", "--preset", "chat", "--max_new_tokens", "4"]
+    generate.main([*both, "--out", str(tmp_path / "both")])
+    score.main([str(tmp_path / "both")])
+    assert list(json.loads((tmp_path / "both/scores.json").read_text())) == ["emrqa"]
+    assert "is judged, not scored" in capsys.readouterr().out
     rubrics.main([str(tmp_path / "chat"), "--judge", f"hf:{model}", "--out", str(tmp_path / "out")])
     verdicts = read_jsonl(tmp_path / "out" / "verdicts.jsonl")
     entry = json.loads((tmp_path / "out" / "summary.json").read_text())["models"][0]
