@@ -429,7 +429,7 @@ def test_overlong_prompts_are_refused_or_counted_and_never_cut(world, capsys):
         ),
         (
             {"tasks": "emrqa", "changes": ["backend=vllm"]},
-            "vllm is not installed here. Next: pip install .*, or backend=hf",
+            "vllm is not installed here. Next: an environment of requirements-vllm.txt, or backend=hf",
         ),
         (
             {"tasks": "emrqa", "changes": ["backend=tpu"]},
