@@ -303,8 +303,8 @@ def fingerprints(stages: list[Stage]) -> dict[str, str]:
 
 # ---------------------------------------------------------------------- running
 def load_torch(log: int) -> bool:
-    """Load what commands of TORCH import, into this process, once. Whether it may be forked then: on Linux
-    without a GPU, whose driver does not survive a fork. Libraries print into `log`."""
+    """Whether this process may be forked for commands of TORCH: on Linux without a GPU, whose driver does not
+    survive a fork. What they import is then loaded, once; libraries print into `log`, a file descriptor."""
     if sys.platform != "linux":
         return False
     os.environ |= ENVIRONMENT
@@ -315,13 +315,16 @@ def load_torch(log: int) -> bool:
     os.dup2(log, 1)
     os.dup2(log, 2)
     try:
+        import torch
+
+        if torch.accelerator.is_available():
+            return False
         import datasets  # noqa: F401
         import deepspeed  # noqa: F401
-        import torch
         from transformers import AutoTokenizer, LlamaForCausalLM, Trainer  # noqa: F401
         from trl import SFTTrainer  # noqa: F401
 
-        return not torch.accelerator.is_available()
+        return True
     finally:
         for number, file in enumerate(terminal, 1):
             os.dup2(file, number)
@@ -329,17 +332,21 @@ def load_torch(log: int) -> bool:
 
 
 class Fork(multiprocessing.get_context("fork").Process):
-    """`python COMMAND` in a fork of this process, with what Running asks of a subprocess.Popen."""
+    """`python COMMAND` in a fork of this process, with what Running asks of a subprocess.Popen: poll, wait,
+    terminate."""
 
     def __init__(self, command: list[str], log: int):
         super().__init__(target=self.work, args=(command, log))
         self.start()
 
-    poll, wait = (lambda self: self.exitcode), multiprocessing.process.BaseProcess.join
-    returncode = property(poll)
+    def poll(self) -> int | None:
+        return self.exitcode
+
+    def wait(self):
+        self.join()
 
     @staticmethod
-    def work(command, log):
+    def work(command: list[str], log: int):
         os.dup2(log, 1)
         os.dup2(log, 2)
         try:
@@ -392,7 +399,7 @@ class Running:
             sys.exit(
                 f"error: stage {self.stage.name} failed. Next: read {self.log}; the same command resumes"
             )
-        return self.process.returncode == 0
+        return self.process.poll() == 0
 
 
 def read(stamp: Path) -> dict:

@@ -8,16 +8,15 @@ item.
 
 The second prints the published changes beside ours.
 
-Reads   the models (evaluation/models/registry.py: folders, or names of evaluation/models; my_models.yaml:NAME
-for another)
+Reads   the models (evaluation/models/registry.py): folders, names of evaluation/models, my_models.yaml:NAME
         the tasks' data, from DATA or else from the Hub (tasks/general.py: the harness's own definitions, and
-        DATA's layout) validation.json and trainer_state.json of models that recipes/pretrain.py made, and of
-        --runs; with --blocks, a folder of build_blocks, perplexity is measured on its held-out blocks, of any
-        model
+        DATA's layout)
+        validation.json and trainer_state.json of models that recipes/pretrain.py made, and of --runs; with
+        --blocks, a folder of build_blocks, perplexity is measured on its held-out blocks, of any model
 Writes  OUT/forgetting.json, forgetting.md   for each task and model: accuracy, the difference to the base
-with its 95 % interval,
-                              p-value and McNemar's exact test; the mean over tasks; perplexity ratios; tasks
-                              that were not asked, and why; the verdict of the gate (scoring/gate.py)
+                              with its 95 % interval, p-value and McNemar's exact test; the mean over tasks;
+                              perplexity ratios; tasks that were not asked, and why; the verdict of the gate
+                              (scoring/gate.py)
         OUT/curves/           perplexity over training (reporting/curves.py), where a run logged it
         OUT/<model>/<task>.jsonl, run.json   every item: its hash, target, the model's output, its scores
         OUT/.responses        every response as it comes, by model fingerprint: a killed run resumes

@@ -93,7 +93,7 @@ def measure(args) -> dict:
     entries = [read_entry(model) for model in args.models]
     if served := next((entry.name for entry in entries if entry.on_server), None):
         raise BadInput(
-            f"{served}: a server gives no loss of each token. Next: a folder, or a name of the Hub"
+            f"{served}: a server gives no loss of each token. Next: a folder, or a name of evaluation/models"
         )
     made_by = "python -m data_prep.build_blocks --help"
     manifest = read_manifest(args.blocks, made_by=made_by) if args.blocks else {"access": "public"}

@@ -9,7 +9,7 @@ Reads   RUN/diagnosis.jsonl, as evaluation.judge does; its CSVs are also pairs f
 Writes  OUT            the page: opened from disk, it loads and sends nothing, keeps ratings in the browser,
                        exports a CSV
         OUT.key.json   seed, runs, and for each item of the page the ranks that models gave it; no text. Not
-        for the rater
+                       for the rater
 
 A prediction is on the page once, however many models made it, in an order drawn from --seed: nothing in the
 page or its CSV reveals a model or a rank.

@@ -128,7 +128,8 @@ def score_folder(folder: Path, redact: bool | None = None) -> dict:
         scored[task] = [redacted(row) if hide else row for row, hide in zip(rows, hidden, strict=True)]
     if judged and not scores:
         raise BadInput(judged[0])
-    print(*judged, sep="\n", end="\n" if judged else "")
+    for sentence in judged:
+        print(sentence, flush=True)
     for task, rows in scored.items():
         replaced(folder / f"{task}.scored.jsonl", lambda path, rows=rows: write_jsonl(path, rows))
     replaced(

@@ -585,7 +585,7 @@ def check_keys(path, parser):
 
 def check_file(path):
     if not path.is_file():
-        change = "a larger --validation" if path.stem == "validation" else "training rows in it"
+        change = "a larger --validation" if path.stem == "validation" else "rows left for training"
         raise Refused(f"{path} is not there. Next: build the rows again, with {change}")
 
 

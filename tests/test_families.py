@@ -1,9 +1,10 @@
-"""The stages that tokenize, on a tiny model with the tokenizer and chat format of each family: blocks, pretraining, LoRA on
-conversations, merge, DPO, answers of evaluation and chat, forgetting."""
+"""The stages that tokenize, on a tiny model with the tokenizer and chat format of each family: blocks,
+pretraining, LoRA on conversations, merge, DPO, answers of evaluation and chat, forgetting."""
 
 import json
 import shutil
 
+import datasets
 import numpy as np
 import pytest
 import transformers
@@ -67,8 +68,12 @@ def test_blocks_begin_as_the_tokenizer_begins_a_text(chain):
     folder, name = chain
     tokenizer = AutoTokenizer.from_pretrained(folder / "shape")
     assert adds_bos(tokenizer) == (name in tokenizer_families.ADDS_BOS)
-    manifest = json.loads((folder / "blocks/manifest.json").read_text())
-    assert manifest["tokenizer"]["eos"] == tokenizer.eos_token_id
+    files = sorted((folder / "blocks/train").rglob("*.arrow"))
+    blocks = datasets.concatenate_datasets([datasets.Dataset.from_file(str(file)) for file in files])
+    ids = [token for block in blocks for token in block["input_ids"]]
+    begun = ids.count(tokenizer.bos_token_id) if tokenizer.bos_token_id != tokenizer.eos_token_id else 0
+    assert ids.count(tokenizer.eos_token_id) > 0, "documents end"
+    assert (begun > 0) == (name in tokenizer_families.ADDS_BOS)
 
 
 def test_the_merged_model_pads_and_stops_as_its_tokenizer(chain):

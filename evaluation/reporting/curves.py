@@ -6,8 +6,8 @@
 Reads   RUN/trainer_state.json     eval_<domain>_perplexity, which recipes/pretrain.py logs at each evaluation
         RUN/run.json
         PARENT/validation.json     of the model before the run, on the same blocks: at token 0
-Writes  OUT/perplexity.json        [{"run", "access", "domain", "blocks": a hash, "tokens": [...],
-"perplexity": [...]}]
+Writes  OUT/perplexity.json        [{"run", "access", "domain", "blocks": a hash,
+                               "tokens": [...], "perplexity": [...]}]
         OUT/perplexity.png
 
 Perplexities are compared on the same held-out blocks only, as far as the manifests that the runs read still
