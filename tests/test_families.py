@@ -1,5 +1,5 @@
 """The stages that tokenize, on a tiny model with the tokenizer and chat format of each family: blocks,
-pretraining, LoRA on conversations, merge, DPO, answers of evaluation and chat, forgetting."""
+pretraining, LoRA on conversations, merge, DPO, GRPO, answers of evaluation and chat, forgetting, release."""
 
 import json
 import shutil
@@ -14,14 +14,17 @@ from transformers import AutoTokenizer, GenerationMixin
 from data_prep import build_blocks
 from data_prep.corpus.tokenize import adds_bos
 from data_prep.files import write_jsonl
+from data_prep.manifest import write_manifest
 from evaluation import chat, forgetting, generate, score
 from evaluation.models.conversation import Chat
 from evaluation.models.registry import read_entry
+from recipes.release import __main__ as release
 from tests import tokenizer_families
 from tests.data_prep.test_blocks import MIXTURE
 from tests.evaluation.test_forgetting import QUESTIONS, write_csv
 from tests.lab import PRETRAIN, SFT, recipe, run_json
 from tests.recipes.test_dpo import PLAIN as DPO
+from tests.recipes.test_grpo import GRPO
 from tests.recipes.test_preflight import FORMATS, GEMMA
 from tests.tiny_model import read_jsonl, rows_of, write_rows
 
@@ -38,6 +41,19 @@ SIZES |= {"num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 5
 PAIRS = [(f"Is fever {i} given?", "AB"[i % 2]) for i in range(4)]
 
 
+def rows_made(folder, stage):
+    """The manifest of invented rows, as the stage that makes such rows writes it."""
+    source = {
+        "path": "x",
+        "sha256": "0" * 64,
+        "records": 4,
+        "source": "s",
+        "license": "CC0",
+        "access": "gated",
+    }
+    write_manifest(folder, stage=stage, arguments={}, inputs=[source], dropped={}, outputs=[])
+
+
 @pytest.fixture(scope="module", params=tokenizer_families.FAMILIES)
 def chain(request, lab):
     """(folder, name of the family) after data, pretraining, tuning and merge."""
@@ -51,6 +67,7 @@ def chain(request, lab):
     config(vocab_size=len(tokenizer), **SIZES, **names).save_pretrained(folder / "shape")
     for name in ("documents", "rows"):
         shutil.copytree(lab / name, folder / name)
+    rows_made(folder / "rows", "build_instructions")
     (folder / "mixture.yaml").write_text(yaml.safe_dump(MIXTURE | {"tokens": 2000}))
     places = {"documents": "documents", "tokenizer": "shape", "mixture": "mixture.yaml", "out": "blocks"}
     build_blocks.main([f"--{name}={folder / path}" for name, path in places.items()])
@@ -126,3 +143,21 @@ def test_preferences_answers_and_forgetting(chain, monkeypatch):
                      "--data", str(folder / "general"), "--blocks", str(folder / "blocks"), "--device", "cpu",
                      "--num_fewshot", "0", "--max_general_drop", "1.0", "--max_general_perplexity_ratio", "9",
                      "--out", str(folder / "forgetting")])  # fmt: skip
+
+
+def test_rewards_teach_and_the_release_holds(chain, monkeypatch):
+    folder, _ = chain
+    common = {"task": "medqa", "scoring": "choice", "source": "s", "license": "CC0", "access": "gated"}
+    common |= {"choices": ["A", "B"], "options": ["zorimel", "tavoxan"]}
+    rows = [
+        {"id": f"c{i}", "prompt": f"{q}\n", "question": q, "completion": a} for i, (q, a) in enumerate(PAIRS)
+    ]
+    for split in ("train", "validation"):
+        write_jsonl(folder / f"choice_rows/{split}.jsonl", [row | common | {"split": split} for row in rows])
+    rows_made(folder / "choice_rows", "build_tasks")
+    assert recipe(folder, "grpo", GRPO | {"max_steps": 1, "output_dir": "rewarded"}) is None
+    assert any(line["completion"] for line in read_jsonl(folder / "rewarded/completions/rank0.jsonl"))
+
+    monkeypatch.chdir(folder)
+    for action in (["build", "--license", "CC-BY-4.0"], ["verify"]):
+        release.main(release.make_parser().parse_args([*action, "release", "--run", "rewarded"]))
