@@ -3,6 +3,7 @@
     pip install -r requirements-serve.txt
     python -m evaluation.serve --model outputs/demo/chat
     python -m evaluation.serve --model outputs/demo/chat --backend vllm
+    python -m evaluation.serve --model outputs/demo/chat --check http://127.0.0.1:8000
 
 Reads   MODEL (models/registry.py): a folder, or a name of evaluation/models
 Writes  nothing; for vLLM and llama.cpp outputs/serve/<name>.jinja where the wrapper is the entry's
@@ -13,9 +14,11 @@ evaluation reads the access class. Nothing is fetched, and no other model can be
 without --host only this machine reaches it, and a credentialed model is served no further.
 
 vLLM, llama.cpp and Ollama are not among the pinned packages: --backend prints their commands, for an
-environment of their own. Of these the conversion to GGUF was tried, the servers were not. The converter knows
-the tokenizers of published families, not the demo's, and writes 16 bits. A GGUF file goes into the model's
-folder, so that its class stays beside it.
+environment of their own, and --check asks a running vLLM or llama.cpp whether it makes evaluation's token ids
+of a conversation. Tried on a CPU, in float32: vLLM 0.31 and llama.cpp 11549 (RESULTS.md); Ollama was not. The
+converter to GGUF knows the tokenizers of published families, not the demo's, and writes 16 bits. A GGUF file
+goes into the model's folder, so that its class stays beside it; what generation_config.json says of sampling
+is not in it.
 """
 
 import argparse
@@ -26,6 +29,9 @@ import shlex
 import socket
 import sys
 import tempfile
+import urllib.error
+import urllib.request
+from itertools import zip_longest
 from pathlib import Path
 
 from data_prep import egress
@@ -38,12 +44,16 @@ from evaluation.models.registry import Entry, access_of, read_entry
 NEEDS = ("fastapi", "openai", "uvicorn")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 GGUF = "python convert_hf_to_gguf.py {folder} --outfile {folder}/model.gguf --outtype auto"
-COMMANDS = {  # {template}: arguments where the wrapper is not the tokenizer's own
+COMMANDS = {  # pages of other sites may not ask; {template}: where the wrapper is not the tokenizer's own
     "vllm": [
         "HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 vllm serve {folder} "
-        "--host {host} --port {port}{template}"
+        "--host {host} --port {port} --allowed-origins '[]'{template}"
     ],
-    "llama.cpp": [GGUF, "llama-server -m {folder}/model.gguf --host {host} --port {port} --jinja{template}"],
+    "llama.cpp": [
+        GGUF,
+        "LLAMA_ARG_CORS_ORIGINS=localhost llama-server -m {folder}/model.gguf --alias {folder} "
+        "--host {host} --port {port} --jinja{template}{blank}",
+    ],
     "ollama": [
         GGUF,
         "printf 'FROM %s\\n' {folder}/model.gguf > {folder}/Modelfile",
@@ -54,6 +64,16 @@ COMMANDS = {  # {template}: arguments where the wrapper is not the tokenizer's o
     ],
 }
 TEMPLATE = {"vllm": " --chat-template {}", "llama.cpp": " --chat-template-file {}"}
+NO_BLANK = " --override-kv tokenizer.ggml.add_space_prefix=bool:false"
+CONVERSATIONS = [
+    [{"role": "user", "content": "Give 12345 mg, or 0.5?\n\nA. yes\nB. no\n"}],
+    [{"role": "user", "content": " \u00c4rzte \u2014 \u03bcg\t\u2265 5 \U0001f600"}],
+    [
+        {"role": "user", "content": "What is a fever?"},
+        {"role": "assistant", "content": "A high temperature."},
+        {"role": "user", "content": "How high?"},
+    ],
+]
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -61,6 +81,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="folder of a whole model, or a name of the registry")
     parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="path=DIR, access=credentialed, ...")
     parser.add_argument("--backend", choices=("transformers", *COMMANDS), default="transformers")
+    parser.add_argument(
+        "--check", metavar="URL", help="a running vLLM or llama.cpp: does it make the same ids?"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda:0, ...")
@@ -110,8 +133,8 @@ def describe(entry: Entry, args) -> str:
     )
 
 
-def other_server(entry: Entry, args, template: str | None) -> str:
-    """The commands of another server."""
+def other_server(entry: Entry, args, template: str | None, blank: bool) -> str:
+    """The commands of another server. `blank`: of wrapper.blank_after_special."""
     extra = ""
     if template and args.backend in TEMPLATE:
         file = Path("outputs/serve", f"{entry.name}.jinja")
@@ -120,8 +143,56 @@ def other_server(entry: Entry, args, template: str | None) -> str:
         extra = TEMPLATE[args.backend].format(shlex.quote(str(file)))
     names = {"folder": shlex.quote(str(entry.path.resolve())), "name": shlex.quote(entry.name.lower())}
     names |= {"host": args.host, "port": args.port, "address": address(args), "template": extra}
-    lines = [line.format_map(names) for line in COMMANDS[args.backend]]
-    return "\n".join([f"# {args.backend}: its server is untried; in an environment of its own", *lines])
+    lines = [line.format_map(names | {"blank": "" if blank else NO_BLANK}) for line in COMMANDS[args.backend]]
+    if args.backend == "ollama":
+        return "\n".join(["# ollama: untried; in an environment of its own", *lines])
+    check = ["--model", args.model, *args.changes, "--check", f"http://{address(args)}"]
+    after = [
+        f"check: python -m evaluation.serve {shlex.join(check)}",
+        *describe(entry, args).splitlines()[1:],
+    ]
+    return "\n".join([f"# {args.backend}, in an environment of its own", *lines, *(f"# {a}" for a in after)])
+
+
+def post(url: str, body: dict) -> dict | None:
+    """The JSON that a server answers; None where it has no such path. BadInput if it does not answer."""
+    data = json.dumps(body).encode()
+    try:
+        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        if error.code in (404, 405):
+            return None
+        said = " ".join(error.read(300).decode(errors="replace").split())
+        raise BadInput(f"{url}: {error.code} {said}. Next: read the server's log") from error
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{url}: {error}. Next: start the server, or give its URL") from error
+
+
+def check_ids(entry: Entry, tokenizer, url: str) -> str:
+    """A sentence: the server at `url` makes evaluation's token ids of conversations. BadInput where it does
+    not, with the first that differs."""
+    url = url.rstrip("/").removesuffix("/v1")
+    asked = CONVERSATIONS[: 2 if entry.turns == "one" else None]
+    for messages in asked:
+        if (shown := post(f"{url}/apply-template", {"messages": messages})) is not None:  # llama.cpp
+            text = {"content": shown["prompt"], "add_special": True, "parse_special": True}
+            answer = post(f"{url}/tokenize", text)
+        else:
+            name = str(entry.path.resolve())
+            answer = post(f"{url}/tokenize", {"model": name, "messages": messages})
+        if answer is None:
+            raise BadInput(f"{url}: tells no token ids. Next: only vLLM and llama.cpp can be asked")
+        found, wanted = answer["tokens"], wrapper.prompt_ids(tokenizer, messages, entry.turns)
+        if found != wanted:
+            here = next(i for i, pair in enumerate(zip_longest(found, wanted)) if len(set(pair)) > 1)
+            ours, theirs = (tokenizer.convert_ids_to_tokens(ids[here : here + 4]) for ids in (wanted, found))
+            raise BadInput(
+                f"{url}: asks {theirs} at token {here} where evaluation asks {ours}, of "
+                f"{messages[-1]['content']!r}. Next: start it with the command of --backend"
+            )
+    return f"{url} makes the token ids of evaluation: {len(asked)} of {len(asked)} conversations"
 
 
 def serve(entry: Entry, args, template: str | None) -> None:
@@ -145,7 +216,7 @@ def main(argv=None):
             raise BadInput(f"{entry.path}: servers read '@' as a revision. Next: rename the folder")
         keep_on_site(None, entry, [])
         lacking = [name for name in NEEDS if not importlib.util.find_spec(name)]
-        if args.backend == "transformers":
+        if args.backend == "transformers" and not args.check:
             if lacking:
                 raise BadInput(f"{lacking[0]} is not installed. Next: pip install -r requirements-serve.txt")
             check_port(args.host, args.port)
@@ -155,10 +226,12 @@ def main(argv=None):
             template = wrapper.served_template(tokenizer, entry)
             if tokenizer.eos_token_id not in wrapper.stops(entry.path):
                 print(f"note: its generation_config.json does not stop at {tokenizer.eos_token}", flush=True)
-            if args.backend == "transformers":
+            if args.check:
+                print(check_ids(entry, tokenizer, args.check))
+            elif args.backend == "transformers":
                 serve(entry, args, template)
             else:
-                print(other_server(entry, args, template))
+                print(other_server(entry, args, template, wrapper.blank_after_special(tokenizer)))
     except (BadInput, OSError) as error:
         sys.exit(f"error: {error if isinstance(error, BadInput) else os_sentence(error)}")
     except KeyboardInterrupt:

@@ -56,16 +56,26 @@ def prompt_ids(tokenizer, messages: list[dict], turns: str = "many") -> list[int
 
 
 def served_template(tokenizer, entry) -> str | None:
-    """The wrapper to hand to a server, which adds no BOS of its own; None where it finds the right one in the
-    model's folder."""
-    bos = tokenizer.bos_token
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "?"}], tokenize=False, add_generation_prompt=True
+    """The wrapper to hand to a server, which reads its text as tokens and adds none; None where it finds the
+    right one in the model's folder. SentencePiece begins a text with a blank, and not what follows a BOS, so
+    the blank is written where evaluation has one. BadInput where no wrapper gives evaluation's ids."""
+    own, asked = tokenizer.get_chat_template(), [{"role": "user", "content": "Which 12?"}]
+    for before in ("", "{{ bos_token }}", "{{ bos_token + ' ' }}"):
+        given = {"chat_template": before + own, "add_generation_prompt": True}
+        served = tokenizer.apply_chat_template(asked, tokenize=False, **given)
+        if tokenizer(served, add_special_tokens=False).input_ids == prompt_ids(tokenizer, asked):
+            return before + own if before or entry.chat_template else None
+    raise BadInput(
+        f"{entry.path}: no server gives its wrapper the token ids of evaluation. Next: chat_template=FILE"
     )
-    adds = bool(bos) and not text.startswith(bos) and encode(tokenizer, text)[0] == tokenizer.bos_token_id
-    if not adds and not entry.chat_template:
-        return None
-    return ("{{ bos_token }}" if adds else "") + tokenizer.get_chat_template()
+
+
+def blank_after_special(tokenizer) -> bool:
+    """Whether this tokenizer of SentencePiece's kind begins the words after a special token with a blank, as
+    llama.cpp does by default. True for other kinds, whose words have none."""
+    special = tokenizer.bos_token or tokenizer.eos_token
+    alone, after = (tokenizer(text, add_special_tokens=False).input_ids for text in ("a", f"{special}a"))
+    return special is None or after[1:] == alone
 
 
 def stops(folder) -> set[int]:

@@ -69,6 +69,12 @@ TWO_TURNS = {  # with one example before it
     "me-llama": "Human: \nOr so?\nno\n\nIs it so?\n\nAssistant: \n",
     "alpacare": "### Instruction:\nOr so?\nno\n\nIs it so?\n\n### Response:",
 }
+WITH_SYSTEM = {  # "Be brief." before "Is it so?"
+    "llama-2-13b-chat": "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nIs it so? [/INST]",
+    "llama-3.1-8b-instruct": ASKED["llama-3.1"].replace("2024\n\n", "2024\n\nBe brief."),
+    "medgemma-27b-text-it": ASKED["medgemma"].replace("Is it", "Be brief.\n\nIs it"),
+    "qwen3-8b": "<|im_start|>system\nBe brief.<|im_end|>\n" + ASKED["qwen3"],
+}
 TOKENIZERS = {
     "llama-3.1": ("<|begin_of_text|>", "<|eot_id|>", True),
     "med-llama3": ("<|begin_of_text|>", "<|eot_id|>", True),
@@ -108,6 +114,18 @@ def world(tmp_path_factory):
         return made[key]
 
     return folder, stand_in
+
+
+def test_a_system_prompt_stands_where_the_family_has_it(world):
+    _, stand_in = world
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is it so?\n"}]
+    for name, wanted in WITH_SYSTEM.items():
+        entry = read_entry(name, [f"path={stand_in(name)}"])
+        tokenizer = wrapper.open_tokenizer(entry)
+        assert tokenizer.decode(wrapper.prompt_ids(tokenizer, turns, entry.turns)) == wanted
+    tokenizer = wrapper.open_tokenizer(read_entry("chatdoctor", [f"path={stand_in('chatdoctor')}"]))
+    with pytest.raises(BadInput, match="it has no system turn.*or leave --system out"):
+        wrapper.prompt_ids(tokenizer, turns)
 
 
 def run(world, name, *more, tasks="pubmedqa", changes=(), preset=None):

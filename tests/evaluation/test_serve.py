@@ -12,14 +12,17 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from tokenizers import pre_tokenizers
 
 from evaluation import chat, generate, serve
 from evaluation.diagnosis.judges import PROMPT, make_judge
 from evaluation.models import wrapper
 from evaluation.models.conversation import Chat
 from evaluation.models.registry import read_entry
+from tests import tokenizer_families
 from tests.tiny_model import REPO, make_model, make_tokenizer, read_jsonl, rows_of, write_rows
 
 ASKED = [{"role": "user", "content": "Which drug?\n"}]
@@ -34,6 +37,11 @@ def world(tmp_path_factory):
     make_model(folder / "bare", template=False)
     make_tokenizer("<|im_start|>", "<|im_end|>", False).save_pretrained(folder / "qwen")
     make_tokenizer("<bos>", "<end_of_turn>").save_pretrained(folder / "gemma")
+    tokenizer_families.llama2().save_pretrained(folder / "blanks")
+    first = tokenizer_families.llama2()  # as LLaMA-2 with "legacy": false: no blank after a special token
+    first.backend_tokenizer.normalizer = None
+    first.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    make_model(folder / "first", template=False, tokenizer=first)
     return folder
 
 
@@ -45,15 +53,77 @@ def run(*arguments):
 @pytest.mark.parametrize(("model", "folder", "handed"), [
     ("own", "own", False), ("llama-2-13b-chat", "bare", True), ("me-llama-13b-chat", "bare", True),
     ("qwen3-8b", "qwen", True), ("medgemma-27b-text-it", "gemma", True),
+    *[(name, folder, True) for name in ("llama-2-13b-chat", "me-llama-13b-chat") for folder in ("blanks", "first")],
 ])  # fmt: skip
 def test_the_served_wrapper_gives_the_ids_of_evaluation(world, monkeypatch, model, folder, handed):
     monkeypatch.setattr("evaluation.models.registry.check_folder", lambda folder: None)
     entry = read_entry(*([str(world / model)] if model == folder else [model, [f"path={world / folder}"]]))
     tokenizer = wrapper.open_tokenizer(entry)
     template = wrapper.served_template(tokenizer, entry)
-    assert bool(template) == handed
+    assert bool(template) == handed and wrapper.blank_after_special(tokenizer) == (folder != "first")
     served = tokenizer.apply_chat_template(ASKED, chat_template=template, add_generation_prompt=True)
     assert served["input_ids"] == wrapper.prompt_ids(tokenizer, ASKED)
+
+
+def test_a_wrapper_that_no_server_can_give_is_refused(world, monkeypatch):
+    real = wrapper.prompt_ids
+    monkeypatch.setattr(wrapper, "prompt_ids", lambda *given: [*real(*given), 7])
+    with pytest.raises(
+        SystemExit, match="no server gives its wrapper the token ids of evaluation. Next: chat_"
+    ):
+        run(world / "own", "--backend", "vllm")
+
+
+@pytest.fixture
+def teller():
+    """(URL, {path: function of the body}) of a server that answers what those functions say, else 404."""
+    paths = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            said = json.dumps(paths[self.path](body) if self.path in paths else {}).encode()
+            self.send_response(200 if self.path in paths else 404)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", paths
+        server.shutdown()
+
+
+@pytest.mark.parametrize("kind", ["vllm", "llama.cpp"])
+def test_another_server_is_asked_for_its_token_ids(world, teller, capsys, kind):
+    url, paths = teller
+    tokenizer = wrapper.open_tokenizer(read_entry(str(world / "own")))
+    wrapped = {"tokenize": False, "add_generation_prompt": True}
+    asked = []
+
+    def told(body):
+        text = body.get("content") or tokenizer.apply_chat_template(body["messages"], **wrapped)
+        asked.append(text)
+        return {"tokens": tokenizer(text, add_special_tokens=False).input_ids}
+
+    paths["/tokenize"] = told
+    if kind == "llama.cpp":
+        paths["/apply-template"] = lambda body: {
+            "prompt": tokenizer.apply_chat_template(body["messages"], **wrapped)
+        }
+    run(world / "own", "--check", f"{url}/v1")
+    assert "makes the token ids of evaluation: 3 of 3" in capsys.readouterr().out and len(asked) == 3
+    paths["/tokenize"] = lambda body: {"tokens": [0, *told(body)["tokens"]]}
+    with pytest.raises(SystemExit, match=r"asks \['<s>', .* at token 1 where evaluation asks .*Next: "):
+        run(world / "own", "--check", url)
+    paths.clear()
+    with pytest.raises(SystemExit, match="tells no token ids. Next: only vLLM and llama.cpp"):
+        run(world / "own", "--check", url)
+    with pytest.raises(SystemExit, match="127.0.0.1:1.*refused.*Next: start the server"):
+        run(world / "own", "--check", "http://127.0.0.1:1")
 
 
 def test_a_full_disk_is_one_sentence(world, tmp_path, monkeypatch):
@@ -105,9 +175,16 @@ def test_the_commands_of_other_servers_name_the_folder_and_the_wrapper(world, tm
     ):
         run("me-llama-13b-chat", f"path={world / 'bare'}", "--backend", backend, "--port", 8431)
         said = capsys.readouterr().out
-        assert "untried" in said and program in said and str(world / "bare") in said
+        assert (
+            ("untried" in said) == (backend == "ollama") and program in said and str(world / "bare") in said
+        )
         assert [shlex.split(line, comments=True) for line in said.splitlines()]
+        assert "--override-kv" not in said and ("--check http://127.0.0.1:8431" in said) == (
+            backend != "ollama"
+        )
         assert ("outputs/serve/me-llama-13b-chat.jinja" in said) == (backend != "ollama")
+    run("me-llama-13b-chat", f"path={world / 'first'}", "--backend", "llama.cpp")
+    assert "add_space_prefix=bool:false" in capsys.readouterr().out
     assert "Human:" in (tmp_path / "outputs/serve/me-llama-13b-chat.jinja").read_text()
 
 
