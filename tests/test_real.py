@@ -23,7 +23,7 @@ def raw(tmp_path):
 
 
 def test_every_stage_reads_what_an_earlier_one_makes():
-    check_chain(real.stages(None, RAW), given=(RAW,))
+    check_chain(real.stages(None, RAW) + real.FULL, given=(RAW,))
 
 
 def test_the_model_and_the_files_are_the_users(raw, capsys):
