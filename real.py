@@ -109,7 +109,7 @@ def stages(model: str | None, raw: str) -> list[Stage]:
 # Written before it was run: with YaRN of factor 2, and no training, the model finds needles beyond its 8,192
 # positions that it does not find as it is.
 FULL = [
-    Stage("real_scaled", "twice the positions, by the config alone", 40, "outputs/real/scaled",
+    Stage("real_scaled", "twice the positions, by the config alone", 195, "outputs/real/scaled",
           "real_blocks real_model", """
         python recipes/pretrain.py --config recipes/configs/real_scaled.yaml"""),
     Stage("real_needles", "needles beyond the model's positions, with scaling and without", 2500,
