@@ -154,13 +154,15 @@ def other_server(entry: Entry, args, template: str | None, blank: bool) -> str:
     return "\n".join([f"# {args.backend}, in an environment of its own", *lines, *(f"# {a}" for a in after)])
 
 
-def post(url: str, body: dict) -> dict | None:
-    """The JSON that a server answers; None where it has no such path. BadInput if it does not answer."""
+def post(url: str, body: dict, key: str):
+    """What a server answers under `key`; None where it has no such path or key. BadInput if it does not
+    answer."""
     data = json.dumps(body).encode()
     try:
         request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
+            found = json.load(answer)
+            return found.get(key) if isinstance(found, dict) else None
     except urllib.error.HTTPError as error:
         if error.code in (404, 405):
             return None
@@ -176,15 +178,15 @@ def check_ids(entry: Entry, tokenizer, url: str) -> str:
     url = url.rstrip("/").removesuffix("/v1")
     asked = CONVERSATIONS[: 2 if entry.turns == "one" else None]
     for messages in asked:
-        if (shown := post(f"{url}/apply-template", {"messages": messages})) is not None:  # llama.cpp
-            text = {"content": shown["prompt"], "add_special": True, "parse_special": True}
-            answer = post(f"{url}/tokenize", text)
+        text = post(f"{url}/apply-template", {"messages": messages}, "prompt")
+        if text is not None:  # llama.cpp
+            body = {"content": text, "add_special": True, "parse_special": True}
         else:
-            name = str(entry.path.resolve())
-            answer = post(f"{url}/tokenize", {"model": name, "messages": messages})
-        if answer is None:
+            body = {"model": str(entry.path.resolve()), "messages": messages}
+        found = post(f"{url}/tokenize", body, "tokens")
+        wanted = wrapper.prompt_ids(tokenizer, messages, entry.turns)
+        if found is None:
             raise BadInput(f"{url}: tells no token ids. Next: only vLLM and llama.cpp can be asked")
-        found, wanted = answer["tokens"], wrapper.prompt_ids(tokenizer, messages, entry.turns)
         if found != wanted:
             here = next(i for i, pair in enumerate(zip_longest(found, wanted)) if len(set(pair)) > 1)
             ours, theirs = (tokenizer.convert_ids_to_tokens(ids[here : here + 4]) for ids in (wanted, found))
