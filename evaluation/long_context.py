@@ -27,6 +27,7 @@ import markupsafe
 import numpy as np
 
 from data_prep import egress
+from data_prep.corpus.tokenize import adds_bos
 from data_prep.files import one_sentence, whole_folder
 from data_prep.manifest import read_manifest
 from data_prep.schema import BadInput, strictest
@@ -194,7 +195,7 @@ def needle(tokenizer, length: int, depth: float, seed: str) -> tuple[list[int], 
     if whole[: len(question)] != question:
         raise BadInput("this tokenizer merges the question with its answer. Next: lm_eval --tasks ruler")
     answer = whole[len(question) :]
-    start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    start = [tokenizer.bos_token_id] if adds_bos(tokenizer) else []
     room, notes = length - len(start) - len(planted) - len(question) - len(answer), []
     while True:
         numbers = {"day": len(notes) + 1, "a": draw.randrange(1, 10), "b": draw.randrange(60, 100)}

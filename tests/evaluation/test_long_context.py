@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from data_prep.schema import BadInput
 from evaluation import long_context, needle_rows, report, ruler
+from tests import tokenizer_families
 from tests.tiny_model import make_tokenizer
 
 TINY = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
@@ -116,6 +117,13 @@ def test_rows_that_teach_it_are_prompts_that_are_not_asked(tmp_path, capsys):
     assert not any(json.loads(line)["prompt"] in asked for line in lines)
     with pytest.raises(SystemExit, match="--longest from 48"):
         needle_rows.main([*given, "--longest", "20"])
+
+
+@pytest.mark.parametrize("name", tokenizer_families.FAMILIES)
+def test_a_needle_begins_as_its_tokenizer_begins_a_text(name):
+    tokenizer = tokenizer_families.FAMILIES[name]()
+    ids, _ = long_context.needle(tokenizer, 600, 0.5, "0")
+    assert (ids[0] == tokenizer.bos_token_id) == (name in tokenizer_families.ADDS_BOS)
 
 
 def test_needles_beyond_the_old_length_are_compared_in_pairs():
