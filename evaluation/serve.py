@@ -6,7 +6,7 @@
     python -m evaluation.serve --model outputs/demo/chat --check http://127.0.0.1:8000
 
 Reads   MODEL (models/registry.py): a folder, or a name of evaluation/models
-Writes  nothing; for vLLM and llama.cpp outputs/serve/<name>.jinja where the wrapper is the entry's
+Writes  nothing; for vLLM and llama.cpp outputs/serve/<name>.jinja where the folder's own will not do
 
 The server wraps messages as evaluation does (models/wrapper.py), decodes by the model's
 generation_config.json unless a request says otherwise, and knows the model by its folder, from which
@@ -14,17 +14,19 @@ evaluation reads the access class. Nothing is fetched, and no other model can be
 without --host only this machine reaches it, and a credentialed model is served no further.
 
 vLLM, llama.cpp and Ollama are not among the pinned packages: --backend prints their commands, for an
-environment of their own, and --check asks a running vLLM or llama.cpp whether it makes evaluation's token ids
-of a conversation. Tried on a CPU, in float32: vLLM 0.31 and llama.cpp 11549 (RESULTS.md); Ollama was not. The
-converter to GGUF knows the tokenizers of published families, not the demo's, and writes 16 bits. A GGUF file
-goes into the model's folder, so that its class stays beside it; what generation_config.json says of sampling
-is not in it.
+environment of their own, and --check compares the token ids of a running vLLM or llama.cpp with those of
+evaluation. Tried on a CPU in float32 (RESULTS.md): vLLM 0.31, and llama.cpp b11549 through a package that
+holds its server; not tried: Ollama, and the command line of llama-server. The converter to GGUF knows the
+tokenizers of published families, not the demo's, and writes 16 bits. A GGUF file goes into the model's
+folder, so that its class stays beside it; it holds nothing of what generation_config.json says of sampling.
 """
 
 import argparse
+import http.client
 import importlib.util
 import json
 import os
+import re
 import shlex
 import socket
 import sys
@@ -39,20 +41,20 @@ from data_prep.files import os_sentence, read_json
 from data_prep.schema import BadInput
 from evaluation.generate import keep_on_site
 from evaluation.models import wrapper
-from evaluation.models.registry import Entry, access_of, read_entry
+from evaluation.models.registry import Entry, access_of, opener, read_entry
 
 NEEDS = ("fastapi", "openai", "uvicorn")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 GGUF = "python convert_hf_to_gguf.py {folder} --outfile {folder}/model.gguf --outtype auto"
-COMMANDS = {  # pages of other sites may not ask; {template}: where the wrapper is not the tokenizer's own
+COMMANDS = {  # pages of other sites cannot read answers; {template}: where the wrapper is not the tokenizer's
     "vllm": [
         "HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 vllm serve {folder} "
         "--host {host} --port {port} --allowed-origins '[]'{template}"
     ],
     "llama.cpp": [
         GGUF,
-        "LLAMA_ARG_CORS_ORIGINS=localhost llama-server -m {folder}/model.gguf --alias {folder} "
-        "--host {host} --port {port} --jinja{template}{blank}",
+        "llama-server -m {folder}/model.gguf --alias {folder} --host {host} --port {port} "
+        "--cors-origins localhost --jinja{template}{prefix}",
     ],
     "ollama": [
         GGUF,
@@ -64,7 +66,7 @@ COMMANDS = {  # pages of other sites may not ask; {template}: where the wrapper 
     ],
 }
 TEMPLATE = {"vllm": " --chat-template {}", "llama.cpp": " --chat-template-file {}"}
-NO_BLANK = " --override-kv tokenizer.ggml.add_space_prefix=bool:false"
+NO_PREFIX_SPACE = " --override-kv tokenizer.ggml.add_space_prefix=bool:false"
 CONVERSATIONS = [
     [{"role": "user", "content": "Give 12345 mg, or 0.5?\n\nA. yes\nB. no\n"}],
     [{"role": "user", "content": " \u00c4rzte \u2014 \u03bcg\t\u2265 5 \U0001f600"}],
@@ -133,8 +135,8 @@ def describe(entry: Entry, args) -> str:
     )
 
 
-def other_server(entry: Entry, args, template: str | None, blank: bool) -> str:
-    """The commands of another server. `blank`: of wrapper.blank_after_special."""
+def other_server(entry: Entry, args, template: str | None, no_space: bool) -> str:
+    """The commands of another server. `no_space`: of wrapper.drops_prefix_space."""
     extra = ""
     if template and args.backend in TEMPLATE:
         file = Path("outputs/serve", f"{entry.name}.jinja")
@@ -142,59 +144,60 @@ def other_server(entry: Entry, args, template: str | None, blank: bool) -> str:
         file.write_text(template, encoding="utf-8")
         extra = TEMPLATE[args.backend].format(shlex.quote(str(file)))
     names = {"folder": shlex.quote(str(entry.path.resolve())), "name": shlex.quote(entry.name.lower())}
-    names |= {"host": args.host, "port": args.port, "address": address(args), "template": extra}
-    lines = [line.format_map(names | {"blank": "" if blank else NO_BLANK}) for line in COMMANDS[args.backend]]
+    names |= {"host": shlex.quote(args.host), "port": args.port, "address": shlex.quote(address(args))}
+    names |= {"template": extra, "prefix": NO_PREFIX_SPACE if no_space else ""}
+    lines = [line.format_map(names) for line in COMMANDS[args.backend]]
     if args.backend == "ollama":
         return "\n".join(["# ollama: untried; in an environment of its own", *lines])
     check = ["--model", args.model, *args.changes, "--check", f"http://{address(args)}"]
-    after = [
-        f"check: python -m evaluation.serve {shlex.join(check)}",
-        *describe(entry, args).splitlines()[1:],
-    ]
+    after = [f"check: python -m evaluation.serve {shlex.join(check)}", *describe(entry, args).splitlines()]
     return "\n".join([f"# {args.backend}, in an environment of its own", *lines, *(f"# {a}" for a in after)])
 
 
 def post(url: str, body: dict, key: str):
-    """What a server answers under `key`; None where it has no such path or key. BadInput if it does not
+    """What a server returns under `key`; None if it has no such path or key. BadInput if it does not
     answer."""
-    data = json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    headers |= {"Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', '')}"}
     try:
-        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+        with opener(url).open(request, timeout=60) as answer:
             found = json.load(answer)
-            return found.get(key) if isinstance(found, dict) else None
     except urllib.error.HTTPError as error:
         if error.code in (404, 405):
             return None
-        said = " ".join(error.read(300).decode(errors="replace").split())
-        raise BadInput(f"{url}: {error.code} {said}. Next: read the server's log") from error
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{url}: {error}. Next: start the server, or give its URL") from error
+        said = "" if egress.agreements() else egress.printable(error.read(300).decode(errors="replace"))
+        way = "export OPENAI_API_KEY" if error.code in (401, 403) else "read the server's log"
+        raise BadInput(f"{url}: {error.code} {said}. Next: {way}") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        said = "no JSON" if isinstance(error, json.JSONDecodeError) else egress.printable(error)
+        raise BadInput(f"{url}: {said}. Next: start the server, then --check http://HOST:PORT") from error
+    return found.get(key) if isinstance(found, dict) else None
 
 
 def check_ids(entry: Entry, tokenizer, url: str) -> str:
-    """A sentence: the server at `url` makes evaluation's token ids of conversations. BadInput where it does
+    """A sentence: the server at `url` gives a conversation the token ids of evaluation. BadInput if it does
     not, with the first that differs."""
-    url = url.rstrip("/").removesuffix("/v1")
+    url = re.sub(r"/(v1(/.*)?)?$", "", url)
     asked = CONVERSATIONS[: 2 if entry.turns == "one" else None]
     for messages in asked:
-        text = post(f"{url}/apply-template", {"messages": messages}, "prompt")
-        if text is not None:  # llama.cpp
-            body = {"content": text, "add_special": True, "parse_special": True}
-        else:
-            body = {"model": str(entry.path.resolve()), "messages": messages}
-        found = post(f"{url}/tokenize", body, "tokens")
         wanted = wrapper.prompt_ids(tokenizer, messages, entry.turns)
-        if found is None:
-            raise BadInput(f"{url}: tells no token ids. Next: only vLLM and llama.cpp can be asked")
+        text = post(f"{url}/apply-template", {"messages": messages}, "prompt")  # llama.cpp
+        body = {"messages": messages}  # vLLM
+        if text is not None:
+            body = {"content": text, "add_special": True, "parse_special": True}
+        found = post(f"{url}/tokenize", body, "tokens")
+        if not isinstance(found, list) or not all(isinstance(token, int) and token >= 0 for token in found):
+            raise BadInput(f"{url}: returns no token ids. Next: only vLLM and llama.cpp can be asked")
         if found != wanted:
             here = next(i for i, pair in enumerate(zip_longest(found, wanted)) if len(set(pair)) > 1)
             ours, theirs = (tokenizer.convert_ids_to_tokens(ids[here : here + 4]) for ids in (wanted, found))
             raise BadInput(
-                f"{url}: asks {theirs} at token {here} where evaluation asks {ours}, of "
-                f"{messages[-1]['content']!r}. Next: start it with the command of --backend"
+                f"{url}: reads {theirs} at token {here} where evaluation reads {ours}, of "
+                f"{messages[-1]['content']!r}: another model, chat template or conversion. Next: restart it "
+                f"with the commands that --backend prints"
             )
-    return f"{url} makes the token ids of evaluation: {len(asked)} of {len(asked)} conversations"
+    return f"{url} gives the token ids of evaluation: {len(asked)} of {len(asked)} conversations"
 
 
 def serve(entry: Entry, args, template: str | None) -> None:
@@ -214,11 +217,11 @@ def main(argv=None):
         if entry.on_server:
             raise BadInput(f"--model {args.model}: is on a server already. Next: path=DIR, a folder")
         check_host(entry, args.host)
-        if "@" in str(entry.path.resolve()):
-            raise BadInput(f"{entry.path}: servers read '@' as a revision. Next: rename the folder")
+        if odd := re.search("[@,\\s]", str(entry.path.resolve())):
+            raise BadInput(f"{entry.path}: servers split a name at {odd[0]!r}. Next: rename the folder")
         keep_on_site(None, entry, [])
         lacking = [name for name in NEEDS if not importlib.util.find_spec(name)]
-        if args.backend == "transformers" and not args.check:
+        if args.backend == "transformers" and args.check is None:
             if lacking:
                 raise BadInput(f"{lacking[0]} is not installed. Next: pip install -r requirements-serve.txt")
             check_port(args.host, args.port)
@@ -228,12 +231,12 @@ def main(argv=None):
             template = wrapper.served_template(tokenizer, entry)
             if tokenizer.eos_token_id not in wrapper.stops(entry.path):
                 print(f"note: its generation_config.json does not stop at {tokenizer.eos_token}", flush=True)
-            if args.check:
+            if args.check is not None:
                 print(check_ids(entry, tokenizer, args.check))
             elif args.backend == "transformers":
                 serve(entry, args, template)
             else:
-                print(other_server(entry, args, template, wrapper.blank_after_special(tokenizer)))
+                print(other_server(entry, args, template, wrapper.drops_prefix_space(tokenizer)))
     except (BadInput, OSError) as error:
         sys.exit(f"error: {error if isinstance(error, BadInput) else os_sentence(error)}")
     except KeyboardInterrupt:

@@ -32,7 +32,7 @@ TEXTS = [
 
 def commands():
     """(file, command) of each command line in prose, docstrings, YAML headers, Makefile and demo."""
-    for stage in demo.STAGES + demo.FULL + real.stages(None, "data/raw"):
+    for stage in demo.STAGES + demo.FULL + real.stages(None, "data/raw") + real.FULL:
         yield from (("demo.py", shlex.join(command)) for command in stage.commands())
     launch = "accelerate launch --config_file accelerate_configs/cpu.yaml"
     for path in [*TEXTS, ROOT / "Makefile"]:

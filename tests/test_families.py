@@ -41,7 +41,7 @@ SIZES |= {"num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 5
 PAIRS = [(f"Is fever {i} given?", "AB"[i % 2]) for i in range(4)]
 
 
-def rows_made(folder, stage):
+def write_rows_manifest(folder, stage):
     """The manifest of invented rows, as the stage that makes such rows writes it."""
     source = {
         "path": "x",
@@ -67,7 +67,7 @@ def chain(request, lab):
     config(vocab_size=len(tokenizer), **SIZES, **names).save_pretrained(folder / "shape")
     for name in ("documents", "rows"):
         shutil.copytree(lab / name, folder / name)
-    rows_made(folder / "rows", "build_instructions")
+    write_rows_manifest(folder / "rows", "build_instructions")
     (folder / "mixture.yaml").write_text(yaml.safe_dump(MIXTURE | {"tokens": 2000}))
     places = {"documents": "documents", "tokenizer": "shape", "mixture": "mixture.yaml", "out": "blocks"}
     build_blocks.main([f"--{name}={folder / path}" for name, path in places.items()])
@@ -145,7 +145,7 @@ def test_preferences_answers_and_forgetting(chain, monkeypatch):
                      "--out", str(folder / "forgetting")])  # fmt: skip
 
 
-def test_rewards_teach_and_the_release_holds(chain, monkeypatch):
+def test_grpo_and_release(chain, monkeypatch):
     folder, _ = chain
     common = {"task": "medqa", "scoring": "choice", "source": "s", "license": "CC0", "access": "gated"}
     common |= {"choices": ["A", "B"], "options": ["zorimel", "tavoxan"]}
@@ -154,7 +154,7 @@ def test_rewards_teach_and_the_release_holds(chain, monkeypatch):
     ]
     for split in ("train", "validation"):
         write_jsonl(folder / f"choice_rows/{split}.jsonl", [row | common | {"split": split} for row in rows])
-    rows_made(folder / "choice_rows", "build_tasks")
+    write_rows_manifest(folder / "choice_rows", "build_tasks")
     assert recipe(folder, "grpo", GRPO | {"max_steps": 1, "output_dir": "rewarded"}) is None
     assert any(line["completion"] for line in read_jsonl(folder / "rewarded/completions/rank0.jsonl"))
 

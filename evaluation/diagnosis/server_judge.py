@@ -21,7 +21,7 @@ from data_prep.schema import BadInput
 from evaluation.diagnosis.judges import FIELDS, Judge
 from evaluation.generate import keep_on_site
 from evaluation.models import server
-from evaluation.models.registry import read_entry
+from evaluation.models.registry import opener, read_entry
 from evaluation.scoring.parsing import answer_part
 
 OPENAI = "https://api.openai.com/v1/chat/completions"
@@ -45,7 +45,7 @@ class ServerJudge(Judge):
         )
         self.host = egress.host_of(self.entry.base_url)
         self.id = f"openai:{name}@{self.host}"
-        self.opener = server.opener(self.entry, _Stays)
+        self.opener = opener(self.entry.base_url, _Stays)
         self.read_prompt(prompt, fields)
 
     def require_allowed(self, cases: list[dict]) -> None:

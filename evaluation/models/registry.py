@@ -35,6 +35,7 @@ Nothing is fetched: weights that are not on this machine are named with the comm
 import dataclasses
 import hashlib
 import json
+import urllib.request
 from pathlib import Path
 
 from data_prep import egress
@@ -321,3 +322,9 @@ def fingerprint(entry: Entry, listed: dict | None = None) -> str:
         said = {key: (listed or {}).get(key) for key in ("id", "root", "parent", "owned_by")}
         lines += json.dumps([entry.backend, entry.base_url, entry.served, entry.revision, said])
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def opener(url, *handlers):
+    """urllib's way to the server; a proxy is not used for a server on this machine."""
+    near = [urllib.request.ProxyHandler({})] if egress.is_loopback(egress.host_of(url)) else []
+    return urllib.request.build_opener(*near, *handlers)

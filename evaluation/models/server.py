@@ -27,7 +27,7 @@ from transformers import AutoTokenizer
 from data_prep import egress
 from data_prep.schema import BadInput, strictest
 from evaluation.models import wrapper
-from evaluation.models.registry import access_of
+from evaluation.models.registry import access_of, opener
 
 PAUSES = (1, 2, 4, 8, 16, 32)  # seconds before a request is tried again
 REFUSED = (400, 413, 422)  # this request will never be answered
@@ -240,12 +240,6 @@ class Completions(_Patient, LocalCompletionsAPI):
         return None if self.tokenizer is None else len(self.tok_encode(context + continuation))
 
 
-def opener(entry, *handlers):
-    """urllib's way to the server; a proxy is not used for a server on this machine."""
-    near = [urllib.request.ProxyHandler({})] if egress.is_loopback(egress.host_of(entry.base_url)) else []
-    return urllib.request.build_opener(*near, *handlers)
-
-
 def look(entry) -> dict:
     """What the server says of the model in its list of models ({} if it has no such list, which is printed);
     `entry` takes the class of the folders of this machine that the list names as its root and its parent's,
@@ -258,7 +252,7 @@ def look(entry) -> dict:
         url, headers={"Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', '')}"}
     )
     try:
-        with opener(entry).open(request, timeout=30) as response:
+        with opener(entry.base_url).open(request, timeout=30) as response:
             listed = json.load(response)["data"]
         models = {
             model["id"]: model

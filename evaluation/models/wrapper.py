@@ -45,8 +45,8 @@ def prompt_ids(tokenizer, messages: list[dict], turns: str = "many") -> list[int
         text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
     except jinja2.TemplateError as error:
         raise BadInput(
-            f"the model's wrapper refuses this conversation ({error}). Next: /reset"
-            + (", or leave --system out" if system else "")
+            f"the model's wrapper refuses this conversation ({error}). Next: /reset, or "
+            f"{'leave --system out' if system else 'chat_template=FILE'}"
         ) from error
     if any(words.strip() not in text for words in system):
         raise BadInput("the model's wrapper drops the system prompt. Next: leave --system out")
@@ -56,26 +56,31 @@ def prompt_ids(tokenizer, messages: list[dict], turns: str = "many") -> list[int
 
 
 def served_template(tokenizer, entry) -> str | None:
-    """The wrapper to hand to a server, which reads its text as tokens and adds none; None where it finds the
-    right one in the model's folder. SentencePiece begins a text with a blank, and not what follows a BOS, so
-    the blank is written where evaluation has one. BadInput where no wrapper gives evaluation's ids."""
-    own, asked = tokenizer.get_chat_template(), [{"role": "user", "content": "Which 12?"}]
-    for before in ("", "{{ bos_token }}", "{{ bos_token + ' ' }}"):
+    """The chat template to pass to a server, which tokenizes the rendered text without adding special
+    tokens; None if the one in the model's folder is right. SentencePiece adds a prefix space to a text but
+    not to what follows a BOS, so the space is written where evaluation has one. BadInput if no template
+    gives evaluation's token ids."""
+    asked = [{"role": "user", "content": "Which 12?"}]
+    own, wanted = tokenizer.get_chat_template(), prompt_ids(tokenizer, asked)
+    for before in ("", "{{ bos_token }}", "{{ bos_token + ' ' }}") if tokenizer.bos_token else ("",):
         given = {"chat_template": before + own, "add_generation_prompt": True}
         served = tokenizer.apply_chat_template(asked, tokenize=False, **given)
-        if tokenizer(served, add_special_tokens=False).input_ids == prompt_ids(tokenizer, asked):
+        if tokenizer(served, add_special_tokens=False).input_ids == wanted:
             return before + own if before or entry.chat_template else None
     raise BadInput(
-        f"{entry.path}: no server gives its wrapper the token ids of evaluation. Next: chat_template=FILE"
+        f"{entry.path}: on a server its template gives other token ids than in evaluation. Next: "
+        f"chat_template=FILE"
     )
 
 
-def blank_after_special(tokenizer) -> bool:
-    """Whether this tokenizer of SentencePiece's kind begins the words after a special token with a blank, as
-    llama.cpp does by default. True for other kinds, whose words have none."""
+def drops_prefix_space(tokenizer) -> bool:
+    """Whether this is a SentencePiece tokenizer that adds no prefix space after a special token; llama.cpp
+    adds one by default."""
     special = tokenizer.bos_token or tokenizer.eos_token
-    alone, after = (tokenizer(text, add_special_tokens=False).input_ids for text in ("a", f"{special}a"))
-    return special is None or after[1:] == alone
+    if special is None or not any(token.startswith("\u2581") for token in tokenizer.get_vocab()):
+        return False
+    after = tokenizer(f"{special}a", add_special_tokens=False).input_ids[1]
+    return not tokenizer.convert_ids_to_tokens(after).startswith("\u2581")
 
 
 def stops(folder) -> set[int]:

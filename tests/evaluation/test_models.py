@@ -124,8 +124,12 @@ def test_a_system_prompt_stands_where_the_family_has_it(world):
         tokenizer = wrapper.open_tokenizer(entry)
         assert tokenizer.decode(wrapper.prompt_ids(tokenizer, turns, entry.turns)) == wanted
     tokenizer = wrapper.open_tokenizer(read_entry("chatdoctor", [f"path={stand_in('chatdoctor')}"]))
-    with pytest.raises(BadInput, match="it has no system turn.*or leave --system out"):
+    with pytest.raises(BadInput, match="ChatDoctor has no system prompt.*or leave --system out"):
         wrapper.prompt_ids(tokenizer, turns)
+    for name in ("llama-2-13b-chat", "medgemma-27b-text-it"):
+        tokenizer = wrapper.open_tokenizer(read_entry(name, [f"path={stand_in(name)}"]))
+        with pytest.raises(BadInput, match="a system prompt comes first"):
+            wrapper.prompt_ids(tokenizer, [turns[1], turns[0], turns[1]])
 
 
 def run(world, name, *more, tasks="pubmedqa", changes=(), preset=None):

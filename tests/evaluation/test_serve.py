@@ -15,7 +15,7 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from tokenizers import pre_tokenizers
+from tokenizers import normalizers, pre_tokenizers
 
 from evaluation import chat, generate, serve
 from evaluation.diagnosis.judges import PROMPT, make_judge
@@ -37,11 +37,16 @@ def world(tmp_path_factory):
     make_model(folder / "bare", template=False)
     make_tokenizer("<|im_start|>", "<|im_end|>", False).save_pretrained(folder / "qwen")
     make_tokenizer("<bos>", "<end_of_turn>").save_pretrained(folder / "gemma")
-    tokenizer_families.llama2().save_pretrained(folder / "blanks")
-    first = tokenizer_families.llama2()  # as LLaMA-2 with "legacy": false: no blank after a special token
+    tokenizer_families.llama2().save_pretrained(folder / "spaces")
+    first = (
+        tokenizer_families.llama2()
+    )  # as LLaMA-2 with "legacy": false: no prefix space after a special token
     first.backend_tokenizer.normalizer = None
     first.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     make_model(folder / "first", template=False, tokenizer=first)
+    none = tokenizer_families.llama2()  # as Gemma: no prefix space at all
+    none.backend_tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+    none.save_pretrained(folder / "none")
     return folder
 
 
@@ -53,14 +58,14 @@ def run(*arguments):
 @pytest.mark.parametrize(("model", "folder", "handed"), [
     ("own", "own", False), ("llama-2-13b-chat", "bare", True), ("me-llama-13b-chat", "bare", True),
     ("qwen3-8b", "qwen", True), ("medgemma-27b-text-it", "gemma", True),
-    *[(name, folder, True) for name in ("llama-2-13b-chat", "me-llama-13b-chat") for folder in ("blanks", "first")],
+    *[(name, folder, True) for name in ("llama-2-13b-chat", "me-llama-13b-chat") for folder in ("spaces", "first", "none")],
 ])  # fmt: skip
 def test_the_served_wrapper_gives_the_ids_of_evaluation(world, monkeypatch, model, folder, handed):
     monkeypatch.setattr("evaluation.models.registry.check_folder", lambda folder: None)
     entry = read_entry(*([str(world / model)] if model == folder else [model, [f"path={world / folder}"]]))
     tokenizer = wrapper.open_tokenizer(entry)
     template = wrapper.served_template(tokenizer, entry)
-    assert bool(template) == handed and wrapper.blank_after_special(tokenizer) == (folder != "first")
+    assert bool(template) == handed and wrapper.drops_prefix_space(tokenizer) == (folder in ("first", "none"))
     served = tokenizer.apply_chat_template(ASKED, chat_template=template, add_generation_prompt=True)
     assert served["input_ids"] == wrapper.prompt_ids(tokenizer, ASKED)
 
@@ -69,13 +74,13 @@ def test_a_wrapper_that_no_server_can_give_is_refused(world, monkeypatch):
     real = wrapper.prompt_ids
     monkeypatch.setattr(wrapper, "prompt_ids", lambda *given: [*real(*given), 7])
     with pytest.raises(
-        SystemExit, match="no server gives its wrapper the token ids of evaluation. Next: chat_"
+        SystemExit, match="its template gives other token ids than in evaluation. Next: chat_"
     ):
         run(world / "own", "--backend", "vllm")
 
 
 @pytest.fixture
-def teller():
+def fake_server():
     """(URL, {path: function of the body}) of a server that answers what those functions say, else 404."""
     paths = {}
 
@@ -85,8 +90,9 @@ def teller():
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            said = json.dumps(paths[self.path](body) if self.path in paths else {}).encode()
-            self.send_response(200 if self.path in paths else 404)
+            status, said = paths.get(self.path, lambda body: (404, {}))(body)
+            said = said if isinstance(said, bytes) else json.dumps(said).encode()
+            self.send_response(status)
             self.send_header("Content-Length", str(len(said)))
             self.end_headers()
             self.wfile.write(said)
@@ -98,32 +104,51 @@ def teller():
 
 
 @pytest.mark.parametrize("kind", ["vllm", "llama.cpp"])
-def test_another_server_is_asked_for_its_token_ids(world, teller, capsys, kind):
-    url, paths = teller
+def test_the_token_ids_of_another_server_are_compared(world, fake_server, monkeypatch, capsys, kind):
+    url, paths = fake_server
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # not used for this machine
     tokenizer = wrapper.open_tokenizer(read_entry(str(world / "own")))
-    wrapped = {"tokenize": False, "add_generation_prompt": True}
-    asked = []
+    rendered = {"tokenize": False, "add_generation_prompt": True}
 
-    def told(body):
-        text = body.get("content") or tokenizer.apply_chat_template(body["messages"], **wrapped)
-        asked.append(text)
-        return {"tokens": tokenizer(text, add_special_tokens=False).input_ids}
+    def tokenize(body, before=()):
+        text = body.get("content") or tokenizer.apply_chat_template(body["messages"], **rendered)
+        return 200, {"tokens": [*before, *tokenizer(text, add_special_tokens=False).input_ids]}
 
-    paths["/tokenize"] = told
+    paths["/tokenize"] = tokenize
     if kind == "llama.cpp":
-        paths["/apply-template"] = lambda body: {
-            "prompt": tokenizer.apply_chat_template(body["messages"], **wrapped)
-        }
-    run(world / "own", "--check", f"{url}/v1")
-    assert "makes the token ids of evaluation: 3 of 3" in capsys.readouterr().out and len(asked) == 3
-    paths["/tokenize"] = lambda body: {"tokens": [0, *told(body)["tokens"]]}
-    with pytest.raises(SystemExit, match=r"asks \['<s>', .* at token 1 where evaluation asks .*Next: "):
+        paths["/apply-template"] = lambda body: (
+            200,
+            {"prompt": tokenizer.apply_chat_template(body["messages"], **rendered)},
+        )
+    for given in (url, f"{url}/", f"{url}/v1", f"{url}/v1/chat/completions"):
+        run(world / "own", "--check", given)
+        assert "gives the token ids of evaluation: 3 of 3" in capsys.readouterr().out
+    paths["/tokenize"] = lambda body: tokenize(body, before=(0,))
+    with pytest.raises(
+        SystemExit, match=r"reads \['<s>', .* at token 1 where evaluation reads .*Next: restart"
+    ):
         run(world / "own", "--check", url)
-    paths.clear()
-    with pytest.raises(SystemExit, match="tells no token ids. Next: only vLLM and llama.cpp"):
+
+
+@pytest.mark.parametrize(("answer", "said"), [
+    (None, "returns no token ids. Next: only vLLM and llama.cpp"), ((200, []), "returns no token ids"),
+    ((200, {"tokens": 5}), "returns no token ids"), ((200, {"tokens": ["a"]}), "returns no token ids"),
+    ((200, b"<html>"), "no JSON. Next: start the server"),
+    ((401, {}), "401 .*Next: export OPENAI_API_KEY"), ((500, b"broken\x1b[2J"), "500 broken .2J. Next: read the"),
+])  # fmt: skip
+def test_a_server_that_gives_no_token_ids_is_one_sentence(world, fake_server, answer, said):
+    url, paths = fake_server
+    paths |= {"/tokenize": lambda body: answer} if answer else {}
+    with pytest.raises(SystemExit, match=f"^error: {url}[^\n]*{said}"):
         run(world / "own", "--check", url)
-    with pytest.raises(SystemExit, match="127.0.0.1:1.*refused.*Next: start the server"):
-        run(world / "own", "--check", "http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://127.0.0.1:80a", "127.0.0.1:8000", ""])
+def test_a_mistyped_server_is_one_sentence(world, url):
+    with pytest.raises(
+        SystemExit, match="^error: [^\n]*Next: start the server, then --check http://HOST:PORT"
+    ):
+        run(world / "own", "--check", url)
 
 
 def test_a_full_disk_is_one_sentence(world, tmp_path, monkeypatch):
@@ -146,7 +171,9 @@ def test_a_credentialed_model_listens_on_the_loopback_only(world, host):
 
 
 def test_what_cannot_be_served_is_refused_in_a_sentence(world, tmp_path, monkeypatch):
-    shutil.copytree(world / "own", tmp_path / "a@b")
+    odd = ("a@b", "a b", "a,b")
+    for name in odd:
+        shutil.copytree(world / "own", tmp_path / name)
     monkeypatch.setattr(serve, "NEEDS", ())
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -156,7 +183,7 @@ def test_what_cannot_be_served_is_refused_in_a_sentence(world, tmp_path, monkeyp
             (["gpt-4-0314"], "is on a server already. Next: path=DIR"),
             ([world / "own", "--port", port], f"port {port} of 127.0.0.1: .*Next: another --port"),
             ([world / "own", "--port", 99999], "port 99999 .*Next: another --port"),
-            ([tmp_path / "a@b"], "servers read '@' as a revision. Next: "),
+            *(([tmp_path / name], "servers split a name at '.'. Next: rename") for name in odd),
             ([world / "bare", "--backend", "vllm"], "has no chat template.*Next: chat_template=FILE"),
         ):
             with pytest.raises(SystemExit, match=f"^error: [^\n]*{said}"):
