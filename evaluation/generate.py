@@ -47,7 +47,7 @@ from data_prep.files import check_out, one_sentence, read_json, read_jsonl, sha2
 from data_prep.manifest import check_listed
 from data_prep.schema import BadInput, check_row, strictest
 from evaluation import own_tasks
-from evaluation.models.registry import Entry, asks_server, fingerprint, read_entry
+from evaluation.models.registry import Entry, asks_server, fingerprint, positions, read_entry
 from evaluation.models.response_cache import Responses
 from evaluation.scoring.run_outputs import answers, rows_name
 
@@ -370,6 +370,10 @@ def read_rows(args, task: str) -> list[dict]:
         made_by = f"Next: python -m data_prep.build_cases --source cases=FILE --out {args.rows}"
     for split in ("test", "train") if args.num_fewshot else ("test",):
         if not rows_file(args, task, split).is_file():
+            if split == "train":
+                made_by = (
+                    f"Examples are its rows. Next: --num_fewshot 0, or their file in RAW and {made_by[6:]}"
+                )
             raise BadInput(f"{rows_file(args, task, split)}: no such file. {made_by}")
     path, rows = rows_file(args, task), []
     described = (TASKS / f"{task}.yaml").read_text(encoding="utf-8") if task in KNOWN else ""
@@ -537,7 +541,8 @@ def load_model(args, entry: Entry):
         from lm_eval.models.huggingface import HFLM
 
         # in bfloat16 the likelihoods of two answers are often equal, and the first of them would win
-        lm = HFLM(**common, device=device_of(args, entry), **({"softmax_dtype": "float32"} | more))
+        given = {"softmax_dtype": "float32", "max_length": positions(entry.path)} | more
+        lm = HFLM(**common, device=device_of(args, entry), **given)
     if entry.chat_template:
         lm.tokenizer.chat_template = entry.chat_template
     return lm

@@ -37,11 +37,11 @@ from itertools import zip_longest
 from pathlib import Path
 
 from data_prep import egress
-from data_prep.files import os_sentence, read_json
+from data_prep.files import os_sentence
 from data_prep.schema import BadInput
 from evaluation.generate import keep_on_site
 from evaluation.models import wrapper
-from evaluation.models.registry import Entry, access_of, opener, read_entry
+from evaluation.models.registry import Entry, access_of, opener, positions, read_entry
 
 NEEDS = ("fastapi", "openai", "uvicorn")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -120,7 +120,7 @@ def address(args) -> str:
 def describe(entry: Entry, args) -> str:
     """What is served where, to whom, and the commands that ask it."""
     folder, url = entry.path.resolve(), f"http://{address(args)}/v1"
-    context = entry.context or read_json(folder / "config.json").get("max_position_embeddings")
+    context = entry.context or positions(folder)
     who = "this machine only" if args.host in LOOPBACK else "every machine that reaches it"
     facts = f"backend=chat base_url={url}/chat/completions served={folder} path={folder}"
     judge = f"JUDGE=openai:{folder}@{url}/chat/completions"

@@ -291,6 +291,17 @@ def check_model(name, length, revision="main", changes=None):
     return config, tokenizer
 
 
+_ORIGINAL = "original_max_position_embeddings"
+ROPE = {  # what transformers reads of each rope_type, besides rope_theta; without it a KeyError ends the run
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor", _ORIGINAL),
+    "llama3": ("factor", _ORIGINAL, "low_freq_factor", "high_freq_factor"),
+    "longrope": ("short_factor", "long_factor", _ORIGINAL),
+}
+
+
 def check_positions(name, config, tokenizer, length, changes):
     """Refuse texts longer than the model's positions or than its tokenizer allows, and rope_parameters from
     which transformers would make other positions than meant; says what to write."""
@@ -308,8 +319,8 @@ def check_positions(name, config, tokenizer, length, changes):
         f"  max_position_embeddings: {target},",
         f"  rope_parameters: {{{yarn}}}}}",
     )
-    kind, factor = (rope.get("rope_type"), rope.get("factor", 1)) if isinstance(rope, dict) else (None, 1)
-    original = rope.get("original_max_position_embeddings") if isinstance(rope, dict) else None
+    given = rope if isinstance(rope, dict) else {}
+    kind, factor, original = given.get("rope_type", "default"), given.get("factor", 1), given.get(_ORIGINAL)
     wrong = None
     if isinstance(rope, dict) and kind == "dynamic" and longest > positions:
         raise Refused(
@@ -320,9 +331,11 @@ def check_positions(name, config, tokenizer, length, changes):
         wrong = f"texts of {target} tokens, but {name} has {longest} positions"
     elif rope is not None and not (isinstance(rope, dict) and rope.get("rope_theta")):
         wrong = "rope_parameters without rope_theta would take transformers' default, not the model's"
-    elif kind in ("yarn", "llama3") and not original:
-        wrong = f"rope_parameters of type {kind} without original_max_position_embeddings"
-    elif rope and factor * (original or positions) < target:
+    elif kind not in ROPE:
+        wrong = f"rope_parameters of type {kind}; there are {', '.join(ROPE)}"
+    elif rope and (missing := [key for key in ROPE[kind] if not rope.get(key)]):
+        wrong = f"rope_parameters of type {kind} without {missing[0]}"
+    elif rope and kind != "longrope" and factor * (original or positions) < target:
         wrong = f"rope_parameters with factor {factor} do not reach {target} tokens"
     if wrong:
         raise Refused(f"{wrong}. Next: shorter texts, or these lines in the YAML:\n" + "\n".join(lines))

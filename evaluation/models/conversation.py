@@ -5,6 +5,7 @@ import threading
 from data_prep.schema import BadInput
 from evaluation.generate import device_of
 from evaluation.models import wrapper
+from evaluation.models.registry import positions
 
 
 class Chat:
@@ -22,8 +23,7 @@ class Chat:
         self.model = model.to(device_of(args, entry)).eval()
         stops = model.generation_config.eos_token_id
         self.stops = {*(stops if isinstance(stops, list) else [stops]), self.tokenizer.eos_token_id} - {None}
-        positions = getattr(model.config, "max_position_embeddings", None)
-        self.context = min(filter(None, (entry.context, positions)), default=None)
+        self.context = min(filter(None, (entry.context, positions(entry.path))), default=None)
         self.system = [{"role": "system", "content": args.system}] if args.system else []
         self.prompt([{"role": "user", "content": "?"}])  # a system prompt that does not fit is refused now
 

@@ -324,6 +324,15 @@ def fingerprint(entry: Entry, listed: dict | None = None) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def positions(folder: Path) -> int | None:
+    """Tokens that a model can read, of its config: with dynamic scaling of its positions a multiple of
+    max_position_embeddings, which stays that of before. None if the config does not say."""
+    config = read_json(folder / "config.json")
+    config = config.get("text_config") or config
+    rope, tokens = config.get("rope_parameters") or {}, config.get("max_position_embeddings")
+    return tokens and int(tokens * (rope.get("factor", 1) if rope.get("rope_type") == "dynamic" else 1))
+
+
 def opener(url, *handlers):
     """urllib's way to the server; a proxy is not used for a server on this machine."""
     near = [urllib.request.ProxyHandler({})] if egress.is_loopback(egress.host_of(url)) else []

@@ -26,7 +26,7 @@ NAMES = {
     "entities": ("macro_f1", "micro_f1"),
     "summary": ("rouge1", "rouge2", "rougeL"),
     "number": ("accuracy",),
-    "options": ("accuracy", "accuracy_norm"),
+    "options": ("accuracy", "accuracy_norm", "macro_f1"),
 }
 # where it is a label, F1 is given over the other labels too: the shared task scores these alone (Segura-
 # Bedmar et al. 2013)
@@ -173,9 +173,12 @@ def statistics(rows: list[dict]) -> dict:
         raise ValueError(
             f"rows of one task are scored in different ways: {sorted({kind(row) for row in rows})}"
         )
-    if scoring in ("options", "span", "summary", "number"):
+    if scoring in ("span", "summary", "number"):
         return {name: mean_of(rows, name) for name in names(rows)}
     labels, counts = label_counts(rows)
+    if scoring == "options":
+        means = {name: mean_of(rows, name) for name in ("accuracy", "accuracy_norm")}
+        return means | {"macro_f1": (counts, macro_f1)}
     found = {"macro_f1": (counts, macro_f1), "micro_f1": (counts, micro_f1)}
     if scoring == "choice":
         found = {"accuracy": mean_of(rows, "accuracy"), "macro_f1": found["macro_f1"]}

@@ -358,6 +358,10 @@ def test_examples_come_from_the_training_rows_and_never_from_the_test(world):
     with pytest.raises(SystemExit, match="train.jsonl: --num_fewshot 3: .*2 that are available"):
         generate.main(command(world, "eval/few3", "--num_fewshot", 3, tasks="medqa"))
     assert not (world / "eval" / "few3").exists()
+    with pytest.raises(
+        SystemExit, match="emrqa/train.jsonl: no such file. .*Next: --num_fewshot 0, or their"
+    ):
+        generate.main(command(world, "eval/few3", "--num_fewshot", 1, tasks="emrqa"))
 
 
 def test_examples_are_fixed_and_balanced_over_labels(world):

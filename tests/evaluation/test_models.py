@@ -11,7 +11,7 @@ from data_prep.corpus.tokenize import adds_bos
 from data_prep.schema import BadInput
 from evaluation import generate
 from evaluation.models import wrapper
-from evaluation.models.registry import FOLDER, families, read_entry
+from evaluation.models.registry import FOLDER, families, positions, read_entry
 from tests import tokenizer_families
 from tests.fake_openai import FakeServer
 from tests.tiny_model import make_model, make_tokenizer, read_jsonl, rows_of, write_rows
@@ -116,7 +116,20 @@ def world(tmp_path_factory):
     return folder, stand_in
 
 
-def test_a_system_prompt_stands_where_the_family_has_it(world):
+def test_dynamic_scaling_reaches_beyond_the_positions_of_the_config(tmp_path):
+    for rope, reached in (
+        (None, 64),
+        ({"rope_type": "yarn", "factor": 2.0}, 64),
+        ({"rope_type": "dynamic", "factor": 2.0}, 128),
+    ):
+        config = {"max_position_embeddings": 64, "rope_parameters": rope}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert positions(tmp_path) == reached
+        (tmp_path / "config.json").write_text(json.dumps({"text_config": config}))
+        assert positions(tmp_path) == reached
+
+
+def test_each_family_takes_a_system_prompt_in_its_own_format(world):
     _, stand_in = world
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is it so?\n"}]
     for name, wanted in WITH_SYSTEM.items():

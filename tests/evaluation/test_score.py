@@ -425,6 +425,17 @@ def test_a_model_that_gives_one_answer_to_everything_is_named(tmp_path, capsys):
     assert entries[1]["one_answer"]["share"] == entries[1]["one_answer"]["majority"] == pytest.approx(2 / 3)
 
 
+def test_a_likelihood_twin_that_collapsed_shows_in_its_macro_f1(tmp_path, capsys):
+    gold = [NLI[i % 3 // 2] for i in range(30)]
+    nats = [[-1.0, 1], *[[-2.0, 1]] * (len(NLI) - 1)]
+    run = write_run(tmp_path / "twin", rows_of("mednli", "choice", [(nats, g) for g in gold], choices=NLI))
+    score.main([str(run)])
+    assert "always the majority answer: 0.667; collapsed to one answer in 100.0%" in capsys.readouterr().out
+    metrics = json.loads((run / "scores.json").read_text())["mednli_ll"]["metrics"]
+    assert metrics["accuracy"]["value"] == pytest.approx(2 / 3)
+    assert metrics["macro_f1"]["value"] == pytest.approx(0.8 / 2)  # F1 of the labels that occur: 0.8 and 0
+
+
 def test_what_cannot_be_compared_is_said(tmp_path, capsys):
     run = write_run(tmp_path / "run", nli(10, 1), rows_of("emrqa", "span", [("x", "x")]))
     with pytest.raises(SystemExit, match="is the run itself"):

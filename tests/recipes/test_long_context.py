@@ -197,6 +197,8 @@ def test_an_adapter_keeps_its_positions_through_the_merge(lab):
         (LONGER | {"rope_parameters": {"rope_type": "linear", "factor": 4.0}}, "without rope_theta"),
         (LONGER | {"rope_parameters": YARN | {"factor": 1.5}}, "factor 1.5 do not reach 64 tokens"),
         (LONGER | {"rope_parameters": LINEAR | {"rope_type": "yarn"}}, "without original_max_position"),
+        (LONGER | {"rope_parameters": YARN | {"rope_type": "llama3"}}, "type llama3 without low_freq_factor"),
+        (LONGER | {"rope_parameters": YARN | {"rope_type": "yarm"}}, "type yarm; there are default, linear"),
         (
             LONGER | {"rope_parameters": LINEAR | {"rope_type": "dynamic"}},
             "leave max_position_embeddings out",
@@ -217,6 +219,15 @@ def test_positions_that_do_not_fit_are_refused(lab, changes, said):
         assert lines["model_init_kwargs"]["rope_parameters"]["rope_theta"] == 10000.0
         name = f"advised_{abs(hash(said))}"
         assert recipe(lab, "pretrain", {**config, **lines, "output_dir": name}) is None
+
+
+def test_llama3_scaling_is_in_the_saved_config(lab):
+    llama3 = YARN | {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    config = {**PRETRAIN, "from_scratch": False, "model_name_or_path": "sixteen", "max_steps": 1}
+    config |= {"model_init_kwargs": LONGER | {"rope_parameters": llama3}, "output_dir": "llama3"}
+    assert recipe(lab, "pretrain", config) is None
+    saved = AutoConfig.from_pretrained(lab / "llama3")
+    assert saved.rope_parameters == llama3 and saved.max_position_embeddings == 64
 
 
 def test_dynamic_scaling_and_the_limit_of_the_tokenizer(lab):
