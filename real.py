@@ -2,6 +2,7 @@
 
     python real.py --raw data/raw                  SmolLM2-135M-Instruct; its last line names the report
     python real.py --model DIR --raw data/raw      another small model of your own
+    python real.py --raw data/raw --gpu            trains on a GPU, where the YAMLs say a CPU
     python real.py --raw data/raw real_foundation  one stage, and the stages that it needs
     python real.py --raw data/raw --full real_needles   also needles beyond its context length: 40 min
     python real.py --list                          the stages with their commands; runs nothing
@@ -15,7 +16,9 @@ stamps are demo.py's. What it is meant to show was written first, in evaluation/
 """
 
 import argparse
+import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import demo
@@ -125,6 +128,7 @@ def main(argv=None):
     )
     parser.add_argument("--model", help="folder, or name of the Hub; default: SmolLM2-135M-Instruct")
     parser.add_argument("--raw", default="data/raw", help="the publishers' files")
+    parser.add_argument("--gpu", action="store_true", help="train on a GPU")
     parser.add_argument("--full", action="store_true", help="also needles beyond its context length: 40 min")
     demo.add_arguments(parser)
     args = parser.parse_args(argv)
@@ -138,7 +142,11 @@ def main(argv=None):
             f"{args.raw}: no {', '.join(missing)}. Next: make fetch "
             'SOURCES="pubmed:1 pmc_oa:1 pubmedqa medqa medmcqa mediqa2019", or RAW=DIR'
         )
-    demo.drive(stages(args.model, args.raw) + FULL * args.full, args, parser, Path("outputs/real"))
+    chain = stages(args.model, args.raw) + FULL * args.full
+    if args.gpu:
+        trained = r"(recipes/(?:pretrain|sft)\.py --config \S+)"
+        chain = [replace(stage, run=re.sub(trained, r"\1 --use_cpu false", stage.run)) for stage in chain]
+    demo.drive(chain, args, parser, Path("outputs/real"))
 
 
 if __name__ == "__main__":

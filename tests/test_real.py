@@ -33,7 +33,16 @@ def test_the_model_and_the_files_are_the_users(raw, capsys):
     assert same == {"real_documents", "real_tasks", "real_clean", "real_instructions"}
     real.main(["--raw", raw, "--model", "my/model", "--list"])
     printed = capsys.readouterr().out
+    real.main(["--raw", raw, "--gpu", "--list"])
+    trained = re.findall(r"recipes/(?:pretrain|sft)\.py .*", capsys.readouterr().out)
+    assert len(trained) == 5 and all("--use_cpu false" in command for command in trained)
     assert "--model my/model" in printed and f"--data {raw}" in printed and "medicationqa" not in printed
+
+
+def test_full_is_for_the_default_model(raw, capsys):
+    with pytest.raises(SystemExit):
+        real.main(["--raw", raw, "--model", "my/model", "--full"])
+    assert "Next: a copy of recipes/configs/real_scaled.yaml" in capsys.readouterr().err
 
 
 def test_missing_files_are_named_with_the_command_that_fetches_them(tmp_path, capsys):
