@@ -151,7 +151,8 @@ def other_server(entry: Entry, args, template: str | None, no_space: bool) -> st
         return "\n".join(["# ollama: untried; in an environment of its own", *lines])
     check = ["--model", args.model, *args.changes, "--check", f"http://{address(args)}"]
     after = [f"check: python -m evaluation.serve {shlex.join(check)}", *describe(entry, args).splitlines()]
-    return "\n".join([f"# {args.backend}, in an environment of its own", *lines, *(f"# {a}" for a in after)])
+    where = "requirements-vllm.txt" if args.backend == "vllm" else "its own"
+    return "\n".join([f"# {args.backend}, in an environment of {where}", *lines, *(f"# {a}" for a in after)])
 
 
 def post(url: str, body: dict, key: str):
