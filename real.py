@@ -142,6 +142,10 @@ def main(argv=None):
             f"{args.raw}: no {', '.join(missing)}. Next: make fetch "
             'SOURCES="pubmed:1 pmc_oa:1 pubmedqa medqa medmcqa mediqa2019", or RAW=DIR'
         )
+    if not Path(args.raw, "mmlu").is_dir():
+        print(
+            f"note: no {args.raw}/mmlu, so its questions come from the Hub (layout: evaluation/tasks/general.py)"
+        )
     chain = stages(args.model, args.raw) + FULL * args.full
     if args.gpu:
         trained = r"(recipes/(?:pretrain|sft)\.py --config \S+)"
