@@ -144,7 +144,7 @@ def main(argv=None):
         )
     if not Path(args.raw, "mmlu").is_dir():
         print(
-            f"note: no {args.raw}/mmlu, so its questions come from the Hub (layout: evaluation/tasks/general.py)"
+            f"note: no {args.raw}/mmlu (evaluation/tasks/general.py has its layout): the Hub is asked for it"
         )
     chain = stages(args.model, args.raw) + FULL * args.full
     if args.gpu:
