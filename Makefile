@@ -18,8 +18,8 @@ test test-fast guarantees lint: | $(VENV)/.installed-dev
 # ---------------------------------------------------------------- set-up and demo
 setup: $(VENV)/.installed  ## make .venv with the pinned packages (Python 3.11 or 3.12)
 PIP     = $(PY) -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
-MAKE_VENV = $(PYTHON) -m venv $(if $(wildcard $(VENV)/.unfinished),--clear) $(VENV) && touch $(VENV)/.unfinished  # pip fails on half a package
-COMPILE = $(PY) -m compileall -q -j 0 $(VENV)/lib >/dev/null  # or each process does, where bytecode is not written
+MAKE_VENV = $(PYTHON) -m venv --upgrade-deps $(if $(wildcard $(VENV)/.unfinished),--clear) $(VENV) && touch $(VENV)/.unfinished  # pip fails on half a package
+COMPILE = $(PY) -m compileall -q -j 0 -x /tests/ $(VENV)/lib >/dev/null  # or each process does, where bytecode is not written
 $(VENV)/.installed: requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
 		{ echo "error: $(PYTHON) is not Python 3.11 or 3.12. Next: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
