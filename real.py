@@ -109,8 +109,9 @@ def stages(model: str | None, raw: str) -> list[Stage]:
     ]  # fmt: skip
 
 
-# The claim, written before it was run and after a pilot with ten examples: with YaRN of factor 2, and no training,
-# the model finds needles beyond its 8,192 positions that it does not find as it is. Not shown (RESULTS.md).
+# The claim, written before it was run and after a pilot with ten examples: with YaRN of factor 2, and no
+# training, the model finds needles beyond its 8,192 positions that it does not find as it is. Not shown
+# (RESULTS.md).
 FULL = [
     Stage("real_scaled", "twice the positions, by the config alone", 195, "outputs/real/scaled",
           "real_blocks real_model", """
