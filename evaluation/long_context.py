@@ -27,7 +27,6 @@ import markupsafe
 import numpy as np
 
 from data_prep import egress
-from data_prep.corpus.tokenize import adds_bos
 from data_prep.files import one_sentence, whole_folder
 from data_prep.manifest import read_manifest
 from data_prep.schema import BadInput, strictest
@@ -187,6 +186,8 @@ def by_position(documents: list[np.ndarray]) -> list[dict]:
 def needle(tokenizer, length: int, depth: float, seed: str) -> tuple[list[int], list[int]]:
     """(prompt of at most `length` tokens with its answer, the answer): notes of an invented patient, the
     needle at `depth` among them, the question at the end."""
+    from data_prep.corpus.tokenize import adds_bos  # make hello reads this module, and has no tokenizers
+
     draw = random.Random(f"{seed} {length} {depth}")
     code = f" {draw.randrange(1000, 10000)}"
     encode = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
