@@ -171,7 +171,8 @@ def post(url: str, body: dict, key: str):
         way = "export OPENAI_API_KEY" if error.code in (401, 403) else "read the server's log"
         raise BadInput(f"{url}: {error.code} {said}. Next: {way}") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
-        said = "no JSON" if isinstance(error, json.JSONDecodeError) else egress.printable(error)
+        said = getattr(error, "reason", error)  # of URLError
+        said = "no JSON" if isinstance(error, json.JSONDecodeError) else egress.printable(said)
         raise BadInput(f"{url}: {said}. Next: start the server, then --check http://HOST:PORT") from error
     return found.get(key) if isinstance(found, dict) else None
 
