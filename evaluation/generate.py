@@ -368,14 +368,14 @@ def read_rows(args, task: str) -> list[dict]:
     made_by = f"Next: python -m data_prep.build_tasks --raw RAW --tasks {name} --out {args.rows}"
     if task == CASES:
         made_by = f"Next: python -m data_prep.build_cases --source cases=FILE --out {args.rows}"
-    for split in ("test", "train") if args.num_fewshot else ("test",):
-        if not rows_file(args, task, split).is_file():
-            if split == "train":
-                made_by = (
-                    f"Examples are its rows. Next: --num_fewshot 0, or their file in RAW and {made_by[6:]}"
-                )
-            raise BadInput(f"{rows_file(args, task, split)}: no such file. {made_by}")
-    path, rows = rows_file(args, task), []
+    path, train, rows = rows_file(args, task), rows_file(args, task, "train"), []
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file. {made_by}")
+    if args.num_fewshot and not train.is_file():
+        raise BadInput(
+            f"{train}: no such file, and examples are its rows. Next: --num_fewshot 0, or the publisher's "
+            f"training file in RAW and build_tasks again"
+        )
     described = (TASKS / f"{task}.yaml").read_text(encoding="utf-8") if task in KNOWN else ""
     texts = "include: _likelihood.yaml" in described or own_tasks.twin(args.rows, task) == "_likelihood"
     wanted = "options" if texts else "choices"  # of a twin

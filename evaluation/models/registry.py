@@ -325,12 +325,14 @@ def fingerprint(entry: Entry, listed: dict | None = None) -> str:
 
 
 def positions(folder: Path) -> int | None:
-    """Tokens that a model can read, of its config: with dynamic scaling of its positions a multiple of
-    max_position_embeddings, which stays that of before. None if the config does not say."""
-    config = read_json(folder / "config.json")
-    config = config.get("text_config") or config
-    rope, tokens = config.get("rope_parameters") or {}, config.get("max_position_embeddings")
-    return tokens and int(tokens * (rope.get("factor", 1) if rope.get("rope_type") == "dynamic" else 1))
+    """Tokens that a model can read, by its config: with dynamic scaling a multiple of
+    max_position_embeddings, which such scaling leaves as it was. None if the config does not say."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    tokens = getattr(config, "max_position_embeddings", None)
+    return tokens and int(tokens * (rope["factor"] if rope.get("rope_type") == "dynamic" else 1))
 
 
 def opener(url, *handlers):

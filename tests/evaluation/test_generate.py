@@ -359,7 +359,7 @@ def test_examples_come_from_the_training_rows_and_never_from_the_test(world):
         generate.main(command(world, "eval/few3", "--num_fewshot", 3, tasks="medqa"))
     assert not (world / "eval" / "few3").exists()
     with pytest.raises(
-        SystemExit, match="emrqa/train.jsonl: no such file. .*Next: --num_fewshot 0, or their"
+        SystemExit, match="emrqa/train.jsonl: no such file, .*Next: --num_fewshot 0, or the publisher"
     ):
         generate.main(command(world, "eval/few3", "--num_fewshot", 1, tasks="emrqa"))
 

@@ -117,15 +117,16 @@ def world(tmp_path_factory):
 
 
 def test_dynamic_scaling_reaches_beyond_the_positions_of_the_config(tmp_path):
-    for rope, reached in (
-        (None, 64),
-        ({"rope_type": "yarn", "factor": 2.0}, 64),
-        ({"rope_type": "dynamic", "factor": 2.0}, 128),
+    dynamic = {"rope_theta": 1e4, "factor": 2.0}
+    for config, reached in (
+        ({"model_type": "llama"}, 64),
+        ({"model_type": "llama", "rope_parameters": dynamic | {"rope_type": "linear"}}, 64),
+        ({"model_type": "llama", "rope_parameters": dynamic | {"rope_type": "dynamic"}}, 128),
+        ({"model_type": "llama", "rope_scaling": {"type": "dynamic", "factor": 2.0}}, 128),  # before 5.0
+        ({"model_type": "gpt2", "n_positions": 32}, 32),
     ):
-        config = {"max_position_embeddings": 64, "rope_parameters": rope}
+        config = {"max_position_embeddings": 64} | config if config["model_type"] == "llama" else config
         (tmp_path / "config.json").write_text(json.dumps(config))
-        assert positions(tmp_path) == reached
-        (tmp_path / "config.json").write_text(json.dumps({"text_config": config}))
         assert positions(tmp_path) == reached
 
 
